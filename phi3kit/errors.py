@@ -1,0 +1,83 @@
+"""Errors: every deliberate one says what happened, why, and what to do next.
+
+Phi3KitError
+├── SourceInvalid        the weights cannot be used
+├── ModelNotFound        a model URI leads nowhere
+├── BuildFailed          a step of a build did not succeed
+├── WorkerFailed         a worker did not start, or died
+├── RequestInvalid       a request's value is wrong (the API's 400)
+│   └── PromptTooLong    more tokens than the context
+├── Busy                 the worker's queue is full (the API's 429)
+├── StorageFailed        the data folder or the tracking store cannot be written or read
+└── SettingInvalid       an environment variable or secret has a wrong value
+"""
+
+
+class Phi3KitError(Exception):
+    """Base of every deliberate error; a page shows its three parts."""
+
+    def __init__(self, what: str, why: str, next_step: str) -> None:
+        super().__init__(what, why, next_step)
+        self.what, self.why, self.next_step = what, why, next_step
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.why} {self.next_step}"
+
+
+class SourceInvalid(Phi3KitError):
+    """The weights that a build should start from cannot be used."""
+
+
+class ModelNotFound(Phi3KitError):
+    """A model URI leads nowhere, or to something that is no Phi-3 wrapper."""
+
+
+class BuildFailed(Phi3KitError):
+    """A step of a build did not succeed; nothing half-logged is left."""
+
+
+class WorkerFailed(Phi3KitError):
+    """A worker did not start, or died."""
+
+
+class RequestInvalid(Phi3KitError):
+    """A request's value is wrong. `param` names the field, `code` is OpenAI's word where it has one."""
+
+    def __init__(
+        self, what: str, why: str, next_step: str, *, param: str | None = None, code: str = "invalid_value"
+    ) -> None:
+        super().__init__(what, why, next_step)
+        self.param, self.code = param, code
+
+
+class PromptTooLong(RequestInvalid):
+    """The prompt has more tokens than the context holds."""
+
+    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            what="The prompt is too long.",
+            why=f"It has {prompt_tokens:,} tokens and the model's context holds {context_tokens:,}, answer included.",
+            next_step="Shorten the prompt or start a new conversation.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+class Busy(Phi3KitError):
+    """The worker's queue is full; trying again after `retry_after_s` seconds makes sense."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(
+            what="The model is busy.",
+            why=f"{waiting} requests are waiting already.",
+            next_step=f"Try again in {retry_after_s} s.",
+        )
+        self.retry_after_s = retry_after_s
+
+
+class StorageFailed(Phi3KitError):
+    """The data folder or the tracking store cannot be written or read."""
+
+
+class SettingInvalid(Phi3KitError):
+    """An environment variable or secret has a value that cannot be used."""

@@ -1,0 +1,270 @@
+"""OpenAI's wire format: what a worker accepts and how it answers.
+
+Knows names, bounds and shapes of requests, responses, chunks and errors. Knows no model and no server.
+Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize and continuous_usage_stats as vLLM has them.
+"""
+
+import time
+import uuid
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from phi3kit.errors import Busy, ModelNotFound, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.records import ROLES, FinishReason, Message
+
+DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is reserved at once
+MAX_N = 8
+MAX_STOP_STRINGS = 16
+
+
+def _stop_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _no_empty_strings(value: list[str] | None) -> list[str] | None:
+    if value and not all(value):
+        raise ValueError("a stop string must not be empty")
+    return value
+
+
+def _only_zero(value: float | None) -> float | None:
+    if value:
+        raise ValueError("this server does not support it; leave it out or send 0")
+    return value
+
+
+def _only_false(value: Any) -> Any:
+    if value:
+        raise ValueError("this server does not support it; leave it out")
+    return value
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Refused = Annotated[Any, AfterValidator(_only_false)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class _Request(BaseModel):
+    """What chat and raw completions have in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    stop: Annotated[
+        list[str] | None,
+        Field(max_length=MAX_STOP_STRINGS),
+        BeforeValidator(_stop_list),
+        AfterValidator(_no_empty_strings),
+    ] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    presence_penalty: Annotated[Number | None, AfterValidator(_only_zero)] = None
+    frequency_penalty: Annotated[Number | None, AfterValidator(_only_zero)] = None
+    logit_bias: Refused = None
+    logprobs: Refused = None
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    role: Literal["system", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+    refusal: Refused = None
+
+    def as_message(self) -> Message:
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message(self.role, content)
+
+
+class ChatRequest(_Request):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    top_logprobs: Refused = None
+    tools: Refused = None
+    tool_choice: Refused = None
+    functions: Refused = None
+    response_format: Refused = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages. Raises RequestInvalid when there is nothing to answer."""
+        messages = tuple(message.as_message() for message in self.messages)
+        for index, message in enumerate(messages):
+            if message.role == "user" and not message.content.strip():
+                raise RequestInvalid(
+                    what="A message is empty.",
+                    why=f"messages[{index}].content has no text.",
+                    next_step="Write something, or leave the message out.",
+                    param=f"messages[{index}].content",
+                )
+        return messages
+
+
+class CompletionRequest(_Request):
+    """The body of POST /v1/completions: one raw prompt."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    echo: Refused = None
+    suffix: Refused = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+
+    def raw_prompt(self) -> str:
+        """The prompt. Raises RequestInvalid when it is empty."""
+        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        if not prompt:
+            raise RequestInvalid(
+                "The prompt is empty.", "prompt has no text.", "Write a prompt; the template's parts are on Prompt.",
+                param="prompt",
+            )  # fmt: skip
+        return prompt
+
+
+class TokenizeRequest(BaseModel):
+    """The body of POST /tokenize: a raw prompt or messages."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+
+
+class DetokenizeRequest(BaseModel):
+    """The body of POST /detokenize."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]
+
+
+def new_id(kind: Literal["chatcmpl", "cmpl"]) -> str:
+    """An id for a response, in OpenAI's form."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def usage(prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int) -> dict[str, Any]:
+    """The `usage` object."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_prompt_tokens},
+    }
+
+
+def response(
+    response_id: str, model: str, texts: list[tuple[str, FinishReason]], usage_: dict[str, Any], chat: bool
+) -> dict[str, Any]:
+    """A whole answer; texts: one (text, finish_reason) a choice."""
+    choices = [
+        {
+            "index": index,
+            "finish_reason": finish_reason,
+            "logprobs": None,
+            **({"message": {"role": "assistant", "content": text, "refusal": None}} if chat else {"text": text}),
+        }
+        for index, (text, finish_reason) in enumerate(texts)
+    ]
+    return {
+        "id": response_id,
+        "object": "chat.completion" if chat else "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": choices,
+        "usage": usage_,
+    }
+
+
+def chunk(
+    response_id: str,
+    created: int,
+    model: str,
+    chat: bool,
+    *,
+    index: int | None = None,
+    text: str | None = None,
+    finish_reason: FinishReason | None = None,
+    role: bool = False,
+) -> dict[str, Any]:
+    """One streamed piece; index None makes the chunk without choices that carries the usage."""
+    choices: list[dict[str, Any]] = []
+    if index is not None:
+        choice: dict[str, Any] = {"index": index, "finish_reason": finish_reason, "logprobs": None}
+        if chat:
+            choice["delta"] = {
+                **({"role": "assistant"} if role else {}),
+                **({"content": text or ""} if role or text else {}),
+            }
+        else:
+            choice["text"] = text or ""
+        choices.append(choice)
+    return {
+        "id": response_id,
+        "object": "chat.completion.chunk" if chat else "text_completion",
+        "created": created,
+        "model": model,
+        "choices": choices,
+    }
+
+
+def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
+    """HTTP status and OpenAI's error object for an exception."""
+    param: str | None = None
+    code: str | None = None
+    if isinstance(error, ValidationError):
+        return _validation_error(error)
+    if isinstance(error, RequestInvalid):
+        status, kind, param, code = 400, "invalid_request_error", error.param, error.code
+    elif isinstance(error, ModelNotFound):
+        status, kind, param, code = 404, "invalid_request_error", "model", "model_not_found"
+    elif isinstance(error, Busy):
+        status, kind, code = 429, "rate_limit_error", "queue_full"
+    elif isinstance(error, WorkerFailed):
+        status, kind, code = 503, "server_error", "not_ready"
+    else:
+        status, kind, code = 500, "server_error", "internal_error"
+    message = str(error) if isinstance(error, Phi3KitError) else "The worker failed. Its log has the details."
+    return status, {"error": {"message": message, "type": kind, "code": code, "param": param}}
+
+
+def simple_error(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object for what the server itself refuses."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "code": code, "param": param}}
+
+
+def _validation_error(error: ValidationError) -> tuple[int, dict[str, Any]]:
+    first = error.errors()[0]
+    # A field that may have several types names the type last: messages[0].content.str; that is not the caller's word.
+    inside = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in ("str", "list")))]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside).lstrip(".") or None
+    if first["type"] == "extra_forbidden":
+        return 400, simple_error(400, f"Unrecognized request argument supplied: {param}.", "unknown_parameter", param)
+    if first["type"] == "missing":
+        text = f"Missing required parameter: {param}."
+        return 400, simple_error(400, text, "missing_required_parameter", param)
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error" and inside and inside[-1] == "role":
+        reason = f"it must be one of {', '.join(ROLES)}"
+    return 400, simple_error(
+        400, f"Invalid value for {param or 'the body'}: {reason[:1].lower()}{reason[1:]}.", "invalid_value", param
+    )

@@ -1,0 +1,65 @@
+"""Records: the small frozen things that the floors above pass to each other.
+
+Knows names and units. Imports no sibling.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+WrapperName = Literal["transformers", "onnx"]
+WRAPPERS: tuple[WrapperName, ...] = ("transformers", "onnx")
+
+Precision = Literal["int4", "int8", "fp32"]
+PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp32")
+
+Interface = Literal["openai", "raw"]
+Origin = Literal["ui", "api", "batch"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation; its content is text, never structure."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """What one turn cost. It becomes a run in phi3kit-usage; field names are the metric and tag names there."""
+
+    turn_id: str
+    at: float  # seconds since the epoch, when the request came in
+    wrapper: WrapperName
+    model_uri: str
+    interface: Interface
+    origin: Origin
+    user: str
+    conversation_id: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int  # every generated id, the end token too
+    cached_prompt_tokens: int
+    duration_s: float
+    time_to_first_token_s: float | None  # None when no token was written
+    temperature: float
+    max_tokens: int
+    top_p: float
+    seed: int | None
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decoding speed: tokens behind the first one, over the time behind it. None below two tokens."""
+        if self.time_to_first_token_s is None or self.completion_tokens < 2:
+            return None
+        elapsed_s = self.duration_s - self.time_to_first_token_s
+        return (self.completion_tokens - 1) / elapsed_s if elapsed_s > 0 else None

@@ -1,0 +1,315 @@
+"""The worker's HTTP: OpenAI's routes, tokenize, MLflow's /invocations, health and metrics.
+
+Knows routes, keys and streams. What an answer is, the modules beside it know.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ValidationError
+
+from phi3kit import openai_schema
+from phi3kit.errors import Busy, Phi3KitError, RequestInvalid
+from phi3kit.openai_schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from phi3kit.records import WrapperName
+from phi3kit.server.engine import Done, Engine
+from phi3kit.server.metrics import WorkerMetrics
+from phi3kit.server.turns import Caller, Turn, chat_turn, message_ids, raw_ids, raw_turn
+from phi3kit.usage.outbox import Outbox
+
+Body = TypeVar("Body", bound=BaseModel)
+
+MAX_BODY_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What a worker serves and to whom."""
+
+    folder: Path
+    wrapper: WrapperName
+    model_uri: str
+    home: Path
+    api_key: str | None
+    max_queue: int
+
+
+class Activity:
+    """When the worker was last asked something; an idle worker ends itself."""
+
+    def __init__(self) -> None:
+        self.last_request_at = time.monotonic()
+
+
+def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> FastAPI:
+    """The ASGI application of one worker."""
+    outbox = Outbox(config.home)
+    metrics = WorkerMetrics(config.wrapper)
+    started_at = int(time.time())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        engine.close()
+
+    app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if request.url.path != "/health":
+            activity.last_request_at = time.monotonic()
+            if config.api_key is not None and not _key_matches(request, config.api_key):
+                return _refusal(401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key")
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+            return _refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
+        return await call_next(request)
+
+    @app.exception_handler(404)
+    async def not_found(request: Request, error: Exception) -> Response:
+        return _refusal(404, f"There is nothing at {request.method} {request.url.path}.", "not_found")
+
+    @app.exception_handler(405)
+    async def wrong_method(request: Request, error: Exception) -> Response:
+        return _refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed")
+
+    @app.exception_handler(Phi3KitError)
+    async def deliberate(request: Request, error: Phi3KitError) -> Response:
+        return _error_response(error)
+
+    @app.exception_handler(ValidationError)
+    async def invalid(request: Request, error: ValidationError) -> Response:
+        return _error_response(error)
+
+    @app.get("/health")
+    async def health() -> Response:
+        body: dict[str, Any] = {"state": engine.state, "model_uri": config.model_uri, "wrapper": config.wrapper}
+        body |= {"active": engine.active, "waiting": engine.waiting}
+        if engine.failure:
+            body["error"] = str(engine.failure)
+        return JSONResponse(body, 200 if engine.state == "ready" else 503)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        model = {"id": config.model_uri, "object": "model", "created": started_at, "owned_by": "phi3kit"}
+        return {"object": "list", "data": [model | {"wrapper": config.wrapper}]}
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        body = await _parse(request, ChatRequest)
+        caller = Caller.from_headers(request.headers, body.user)
+        turn = chat_turn(body, caller, engine, config.wrapper, config.model_uri)
+        return await _answer(request, body, turn)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        body = await _parse(request, CompletionRequest)
+        caller = Caller.from_headers(request.headers, body.user)
+        turn = raw_turn(body, caller, engine, config.wrapper, config.model_uri)
+        return await _answer(request, body, turn)
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> dict[str, Any]:
+        body = await _parse(request, TokenizeRequest)
+        if (body.prompt is None) == (body.messages is None):
+            raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
+        if body.messages is not None:
+            ids = message_ids(tuple(message.as_message() for message in body.messages), engine.runtime)
+        else:
+            ids = raw_ids(body.prompt or "", engine.runtime)
+        return {"tokens": ids, "count": len(ids), "max_model_len": engine.runtime.context_tokens}
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> dict[str, Any]:
+        body = await _parse(request, DetokenizeRequest)
+        vocabulary = engine.runtime.tokenizer.get_vocab_size()
+        for position, token in enumerate(body.tokens):
+            if token >= vocabulary:
+                raise RequestInvalid(
+                    what=f"tokens[{position}] is no token.",
+                    why=f"It is {token}; ids go from 0 to {vocabulary - 1}.",
+                    next_step="Send ids that /tokenize gave.",
+                    param=f"tokens[{position}]",
+                )
+        return {"prompt": engine.runtime.tokenizer.decode(body.tokens, skip_special_tokens=False)}
+
+    @app.post("/invocations")
+    async def invocations(request: Request) -> Response:
+        from phi3kit.server.invocations import answer
+
+        data = (await _body(request)).decode("utf-8", errors="replace")
+        content_type = request.headers.get("content-type", "application/json")
+        status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
+        return Response(content, status, media_type=media_type)
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        metrics.waiting.set(engine.waiting)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _answer(request: Request, body: ChatRequest | CompletionRequest, turn: Turn) -> Response:
+        chat = isinstance(body, ChatRequest)
+        if body.stream:
+            pieces = turn.pieces(outbox)
+            # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
+            first = await anext(pieces)
+            options = body.stream_options or openai_schema.StreamOptions()
+            lines = _event_stream(turn, first, pieces, options, chat, config.model_uri, metrics)
+            return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        if not await _run_unless_gone(request, turn, outbox):
+            return Response(status_code=499)  # nobody is there to read it
+        metrics.count(turn.record())
+        _raise_failure(turn)
+        texts = [(choice.text, choice.done.finish_reason) for choice in turn.choices if choice.done]
+        response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
+        answer = openai_schema.response(response_id, config.model_uri, texts, _usage(turn), chat)
+        return JSONResponse(answer | {"phi3kit": _timings(turn)})
+
+    return app
+
+
+async def _run_unless_gone(request: Request, turn: Turn, outbox: Outbox) -> bool:
+    """Run a turn to its end; False when the client went away before (the turn is then cancelled and recorded)."""
+
+    async def run() -> None:
+        async with contextlib.aclosing(turn.pieces(outbox)) as pieces:
+            async for _ in pieces:
+                pass
+
+    async def gone() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.02)
+
+    running, watching = asyncio.create_task(run()), asyncio.create_task(gone())
+    await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
+    if running.done():
+        running.result()
+        return True
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    return False
+
+
+async def _event_stream(
+    turn: Turn,
+    first: tuple[int, Any],
+    pieces: AsyncIterator[tuple[int, Any]],
+    options: openai_schema.StreamOptions,
+    chat: bool,
+    model: str,
+    metrics: WorkerMetrics,
+) -> AsyncIterator[str]:
+    """Server-sent events: chunks, the usage when asked for, [DONE]. Closing it cancels the turn."""
+    response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
+    created = int(time.time())
+
+    def event(chunk: dict[str, Any], usage: bool = False) -> str:
+        if usage:
+            chunk["usage"] = _usage(turn)
+        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+    async def steps() -> AsyncIterator[tuple[int, Any]]:
+        yield first
+        async for each in pieces:
+            yield each
+
+    try:
+        if chat:
+            for index in range(len(turn.choices)):
+                yield event(openai_schema.chunk(response_id, created, model, chat, index=index, role=True))
+        async for index, step in steps():
+            if isinstance(step, Done):
+                if step.error is not None:
+                    _, body = openai_schema.error_body(step.error)
+                    yield f"data: {json.dumps(body)}\n\n"
+                    return
+                last = openai_schema.chunk(
+                    response_id, created, model, chat, index=index, finish_reason=step.finish_reason
+                )
+                yield event(last, options.continuous_usage_stats)
+            elif step.text or options.continuous_usage_stats:
+                piece = openai_schema.chunk(response_id, created, model, chat, index=index, text=step.text)
+                yield event(piece, options.continuous_usage_stats)
+        if options.include_usage:
+            end = openai_schema.chunk(response_id, created, model, chat)
+            yield event(end | {"phi3kit": _timings(turn)}, usage=True)
+        yield "data: [DONE]\n\n"
+    finally:
+        aclose = getattr(pieces, "aclose", None)
+        if aclose is not None:
+            await aclose()
+        metrics.count(turn.record())
+
+
+def _usage(turn: Turn) -> dict[str, Any]:
+    return openai_schema.usage(len(turn.prompt_ids), turn.completion_tokens, cached_prompt_tokens=0)
+
+
+def _timings(turn: Turn) -> dict[str, Any]:
+    """Beside OpenAI's fields: what this turn is called in the log, and how long it took."""
+    record = turn.record()
+    return {
+        "turn_id": record.turn_id,
+        "time_to_first_token_s": record.time_to_first_token_s,
+        "duration_s": record.duration_s,
+        "tokens_per_second": record.tokens_per_second,
+    }
+
+
+def _raise_failure(turn: Turn) -> None:
+    for choice in turn.choices:
+        if choice.done and choice.done.error:
+            raise choice.done.error
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, bounded also when the client does not say how long it is. Raises RequestInvalid."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestInvalid(
+                "The body is too large.", f"It has more than {MAX_BODY_BYTES:,} bytes.", "Send less.", code="body_too_large"
+            )
+    return bytes(body)
+
+
+async def _parse(request: Request, kind: type[Body]) -> Body:
+    body = await _body(request)
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestInvalid("The body cannot be read.", "It is not JSON.", "Send a JSON object.") from error
+    if not isinstance(values, dict):
+        raise RequestInvalid("The body cannot be read.", "It is not a JSON object.", "Send a JSON object.")
+    return kind.model_validate(values)
+
+
+def _key_matches(request: Request, key: str) -> bool:
+    given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    return hmac.compare_digest(given.encode(), key.encode())
+
+
+def _error_response(error: Exception) -> Response:
+    status, body = openai_schema.error_body(error)
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
+    if status == 503:
+        headers = {"Retry-After": "2"}
+    return JSONResponse(body, status, headers)
+
+
+def _refusal(status: int, message: str, code: str) -> Response:
+    return JSONResponse(openai_schema.simple_error(status, message, code), status)

@@ -1,0 +1,60 @@
+"""Text of an answer: token ids in, readable pieces out, cut before a stop string.
+
+Knows tokens, bytes and stop strings. Knows no model.
+"""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+class AnswerText:
+    """Grows token by token; never hands out half a character or the beginning of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._stop = tuple(stop)
+        self._ids: list[int] = []
+        self._text = ""  # everything decoded so far
+        self._given = 0  # characters handed out
+        self.stopped = False
+
+    def push(self, token_id: int) -> str:
+        """The text that this token made certain; may be empty."""
+        self._ids.append(token_id)
+        self._text += self._decoder.step(self._tokenizer, token_id) or ""
+        return self._certain(held_back=self._held_back())
+
+    def finish(self) -> str:
+        """What was held back, when no more tokens come."""
+        if self.stopped:
+            return ""
+        # An answer that ends inside a character: decode shows what is there, with U+FFFD for the broken bytes.
+        whole = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        if whole.startswith(self._text):
+            self._text = whole
+        return self._certain(held_back=0)
+
+    def _certain(self, held_back: int) -> str:
+        if self.stopped:
+            return ""
+        cut = min((at for at in (self._text.find(stop) for stop in self._stop) if at >= 0), default=None)
+        if cut is not None:
+            self.stopped = True
+        piece = self._text[self._given : cut if cut is not None else len(self._text) - held_back]
+        self._given += len(piece)
+        return piece
+
+    def _held_back(self) -> int:
+        """Characters at the end that may be the beginning of a stop string."""
+        return max(
+            (
+                length
+                for stop in self._stop
+                for length in range(1, min(len(stop), len(self._text) + 1))
+                if self._text.endswith(stop[:length])
+            ),
+            default=0,
+        )

@@ -1,0 +1,85 @@
+"""Settings: one frozen record, read at the edge from environment variables and Streamlit secrets.
+
+Knows names, defaults and units. Opens nothing.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi3kit.errors import SettingInvalid
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set; the README's table of settings lists the variables."""
+
+    home: Path  # the data folder; nothing is written elsewhere
+    tracking_uri: str
+    api_key: str | None  # what `phi3kit serve` asks of its callers
+    idle_seconds: int  # a worker without a request for so long ends itself
+    start_seconds: int  # a worker that is not ready after so long has failed
+    max_queue: int  # turns that may wait at one worker
+    user: str  # who is written beside a turn
+
+    @property
+    def own_store(self) -> bool:
+        """Whether the tracking store is the SQLite file in the data folder."""
+        return self.tracking_uri == f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def store_name(self) -> str:
+        """The store as the pages name it: no path, no password."""
+        return "mlflow.db" if self.own_store else self.tracking_uri.split("@")[-1].split("://")[-1]
+
+
+def read_settings(values: Mapping[str, object] | None = None) -> Settings:
+    """The settings of this process.
+
+    values: names like PHI3KIT_HOME to values; the environment when None. Raises SettingInvalid.
+    """
+    found = os.environ if values is None else values
+    home = Path(str(found.get("PHI3KIT_HOME") or PROJECT_ROOT / ".phi3kit")).expanduser().resolve()
+    return Settings(
+        home=home,
+        tracking_uri=str(found.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"),
+        api_key=str(found.get("PHI3KIT_API_KEY") or "") or None,
+        idle_seconds=_whole_number(found, "PHI3KIT_IDLE_SECONDS", 900),
+        start_seconds=_whole_number(found, "PHI3KIT_START_SECONDS", 120),
+        max_queue=_whole_number(found, "PHI3KIT_MAX_QUEUE", 32),
+        user=str(found.get("PHI3KIT_USER") or "local"),
+    )
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment in which a child process reads the same settings, whatever its working folder."""
+    return {
+        **os.environ,
+        "PHI3KIT_HOME": str(settings.home),
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "PHI3KIT_IDLE_SECONDS": str(settings.idle_seconds),
+        "PHI3KIT_MAX_QUEUE": str(settings.max_queue),
+        "PHI3KIT_USER": settings.user,
+        "PYTHONPATH": str(PROJECT_ROOT),
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # only folders and the embedded model are sources
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _whole_number(found: Mapping[str, object], name: str, default: int) -> int:
+    text = str(found.get(name) or default)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise SettingInvalid(
+            what=f"The setting {name} cannot be used.",
+            why=f"It is {text!r}; a whole number of 1 or more is needed.",
+            next_step=f"Correct or remove {name}; the default is {default}.",
+        )
+    return number

@@ -1,0 +1,91 @@
+"""Store: the MLflow tracking store and registry that this process works with.
+
+Knows where runs and artifacts go, and turns a store that cannot be used into one clear error. Reads no runs.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from phi3kit.errors import StorageFailed
+from phi3kit.settings import Settings
+
+BUILDS_EXPERIMENT = "phi3kit-builds"
+USAGE_EXPERIMENT = "phi3kit-usage"
+
+
+def open_store(settings: Settings) -> MlflowClient:
+    """Point MLflow at the store, create what is missing, and return a client. Raises StorageFailed."""
+    return _open(settings.home, settings.tracking_uri, settings.own_store)
+
+
+@lru_cache(maxsize=4)
+def _open(home: Path, tracking_uri: str, own_store: bool) -> MlflowClient:
+    prepare_home(home)
+    with storage_errors(home):
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(tracking_uri)
+        # MLflow leaves a process that cannot reach its server waiting for four minutes; a page cannot.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        return MlflowClient(tracking_uri)
+
+
+def experiment_id(settings: Settings, name: str) -> str:
+    """The experiment's id; it is created when missing. Raises StorageFailed."""
+    client = open_store(settings)
+    with storage_errors(settings.home):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            # A SQLite store would put artifacts under ./mlruns of whatever folder the process runs in.
+            location = (settings.home / "artifacts" / name).as_uri() if settings.own_store else None
+            try:
+                return str(client.create_experiment(name, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                    raise
+                experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            raise StorageFailed(
+                what=f"The experiment {name} cannot be used.",
+                why="It was deleted in MLflow.",
+                next_step=f"Restore it: mlflow experiments restore --experiment-id {experiment and experiment.experiment_id}",
+            )
+        return str(experiment.experiment_id)
+
+
+def prepare_home(home: Path) -> None:
+    """Make the data folder and see that it can be written. Raises StorageFailed."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise StorageFailed(
+            what=f"The data folder {home} cannot be written.",
+            why=f"{error.strerror}.",
+            next_step="Free some space or set PHI3KIT_HOME to a folder that you may write to.",
+        ) from error
+
+
+@contextmanager
+def storage_errors(home: Path) -> Iterator[None]:
+    """Translate what MLflow and the file system say about a store that does not work."""
+    try:
+        yield
+    except StorageFailed:
+        raise
+    except (MlflowException, OSError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StorageFailed(
+            what="The tracking store did not answer.",
+            why=first_line if first_line.endswith(".") else f"{first_line}.",
+            next_step=f"Check MLFLOW_TRACKING_URI and the free space in {home}, then try again.",
+        ) from error
