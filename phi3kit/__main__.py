@@ -128,10 +128,12 @@ def _signatures(arguments: argparse.Namespace) -> None:
 
 
 def _usage(arguments: argparse.Namespace) -> None:
-    from phi3kit.usage.export import since, write
-    from phi3kit.usage.reader import read_turns
+    from phi3kit.usage.export import write
+    from phi3kit.usage.reader import read_turns, since
+    from phi3kit.usage.writer import write_waiting
 
     settings = read_settings()
+    write_waiting(settings)
     turns = since(read_turns(settings), arguments.since)
     write(turns, arguments.format, arguments.output)
 

@@ -1,0 +1,53 @@
+"""Export: the table of turns as text or a file.
+
+Knows formats. Reads no store.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from phi3kit.errors import RequestInvalid, StorageFailed
+
+Format = Literal["table", "csv", "json", "parquet"]
+_SHOWN = ("at", "wrapper", "interface", "origin", "prompt_tokens", "completion_tokens", "total_tokens", "finish_reason")
+
+
+def to_csv(turns: pd.DataFrame) -> str:
+    """Comma-separated values with a header; times in ISO 8601, UTC."""
+    return str(turns.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ"))
+
+
+def to_json(turns: pd.DataFrame) -> str:
+    """A JSON list with one object a turn."""
+    return str(turns.to_json(orient="records", date_format="iso", force_ascii=False))
+
+
+def write(turns: pd.DataFrame, format_: Format, output: Path | None) -> None:
+    """Write the turns to a file, or to stdout when `output` is None. Raises RequestInvalid or StorageFailed."""
+    if format_ == "parquet" and output is None:
+        raise RequestInvalid("Parquet cannot be printed.", "It is a binary format.", "Add -o FILE.", param="format")
+    try:
+        if format_ == "parquet":
+            turns.to_parquet(output, index=False)
+            return
+        text = {"csv": to_csv, "json": to_json, "table": _to_table}[format_](turns)
+        if output is None:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        else:
+            output.write_text(text, "utf-8")
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has seen enough (… | head); Python would complain at exit
+    except OSError as error:
+        raise StorageFailed(
+            f"{output} cannot be written.", f"{error.strerror}.", "Choose another file with -o."
+        ) from error
+
+
+def _to_table(turns: pd.DataFrame) -> str:
+    if turns.empty:
+        return "No turns in this period."
+    shown = turns[list(_SHOWN)].assign(at=turns["at"].dt.strftime("%Y-%m-%d %H:%M:%S"))
+    return str(shown.to_string(index=False))
