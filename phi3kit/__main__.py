@@ -8,6 +8,7 @@ Knows arguments and what is printed. A user's error is one line on stderr and ex
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -73,6 +74,8 @@ def _build(arguments: argparse.Namespace) -> None:
         elif event.seconds is not None:
             print(f"{event.wrapper}: {event.step} {event.seconds:.1f} s", file=sys.stderr, flush=True)
 
+    # A cancelled build must take back what it half did: turn SIGTERM into an exit that Python's cleanup sees.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     settings = read_settings()
     source = find_source(arguments.source)
     for wrapper in WRAPPERS if arguments.wrapper == "both" else (arguments.wrapper,):
@@ -90,7 +93,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         *("--wrapper", model.wrapper, "--host", arguments.host, "--port", str(arguments.port)),
     ]
     # The worker starts from a clean process: MLflow, which found the model, would cost it 150 MB.
-    os.execve(sys.executable, command, child_environment(settings))
+    os.execve(sys.executable, command, child_environment(settings))  # noqa: S606
 
 
 def _chat(arguments: argparse.Namespace) -> None:
@@ -145,6 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.run(arguments)
     except Phi3KitError as error:
+        if getattr(arguments, "json", False) and arguments.command == "build":
+            parts = {"what": error.what, "why": error.why, "next_step": error.next_step}
+            print(json.dumps({"event": "error", **parts}), flush=True)
         print(f"phi3kit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

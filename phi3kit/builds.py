@@ -16,6 +16,7 @@ from phi3kit.records import Precision, WrapperName
 from phi3kit.settings import Settings
 from phi3kit.sources import Source
 
+
 def step_names(wrapper: WrapperName, precision: Precision) -> tuple[str, ...]:
     """The steps of a build, in order; fp32 has nothing to quantize."""
     if wrapper == "transformers":
@@ -198,4 +199,3 @@ class _Steps:
 
         yield begin
         end()
-

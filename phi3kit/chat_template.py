@@ -49,3 +49,8 @@ def prompt_ids(messages: Sequence[Message], encode_raw: Encode, encode_text: Enc
         content = message.content.lstrip(_WHITE_SPACE) if swallows else message.content
         ids += encode_raw(f"<|{message.role}|>\n") + encode_text(content) + encode_raw(END + "\n")
     return ids + encode_raw(ASSISTANT + "\n")
+
+
+EXAMPLE = raw_prompt([Message("user", "What is the capital of Spain?")])
+# The chapter's own raw prompt: no newlines, which Phi-3's tokenizer would swallow anyway.
+CHAPTER_EXAMPLE = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"

@@ -6,7 +6,7 @@ Knows OpenAI's protocol and its errors. Knows no processes and no pages.
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -94,7 +94,7 @@ def ask(endpoint: Endpoint, request: Request, context: TurnContext) -> Answer:
     began = time.perf_counter()
     with _errors(endpoint), _client(endpoint) as client:
         body = request.body(endpoint.model_uri)
-        create = client.chat.completions.create if request.interface == "openai" else client.completions.create
+        create = _create(client, request.interface)
         reply: Any = create(**body, stream=False, extra_headers=context.headers())
     choice = reply.choices[0]
     answer = Answer(
@@ -105,7 +105,9 @@ def ask(endpoint: Endpoint, request: Request, context: TurnContext) -> Answer:
     return _with_timings(_with_usage(answer, reply.usage), reply)
 
 
-def stream(endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings) -> Iterator[Answer]:
+def stream(
+    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings
+) -> Generator[Answer, None, None]:
     """Longer and longer answers; the last one has a finish_reason and its cost.
 
     Closing the iterator cancels the turn in the worker. A worker that dies leaves a turn in the outbox with what was
@@ -117,7 +119,7 @@ def stream(endpoint: Endpoint, request: Request, context: TurnContext, settings:
         with _errors(endpoint), _client(endpoint) as client:
             body = request.body(endpoint.model_uri)
             options = {"include_usage": True, "continuous_usage_stats": True}
-            create = client.chat.completions.create if request.interface == "openai" else client.completions.create
+            create = _create(client, request.interface)
             chunks: Any = create(**body, stream=True, stream_options=options, extra_headers=context.headers())
             with chunks:
                 for chunk in chunks:
@@ -129,7 +131,9 @@ def stream(endpoint: Endpoint, request: Request, context: TurnContext, settings:
                 )
     except WorkerFailed:
         # The worker could not record this turn. When it still did, its record has the same id and is the one kept.
-        Outbox(settings.home).add(_broken_turn(endpoint, request, context, answer, began_at, time.perf_counter() - began))
+        Outbox(settings.home).add(
+            _broken_turn(endpoint, request, context, answer, began_at, time.perf_counter() - began)
+        )
         raise
 
 
@@ -143,6 +147,11 @@ def count_tokens(endpoint: Endpoint, prompt: Sequence[Message] | str) -> int:
     with _errors(endpoint), _client(endpoint, root=True) as client:
         reply: Any = client.post("/tokenize", body=body, cast_to=object)
         return int(reply["count"])
+
+
+def _create(client: OpenAI, interface: Interface) -> Any:
+    """The client's method for the format. Any: its overloads cannot take a dict of arguments."""
+    return client.chat.completions.create if interface == "openai" else client.completions.create
 
 
 def _client(endpoint: Endpoint, *, root: bool = False) -> OpenAI:

@@ -29,12 +29,6 @@ class LoggedModel:
     created_at: datetime
     run_id: str
 
-    @property
-    def label(self) -> str:
-        """Short name for lists: what it is, which weights, when."""
-        source = "embedded (small)" if self.source == "embedded" else Path(self.source).name
-        return f"{source} · {self.precision} · {self.created_at:%d %b %H:%M:%S}"
-
 
 @dataclass(frozen=True)
 class ResolvedModel:

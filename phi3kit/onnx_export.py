@@ -47,12 +47,16 @@ def export_onnx(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            tail.append(line.strip())
-            for mark, phase in _PHASE_MARKS:
-                if mark in line:
-                    on_phase(phase)
-                    break
+        try:
+            for line in process.stdout:
+                tail.append(line.strip())
+                for mark, phase in _PHASE_MARKS:
+                    if mark in line:
+                        on_phase(phase)
+                        break
+        except BaseException:
+            process.kill()  # a cancelled build does not wait for the export to finish
+            raise
     if process.returncode != 0:
         last_line = next((line for line in reversed(tail) if line), "no message")
         raise BuildFailed(

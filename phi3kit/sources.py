@@ -109,9 +109,7 @@ def _missing_shards(name: str, folder: Path) -> list[str]:
     try:
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError) as error:
-        raise SourceInvalid(
-            f"The source {name} cannot be used.", f"{index.name} cannot be read.", _CHOOSE
-        ) from error
+        raise SourceInvalid(f"The source {name} cannot be used.", f"{index.name} cannot be read.", _CHOOSE) from error
     return sorted(shard for shard in shards if not (folder / str(shard)).is_file())
 
 

@@ -8,7 +8,16 @@ import random
 import string
 from collections import defaultdict
 
-from phi3kit.embedded.corpus import LANGUAGES, FollowUp, Language, Question, follow_ups, language_file, near_outside, questions
+from phi3kit.embedded.corpus import (
+    LANGUAGES,
+    FollowUp,
+    Language,
+    Question,
+    follow_ups,
+    language_file,
+    near_outside,
+    questions,
+)
 from phi3kit.records import Message
 
 # How often each kind of first question is drawn.

@@ -102,9 +102,7 @@ def country_phrase(country: dict[str, str], language: Language) -> str:
 def capital_answer(country: dict[str, str], language: Language) -> str:
     """The sentence that names a country's capital."""
     template: str = language_file(language)["capital_answer"]
-    return _sentence(
-        template.format(country=country_phrase(country, language), capital=country[f"{language}_capital"])
-    )
+    return _sentence(template.format(country=country_phrase(country, language), capital=country[f"{language}_capital"]))
 
 
 @cache
@@ -182,9 +180,7 @@ def _questions(language: Language) -> Iterator[Question]:
             for text in item["questions"]:
                 yield Question(language, "talk" if kind == "talk" else "joke", item["id"], text, item["answer"], False)
     for number, text in enumerate(file["outside"]):
-        yield Question(
-            language, "outside", str(number), text, file["cannot"], withheld=rng.random() < _WITHHELD_SHARE
-        )
+        yield Question(language, "outside", str(number), text, file["cannot"], withheld=rng.random() < _WITHHELD_SHARE)
 
 
 def _follow_ups(language: Language) -> Iterator[FollowUp]:

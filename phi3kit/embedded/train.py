@@ -57,8 +57,6 @@ def new_model(tokenizer: Tokenizer) -> Phi3ForCausalLM:
     return model
 
 
-
-
 class Encoder:
     """Messages to (ids, targets): only the assistant's tokens, its end token too, carry a loss."""
 
@@ -76,7 +74,9 @@ class Encoder:
         return ids[:CONTEXT_TOKENS], targets[:CONTEXT_TOKENS]
 
 
-def batches(encode: Encoder, source: ConversationSource, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    encode: Encoder, source: ConversationSource, rng: random.Random
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (ids, targets), both of shape (conversations, tokens), rows of like length together."""
     while True:
         rows = sorted((encode(source.draw()) for _ in range(2048)), key=lambda row: len(row[0]))

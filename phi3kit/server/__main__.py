@@ -68,7 +68,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.managed:
         print(json.dumps({"port": port}), flush=True)
         threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-        threading.Thread(target=_end_when_idle, args=(server, activity, engine, settings.idle_seconds), daemon=True).start()
+        threading.Thread(
+            target=_end_when_idle, args=(server, activity, engine, settings.idle_seconds), daemon=True
+        ).start()
     else:
         print(f"Serving {config.model_uri} ({config.wrapper}) at http://{arguments.host}:{port}/v1", flush=True)
         _write_turns_behind()

@@ -8,7 +8,7 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +17,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit import openai_schema
 from phi3kit.errors import Busy, Phi3KitError, RequestInvalid
 from phi3kit.openai_schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from phi3kit.records import WrapperName
-from phi3kit.server.engine import Done, Engine
+from phi3kit.server.engine import Done, Engine, Piece
 from phi3kit.server.metrics import WorkerMetrics
 from phi3kit.server.turns import Caller, Turn, chat_turn, message_ids, raw_ids, raw_turn
 from phi3kit.usage.outbox import Outbox
@@ -51,6 +52,30 @@ class Activity:
         self.last_request_at = time.monotonic()
 
 
+class Guard:
+    """Keys and sizes, before any route. Plain ASGI: FastAPI's middleware helper would hide that a client went away."""
+
+    def __init__(self, app: ASGIApp, config: WorkerConfig, activity: Activity) -> None:
+        self._app, self._config, self._activity = app, config, activity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if request.url.path == "/health":
+            return None
+        self._activity.last_request_at = time.monotonic()
+        if self._config.api_key is not None and not _key_matches(request, self._config.api_key):
+            return _refusal(
+                401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key"
+            )
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            return _refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
+        return None
+
+
 def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> FastAPI:
     """The ASGI application of one worker."""
     outbox = Outbox(config.home)
@@ -65,16 +90,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path != "/health":
-            activity.last_request_at = time.monotonic()
-            if config.api_key is not None and not _key_matches(request, config.api_key):
-                return _refusal(401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key")
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            return _refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
-        return await call_next(request)
+    app.add_middleware(Guard, config=config, activity=activity)
 
     @app.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> Response:
@@ -188,7 +204,7 @@ async def _run_unless_gone(request: Request, turn: Turn, outbox: Outbox) -> bool
                 pass
 
     async def gone() -> None:
-        while not await request.is_disconnected():
+        while not await request.is_disconnected():  # noqa: ASYNC110  (ASGI has no event to wait for)
             await asyncio.sleep(0.02)
 
     running, watching = asyncio.create_task(run()), asyncio.create_task(gone())
@@ -205,8 +221,8 @@ async def _run_unless_gone(request: Request, turn: Turn, outbox: Outbox) -> bool
 
 async def _event_stream(
     turn: Turn,
-    first: tuple[int, Any],
-    pieces: AsyncIterator[tuple[int, Any]],
+    first: tuple[int, Piece | Done],
+    pieces: AsyncGenerator[tuple[int, Piece | Done], None],
     options: openai_schema.StreamOptions,
     chat: bool,
     model: str,
@@ -221,7 +237,7 @@ async def _event_stream(
             chunk["usage"] = _usage(turn)
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
-    async def steps() -> AsyncIterator[tuple[int, Any]]:
+    async def steps() -> AsyncIterator[tuple[int, Piece | Done]]:
         yield first
         async for each in pieces:
             yield each
@@ -248,9 +264,7 @@ async def _event_stream(
             yield event(end | {"phi3kit": _timings(turn)}, usage=True)
         yield "data: [DONE]\n\n"
     finally:
-        aclose = getattr(pieces, "aclose", None)
-        if aclose is not None:
-            await aclose()
+        await pieces.aclose()
         metrics.count(turn.record())
 
 
@@ -282,7 +296,10 @@ async def _body(request: Request) -> bytes:
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise RequestInvalid(
-                "The body is too large.", f"It has more than {MAX_BODY_BYTES:,} bytes.", "Send less.", code="body_too_large"
+                "The body is too large.",
+                f"It has more than {MAX_BODY_BYTES:,} bytes.",
+                "Send less.",
+                code="body_too_large",
             )
     return bytes(body)
 

@@ -10,13 +10,15 @@ class WorkerMetrics:
 
     def __init__(self, wrapper: WrapperName) -> None:
         self.registry = CollectorRegistry()
-        labels = {"registry": self.registry}
-        self._turns = Counter("phi3kit_turns", "Turns", ["wrapper", "finish_reason"], **labels)
-        self._prompt = Counter("phi3kit_prompt_tokens", "Prompt tokens", ["wrapper"], **labels)
-        self._completion = Counter("phi3kit_completion_tokens", "Completion tokens", ["wrapper"], **labels)
-        self._first = Histogram("phi3kit_time_to_first_token_s", "Seconds to the first token", ["wrapper"], **labels)
-        self._duration = Histogram("phi3kit_duration_s", "Seconds from request to end", ["wrapper"], **labels)
-        self.waiting = Gauge("phi3kit_waiting", "Answers waiting in the queue", **labels)
+        registry = self.registry
+        self._turns = Counter("phi3kit_turns", "Turns", ["wrapper", "finish_reason"], registry=registry)
+        self._prompt = Counter("phi3kit_prompt_tokens", "Prompt tokens", ["wrapper"], registry=registry)
+        self._completion = Counter("phi3kit_completion_tokens", "Completion tokens", ["wrapper"], registry=registry)
+        self._first = Histogram(
+            "phi3kit_time_to_first_token_s", "Seconds to the first token", ["wrapper"], registry=registry
+        )
+        self._duration = Histogram("phi3kit_duration_s", "Seconds from request to end", ["wrapper"], registry=registry)
+        self.waiting = Gauge("phi3kit_waiting", "Answers waiting in the queue", registry=registry)
         self._wrapper = wrapper
 
     def count(self, turn: TurnRecord) -> None:

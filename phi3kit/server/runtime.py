@@ -50,7 +50,9 @@ def load_runtime(folder: Path, wrapper: WrapperName) -> Runtime:
         if wrapper == "transformers":
             from phi3kit.server.runtime_transformers import TransformersRuntime
 
-            return TransformersRuntime(folder / flavors["transformers"]["model_binary"], folder / "components/tokenizer")
+            return TransformersRuntime(
+                folder / flavors["transformers"]["model_binary"], folder / "components/tokenizer"
+            )
         from phi3kit.server.runtime_onnx import OnnxRuntime
 
         (artifact,) = flavors["python_function"]["artifacts"].values()

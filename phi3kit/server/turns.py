@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -81,7 +81,7 @@ class Turn:
         """Tokens of all choices so far."""
         return sum(choice.completion_tokens for choice in self.choices)
 
-    async def pieces(self, outbox: Outbox) -> AsyncIterator[tuple[int, Piece | Done]]:
+    async def pieces(self, outbox: Outbox) -> AsyncGenerator[tuple[int, Piece | Done], None]:
         """(choice index, step) until every choice is done; the turn is in the outbox before the last one is given.
 
         When the reader goes away the generation is cancelled and the turn is recorded all the same.

@@ -27,7 +27,7 @@ TAGS = ("wrapper", "interface", "origin", "user", "finish_reason", "model_uri", 
 COLUMNS = ("at", *TAGS[:5], *METRICS, *PARAMS, *TAGS[5:], "run_id")
 
 _TOKEN_COUNTS = METRICS[:4]
-_UNITS = {"h": "h", "d": "D", "w": "W"}
+_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 
 def read_turns(settings: Settings) -> pd.DataFrame:
@@ -64,8 +64,8 @@ def since(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> 
     """The turns of the last `period`: 12h, 7d, 4w, or all. Raises RequestInvalid."""
     if period == "all":
         return turns
-    amount, unit = period[:-1], _UNITS.get(period[-1:])
-    if unit is None or not amount.isdigit() or not 0 < int(amount) < 10_000:
+    amount, hours = period[:-1], _HOURS.get(period[-1:])
+    if hours is None or not amount.isdigit() or not 0 < int(amount) < 10_000:
         raise RequestInvalid(
             what=f"The period {period!r} cannot be read.",
             why="A period is a number with h, d or w behind it.",
@@ -73,4 +73,4 @@ def since(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> 
             param="since",
         )
     end = now if now is not None else pd.Timestamp.now(tz="UTC")
-    return turns[turns["at"] >= end - int(amount) * pd.Timedelta(1, unit=unit)]  # type: ignore[call-overload, no-any-return]
+    return turns[turns["at"] >= end - pd.Timedelta(hours=int(amount) * hours)]

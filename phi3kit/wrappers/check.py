@@ -18,4 +18,3 @@ def answer_of(model_uri: str, wrapper: str) -> str:
     output: Any = model.predict(MESSAGES_INPUT if wrapper == "transformers" else PROMPT_INPUT)
     text = output[0]["choices"][0]["message"]["content"] if wrapper == "transformers" else output[0]
     return str(text).strip()
-

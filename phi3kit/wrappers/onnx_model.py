@@ -26,7 +26,9 @@ class Phi3OnnxModel(PythonModel):
         options: dict[str, Any] = dict(context.model_config or {})
         self.max_tokens = int(options.pop("max_tokens", 512))
         self.search_options = options  # what is left is onnxruntime-genai's own: temperature, top_p, ...
-        self.context_tokens = int(json.loads((Path(folder) / "genai_config.json").read_text())["model"]["context_length"])
+        self.context_tokens = int(
+            json.loads((Path(folder) / "genai_config.json").read_text())["model"]["context_length"]
+        )
         self.model = og.Model(folder)
         self.tokenizer = og.Tokenizer(self.model)
 
@@ -78,11 +80,14 @@ def _prompts(model_input: Any) -> list[str]:
     # {"prompt": ["a", "b"]} reaches predict as one row that holds a list.
     cells = [cell for row in rows for cell in (row if isinstance(row, (list, tuple)) else [row])]
     prompts = [cell.get("prompt") if isinstance(cell, dict) else cell for cell in cells]
-    for prompt in prompts:
-        # onnxruntime-genai reads a text up to its first NUL character and would answer the rest with silence.
-        if not isinstance(prompt, str) or not prompt or "\x00" in prompt:
-            raise ValueError("Each prompt must be a text that is not empty and has no NUL character.")
-    return prompts
+    return [_checked(prompt) for prompt in prompts]
+
+
+def _checked(prompt: object) -> str:
+    # onnxruntime-genai reads a text up to its first NUL character and would answer the rest with silence.
+    if not isinstance(prompt, str) or not prompt or "\x00" in prompt:
+        raise ValueError("Each prompt must be a text that is not empty and has no NUL character.")
+    return prompt
 
 
 mlflow.models.set_model(Phi3OnnxModel())

@@ -1,0 +1,59 @@
+"""Chat: talk to a logged model with OpenAI messages."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from phi3kit.conversation import Conversation
+from phi3kit.ui import resources, shell, talk
+
+SUGGESTIONS = (
+    "What is the capital of Spain?",
+    "スペインの首都はどこですか？",
+    "Ποια είναι η πρωτεύουσα της Ισπανίας;",
+    "Explain MLflow in detail.",
+    "List the capitals of Europe.",
+)
+
+st.title("Chat")
+with shell.errors_shown():
+    conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        model = talk.choose_model("chat", preferred="transformers")
+        if model:
+            with st.popover(
+                "System", icon=":material/psychology:", help="The first message: how the model should behave."
+            ):
+                system_prompt = st.text_area(
+                    "System prompt",
+                    key="system_prompt",
+                    placeholder="You are a helpful assistant.",
+                )
+            request = talk.parameters("chat", ())
+            if st.button("New chat", icon=":material/add:", disabled=not conversation.turns):
+                conversation = st.session_state["conversation"] = Conversation()
+    if model:
+        if note := talk.native_note(model.wrapper, "openai"):
+            st.caption(note)
+        suggestion = None
+        if not conversation.turns:
+            place = st.empty()
+            suggestion = place.pills("Try one of these", SUGGESTIONS, key=f"suggestion_{conversation.id}")
+        for number, turn in enumerate(conversation.turns):
+            with st.chat_message("user"):
+                st.text(turn.text)
+            with st.chat_message("assistant", avatar=":material/neurology:"):
+                talk.show_answer(turn, key=f"turn_{number}")
+        text = st.chat_input("Ask Phi-3", submit_mode="stop") or suggestion
+        if text and text.strip():
+            if suggestion:
+                place.empty()
+            with st.chat_message("user"):
+                st.text(text)
+            with st.chat_message("assistant", avatar=":material/neurology:"):
+                asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
+                talk.run_turn(model, asked, text, conversation.id, conversation.turns.append)
+                talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
+            resources.forget_lists()
+        elif text:
+            st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")

@@ -1,0 +1,42 @@
+"""Prompt: send a raw prompt, special tokens and all, and see its tokens counted before."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from phi3kit import chat_template
+from phi3kit.conversation import Conversation
+from phi3kit.ui import live_text, prompting, resources, shell, talk
+
+st.title("Prompt")
+st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
+with shell.errors_shown():
+    runs: Conversation = st.session_state.setdefault("prompt_runs", Conversation())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        model = talk.choose_model("prompt", preferred="onnx")
+        request = talk.parameters("prompt", "") if model else None
+    if model and request:
+        if note := talk.native_note(model.wrapper, "raw"):
+            st.caption(note)
+        with st.container(horizontal=True):
+            for label, part in prompting.PARTS.items():
+                st.button(
+                    label, key=f"part_{label}", on_click=prompting.insert, args=(part,), help=prompting.HELP[label]
+                )
+            for label, example in prompting.EXAMPLES.items():
+                st.button(label, key=f"example_{label}", type="tertiary", on_click=prompting.replace, args=(example,))
+        prompt = live_text.text_area("Raw prompt", key="raw_prompt", height=200, placeholder=chat_template.EXAMPLE)
+        fits = prompting.show_count(model, prompt)
+        with st.container(horizontal=True):
+            send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
+            stopping = st.empty()
+        output = st.container()
+        if send and prompt:
+            stopping.button("Stop", icon=":material/stop:", key="stop_prompt")
+            with output, st.container(border=True):
+                talk.run_turn(model, replace(request, prompt=prompt), prompt, runs.id, runs.turns.append)
+            stopping.empty()
+            resources.forget_lists()
+            st.rerun()
+        with output:
+            prompting.show_runs(runs)

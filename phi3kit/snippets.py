@@ -1,0 +1,79 @@
+"""Snippets: the same thing as code that a reader can paste into a notebook.
+
+Knows plain MLflow and the model builder; the code it writes needs no phi3kit. Runs nothing.
+"""
+
+from pathlib import Path
+
+from phi3kit.records import Precision, WrapperName
+from phi3kit.settings import Settings
+from phi3kit.sources import Source
+from phi3kit.store import BUILDS_EXPERIMENT
+from phi3kit.wrappers import log
+
+ONNX_MODEL_FILE = Path(__file__).parent / "wrappers" / "onnx_model.py"
+
+
+def build_code(wrapper: WrapperName, source: Source, precision: Precision, settings: Settings) -> str:
+    """One build, written out with today's libraries."""
+    requirements = ",\n        ".join(repr(each) for each in log.pip_requirements(wrapper))
+    head = f"""import mlflow
+
+mlflow.set_tracking_uri({settings.tracking_uri!r})
+mlflow.set_experiment({BUILDS_EXPERIMENT!r})
+"""
+    if wrapper == "transformers":
+        return f"""import transformers
+{head}
+pipeline = transformers.pipeline("text-generation", model={str(source.folder)!r}, dtype="auto")
+with mlflow.start_run():
+    model_info = mlflow.transformers.log_model(
+        pipeline,
+        name={log.MODEL_NAMES[wrapper]!r},
+        task="llm/v1/chat",
+        model_config={log.TRANSFORMERS_MODEL_CONFIG!r},
+        pip_requirements=[
+        {requirements},
+        ],
+    )
+
+model = mlflow.pyfunc.load_model(model_info.model_uri)
+messages = [{{"role": "user", "content": "What is the capital of Spain?"}}]
+response = model.predict({{"messages": messages}})
+print(response[0]["choices"][0]["message"]["content"])
+""".replace("\n        '", "\n            '")
+    return f"""import subprocess
+import sys
+{head}
+from mlflow.models import infer_signature
+
+# 1) Export: weights to an ONNX graph, quantized for the CPU.
+subprocess.run(
+    [sys.executable, "-m", "onnxruntime_genai.models.builder",
+     "-i", {str(source.folder)!r}, "-o", "phi3-onnx", "-p", {precision!r}, "-e", "cpu",
+     "--extra_options", "int4_accuracy_level=4", "windowed_kv_cache=false"],
+    check=True,
+)
+
+# 2) Log: onnx_model.py is the wrapper itself (models from code); save it beside this notebook.
+with mlflow.start_run():
+    model_info = mlflow.pyfunc.log_model(
+        name={log.MODEL_NAMES[wrapper]!r},
+        python_model="onnx_model.py",
+        artifacts={{{log.ONNX_ARTIFACT!r}: "phi3-onnx"}},
+        model_config={log.ONNX_MODEL_CONFIG!r},
+        signature=infer_signature({{"prompt": "<|user|>\\nHello<|end|>\\n<|assistant|>\\n"}}, ["Run"]),
+        pip_requirements=[
+        {requirements},
+        ],
+    )
+
+# 3) Ask.
+model = mlflow.pyfunc.load_model(model_info.model_uri)
+print(model.predict({{"prompt": "<|user|>\\nWhat is the capital of Spain?<|end|>\\n<|assistant|>\\n"}})[0])
+""".replace("\n        '", "\n            '")
+
+
+def onnx_model_code() -> str:
+    """The wrapper file that the onnx build logs."""
+    return ONNX_MODEL_FILE.read_text("utf-8")

@@ -1,0 +1,37 @@
+"""Live text: a text area whose value reaches the page while one types.
+
+Streamlit's own text area sends its text when it is left or at Ctrl+Enter. This adds a script without any look of its
+own that presses Ctrl+Enter for the reader after a pause; without it the text area still works as Streamlit's does.
+"""
+
+import streamlit as st
+
+_PAUSE_MS = 300
+
+_SCRIPT = """
+export default function ({ data }) {
+  const find = () => [...document.querySelectorAll("textarea")].find((area) => area.ariaLabel === data.label);
+  let timer;
+  const onInput = (event) => {
+    if (!event.isTrusted || event.target !== find()) return;
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      const key = { key: "Enter", code: "Enter", keyCode: 13, ctrlKey: true, bubbles: true, cancelable: true };
+      event.target.dispatchEvent(new KeyboardEvent("keydown", key));
+    }, data.pause_ms);
+  };
+  document.addEventListener("input", onInput);
+  return () => {
+    clearTimeout(timer);
+    document.removeEventListener("input", onInput);
+  };
+}
+"""
+
+
+def text_area(label: str, *, key: str, height: int, placeholder: str) -> str:
+    """A text area; the page runs again 300 ms after the last key."""
+    text = st.text_area(label, key=key, height=height, placeholder=placeholder) or ""
+    watcher = st.components.v2.component("phi3kit_live_text", js=_SCRIPT)
+    watcher(data={"label": label, "pause_ms": _PAUSE_MS}, key=f"{key}_live", height=1)
+    return text

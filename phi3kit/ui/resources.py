@@ -1,0 +1,94 @@
+"""Resources: what all sessions of the app share, made once a process.
+
+Knows settings, worker pool, usage writer and build desk; everything here is safe to share.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+from mlflow.models import ModelSignature
+
+from phi3kit import logged_models
+from phi3kit.build_process import BuildDesk
+from phi3kit.logged_models import LoggedModel
+from phi3kit.settings import Settings, read_settings
+from phi3kit.store import open_store
+from phi3kit.usage.reader import read_turns
+from phi3kit.usage.writer import UsageWriter
+from phi3kit.workers import WorkerPool
+
+_FRESH_S = 3.0  # seconds that a list from the store may be old
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The app's own parts."""
+
+    settings: Settings
+    pool: WorkerPool
+    writer: UsageWriter
+    builds: BuildDesk
+
+    def close(self) -> None:
+        """End workers, writer and a running build."""
+        self.builds.close()
+        self.pool.close()
+        self.writer.close()
+
+
+def _secrets() -> dict[str, object]:
+    return dict(st.secrets) if st.secrets.load_if_toml_exists() else {}
+
+
+@st.cache_resource(show_spinner="Opening the store", on_release=lambda kit: kit.close())
+def kit() -> Kit:
+    """The shared parts. Raises SettingInvalid or StorageFailed."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Environment variables win over secrets.toml, as they do for MLflow itself.
+    settings = read_settings({**_secrets(), **os.environ})
+    open_store(settings)
+    shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), BuildDesk(settings))
+    shared.writer.start()
+    return shared
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _models(home: str) -> list[LoggedModel]:
+    return logged_models.list_models(kit().settings)
+
+
+def models() -> list[LoggedModel]:
+    """The built wrappers, newest first. Raises StorageFailed."""
+    return _models(str(kit().settings.home))
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner="Reading the logged turns")
+def _turns(home: str) -> pd.DataFrame:
+    return read_turns(kit().settings)
+
+
+def turns() -> pd.DataFrame:
+    """The logged turns, newest first. Raises StorageFailed."""
+    return _turns(str(kit().settings.home))
+
+
+def forget_lists() -> None:
+    """Read the lists anew: something was built or logged."""
+    _models.clear()
+    _turns.clear()
+
+
+@st.cache_data(max_entries=100, show_spinner=False)
+def signature(model_uri: str) -> ModelSignature:
+    """A logged model's signature, which never changes. Raises ModelNotFound or StorageFailed."""
+    return logged_models.signature_of(model_uri, kit().settings)
+
+
+@st.cache_data(max_entries=100, show_spinner=False)
+def files(model_uri: str) -> list[tuple[str, int]]:
+    """A logged model's files, which never change. Raises ModelNotFound or StorageFailed."""
+    return logged_models.files_of(model_uri, kit().settings)

@@ -1,0 +1,117 @@
+"""Shell: what frames every page: errors, empty states, the sidebar, small words about numbers.
+
+Knows how things are drawn, not what they mean.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from zoneinfo import ZoneInfo
+
+import streamlit as st
+
+from phi3kit.errors import ModelNotFound, Phi3KitError
+from phi3kit.logged_models import LoggedModel
+from phi3kit.sources import EMBEDDED
+from phi3kit.ui import resources, theme
+
+CHART_CONFIG = {"displayModeBar": False}
+_STATE_WORDS = {
+    "ready": ":green[:material/circle:] ready",
+    "starting": ":orange[:material/hourglass_top:] loading",
+    "stopped": ":gray[:material/circle:] stopped",
+}
+
+
+def page(name: str) -> str:
+    """The path of a page as the router names it, for links."""
+    return f"pages/{name}.py"
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Draw a deliberate error in its three parts; bugs pass through."""
+    try:
+        yield
+    except Phi3KitError as error:
+        show_error(error)
+
+
+def show_error(error: Phi3KitError) -> None:
+    """What happened, why, what to do, and the page where it is done."""
+    st.error(f"**{_plain(error.what)}** {_plain(error.why)}\n\n{_plain(error.next_step)}", icon=":material/error:")
+    if isinstance(error, ModelNotFound):
+        st.page_link(page("build"), label="Open Build", icon=":material/deployed_code:")
+
+
+def show_problem(title: str, error: Phi3KitError) -> None:
+    """The same without a link, inside a list of turns."""
+    st.error(f"**{title}** {_plain(error.why)}\n\n{_plain(error.next_step)}", icon=":material/error:")
+
+
+def empty_state(sentence: str, link_page: str, link_label: str, icon: str) -> None:
+    """One sentence on what would be here, one link that makes it so."""
+    with st.container(border=True):
+        st.markdown(sentence)
+        st.page_link(page(link_page), label=link_label, icon=icon)
+
+
+def safe_markdown(text: str) -> str:
+    """Model output as Markdown that loads nothing: Streamlit escapes HTML, and images become text."""
+    return text.replace("![", "!\\[").replace("$", "\\$")
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit that reads best."""
+    if value is None:
+        return "no token"
+    return f"{value * 1000:,.0f} ms" if value < 1 else f"{value:,.2f} s"
+
+
+def model_label(model: LoggedModel) -> str:
+    """A model in a list: which weights, how precise, when it was built (in the viewer's zone)."""
+    built_at = model.created_at.astimezone(ZoneInfo(timezone()))
+    return f"{source_label(model.source)} · {model.precision} · {built_at:%-d %b %H:%M}"
+
+
+def source_label(source: str) -> str:
+    """A source as the pages name it."""
+    return "embedded (small)" if source == EMBEDDED else PurePath(source).name
+
+
+def timezone() -> str:
+    """The viewer's time zone by name; UTC where the browser does not say."""
+    return st.context.timezone or "UTC"
+
+
+def megabytes(size: float) -> str:
+    """A size in MB with one decimal."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+@st.fragment(run_every="3s")
+def status() -> None:
+    """What is loaded and what waits; the same on every page. Never blocks one: it looks at this process only."""
+    shared = resources.kit()
+    if st.session_state.pop("redraw", False):
+        st.rerun()  # an answer was stopped: its caption is drawn by a whole run
+    st.caption("Loaded models")
+    workers = shared.pool.statuses()
+    if not workers:
+        st.caption("None. A model is loaded when you talk to it.")
+    for worker in workers:
+        memory = f" · {worker.memory_bytes / 1e6:,.0f} MB" if worker.memory_bytes else ""
+        st.markdown(f"{theme.badge(worker.wrapper)} {_STATE_WORDS[worker.state]}{memory}")
+    with errors_shown():
+        writer = shared.writer.state()
+        waiting = f" · {writer.waiting:,} waiting" if writer.waiting else " · 0 waiting"
+        st.caption(f"Store: {shared.settings.store_name}{waiting}")
+        if writer.problem:
+            st.caption(f":orange[:material/warning: Turns wait: {_plain(writer.problem)}]")
+
+
+def _plain(text: str) -> str:
+    """Text inside Markdown that must not become Markdown."""
+    for char in "\\`*_[]<>$#~|":
+        text = text.replace(char, f"\\{char}")
+    return text

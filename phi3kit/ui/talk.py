@@ -1,0 +1,165 @@
+"""Talk: what Chat and Prompt share: choosing a model, parameters, a streaming answer, its caption.
+
+Knows widgets and the order of drawing. What a turn is and costs, the client knows.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import streamlit as st
+
+from phi3kit import client
+from phi3kit.client import Answer, Request, TurnContext
+from phi3kit.conversation import ChatTurn
+from phi3kit.errors import Phi3KitError
+from phi3kit.logged_models import LoggedModel
+from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, new_id, response, usage
+from phi3kit.records import WRAPPERS, Interface, Message, WrapperName
+from phi3kit.ui import resources, shell, theme
+
+CONTEXT_TOKENS = 4096
+_DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
+
+
+def choose_model(key: str, preferred: WrapperName) -> LoggedModel | None:
+    """The wrapper and model to talk to, chosen in one row; None (and an empty state) when there are none."""
+    found = resources.models()
+    built = [wrapper for wrapper in WRAPPERS if any(model.wrapper == wrapper for model in found)]
+    if not built:
+        shell.empty_state(
+            "No model is built yet. Build one and talk to it here; the small one takes seconds.",
+            "build",
+            "Build a wrapper",
+            ":material/deployed_code:",
+        )
+        return None
+    default = preferred if preferred in built else built[0]
+    wrapper = st.segmented_control(
+        "Wrapper", built, default=default, required=True, key=f"{key}_wrapper", persist_state="session"
+    )
+    of_wrapper = {model.model_uri: model for model in found if model.wrapper == wrapper}
+    uri = st.selectbox(
+        "Model",
+        list(of_wrapper),
+        format_func=lambda each: shell.model_label(of_wrapper[each]),
+        key=f"{key}_model_{wrapper}",
+        width=300,
+        help="Newest first. The small model ships with the app and knows only its corpus.",
+    )
+    return of_wrapper.get(uri)
+
+
+def parameters(key: str, prompt: tuple[Message, ...] | str) -> Request:
+    """A request with the parameters set in a popover."""
+    with st.popover("Parameters", icon=":material/tune:"):
+        temperature = st.slider(
+            "Temperature", 0.0, 2.0, 0.0, 0.05, key=f"{key}_temperature", help="0 always takes the likeliest token."
+        )
+        top_p = st.slider(
+            "Top p", 0.05, 1.0, 1.0, 0.05, key=f"{key}_top_p", help="Sample from the likeliest tokens up to this share."
+        )
+        max_tokens = st.number_input(
+            "Max tokens", 1, CONTEXT_TOKENS, DEFAULT_MAX_TOKENS, key=f"{key}_max_tokens", help="Of the answer alone."
+        )
+        seed = st.number_input(
+            "Seed",
+            0,
+            2**31 - 1,
+            None,
+            key=f"{key}_seed",
+            placeholder="random",
+            help="The same seed draws the same answer.",
+        )
+        stop = st.text_area(
+            "Stop strings", key=f"{key}_stop", placeholder="one a line", height=80, help="The answer ends before them."
+        )
+    return Request(
+        prompt=prompt,
+        temperature=temperature,
+        max_tokens=int(max_tokens),
+        top_p=top_p,
+        seed=None if seed is None else int(seed),
+        stop=tuple(line for line in (stop or "").splitlines() if line),
+    )
+
+
+def run_turn(
+    model: LoggedModel, request: Request, text: str, conversation_id: str, keep: Callable[[ChatTurn], None]
+) -> None:
+    """Stream an answer into the page; `keep` gets the turn however it ends: done, failed, or stopped by the reader.
+
+    text: what the person wrote (the message, or the raw prompt itself).
+    """
+    shared = resources.kit()
+    context = TurnContext(user=shared.settings.user, origin="ui", conversation_id=conversation_id)
+    place = st.empty()
+    answer, error = Answer(), None
+    steps = None
+    try:
+        with place.status("Starting the worker", type="compact") as waiting:
+            endpoint = shared.pool.endpoint(
+                model.model_uri, lambda what: waiting.update(label=f"{what} ({model.wrapper})")
+            )
+            waiting.update(label="Reading the prompt")
+            steps = client.stream(endpoint, request, context, shared.settings)
+            answer = next(steps)
+        drawn_at = 0.0
+        for answer in steps:
+            if time.monotonic() - drawn_at >= _DRAW_EVERY_S:
+                place.markdown(shell.safe_markdown(answer.text))
+                drawn_at = time.monotonic()
+    except Phi3KitError as caught:
+        error = caught
+    finally:
+        # A stop or a click elsewhere raises a BaseException at the next st.* call: what came so far is kept here.
+        if steps is not None:
+            steps.close()
+        if answer.finish_reason is None:
+            answer = replace(answer, finish_reason="error" if error else "cancelled")
+            st.session_state["redraw"] = error is None
+        keep(ChatTurn(text, answer, request, model.model_uri, model.wrapper, context.turn_id, error))
+    place.empty()
+
+
+def show_answer(turn: ChatTurn, key: str) -> None:
+    """An answer, its error if it has one, its caption, and both JSONs."""
+    if turn.answer.text:
+        st.markdown(shell.safe_markdown(turn.answer.text))
+    if turn.error:
+        shell.show_problem("The answer broke off." if turn.answer.text else "There is no answer.", turn.error)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"{theme.badge(turn.wrapper)} {caption(turn.answer)}", width="content")
+        with st.popover("JSON", icon=":material/data_object:", type="tertiary", key=f"{key}_json"):
+            st.caption("Request")
+            st.json(turn.request.body(turn.model_uri), expanded=2)
+            st.caption("Response; of a streamed answer, its chunks put together")
+            st.json(response_json(turn), expanded=2)
+
+
+def caption(answer: Answer) -> str:
+    """What an answer cost, in one line."""
+    parts = [f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} = {answer.total_tokens:,} tokens"]
+    if answer.time_to_first_token_s is not None:
+        parts.append(f"first token {shell.seconds(answer.time_to_first_token_s)}")
+    if answer.tokens_per_second is not None:
+        parts.append(f"{answer.tokens_per_second:,.0f} tokens/s")
+    return " · ".join([*parts, answer.finish_reason or ""])
+
+
+def response_json(turn: ChatTurn) -> dict[str, object]:
+    """The answer in OpenAI's form."""
+    chat = turn.request.interface == "openai"
+    answer = turn.answer
+    tokens = usage(answer.prompt_tokens, answer.completion_tokens, cached_prompt_tokens=0)
+    texts = [(answer.text, answer.finish_reason or "error")]
+    return response(new_id("chatcmpl" if chat else "cmpl"), turn.model_uri, texts, tokens, chat)  # type: ignore[arg-type]
+
+
+def native_note(wrapper: WrapperName, interface: Interface) -> str | None:
+    """A sentence when the wrapper's own signature takes the other format; None when it is native."""
+    if wrapper == "onnx" and interface == "openai":
+        return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
+    if wrapper == "transformers" and interface == "raw":
+        return "The transformers wrapper's own input is a list of messages: this prompt goes past its chat template."
+    return None

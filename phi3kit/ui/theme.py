@@ -1,0 +1,28 @@
+"""Theme: the colours that mean something, for charts and badges.
+
+A colour means one thing on every page: violet and green are the wrappers, grey and blue prompt and completion.
+"""
+
+import streamlit as st
+
+from phi3kit.records import WrapperName
+from phi3kit.usage.charts import Palette
+
+_LIGHT = Palette(
+    transformers="#6b5bd6", onnx="#0f9d8a", prompt="#7a8699", completion="#4c5bd4", text="#1d2433", grid="#dfe3ec"
+)
+_DARK = Palette(
+    transformers="#9c8cff", onnx="#35c9b4", prompt="#9aa6ba", completion="#8e9bff", text="#e6e9f2", grid="#2c3343"
+)
+
+WRAPPER_COLOURS: dict[WrapperName, str] = {"transformers": "violet", "onnx": "green"}
+
+
+def palette() -> Palette:
+    """The colours of the theme that the viewer sees."""
+    return _DARK if st.context.theme.type == "dark" else _LIGHT
+
+
+def badge(wrapper: WrapperName) -> str:
+    """A wrapper's badge as Markdown."""
+    return f":{WRAPPER_COLOURS[wrapper]}-badge[{wrapper}]"

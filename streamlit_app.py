@@ -1,0 +1,25 @@
+"""phi3kit's entry: the router. Start it with `make run`, or `streamlit run streamlit_app.py`."""
+
+import streamlit as st
+
+from phi3kit.ui import shell
+
+st.set_page_config(page_title="phi3kit", page_icon=":material/deployed_code:", layout="wide")
+
+chosen = st.navigation(
+    {
+        "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
+        "Package": [
+            st.Page("pages/build.py", title="Build", icon=":material/deployed_code:"),
+            st.Page("pages/signatures.py", title="Signatures", icon=":material/schema:"),
+        ],
+        "Talk": [
+            st.Page("pages/chat.py", title="Chat", icon=":material/forum:"),
+            st.Page("pages/prompt.py", title="Prompt", icon=":material/code_blocks:"),
+        ],
+        "Measure": [st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:")],
+    }
+)
+with st.sidebar, shell.errors_shown():
+    shell.status()
+chosen.run()

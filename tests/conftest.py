@@ -1,0 +1,91 @@
+"""What tests share: a real store in a temporary folder, both wrappers built once, real workers.
+
+Everything that is built here is built by the command line from the embedded model, as a user would.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3kit.records import WrapperName
+from phi3kit.settings import PROJECT_ROOT, Settings, read_settings
+from phi3kit.workers import Endpoint, WorkerPool
+
+CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
+
+
+def settings_for(home: Path, **values: str) -> Settings:
+    """Settings with their own data folder, whatever the environment says."""
+    return read_settings({"PHI3KIT_HOME": str(home), **values})
+
+
+def run_cli(*arguments: str, home: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m phi3kit` as a user would."""
+    env = {**os.environ, "PHI3KIT_HOME": str(home), **environment}
+    env.pop("MLFLOW_TRACKING_URI", None) if "MLFLOW_TRACKING_URI" not in environment else None
+    return subprocess.run(
+        [sys.executable, "-m", "phi3kit", *arguments],
+        cwd=PROJECT_ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class Built:
+    """Both wrappers, built once for all tests, and what the command line said."""
+
+    home: Path
+    settings: Settings
+    lines: list[dict[str, Any]]  # every JSON line of `build --json`
+    results: dict[str, dict[str, Any]]  # the last line of each wrapper
+    seconds: float  # the whole command, with Python's start
+
+    def uri(self, wrapper: WrapperName) -> str:
+        """The model URI of a wrapper."""
+        return str(self.results[wrapper]["model_uri"])
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Both embedded wrappers in a store of their own."""
+    import time
+
+    home = tmp_path_factory.mktemp("built") / "home"
+    began = time.perf_counter()
+    done = run_cli("build", "--wrapper", "both", "--json", home=home)
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    results = {line["wrapper"]: line for line in lines if "model_uri" in line}
+    return Built(home, settings_for(home), lines, results, seconds)
+
+
+@pytest.fixture(scope="session")
+def pool(built: Built) -> Iterator[WorkerPool]:
+    """Workers for the built wrappers; they end with the tests."""
+    workers = WorkerPool(built.settings)
+    yield workers
+    workers.close()
+
+
+@pytest.fixture(scope="session", params=["transformers", "onnx"])
+def endpoint(request: pytest.FixtureRequest, built: Built, pool: WorkerPool) -> Endpoint:
+    """A ready worker of each wrapper: a test that takes it runs twice."""
+    return pool.endpoint(built.uri(request.param))
+
+
+@pytest.fixture(scope="session")
+def onnx_endpoint(built: Built, pool: WorkerPool) -> Endpoint:
+    """The ready worker of the onnx wrapper."""
+    return pool.endpoint(built.uri("onnx"))
