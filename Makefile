@@ -1,6 +1,8 @@
 # The doors: setup, run, test, bench, mlflow-ui, train. Each does all the set-up it needs.
 PYTHON ?= python3.11
 PORT ?= 8501
+ADDRESS ?= 127.0.0.1
+MLFLOW_PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -19,7 +21,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	@touch $(STAMP)
 
 run: $(STAMP)
-	$(BIN)/streamlit run streamlit_app.py --server.port $(PORT)
+	$(BIN)/streamlit run streamlit_app.py --server.port $(PORT) --server.address $(ADDRESS) --server.fileWatcherType none
 
 test: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,7 +30,7 @@ test: $(STAMP)
 	$(BIN)/pytest
 
 mlflow-ui: $(STAMP)
-	$(BIN)/python -m phi3kit mlflow-ui
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" --port $(MLFLOW_PORT)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

@@ -21,6 +21,8 @@ from phi3kit.usage.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
+# Dividing scores by less overflows them; vLLM draws the same line. 0 itself is greedy.
+_LOWEST_TEMPERATURE = 0.01
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
 
 
@@ -217,7 +219,7 @@ def _turn(
         prompt_ids=ids,
         max_tokens=min(max_tokens or DEFAULT_MAX_TOKENS, room),
         sampling=Sampling(
-            temperature=request.temperature or 0.0,
+            temperature=max(request.temperature, _LOWEST_TEMPERATURE) if request.temperature else 0.0,
             top_p=request.top_p if request.top_p is not None else 1.0,
             seed=request.seed,
         ),

@@ -1,0 +1,107 @@
+"""The house: imports point down, heavy libraries stay out of the app, the wrapper stands alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phi3kit.settings import PROJECT_ROOT
+
+KIT = PROJECT_ROOT / "phi3kit"
+
+# Each module's floor (see the README): a module imports its own floor and those below it.
+FLOORS = {
+    "errors": 1, "records": 1, "wrappers": 1, "embedded": 1,
+    "chat_template": 2, "openai_schema": 2, "signatures": 2, "settings": 2, "onnx_export": 2,
+    "store": 3, "usage": 3, "sources": 3, "logged_models": 3, "workers": 3, "build_process": 3, "snippets": 3,
+    "builds": 4, "client": 4, "conversation": 4, "server": 4, "ui": 4,
+    "__main__": 5,
+}  # fmt: skip
+# The recipe of the embedded model stands apart: it may use what it needs, and nothing of the house imports it.
+APART = {"corpus", "conversations", "tokenizer", "train", "evaluate"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def floor_of(path: Path) -> int:
+    part = path.relative_to(KIT).parts[0].removesuffix(".py")
+    return FLOORS.get(part, 0)
+
+
+class TestImports:
+    def test_every_module_has_a_floor(self) -> None:
+        parts = {path.relative_to(KIT).parts[0].removesuffix(".py") for path in KIT.rglob("*.py")}
+        assert parts - {"__init__"} == set(FLOORS)
+
+    def test_imports_only_point_down(self) -> None:
+        upward = []
+        for path in KIT.rglob("*.py"):
+            if path.parent.name == "embedded" and path.stem in APART:
+                continue
+            for name in imported_modules(path):
+                part = name.split(".")[1] if name.startswith("phi3kit.") else ""
+                if part in FLOORS and FLOORS[part] > floor_of(path):
+                    upward.append(f"{path.relative_to(KIT)} -> {name}")
+        assert upward == []
+
+    def test_only_ui_imports_streamlit(self) -> None:
+        users = {
+            path.relative_to(KIT).parts[0]
+            for path in KIT.rglob("*.py")
+            if any(name.split(".")[0] == "streamlit" for name in imported_modules(path))
+        }
+        assert users == {"ui"}
+
+    def test_the_onnx_wrapper_imports_nothing_of_phi3kit(self) -> None:
+        names = imported_modules(KIT / "wrappers" / "onnx_model.py")
+        assert not any(name.split(".")[0] == "phi3kit" for name in names)
+
+    def test_the_house_does_not_import_the_recipe(self) -> None:
+        recipe = {f"phi3kit.embedded.{name}" for name in APART}
+        users = [
+            path.name
+            for path in KIT.rglob("*.py")
+            if path.parent.name != "embedded" and imported_modules(path) & recipe
+        ]
+        assert users == []
+
+    def test_pages_hold_no_mlflow_and_no_loops_of_requests(self) -> None:
+        for page in (PROJECT_ROOT / "pages").glob("*.py"):
+            assert not {"mlflow", "openai", "httpx", "subprocess"} & {
+                name.split(".")[0] for name in imported_modules(page)
+            }, page.name
+
+
+@pytest.mark.parametrize("heavy", ["torch", "transformers", "onnxruntime", "onnxruntime_genai"])
+def test_the_app_process_does_not_import(heavy: str, tmp_path: Path) -> None:
+    """Runs every page in a process of its own and looks at what it has loaded."""
+    script = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file("streamlit_app.py", default_timeout=60).run()
+for page in ("build", "signatures", "chat", "prompt", "usage"):
+    app = app.switch_page(f"pages/{{page}}.py").run()
+    assert not app.exception, app.exception
+sys.exit(3 if {heavy!r} in sys.modules else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PROJECT_ROOT,
+        env={"PHI3KIT_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,242 @@
+"""The whole path in a real browser: first visit, build, chat with each while text streams, stop, raw prompt, usage.
+
+Needs chromium. Without one these tests are skipped; with PHI3KIT_REQUIRE_BROWSER=1 (as in CI) they fail instead.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from phi3kit.settings import PROJECT_ROOT
+from phi3kit.usage.reader import read_turns
+from tests.conftest import settings_for
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+REQUIRED = os.environ.get("PHI3KIT_REQUIRE_BROWSER") == "1"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+CAPTION = re.compile(r"([\d,]+) \+ ([\d,]+) = ([\d,]+) tokens · .* · (stop|length|cancelled|error)")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
+]
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, int]]:
+    """The app as `make run` starts it: address, data folder, process id."""
+    home = tmp_path_factory.mktemp("browser") / "home"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PHI3KIT_HOME": str(home)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", str(port)]
+    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
+    process = subprocess.Popen(
+        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/_stcore/health").status_code == 200:
+                break
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    yield url, home, process.pid
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.wait(20)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == [], "workers outlive the app"
+
+
+@pytest.fixture(scope="module")
+def page(app: tuple[str, Path, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
+    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
+    with playwright.sync_playwright() as engine:
+        profile = tmp_path_factory.mktemp("profile")
+        browser = engine.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1280, "height": 900}
+        )
+        tab = browser.new_page()
+        tab.set_default_timeout(60_000)
+        tab.goto(app[0])
+        yield tab
+        browser.close()
+
+
+def go(page: "playwright.Page", name: str) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+    page.get_by_role("heading", name=name, exact=True, level=1).wait_for()
+
+
+def choose(page: "playwright.Page", wrapper: str) -> None:
+    page.get_by_role("radio", name=wrapper, exact=True).click()
+    idle(page)
+
+
+def idle(page: "playwright.Page") -> None:
+    """Wait until the page's run is over."""
+    page.wait_for_timeout(300)
+    page.wait_for_function("!document.querySelector('[data-testid=stApp][data-test-script-state=running]')")
+
+
+def send(page: "playwright.Page", text: str) -> None:
+    page.get_by_test_id("stChatInputTextArea").fill(text)
+    page.get_by_test_id("stChatInputTextArea").press("Enter")
+
+
+def last_answer(page: "playwright.Page") -> str:
+    return str(page.get_by_test_id("stChatMessage").last.inner_text())
+
+
+def wait_for_caption(page: "playwright.Page", answers: int) -> list[tuple[int, int, int, str]]:
+    """(prompt, completion, total, finish reason) under each answer, when there are so many."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = CAPTION.findall(page.get_by_test_id("stMain").inner_text())
+        if len(found) >= answers:
+            return [(*(int(number.replace(",", "")) for number in each[:3]), each[3]) for each in found]  # type: ignore[misc]
+        page.wait_for_timeout(100)
+    raise AssertionError(page.get_by_test_id("stMain").inner_text())
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[tuple[int, int, int, str]]:
+    """The captions of every answer that the tests below made; the usage chart must have exactly these."""
+    return []
+
+
+class TestThePath:
+    """In this order, in one tab, as a newcomer would go."""
+
+    def test_1_the_first_visit_builds_both_wrappers_at_one_click(self, page: "playwright.Page") -> None:
+        page.get_by_role("button", name="Build both wrappers").click()
+        page.get_by_text(re.compile(r"Built: transformers and onnx · \d+ s")).wait_for(timeout=120_000)
+        assert page.get_by_test_id("stMetric").first.inner_text().split() == ["Logged", "models", "2"]
+
+    def test_2_the_transformers_wrapper_streams_its_answer(
+        self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
+    ) -> None:
+        go(page, "Chat")
+        choose(page, "transformers")
+        send(page, "List the capitals of Europe.")
+        lengths = set()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and "· stop" not in last_answer(page):
+            lengths.add(len(last_answer(page)))
+            page.wait_for_timeout(20)
+        assert len(lengths) >= 4, "the text should grow before it is whole"
+        assert "Greece: Athens" in last_answer(page)
+        shown += wait_for_caption(page, 1)
+
+    def test_3_stop_keeps_the_partial_text(
+        self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
+    ) -> None:
+        send(page, "List the capitals of the world.")
+        page.get_by_text("Afghanistan: Kabul").wait_for()
+        page.get_by_role("button", name="Stop").click()
+        captions = wait_for_caption(page, 2)
+        shown.append(captions[-1])
+        assert captions[-1][3] == "cancelled"
+        assert "Afghanistan: Kabul" in last_answer(page)
+        assert "Zimbabwe: Harare" not in last_answer(page)
+
+    def test_4_the_onnx_wrapper_answers_in_three_languages(
+        self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
+    ) -> None:
+        page.get_by_role("button", name="New chat").click()
+        idle(page)
+        choose(page, "onnx")
+        questions = {
+            "What is the capital of Spain?": "Madrid",
+            "スペインの首都はどこですか？": "マドリード",
+            "Ποια είναι η πρωτεύουσα της Ισπανίας;": "Μαδρίτη",
+        }
+        for number, (question, answer) in enumerate(questions.items(), start=1):
+            send(page, question)
+            captions = wait_for_caption(page, number)
+            assert answer in last_answer(page)
+            assert captions[-1][3] == "stop"
+        shown += captions
+
+    def test_5_a_raw_prompt_is_counted_while_typing_and_answered(
+        self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
+    ) -> None:
+        go(page, "Prompt")
+        area = page.get_by_role("textbox", name="Raw prompt")
+        area.click()
+        page.keyboard.type("hello", delay=30)
+        page.get_by_text(re.compile(r"^\d+ of 4,096 tokens · [\d,]+ left")).wait_for()
+        assert area.input_value() == "hello"
+        page.get_by_role("button", name="The chapter's comedian").click()
+        page.wait_for_function("document.querySelector('textarea').value.startsWith('<|system|>You are a stand-up')")
+        idle(page)
+        counted = int(page.get_by_text(re.compile(r"of 4,096 tokens · ")).inner_text().split(" ")[0])
+        page.get_by_role("button", name="Send").click()
+        captions = wait_for_caption(page, 1)
+        page.get_by_text("little atom-related joke").wait_for()
+        assert captions[0][0] == counted
+        shown += captions
+
+    def test_6_the_signatures_stand_side_by_side(self, page: "playwright.Page") -> None:
+        go(page, "Signatures")
+        page.get_by_text("'prompt': string (required)").first.wait_for()
+        assert page.get_by_test_id("stCode").count() == 4
+
+    def test_7_usage_shows_exactly_those_turns(
+        self, app: tuple[str, Path, int], page: "playwright.Page", shown: list[tuple[int, int, int, str]]
+    ) -> None:
+        settings = settings_for(app[1])
+        deadline = time.monotonic() + 30
+        while len(read_turns(settings)) < len(shown) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        go(page, "Usage")
+        page.get_by_role("button", name="Refresh").click()
+        idle(page)
+        metrics = dict(each.split("\n") for each in page.get_by_test_id("stMetric").all_inner_texts())
+        turns = read_turns(settings)
+        logged = turns[["prompt_tokens", "completion_tokens", "total_tokens", "finish_reason"]].itertuples(index=False)
+        assert sorted(map(tuple, logged)) == sorted(shown)
+        assert metrics["Turns"] == str(len(shown)) == "6"
+        assert metrics["Total tokens"] == f"{sum(total for _, _, total, _ in shown):,}"
+        assert page.get_by_test_id("stPlotlyChart").count() == 5
+
+    def test_8_app_and_both_workers_stay_below_1000_megabytes(
+        self, app: tuple[str, Path, int], page: "playwright.Page"
+    ) -> None:
+        process = psutil.Process(app[2])
+        everyone = [process, *process.children(recursive=True)]
+        servers = [each for each in everyone if "phi3kit.server" in each.cmdline()]
+        assert len(servers) == 2
+        assert sum(each.memory_info().rss for each in everyone) <= 1000e6
+
+    def test_9_a_killed_worker_is_explained_and_the_next_message_works(
+        self, page: "playwright.Page", app: tuple[str, Path, int]
+    ) -> None:
+        go(page, "Chat")
+        choose(page, "transformers")
+        send(page, "List the capitals of the world.")
+        page.get_by_text("Afghanistan: Kabul").wait_for()
+        for child in psutil.Process(app[2]).children(recursive=True):
+            if "transformers" in child.cmdline() and "phi3kit.server" in child.cmdline():
+                child.kill()
+        page.get_by_text("The answer broke off.").wait_for()
+        send(page, "What is the capital of Spain?")
+        page.get_by_text("The capital of Spain is Madrid.").last.wait_for()
