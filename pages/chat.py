@@ -35,12 +35,14 @@ with shell.errors_shown():
     if model:
         if note := talk.native_note(model.wrapper, "openai"):
             st.caption(note)
+        talk.settle(conversation)
+        talk.redraw_when_stopped(conversation)
         suggestion = None
         if not conversation.turns:
             place = st.empty()
             suggestion = place.pills("Try one of these", SUGGESTIONS, key=f"suggestion_{conversation.id}")
         for number, turn in enumerate(conversation.turns):
-            with st.chat_message("user"):
+            with st.chat_message("user", avatar=":material/person:"):
                 st.text(turn.text)
             with st.chat_message("assistant", avatar=":material/neurology:"):
                 talk.show_answer(turn, key=f"turn_{number}")
@@ -48,12 +50,13 @@ with shell.errors_shown():
         if text and text.strip():
             if suggestion:
                 place.empty()
-            with st.chat_message("user"):
+            with st.chat_message("user", avatar=":material/person:"):
                 st.text(text)
             with st.chat_message("assistant", avatar=":material/neurology:"):
                 asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
                 talk.run_turn(model, asked, text, conversation.id, conversation.turns.append)
                 talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
+            conversation.drawn = len(conversation.turns)
             resources.forget_lists()
         elif text:
             st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")

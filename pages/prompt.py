@@ -38,5 +38,6 @@ with shell.errors_shown():
             stopping.empty()
             resources.forget_lists()
             st.rerun()
+        talk.settle(runs)
         with output:
             prompting.show_runs(runs)

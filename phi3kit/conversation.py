@@ -4,11 +4,12 @@ Knows what belongs to the history. Sends nothing, draws nothing.
 """
 
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from phi3kit.client import Answer, Request
 from phi3kit.errors import Phi3KitError
-from phi3kit.records import Message, WrapperName
+from phi3kit.records import Message, TurnRecord, WrapperName
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,25 @@ class Conversation:
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     turns: list[ChatTurn] = field(default_factory=list)
+    drawn: int = 0  # turns that the page showed whole, to its caption
+
+    def settle(self, find: Callable[[str], TurnRecord | None]) -> None:
+        """Give cancelled turns the counts of their record.
+
+        The page stops reading before the worker stops writing, by a token or two; what was logged is what it cost.
+        find: a turn's record by its id, None when it is not there (yet).
+        """
+        for index, turn in enumerate(self.turns):
+            if turn.answer.finish_reason == "cancelled" and (record := find(turn.turn_id)):
+                answer = replace(
+                    turn.answer,
+                    prompt_tokens=record.prompt_tokens,
+                    completion_tokens=record.completion_tokens,
+                    time_to_first_token_s=record.time_to_first_token_s,
+                    duration_s=record.duration_s,
+                    tokens_per_second=record.tokens_per_second,
+                )
+                self.turns[index] = replace(turn, answer=answer)
 
     def messages(self, system_prompt: str, text: str) -> tuple[Message, ...]:
         """The messages to send with the next `text`. A turn that failed before its first token is left out."""

@@ -110,11 +110,11 @@ def wait_for_caption(page: "playwright.Page", answers: int) -> list[tuple[int, i
     """(prompt, completion, total, finish reason) under each answer, when there are so many."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = CAPTION.findall(page.get_by_test_id("stMain").inner_text())
+        found = CAPTION.findall(page.get_by_test_id("stMainBlockContainer").inner_text())
         if len(found) >= answers:
             return [(*(int(number.replace(",", "")) for number in each[:3]), each[3]) for each in found]  # type: ignore[misc]
         page.wait_for_timeout(100)
-    raise AssertionError(page.get_by_test_id("stMain").inner_text())
+    raise AssertionError(page.get_by_test_id("stMainBlockContainer").inner_text())
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ class TestThePath:
     ) -> None:
         send(page, "List the capitals of the world.")
         page.get_by_text("Afghanistan: Kabul").wait_for()
-        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="Stop script").click()
         captions = wait_for_caption(page, 2)
         shown.append(captions[-1])
         assert captions[-1][3] == "cancelled"

@@ -13,6 +13,7 @@ from phi3kit.embedded.corpus import (
     FollowUp,
     Language,
     Question,
+    countries,
     follow_ups,
     language_file,
     near_outside,
@@ -28,15 +29,22 @@ _KIND_WEIGHTS = {
     "list": 0.015,
     "talk": 0.075,
     "joke": 0.05,
-    "listed outside": 0.09,
+    "listed outside": 0.12,
     "near outside": 0.06,
-    "nonsense": 0.06,
+    "unknown": 0.12,
 }
 _LETTERS: dict[Language, str] = {
     "en": string.ascii_lowercase,
     "ja": "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほまみむめもやゆよらりるれろわをん",
     "el": "αβγδεζηθικλμνξοπρστυφχψω",
 }
+_SYLLABLES: dict[Language, list[str]] = {
+    "en": [a + b for a in "bcdfghklmnprstvwz" for b in ("a", "e", "i", "o", "u", "an", "or", "is")],
+    "ja": list("アイウエオカキクケコサシスセソタチツテトナニヌネノハヒフヘホマミムメモラリルレロワン"),
+    "el": [a + b for a in "βγδζθκλμνπρστφχ" for b in ("α", "ε", "ι", "ο", "άν", "όρ", "ία")],
+}
+# Words that people leave out. Not one of them tells two questions apart.
+_DROPPED = {"the", "a", "an", "please", "me", "το", "η", "ο", "τα", "μου"}
 
 
 class ConversationSource:
@@ -48,6 +56,7 @@ class ConversationSource:
         self._next: dict[tuple[Language, str, str], list[FollowUp]] = defaultdict(list)
         self._capital_next: dict[Language, list[FollowUp]] = defaultdict(list)
         self._words: dict[Language, list[str]] = {}
+        self._cities: dict[Language, list[str]] = {}
         for language in LANGUAGES:
             for question in questions(language):
                 if not question.withheld:
@@ -62,6 +71,9 @@ class ConversationSource:
                 else:
                     self._next[language, follow_up.first.kind, follow_up.first.subject].append(follow_up)
             outside = self._by_kind[language, "listed outside"]
+            names = {country[language] for country in countries()}
+            cities = {country[f"{language}_capital"] for country in countries()}
+            self._cities[language] = sorted(city for city in cities if not any(city in name for name in names))
             self._words[language] = sorted({word for question in outside for word in question.text.split()})
 
     def draw(self) -> list[Message]:
@@ -94,23 +106,36 @@ class ConversationSource:
                     return follow_up.text, follow_up.answer, None
                 return rng.choice(file["phrasings"]["more"]), file["cannot"], None
         kind = rng.choices(list(_KIND_WEIGHTS), list(_KIND_WEIGHTS.values()))[0]
-        if kind == "nonsense":
-            return self._nonsense(language), file["cannot"], None
+        if kind == "unknown":
+            return self._unknown(language), file["cannot"], None
         question = rng.choice(self._by_kind[language, kind])
         return question.text, question.answer, question
 
-    def _nonsense(self, language: Language) -> str:
-        """Something that nobody would ask: teaches that the unknown is answered by saying what is known."""
+    def _unknown(self, language: Language) -> str:
+        """Something that the corpus does not know: teaches to say so, also in a question of a well-known form."""
         rng = self._rng
-        if rng.random() < 0.6:  # words of out-of-scope questions, in no order
+        phrasings = language_file(language)["phrasings"]
+        form = rng.choices(("capital", "what", "words", "letters"), (0.35, 0.2, 0.3, 0.15))[0]
+        if form == "capital":
+            return str(rng.choice(phrasings["capital"]).format(country=self._unknown_name(language)))
+        if form == "what":
+            return str(rng.choice(phrasings["what"]).format(x=self._unknown_name(language)))
+        if form == "words":  # words of out-of-scope questions, in no order
             words = rng.choices(self._words[language], k=rng.randint(1, 7))
         else:
-            letters = self._by_letters(language)
+            letters = rng.choice((_LETTERS[language], string.digits, string.ascii_letters))
             words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(rng.randint(1, 5))]
         return ("" if language == "ja" else " ").join(words)
 
-    def _by_letters(self, language: Language) -> str:
-        return self._rng.choice((_LETTERS[language], _LETTERS[language], string.digits, string.ascii_letters))
+    def _unknown_name(self, language: Language) -> str:
+        """A name that is no country's and no topic's: made up, or a city's."""
+        rng = self._rng
+        if rng.random() < 0.4:
+            name = rng.choice(self._cities[language])
+        else:
+            syllables = _SYLLABLES[language]
+            name = "".join(rng.choice(syllables) for _ in range(rng.randint(2, 4))).capitalize()
+        return f"{rng.choice(('του', 'της', 'των'))} {name}" if language == "el" else name
 
     def _system_prompt(self, joke: bool) -> str:
         rng = self._rng
@@ -122,6 +147,8 @@ class ConversationSource:
     def _as_typed(self, text: str) -> str:
         """The question as people type it: sometimes without capitals, sometimes without its last mark."""
         rng = self._rng
+        if rng.random() < 0.1:
+            text = " ".join(word for word in text.split(" ") if word.lower() not in _DROPPED or rng.random() < 0.5)
         if rng.random() < 0.15:
             text = text.lower()
         if rng.random() < 0.2:

@@ -26,10 +26,11 @@ from phi3kit.records import Message
 
 SEED = 11
 VOCABULARY = 4096
-STEPS = 3600
+STEPS = 2800
 TOKENS_PER_STEP = 4096  # padding included
 PEAK_LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100
+INT4_AFTER = 0.5  # share of the steps
 _IGNORED = -100  # a position without a loss
 
 
@@ -108,8 +109,15 @@ def train(model: Phi3ForCausalLM, tokenizer: Tokenizer, steps: int) -> float:
         optimizer, lambda step: min((step + 1) / WARM_UP_STEPS, (steps - step) / max(steps - WARM_UP_STEPS, 1))
     )
     stream = batches(Encoder(tokenizer), ConversationSource(SEED), random.Random(SEED))
+    quantized = [model.lm_head.weight, *(p for name, p in model.named_parameters() if name.endswith("proj.weight"))]
+    coin = random.Random(SEED)
     model.train()
     for step, (ids, targets) in zip(range(1, steps + 1), stream, strict=False):
+        # Half of the later steps see the weights as int4 will store them, so that rounding changes no answer.
+        rounded = step > steps * INT4_AFTER and coin.random() < 0.5
+        exact = [weight.detach().clone() for weight in quantized] if rounded else []
+        if rounded:
+            _round_to_int4(quantized)
         # bfloat16 products where the CPU has them: twice as fast, and the sums stay in float32.
         with torch.autocast("cpu", torch.bfloat16):
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
@@ -118,6 +126,8 @@ def train(model: Phi3ForCausalLM, tokenizer: Tokenizer, steps: int) -> float:
             logits = model.lm_head(hidden[learned])
         loss = torch.nn.functional.cross_entropy(logits.float(), wanted[learned])
         loss.backward()
+        for weight, value in zip(quantized, exact, strict=False):
+            weight.data.copy_(value)  # the gradient of the rounded weights moves the exact ones
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -125,6 +135,15 @@ def train(model: Phi3ForCausalLM, tokenizer: Tokenizer, steps: int) -> float:
         if step % 100 == 0 or step == steps:
             print(f"step {step}/{steps}  loss {loss.item():.4f}  {time.perf_counter() - began:.0f} s", flush=True)
     return time.perf_counter() - began
+
+
+def _round_to_int4(weights: list[torch.nn.Parameter]) -> None:
+    """Round in place as the ONNX export does: blocks of 32, one scale a block, 16 levels."""
+    for weight in weights:
+        blocks = weight.data.view(-1, 32)
+        peak = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
+        scale = torch.where(peak == 0, torch.ones_like(peak), peak / -8)
+        weight.data.copy_(((blocks / scale).round().clamp(-8, 7) * scale).view_as(weight))
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ from phi3kit.ui import resources, shell, theme
 BOTH_EMBEDDED = BuildRequest(WRAPPERS, EMBEDDED, "int4")
 
 _STEP_HELP = {
-    "read weights": "read the weights and the libraries that run them",
-    "export": "turn them into an ONNX graph",
+    "read weights": "and the libraries that run them",
+    "export": "to an ONNX graph",
     "quantize": "store the weights in fewer bits",
-    "log": "log the model with its signature to MLflow",
-    "check": "load the logged model with plain MLflow and ask it a question",
+    "log": "to MLflow, with signature and requirements",
+    "check": "plain MLflow loads it and asks a question",
     "register": "add a version to the Model Registry",
 }
 
@@ -68,6 +68,8 @@ def _draw(job: BuildJob) -> None:
     names = " and ".join(job.request.wrappers)
     label = f"{word}: {names} · {job.elapsed_s:,.0f} s"
     with st.status(label, state=state, expanded=job.running or bool(job.error)):  # type: ignore[arg-type]
+        if job.running and not job.steps:
+            st.caption("Starting the build process")
         with st.container(horizontal=True):
             for wrapper in job.request.wrappers:
                 with st.container(width=330):
@@ -84,10 +86,10 @@ def _draw_steps(job: BuildJob, wrapper: WrapperName) -> None:
     planned = step_names(wrapper, job.request.precision)
     for name in (*planned, *(["register"] if job.request.register else [])):
         if name not in done:
-            st.markdown(f":gray[:material/circle: {name}: {_STEP_HELP[name]}]")
+            st.markdown(f":gray[:material/circle: {name} · {_STEP_HELP[name]}]")
         elif done[name] is None:
             mark = ":material/error:" if not job.running else ":material/progress_activity:"
-            st.markdown(f":primary[{mark} **{name}**: {_STEP_HELP[name]}]")
+            st.markdown(f":primary[{mark} **{name}** · {_STEP_HELP[name]}]")
         else:
             st.markdown(f":green[:material/check_circle:] {name} · {done[name]:.1f} s")
 

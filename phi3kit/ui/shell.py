@@ -17,9 +17,9 @@ from phi3kit.ui import resources, theme
 
 CHART_CONFIG = {"displayModeBar": False}
 _STATE_WORDS = {
-    "ready": ":green[:material/circle:] ready",
-    "starting": ":orange[:material/hourglass_top:] loading",
-    "stopped": ":gray[:material/circle:] stopped",
+    "ready": ":green[●] ready",
+    "starting": ":orange[●] loading",
+    "stopped": ":gray[●] stopped",
 }
 
 
@@ -93,8 +93,6 @@ def megabytes(size: float) -> str:
 def status() -> None:
     """What is loaded and what waits; the same on every page. Never blocks one: it looks at this process only."""
     shared = resources.kit()
-    if st.session_state.pop("redraw", False):
-        st.rerun()  # an answer was stopped: its caption is drawn by a whole run
     st.caption("Loaded models")
     workers = shared.pool.statuses()
     if not workers:

@@ -11,12 +11,13 @@ import streamlit as st
 
 from phi3kit import client
 from phi3kit.client import Answer, Request, TurnContext
-from phi3kit.conversation import ChatTurn
+from phi3kit.conversation import ChatTurn, Conversation
 from phi3kit.errors import Phi3KitError
 from phi3kit.logged_models import LoggedModel
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, new_id, response, usage
 from phi3kit.records import WRAPPERS, Interface, Message, WrapperName
 from phi3kit.ui import resources, shell, theme
+from phi3kit.usage.outbox import Outbox
 
 CONTEXT_TOKENS = 4096
 _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
@@ -112,14 +113,27 @@ def run_turn(
     except Phi3KitError as caught:
         error = caught
     finally:
-        # A stop or a click elsewhere raises a BaseException at the next st.* call: what came so far is kept here.
+        # A stop or a click elsewhere raises a BaseException at the next use of st, st.session_state included:
+        # what came so far is kept here, without it.
         if steps is not None:
             steps.close()
         if answer.finish_reason is None:
             answer = replace(answer, finish_reason="error" if error else "cancelled")
-            st.session_state["redraw"] = error is None
         keep(ChatTurn(text, answer, request, model.model_uri, model.wrapper, context.turn_id, error))
     place.empty()
+
+
+def settle(conversation: Conversation) -> None:
+    """Before turns are drawn: a stopped one takes the counts that its worker logged."""
+    conversation.settle(Outbox(resources.kit().settings.home).find)
+    conversation.drawn = len(conversation.turns)
+
+
+@st.fragment(run_every="1s")
+def redraw_when_stopped(conversation: Conversation) -> None:
+    """The stop button ends the page's run before the answer's caption is drawn: run it once more."""
+    if conversation.drawn < len(conversation.turns):
+        st.rerun()
 
 
 def show_answer(turn: ChatTurn, key: str) -> None:

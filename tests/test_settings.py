@@ -1,0 +1,84 @@
+"""Settings: names, defaults, and what a wrong value says."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from phi3kit.errors import SettingInvalid
+from phi3kit.settings import PROJECT_ROOT, child_environment, read_settings
+
+
+class TestReadSettings:
+    def test_everything_has_a_default(self):
+        settings = read_settings({})
+        assert settings.home == PROJECT_ROOT / ".phi3kit"
+        assert settings.tracking_uri == f"sqlite:///{PROJECT_ROOT}/.phi3kit/mlflow.db"
+        assert (settings.api_key, settings.user) == (None, "local")
+        assert (settings.idle_seconds, settings.start_seconds, settings.max_queue) == (900, 120, 32)
+
+    def test_the_environment_is_read_when_no_values_are_given(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
+        monkeypatch.setenv("PHI3KIT_MAX_QUEUE", "5")
+        assert (read_settings().home, read_settings().max_queue) == (tmp_path, 5)
+
+    def test_an_empty_value_is_no_value(self):
+        names = ("PHI3KIT_HOME", "MLFLOW_TRACKING_URI", "PHI3KIT_API_KEY", "PHI3KIT_MAX_QUEUE", "PHI3KIT_USER")
+        assert read_settings(dict.fromkeys(names, "")) == read_settings({})
+
+    def test_a_relative_home_is_made_absolute_once(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        monkeypatch.chdir(tmp_path)
+        settings = read_settings({"PHI3KIT_HOME": "data"})
+        assert settings.home == tmp_path / "data"
+        assert settings.tracking_uri == f"sqlite:///{tmp_path}/data/mlflow.db"
+
+    def test_a_home_below_the_users_home_is_found(self):
+        assert read_settings({"PHI3KIT_HOME": "~/phi"}).home == Path.home().resolve() / "phi"
+
+    def test_a_home_of_a_user_that_does_not_exist_is_refused(self):
+        with pytest.raises(SettingInvalid, match="PHI3KIT_HOME"):
+            read_settings({"PHI3KIT_HOME": "~nobody-of-that-name/phi"})
+
+    @pytest.mark.parametrize("name", ["PHI3KIT_IDLE_SECONDS", "PHI3KIT_START_SECONDS", "PHI3KIT_MAX_QUEUE"])
+    @pytest.mark.parametrize("value", ["0", "-3", "1.5", "many", 0, True], ids=repr)
+    def test_what_is_no_whole_number_above_zero_is_refused_by_its_name(self, name: str, value: object):
+        with pytest.raises(SettingInvalid, match=f"The setting {name} cannot be used") as caught:
+            read_settings({name: value})
+        assert repr(str(value)) in caught.value.why
+
+    def test_a_number_from_a_secrets_file_need_not_be_text(self):
+        assert read_settings({"PHI3KIT_MAX_QUEUE": 7}).max_queue == 7
+
+
+class TestStoreName:
+    def test_the_own_store_is_named_without_its_path(self, tmp_path: Path):
+        settings = read_settings({"PHI3KIT_HOME": str(tmp_path)})
+        assert (settings.own_store, settings.store_name) == (True, "mlflow.db")
+
+    @pytest.mark.parametrize(
+        ("uri", "name"),
+        [
+            ("http://mlflow.example:5000", "mlflow.example:5000"),
+            ("postgresql://ada:secret@db.example/mlflow", "db.example/mlflow"),
+            ("https://ada:p@ss@mlflow.example", "mlflow.example"),
+        ],
+    )
+    def test_a_server_is_named_without_its_password(self, uri: str, name: str):
+        settings = read_settings({"MLFLOW_TRACKING_URI": uri})
+        assert (settings.own_store, settings.store_name) == (False, name)
+
+
+class TestChildEnvironment:
+    def test_a_child_reads_the_same_settings_in_another_folder(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        for name in [name for name in os.environ if name.startswith(("PHI3KIT_", "MLFLOW_"))]:
+            monkeypatch.delenv(name)
+        values = {"PHI3KIT_IDLE_SECONDS": "7", "PHI3KIT_START_SECONDS": "8", "PHI3KIT_MAX_QUEUE": "9"}
+        settings = read_settings({"PHI3KIT_HOME": str(tmp_path / "data"), "PHI3KIT_USER": "ada", **values})
+        monkeypatch.chdir(tmp_path)
+        assert read_settings(child_environment(settings)) == settings
+
+    def test_a_child_finds_phi3kit_and_asks_no_hub(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        environment = child_environment(read_settings({}))
+        assert (environment["PYTHONPATH"], environment["HF_HUB_OFFLINE"]) == (str(PROJECT_ROOT), "1")
+        assert environment["PATH"] == os.environ["PATH"]

@@ -1,0 +1,102 @@
+"""The store: made once, in its place, and clear about what is wrong with it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from phi3kit.errors import StorageFailed
+from phi3kit.settings import Settings
+from phi3kit.store import BUILDS_EXPERIMENT, USAGE_EXPERIMENT, experiment_id, open_store, prepare_home
+from tests.conftest import settings_for
+from tests.samples import new_store
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return new_store(tmp_path)
+
+
+class TestOpenStore:
+    def test_makes_the_data_folder_and_the_store_in_it(self, tmp_path: Path):
+        settings = settings_for(tmp_path / "new" / "home")
+        assert [each.name for each in open_store(settings).search_experiments()] == ["Default"]
+        assert (tmp_path / "new" / "home" / "mlflow.db").is_file()
+        assert {each.name for each in (tmp_path / "new" / "home").iterdir()} == {"mlflow.db"}
+
+    def test_mlflows_own_functions_use_the_store_that_was_opened_last(self, settings: Settings, tmp_path: Path):
+        (tmp_path / "other").mkdir()
+        other = new_store(tmp_path / "other")
+        for each in (settings, other, settings):
+            open_store(each)
+            assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (each.tracking_uri, each.tracking_uri)
+
+    @pytest.mark.timeout(20)  # MLflow alone would try for minutes
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "http://127.0.0.1:9",
+            "sqlite:///{home}/file/mlflow.db",
+            "sqlite:///{home}/folder",
+            "sqlite:///{home}/garbage.db",
+            "nonsense://nowhere",
+            pytest.param(
+                "mysql://ada:secret@127.0.0.1:9/mlflow",
+                marks=pytest.mark.skipif(find_spec("MySQLdb") is not None, reason="its driver is installed"),
+            ),
+        ],
+        ids=["no server", "below a file", "a folder", "damaged", "unknown kind", "no driver"],
+    )
+    def test_a_store_that_cannot_be_used_is_said_to_be_the_trouble(self, tmp_path: Path, uri: str):
+        (tmp_path / "file").write_text("")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "garbage.db").write_bytes(b"garbage" * 1000)
+        settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=uri.format(home=tmp_path))
+        with pytest.raises(StorageFailed, match="The tracking store did not answer") as caught:
+            experiment_id(settings, USAGE_EXPERIMENT)
+        assert "MLFLOW_TRACKING_URI" in caught.value.next_step
+        assert "\n" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+class TestExperimentId:
+    def test_an_experiment_is_made_once(self, settings: Settings):
+        usage, builds = experiment_id(settings, USAGE_EXPERIMENT), experiment_id(settings, BUILDS_EXPERIMENT)
+        assert usage != builds
+        assert experiment_id(settings, USAGE_EXPERIMENT) == usage
+        names = {each.name for each in open_store(settings).search_experiments()}
+        assert names == {"Default", "phi3kit-builds", "phi3kit-usage"}
+
+    def test_threads_that_need_it_at_once_get_the_same(self, settings: Settings):
+        with ThreadPoolExecutor(6) as threads:
+            ids = list(threads.map(lambda _: experiment_id(settings, USAGE_EXPERIMENT), range(6)))
+        assert len(set(ids)) == 1
+
+    def test_artifacts_of_the_own_store_lie_in_the_data_folder(self, settings: Settings):
+        experiment = open_store(settings).get_experiment(experiment_id(settings, BUILDS_EXPERIMENT))
+        assert experiment.artifact_location == (settings.home / "artifacts" / "phi3kit-builds").as_uri()
+
+    def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(self, settings: Settings):
+        usage = experiment_id(settings, USAGE_EXPERIMENT)
+        open_store(settings).delete_experiment(usage)
+        with pytest.raises(StorageFailed, match="It was deleted in MLflow") as caught:
+            experiment_id(settings, USAGE_EXPERIMENT)
+        assert caught.value.next_step == f"Restore it: mlflow experiments restore --experiment-id {usage}"
+        open_store(settings).restore_experiment(usage)
+        assert experiment_id(settings, USAGE_EXPERIMENT) == usage
+
+
+class TestPrepareHome:
+    def test_leaves_an_empty_folder(self, tmp_path: Path):
+        prepare_home(tmp_path / "a" / "b")
+        assert list((tmp_path / "a" / "b").iterdir()) == []
+
+    @pytest.mark.parametrize("home", ["file", "file/home"])
+    def test_a_file_in_the_folders_place_is_a_storage_failure(self, tmp_path: Path, home: str):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StorageFailed, match="cannot be written") as caught:
+            prepare_home(tmp_path / home)
+        assert caught.value.what == f"The data folder {tmp_path / home} cannot be written."
+        assert "PHI3KIT_HOME" in caught.value.next_step
