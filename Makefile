@@ -1,5 +1,6 @@
 # The doors: setup, run, test, bench, mlflow-ui, train. Each does all the set-up it needs.
-PYTHON ?= python3.11
+# The newest Python that the pins were tried with comes first.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
 PORT ?= 8501
 ADDRESS ?= 127.0.0.1
 MLFLOW_PORT ?= 5000
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 setup: $(STAMP)
 
 $(STAMP): requirements.txt requirements-dev.txt
-	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "phi3kit needs Python 3.11 or newer; set PYTHON=python3 if it has another name." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phi3kit needs Python 3.11 or newer. Install it, or name it: make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	@# torch first and alone: where a CPU build is offered, it must not be passed over for another one.

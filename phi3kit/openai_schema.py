@@ -40,6 +40,31 @@ def _only_false(value: Any) -> Any:
     return value
 
 
+def _only_text(value: Any) -> Any:
+    if value not in (None, {"type": "text"}):
+        raise ValueError("this server answers in plain text only; leave it out")
+    return value
+
+
+def _joined_text_parts(value: Any) -> Any:
+    """A content may be a list of parts; the text ones are joined."""
+    if not isinstance(value, list):
+        return value
+    for part in value:
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise ValueError("only text parts are understood: a text, or a list of {type: text, text: …}")
+    return "".join(part["text"] for part in value)
+
+
+def _single_prompt(value: Any) -> Any:
+    """A prompt may be a list of one text."""
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError("this server takes one prompt a request")
+        return value[0]
+    return value
+
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Refused = Annotated[Any, AfterValidator(_only_false)]
 
@@ -75,22 +100,15 @@ class _Request(BaseModel):
     logprobs: Refused = None
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    type: Literal["text"]
-    text: str
-
-
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Literal["system", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Annotated[str, BeforeValidator(_joined_text_parts)]
     name: str | None = None
     refusal: Refused = None
 
     def as_message(self) -> Message:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message(self.role, content)
+        return Message(self.role, self.content)
 
 
 class ChatRequest(_Request):
@@ -102,7 +120,7 @@ class ChatRequest(_Request):
     tools: Refused = None
     tool_choice: Refused = None
     functions: Refused = None
-    response_format: Refused = None
+    response_format: Annotated[Any, AfterValidator(_only_text)] = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
 
@@ -123,20 +141,19 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """The body of POST /v1/completions: one raw prompt."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Annotated[str, BeforeValidator(_single_prompt)]
     echo: Refused = None
     suffix: Refused = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
 
     def raw_prompt(self) -> str:
         """The prompt. Raises RequestInvalid when it is empty."""
-        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        if not prompt:
+        if not self.prompt:
             raise RequestInvalid(
                 "The prompt is empty.", "prompt has no text.", "Write a prompt; the template's parts are on Prompt.",
                 param="prompt",
             )  # fmt: skip
-        return prompt
+        return self.prompt
 
 
 class TokenizeRequest(BaseModel):
@@ -254,16 +271,15 @@ def simple_error(status: int, message: str, code: str, param: str | None = None)
 
 def _validation_error(error: ValidationError) -> tuple[int, dict[str, Any]]:
     first = error.errors()[0]
-    # A field that may have several types names the type last: messages[0].content.str; that is not the caller's word.
-    inside = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in ("str", "list")))]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside).lstrip(".") or None
+    loc = first["loc"]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".") or None
     if first["type"] == "extra_forbidden":
         return 400, simple_error(400, f"Unrecognized request argument supplied: {param}.", "unknown_parameter", param)
     if first["type"] == "missing":
         text = f"Missing required parameter: {param}."
         return 400, simple_error(400, text, "missing_required_parameter", param)
     reason = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "literal_error" and inside and inside[-1] == "role":
+    if first["type"] == "literal_error" and loc[-1] == "role":
         reason = f"it must be one of {', '.join(ROLES)}"
     return 400, simple_error(
         400, f"Invalid value for {param or 'the body'}: {reason[:1].lower()}{reason[1:]}.", "invalid_value", param

@@ -42,7 +42,12 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
     values: names like PHI3KIT_HOME to values; the environment when None. Raises SettingInvalid.
     """
     found = os.environ if values is None else values
-    home = Path(str(found.get("PHI3KIT_HOME") or PROJECT_ROOT / ".phi3kit")).expanduser().resolve()
+    try:
+        home = Path(str(found.get("PHI3KIT_HOME") or PROJECT_ROOT / ".phi3kit")).expanduser().resolve()
+    except RuntimeError as error:
+        raise SettingInvalid(
+            "The setting PHI3KIT_HOME cannot be used.", f"{error}", "Set it to a folder that you may write to."
+        ) from error
     return Settings(
         home=home,
         tracking_uri=str(found.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"),
@@ -61,17 +66,20 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "PHI3KIT_HOME": str(settings.home),
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "PHI3KIT_IDLE_SECONDS": str(settings.idle_seconds),
+        "PHI3KIT_START_SECONDS": str(settings.start_seconds),
         "PHI3KIT_MAX_QUEUE": str(settings.max_queue),
         "PHI3KIT_USER": settings.user,
         "PYTHONPATH": str(PROJECT_ROOT),
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # only folders and the embedded model are sources
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def _whole_number(found: Mapping[str, object], name: str, default: int) -> int:
-    text = str(found.get(name) or default)
+    given = found.get(name)
+    text = str(default if given is None or given == "" else given)
     try:
         number = int(text)
     except ValueError:

@@ -4,6 +4,7 @@ Knows `embedded` and local folders. Loads no weights.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,9 @@ class Source:
 
 def find_source(name: str) -> Source:
     """Look at a source and say what it is. Raises SourceInvalid with the reason."""
-    folder = MODEL_FOLDER if name == EMBEDDED else Path(name).expanduser()
-    if not folder.is_dir():
+    # os.path, not Path: an unknown ~user or a name that is too long is no folder, and no exception.
+    folder = MODEL_FOLDER if name == EMBEDDED else Path(os.path.expanduser(name))
+    if not os.path.isdir(folder):
         looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
         raise SourceInvalid(
             what=f"The source {name} cannot be used.",
@@ -92,6 +94,7 @@ def _config(name: str, folder: Path) -> dict[str, object]:
             f"The source {name} cannot be used.", "config.json cannot be read as JSON.", _CHOOSE
         ) from error
     architectures = config.get("architectures") or [] if isinstance(config, dict) else []
+    architectures = architectures if isinstance(architectures, list) else [architectures]
     if _ARCHITECTURE not in architectures:
         found = ", ".join(map(str, architectures)) or "no architecture"
         raise SourceInvalid(
@@ -108,7 +111,7 @@ def _missing_shards(name: str, folder: Path) -> list[str]:
         return []
     try:
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceInvalid(f"The source {name} cannot be used.", f"{index.name} cannot be read.", _CHOOSE) from error
     return sorted(shard for shard in shards if not (folder / str(shard)).is_file())
 

@@ -4,14 +4,18 @@ Knows where runs and artifacts go, and turns a store that cannot be used into on
 """
 
 import os
+import sqlite3
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from phi3kit.errors import StorageFailed
 from phi3kit.settings import Settings
@@ -19,22 +23,40 @@ from phi3kit.settings import Settings
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
 
+_opening = threading.Lock()  # sessions and the writer open the store at the same moment
+
 
 def open_store(settings: Settings) -> MlflowClient:
     """Point MLflow at the store, create what is missing, and return a client. Raises StorageFailed."""
-    return _open(settings.home, settings.tracking_uri, settings.own_store)
+    with _opening:
+        client = _open(settings.home, settings.tracking_uri)
+        # MLflow's own functions use the process's store; another one may have been opened in between.
+        if mlflow.get_tracking_uri() != settings.tracking_uri or mlflow.get_registry_uri() != settings.tracking_uri:
+            mlflow.set_tracking_uri(settings.tracking_uri)
+            mlflow.set_registry_uri(settings.tracking_uri)
+        return client
 
 
 @lru_cache(maxsize=4)
-def _open(home: Path, tracking_uri: str, own_store: bool) -> MlflowClient:
+def _open(home: Path, tracking_uri: str) -> MlflowClient:
     prepare_home(home)
     with storage_errors(home):
-        mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_registry_uri(tracking_uri)
         # MLflow leaves a process that cannot reach its server waiting for four minutes; a page cannot.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        return MlflowClient(tracking_uri)
+        _look_at_sqlite(tracking_uri)
+        try:
+            return MlflowClient(tracking_uri)
+        except ModuleNotFoundError as error:  # the database's driver
+            raise MlflowException(str(error)) from error
+
+
+def _look_at_sqlite(tracking_uri: str) -> None:
+    """MLflow tries a file that cannot be opened again for 100 s; one look says the same."""
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if tracking_uri.startswith("sqlite:///") and path.exists():
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("pragma schema_version")
 
 
 def experiment_id(settings: Settings, name: str) -> str:
@@ -64,9 +86,8 @@ def prepare_home(home: Path) -> None:
     """Make the data folder and see that it can be written. Raises StorageFailed."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        probe = home / f".probe-{os.getpid()}"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(b"x" * 4096)
     except OSError as error:
         raise StorageFailed(
             what=f"The data folder {home} cannot be written.",
@@ -82,7 +103,7 @@ def storage_errors(home: Path) -> Iterator[None]:
         yield
     except StorageFailed:
         raise
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StorageFailed(
             what="The tracking store did not answer.",

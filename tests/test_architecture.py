@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from phi3kit.settings import PROJECT_ROOT
 
 KIT = PROJECT_ROOT / "phi3kit"
@@ -84,17 +82,16 @@ class TestImports:
             }, page.name
 
 
-@pytest.mark.parametrize("heavy", ["torch", "transformers", "onnxruntime", "onnxruntime_genai"])
-def test_the_app_process_does_not_import(heavy: str, tmp_path: Path) -> None:
+def test_the_app_process_never_imports_a_heavy_library(tmp_path: Path) -> None:
     """Runs every page in a process of its own and looks at what it has loaded."""
-    script = f"""
+    script = """
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file("streamlit_app.py", default_timeout=60).run()
 for page in ("build", "signatures", "chat", "prompt", "usage"):
-    app = app.switch_page(f"pages/{{page}}.py").run()
+    app = app.switch_page(f"pages/{page}.py").run()
     assert not app.exception, app.exception
-sys.exit(3 if {heavy!r} in sys.modules else 0)
+print("loaded:", [name for name in ("torch", "transformers", "onnxruntime", "onnxruntime_genai") if name in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -104,4 +101,4 @@ sys.exit(3 if {heavy!r} in sys.modules else 0)
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1:] == ["loaded: []"], done.stderr[-2000:]

@@ -24,8 +24,17 @@ class AnswerText:
     def push(self, token_id: int) -> str:
         """The text that this token made certain; may be empty."""
         self._ids.append(token_id)
-        self._text += self._decoder.step(self._tokenizer, token_id) or ""
+        self._text += self._step(token_id)
         return self._certain(held_back=self._held_back())
+
+    def _step(self, token_id: int) -> str:
+        try:
+            return self._decoder.step(self._tokenizer, token_id) or ""
+        except Exception:  # tokenizers raises nothing narrower
+            # A byte that is no UTF-8 changes how the bytes before it read, and some of them were given out already.
+            whole = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+            self._decoder = DecodeStream(ids=[token_id], skip_special_tokens=True)
+            return "\ufffd" + whole.rpartition("\ufffd")[2]
 
     def finish(self) -> str:
         """What was held back, when no more tokens come."""
@@ -35,6 +44,8 @@ class AnswerText:
         whole = self._tokenizer.decode(self._ids, skip_special_tokens=True)
         if whole.startswith(self._text):
             self._text = whole
+        elif whole.endswith("\ufffd"):
+            self._text += "\ufffd"
         return self._certain(held_back=0)
 
     def _certain(self, held_back: int) -> str:

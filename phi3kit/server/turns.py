@@ -5,6 +5,7 @@ Knows how a request becomes jobs for the engine. Knows no HTTP routes.
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # Dividing scores by less overflows them; vLLM draws the same line. 0 itself is greedy.
 _LOWEST_TEMPERATURE = 0.01
+_TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
 
 
@@ -42,9 +44,9 @@ class Caller:
         def text(name: str) -> str:
             return headers.get(f"x-phi3kit-{name}", "")[:_MAX_HEADER_TEXT]
 
-        origin = text("origin")
+        turn_id, origin = text("turn-id"), text("origin")
         return cls(
-            turn_id=text("turn-id") or uuid.uuid4().hex,
+            turn_id=turn_id if _TURN_ID.fullmatch(turn_id) else uuid.uuid4().hex,
             conversation_id=text("conversation-id") or uuid.uuid4().hex,
             user=text("user") or (user or "")[:_MAX_HEADER_TEXT] or "api",
             origin=origin if origin in get_args(Origin) else "api",  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ def write(turns: pd.DataFrame, format_: Format, output: Path | None) -> None:
         sys.stderr.close()  # the reader has seen enough (… | head); Python would complain at exit
     except OSError as error:
         raise StorageFailed(
-            f"{output} cannot be written.", f"{error.strerror}.", "Choose another file with -o."
+            f"{output} cannot be written.", f"{error.strerror or error}.", "Choose another file with -o."
         ) from error
 
 

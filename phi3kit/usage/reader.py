@@ -51,13 +51,26 @@ def turns_of(runs: pd.DataFrame) -> pd.DataFrame:
     named |= {f"params.{name}": name for name in PARAMS}
     named |= {f"tags.phi3kit.{name}": name for name in TAGS}
     table = runs.reindex(columns=list(named)).rename(columns=named)
+    seeds = pd.array([_whole(value) for value in table["seed"]], dtype="Int64")
     for name in METRICS + PARAMS:
         table[name] = pd.to_numeric(table[name], errors="coerce").replace([np.inf, -np.inf], np.nan)
-    ours = table["wrapper"].notna() & (table[list(_TOKEN_COUNTS[:3])] >= 0).all(axis="columns")
+    counts = table[list(_TOKEN_COUNTS)].fillna({"cached_prompt_tokens": 0})
+    # MLflow stores an infinite metric as the largest float, which no integer holds.
+    ours = table["wrapper"].notna() & ((counts >= 0) & (counts < 2**53)).all(axis="columns")
+    table["seed"] = seeds
     table = table[ours].reset_index(drop=True)
     table["at"] = pd.to_datetime(table["at"], utc=True)
     table[list(_TOKEN_COUNTS)] = table[list(_TOKEN_COUNTS)].fillna(0).astype("int64")
     return table[list(COLUMNS)]
+
+
+def _whole(text: object) -> int | None:
+    """A seed, digit by digit: a float holds only 53 bits of it."""
+    try:
+        number = int(str(text))
+    except ValueError:
+        return None
+    return number if -(2**63) <= number < 2**63 else None
 
 
 def since(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> pd.DataFrame:
@@ -65,7 +78,7 @@ def since(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> 
     if period == "all":
         return turns
     amount, hours = period[:-1], _HOURS.get(period[-1:])
-    if hours is None or not amount.isdigit() or not 0 < int(amount) < 10_000:
+    if hours is None or not amount.isdecimal() or not 0 < int(amount) < 10_000:
         raise RequestInvalid(
             what=f"The period {period!r} cannot be read.",
             why="A period is a number with h, d or w behind it.",

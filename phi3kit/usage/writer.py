@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from phi3kit.errors import Phi3KitError
+from phi3kit.errors import Phi3KitError, StorageFailed
 from phi3kit.records import TurnRecord
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
@@ -65,6 +65,10 @@ class UsageWriter:
                 self._problem = str(error)
                 wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
                 log.warning("turns wait: %s", error)
+            except Exception as error:  # a thread that ended would let turns wait for ever, and say nothing
+                self._problem = f"{type(error).__name__}: {error}"
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+                log.exception("turns wait")
 
 
 def write_waiting(settings: Settings, ended: threading.Event | None = None) -> None:
@@ -75,12 +79,20 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None) -> N
     outbox = Outbox(settings.home)
     if not outbox.waiting():
         return
+    lock = FileLock(settings.home / "outbox.lock")
     try:
-        with FileLock(settings.home / "outbox.lock").acquire(timeout=0):
-            while not (ended and ended.is_set()) and (claimed := outbox.claim_next()):
-                _write_one(settings, outbox, *claimed)
+        lock.acquire(timeout=0)
     except Timeout:
         return
+    except OSError as error:
+        raise StorageFailed(
+            "The outbox of turns cannot be locked.", f"{error}.", "Free some space in the data folder, then try again."
+        ) from error
+    try:
+        while not (ended and ended.is_set()) and (claimed := outbox.claim_next()):
+            _write_one(settings, outbox, *claimed)
+    finally:
+        lock.release()
 
 
 def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: bool) -> None:
@@ -93,7 +105,8 @@ def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: 
 
 
 def _existing_run(client: MlflowClient, experiment: str, turn: TurnRecord) -> str | None:
-    found = client.search_runs([experiment], f"tags.`phi3kit.turn_id` = '{turn.turn_id}'", max_results=1)
+    quote = '"' if "'" in turn.turn_id else "'"
+    found = client.search_runs([experiment], f"tags.`phi3kit.turn_id` = {quote}{turn.turn_id}{quote}", max_results=1)
     return found[0].info.run_id if found else None
 
 
