@@ -19,9 +19,9 @@ from typing import Any
 from phi3kit.chat_template import raw_prompt
 from phi3kit.client import Answer, Request, TurnContext, stream
 from phi3kit.logged_models import resolve
-from phi3kit.records import WRAPPERS, Message, WrapperName
+from phi3kit.records import WRAPPERS, Endpoint, Message, WrapperName
 from phi3kit.settings import PROJECT_ROOT, child_environment, read_settings
-from phi3kit.workers import Endpoint, WorkerPool
+from phi3kit.workers import WorkerPool
 
 QUESTION = "List the capitals of Europe."  # some 400 tokens
 Timed = tuple[int, float]  # tokens written, seconds from the first to the last

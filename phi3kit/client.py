@@ -16,10 +16,9 @@ from openai import OpenAI
 
 from phi3kit.errors import Busy, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS
-from phi3kit.records import FinishReason, Interface, Message, Origin, TurnRecord
+from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord
 from phi3kit.settings import Settings
 from phi3kit.usage.outbox import Outbox
-from phi3kit.workers import Endpoint
 
 _CONNECT_AND_SILENCE_S = 600.0  # a real Phi-3 may read a long prompt for minutes
 

@@ -29,6 +29,16 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """Where a worker answers, and with which key."""
+
+    base_url: str  # without /v1
+    api_key: str
+    model_uri: str
+    wrapper: WrapperName
+
+
+@dataclass(frozen=True)
 class TurnRecord:
     """What one turn cost. It becomes a run in phi3kit-usage; field names are the metric and tag names there."""
 

@@ -21,22 +21,12 @@ import psutil
 
 from phi3kit.errors import ModelNotFound, WorkerFailed
 from phi3kit.logged_models import resolve
-from phi3kit.records import WrapperName
+from phi3kit.records import Endpoint, WrapperName
 from phi3kit.settings import Settings, child_environment
 
 WorkerState = Literal["starting", "ready", "stopped"]
 
 _LOG_LINES_IN_ERROR = 3
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a worker answers, and with which key."""
-
-    base_url: str  # without /v1
-    api_key: str
-    model_uri: str
-    wrapper: WrapperName
 
 
 @dataclass(frozen=True)

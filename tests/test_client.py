@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -81,7 +82,7 @@ class TestStream:
         context = a_context()
         whole = ask(endpoint, Request(prompt), a_context())
         answers = list(stream(endpoint, Request(prompt), context, built.settings))
-        for shorter, longer in zip(answers, answers[1:], strict=False):
+        for shorter, longer in pairwise(answers):
             assert longer.text.startswith(shorter.text)
             assert longer.completion_tokens >= shorter.completion_tokens
         last = answers[-1]
@@ -119,16 +120,15 @@ class TestStream:
         endpoint = own_pool.endpoint(built.uri("onnx"))
         waiting_before = Outbox(built.home).waiting()
         context = a_context()
-        last = Answer()
+        answers = stream(endpoint, LONG, context, built.settings)
+        read = [next(answers) for _ in range(12)]
+        os.kill(own_pool.statuses()[0].pid, signal.SIGKILL)
         with pytest.raises(WorkerFailed) as caught:
-            for answer in stream(endpoint, LONG, context, built.settings):
-                if answer.completion_tokens == 10:
-                    os.kill(own_pool.statuses()[0].pid, signal.SIGKILL)
-                last = answer
+            read.extend(answers)
         assert caught.value.next_step
         turn = recorded(built, context)
         assert (turn.finish_reason, turn.interface, turn.user) == ("error", "openai", "maria")
-        assert (turn.prompt_tokens, turn.completion_tokens) == (last.prompt_tokens, last.completion_tokens)
+        assert (turn.prompt_tokens, turn.completion_tokens) == (read[-1].prompt_tokens, read[-1].completion_tokens)
         assert turn.completion_tokens >= 10
         assert Outbox(built.home).waiting() == waiting_before + 1
 

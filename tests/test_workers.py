@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import openai
-import psutil
 import pytest
 from openai import OpenAI
 
@@ -204,7 +203,7 @@ class TestModelThatCannotBeServed:
         experiment = client.create_experiment(f"damaged {damaged[1]}", (damaged[1].parent / "artifacts").as_uri())
         run = client.create_run(experiment).info.run_id
         client.log_artifacts(run, str(damaged[1]), "model")
-        with pytest.raises((ModelNotFound, WorkerFailed), match="(?i)missing or damaged|no model at") as caught:
+        with pytest.raises((ModelNotFound, WorkerFailed), match=r"(?i)missing or damaged|no model at") as caught:
             pool.endpoint(f"runs:/{run}/model")
         assert "Traceback" not in str(caught.value)
 
@@ -291,7 +290,7 @@ class TestServe:
         assert (done.returncode, done.stdout) == (2, "")
         assert_one_line(done.stderr, port)
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
     def test_every_address_without_a_key_is_refused(self, built: Built, host: str) -> None:
         done = run_cli("serve", built.uri("onnx"), "--host", host, "--port", "0", home=built.home, PHI3KIT_API_KEY="")
         assert (done.returncode, done.stdout) == (2, "")

@@ -21,8 +21,9 @@ import uvicorn
 
 from phi3kit.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.records import WRAPPERS
-from phi3kit.server.app import Activity, WorkerConfig, create_app
+from phi3kit.server.app import WorkerConfig, create_app
 from phi3kit.server.engine import Engine
+from phi3kit.server.requests import Activity
 from phi3kit.settings import read_settings
 
 

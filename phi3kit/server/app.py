@@ -1,36 +1,31 @@
 """The worker's HTTP: OpenAI's routes, tokenize, MLflow's /invocations, health and metrics.
 
-Knows routes, keys and streams. What an answer is, the modules beside it know.
+Knows routes and streams. What is let in, and what an answer is, the modules beside it know.
 """
 
 import asyncio
 import contextlib
-import hmac
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ValidationError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from pydantic import ValidationError
 
 from phi3kit import openai_schema
-from phi3kit.errors import Busy, Phi3KitError, RequestInvalid
+from phi3kit.errors import Phi3KitError, RequestInvalid
 from phi3kit.openai_schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from phi3kit.records import WrapperName
 from phi3kit.server.engine import Done, Engine, Piece
 from phi3kit.server.metrics import WorkerMetrics
+from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
 from phi3kit.server.turns import Caller, Turn, chat_turn, message_ids, raw_ids, raw_turn
 from phi3kit.usage.outbox import Outbox
-
-Body = TypeVar("Body", bound=BaseModel)
-
-MAX_BODY_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -43,37 +38,6 @@ class WorkerConfig:
     home: Path
     api_key: str | None
     max_queue: int
-
-
-class Activity:
-    """When the worker was last asked something; an idle worker ends itself."""
-
-    def __init__(self) -> None:
-        self.last_request_at = time.monotonic()
-
-
-class Guard:
-    """Keys and sizes, before any route. Plain ASGI: FastAPI's middleware helper would hide that a client went away."""
-
-    def __init__(self, app: ASGIApp, config: WorkerConfig, activity: Activity) -> None:
-        self._app, self._config, self._activity = app, config, activity
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(Request(scope)) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
-
-    def _refusal(self, request: Request) -> Response | None:
-        if request.url.path == "/health":
-            return None
-        self._activity.last_request_at = time.monotonic()
-        if self._config.api_key is not None and not _key_matches(request, self._config.api_key):
-            return _refusal(
-                401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key"
-            )
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            return _refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
-        return None
 
 
 def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> FastAPI:
@@ -90,23 +54,25 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    app.add_middleware(Guard, config=config, activity=activity)
+    app.add_middleware(Guard, api_key=config.api_key, activity=activity)
 
     @app.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> Response:
-        return _refusal(404, f"There is nothing at {request.method} {request.url.path}.", "not_found")
+        return refusal(404, f"There is nothing at {request.method} {request.url.path}.", "not_found")
 
     @app.exception_handler(405)
     async def wrong_method(request: Request, error: Exception) -> Response:
-        return _refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed")
+        return refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed")
 
     @app.exception_handler(Phi3KitError)
     async def deliberate(request: Request, error: Phi3KitError) -> Response:
-        return _error_response(error)
+        return error_response(error)
 
     @app.exception_handler(ValidationError)
-    async def invalid(request: Request, error: ValidationError) -> Response:
-        return _error_response(error)
+    @app.exception_handler(BodyTooLarge)
+    @app.exception_handler(Exception)
+    async def other(request: Request, error: Exception) -> Response:
+        return error_response(error)
 
     @app.get("/health")
     async def health() -> Response:
@@ -123,21 +89,21 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = await _parse(request, ChatRequest)
+        body = await parse(request, ChatRequest)
         caller = Caller.from_headers(request.headers, body.user)
         turn = chat_turn(body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = await _parse(request, CompletionRequest)
+        body = await parse(request, CompletionRequest)
         caller = Caller.from_headers(request.headers, body.user)
         turn = raw_turn(body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
-        body = await _parse(request, TokenizeRequest)
+        body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
         if body.messages is not None:
@@ -148,7 +114,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> dict[str, Any]:
-        body = await _parse(request, DetokenizeRequest)
+        body = await parse(request, DetokenizeRequest)
         vocabulary = engine.runtime.tokenizer.get_vocab_size()
         for position, token in enumerate(body.tokens):
             if token >= vocabulary:
@@ -164,7 +130,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     async def invocations(request: Request) -> Response:
         from phi3kit.server.invocations import answer
 
-        data = (await _body(request)).decode("utf-8", errors="replace")
+        data = (await read_body(request)).decode("utf-8", errors="replace")
         content_type = request.headers.get("content-type", "application/json")
         status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
         return Response(content, status, media_type=media_type)
@@ -287,46 +253,3 @@ def _raise_failure(turn: Turn) -> None:
     for choice in turn.choices:
         if choice.done and choice.done.error:
             raise choice.done.error
-
-
-async def _body(request: Request) -> bytes:
-    """The whole body, bounded also when the client does not say how long it is. Raises RequestInvalid."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestInvalid(
-                "The body is too large.",
-                f"It has more than {MAX_BODY_BYTES:,} bytes.",
-                "Send less.",
-                code="body_too_large",
-            )
-    return bytes(body)
-
-
-async def _parse(request: Request, kind: type[Body]) -> Body:
-    body = await _body(request)
-    try:
-        values = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RequestInvalid("The body cannot be read.", "It is not JSON.", "Send a JSON object.") from error
-    if not isinstance(values, dict):
-        raise RequestInvalid("The body cannot be read.", "It is not a JSON object.", "Send a JSON object.")
-    return kind.model_validate(values)
-
-
-def _key_matches(request: Request, key: str) -> bool:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    return hmac.compare_digest(given.encode(), key.encode())
-
-
-def _error_response(error: Exception) -> Response:
-    status, body = openai_schema.error_body(error)
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
-    if status == 503:
-        headers = {"Retry-After": "2"}
-    return JSONResponse(body, status, headers)
-
-
-def _refusal(status: int, message: str, code: str) -> Response:
-    return JSONResponse(openai_schema.simple_error(status, message, code), status)

@@ -13,7 +13,8 @@ from typing import Literal
 
 from phi3kit.errors import Busy, Phi3KitError, WorkerFailed
 from phi3kit.records import FinishReason, WrapperName
-from phi3kit.server.runtime import Runtime, Sampling, load_runtime
+from phi3kit.server.loading import load_runtime
+from phi3kit.server.runtime import Runtime, Sampling
 from phi3kit.server.text import AnswerText
 
 State = Literal["loading", "ready", "failed"]
