@@ -27,6 +27,7 @@ with shell.errors_shown():
                 system_prompt = st.text_area(
                     "System prompt",
                     key="system_prompt",
+                    persist_state="session",
                     placeholder="You are a helpful assistant.",
                 )
             request = talk.parameters("chat", ())

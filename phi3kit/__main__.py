@@ -106,7 +106,7 @@ def _chat(arguments: argparse.Namespace) -> None:
     try:
         endpoint = pool.endpoint(arguments.model_uri)
         prompt = arguments.text if arguments.raw else (Message("user", arguments.text),)
-        answer = ask(endpoint, Request(prompt), TurnContext(user=settings.user, origin="api"))
+        answer = ask(endpoint, Request(prompt), TurnContext(user=settings.user, origin="api"), settings)
     finally:
         pool.close()
     print(answer.text)

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 import openai
 from openai import OpenAI
@@ -65,7 +66,7 @@ class TurnContext:
         return {
             "X-Phi3kit-Turn-Id": self.turn_id,
             "X-Phi3kit-Conversation-Id": self.conversation_id,
-            "X-Phi3kit-User": self.user,
+            "X-Phi3kit-User": quote(self.user),  # a header is ASCII, a name need not be
             "X-Phi3kit-Origin": self.origin,
         }
 
@@ -88,13 +89,16 @@ class Answer:
         return self.prompt_tokens + self.completion_tokens
 
 
-def ask(endpoint: Endpoint, request: Request, context: TurnContext) -> Answer:
-    """The whole answer at once. Raises RequestInvalid, Busy or WorkerFailed."""
-    began = time.perf_counter()
-    with _errors(endpoint), _client(endpoint) as client:
-        body = request.body(endpoint.model_uri)
-        create = _create(client, request.interface)
-        reply: Any = create(**body, stream=False, extra_headers=context.headers())
+def ask(endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings) -> Answer:
+    """The whole answer at once. Raises RequestInvalid, Busy or WorkerFailed; the last leaves a turn in the outbox."""
+    began, began_at = time.perf_counter(), time.time()
+    try:
+        with _errors(endpoint), _client(endpoint) as client:
+            create = _create(client, request.interface)
+            reply: Any = create(**request.body(endpoint.model_uri), stream=False, extra_headers=context.headers())
+    except WorkerFailed:
+        _record_broken(endpoint, request, context, settings, Answer(), began_at, time.perf_counter() - began)
+        raise
     choice = reply.choices[0]
     answer = Answer(
         text=(choice.message.content if request.interface == "openai" else choice.text) or "",
@@ -129,10 +133,7 @@ def stream(
                     "The answer broke off.", "The worker ended the stream before its end.", "Send the message again."
                 )
     except WorkerFailed:
-        # The worker could not record this turn. When it still did, its record has the same id and is the one kept.
-        Outbox(settings.home).add(
-            _broken_turn(endpoint, request, context, answer, began_at, time.perf_counter() - began)
-        )
+        _record_broken(endpoint, request, context, settings, answer, began_at, time.perf_counter() - began)
         raise
 
 
@@ -189,10 +190,17 @@ def _with_timings(answer: Answer, reply: Any) -> Answer:
     return replace(answer, **{name: timings[name] for name in names})
 
 
-def _broken_turn(
-    endpoint: Endpoint, request: Request, context: TurnContext, answer: Answer, began_at: float, duration_s: float
-) -> TurnRecord:
-    return TurnRecord(
+def _record_broken(
+    endpoint: Endpoint,
+    request: Request,
+    context: TurnContext,
+    settings: Settings,
+    answer: Answer,
+    began_at: float,
+    duration_s: float,
+) -> None:
+    """Keep a turn that the worker may not have been able to record; when it did, its record has the same id and stays."""
+    turn = TurnRecord(
         turn_id=context.turn_id,
         at=began_at,
         wrapper=endpoint.wrapper,
@@ -212,6 +220,7 @@ def _broken_turn(
         top_p=request.top_p,
         seed=request.seed,
     )
+    Outbox(settings.home).add(turn)
 
 
 @contextmanager

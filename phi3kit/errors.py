@@ -53,12 +53,12 @@ class RequestInvalid(Phi3KitError):
 class PromptTooLong(RequestInvalid):
     """The prompt has more tokens than the context holds."""
 
-    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+    def __init__(self, prompt_tokens: int, context_tokens: int, param: str = "messages") -> None:
         super().__init__(
             what="The prompt is too long.",
             why=f"It has {prompt_tokens:,} tokens and the model's context holds {context_tokens:,}, answer included.",
             next_step="Shorten the prompt or start a new conversation.",
-            param="messages",
+            param=param,
             code="context_length_exceeded",
         )
 

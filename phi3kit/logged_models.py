@@ -104,7 +104,7 @@ def files_of(model_uri: str, settings: Settings) -> list[tuple[str, int]]:
 def _mlmodel(model_uri: str, folder: Path) -> Model:
     try:
         return Model.load(str(folder))
-    except (MlflowException, OSError, ValueError) as error:
+    except Exception as error:  # a damaged file raises whatever its parser raises
         raise ModelNotFound(
             f"{model_uri} cannot be read.", "Its MLmodel file is missing or damaged.", "Build it again on Build."
         ) from error
@@ -119,9 +119,10 @@ def _download(model_uri: str, settings: Settings) -> Path:
             next_step="Copy one from Build, such as models:/m-… or models:/name@alias.",
         )
     try:
-        # A model in a local store is used where it lies; one on a server is fetched once into the data folder.
+        # A model in a local store is used where it lies; what MLflow must copy goes into the data folder.
+        in_place = settings.own_store and model_uri.startswith("models:/")
         local: Any = mlflow.artifacts.download_artifacts(
-            artifact_uri=model_uri, dst_path=None if settings.own_store else _cache(model_uri, settings)
+            artifact_uri=model_uri, dst_path=None if in_place else _cache(model_uri, settings)
         )
     except (MlflowException, OSError) as error:
         raise ModelNotFound(

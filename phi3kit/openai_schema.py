@@ -18,6 +18,15 @@ MAX_N = 8
 MAX_STOP_STRINGS = 16
 
 
+def _whole_characters(value: str) -> str:
+    """JSON can say half a character, which no tokenizer can read."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of one (a lone surrogate)") from None
+    return value
+
+
 def _stop_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -65,6 +74,7 @@ def _single_prompt(value: Any) -> Any:
     return value
 
 
+Text = Annotated[str, AfterValidator(_whole_characters)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Refused = Annotated[Any, AfterValidator(_only_false)]
 
@@ -86,14 +96,14 @@ class _Request(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stop: Annotated[
-        list[str] | None,
+        list[Text] | None,
         Field(max_length=MAX_STOP_STRINGS),
         BeforeValidator(_stop_list),
         AfterValidator(_no_empty_strings),
     ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: Text | None = None
     presence_penalty: Annotated[Number | None, AfterValidator(_only_zero)] = None
     frequency_penalty: Annotated[Number | None, AfterValidator(_only_zero)] = None
     logit_bias: Refused = None
@@ -103,7 +113,7 @@ class _Request(BaseModel):
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Literal["system", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined_text_parts)]
+    content: Annotated[Text, BeforeValidator(_joined_text_parts)]
     name: str | None = None
     refusal: Refused = None
 
@@ -141,7 +151,7 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """The body of POST /v1/completions: one raw prompt."""
 
-    prompt: Annotated[str, BeforeValidator(_single_prompt)]
+    prompt: Annotated[Text, BeforeValidator(_single_prompt)]
     echo: Refused = None
     suffix: Refused = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
@@ -161,7 +171,7 @@ class TokenizeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
-    prompt: str | None = None
+    prompt: Text | None = None
     messages: list[ChatMessage] | None = None
 
 

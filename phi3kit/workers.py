@@ -112,7 +112,7 @@ class WorkerPool:
         command = [sys.executable, "-m", "phi3kit.server", str(model.folder), "--wrapper", model.wrapper]
         command += ["--model-uri", model_uri, "--managed"]
         environment = child_environment(self._settings) | {"PHI3KIT_API_KEY": key}
-        with log_file.open("w", encoding="utf-8") as log:
+        with log_file.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
             )
@@ -124,7 +124,10 @@ class WorkerPool:
         endpoint = Endpoint(f"http://127.0.0.1:{json.loads(first_line)['port']}", key, model_uri, model.wrapper)
         worker = _Worker(process, endpoint, log_file)
         with self._guard:
+            died = self._workers.get(model_uri)
             self._workers[model_uri] = worker
+        if died:
+            _end(died.process)  # closes its pipes
         return worker
 
     def _wait_until_ready(self, worker: _Worker) -> None:

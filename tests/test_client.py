@@ -2,8 +2,8 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -44,7 +44,7 @@ class TestAsk:
         self, endpoint: Endpoint, built: Built, prompt: tuple[Message, ...] | str
     ) -> None:
         context = a_context()
-        answer = ask(endpoint, Request(prompt), context)
+        answer = ask(endpoint, Request(prompt), context, built.settings)
         assert (answer.text, answer.finish_reason) == ("The capital of Spain is Madrid.", "stop")
         turn = recorded(built, context)
         assert (turn.prompt_tokens, turn.completion_tokens) == (answer.prompt_tokens, answer.completion_tokens)
@@ -58,19 +58,19 @@ class TestAsk:
     def test_what_is_asked_for_reaches_the_model(self, endpoint: Endpoint, built: Built) -> None:
         context = a_context()
         request = Request(CHAPTER_PROMPT, temperature=1.5, max_tokens=30, top_p=0.9, seed=5, stop=("zebra",))
-        answer = ask(endpoint, request, context)
-        assert answer.text == ask(endpoint, request, a_context()).text
+        answer = ask(endpoint, request, context, built.settings)
+        assert answer.text == ask(endpoint, request, a_context(), built.settings).text
         turn = recorded(built, context)
         assert (turn.temperature, turn.max_tokens, turn.top_p, turn.seed) == (1.5, 30, 0.9, 5)
 
-    def test_a_stop_string_is_not_in_the_answer(self, onnx_endpoint: Endpoint) -> None:
-        answer = ask(onnx_endpoint, Request(CAPITAL, stop=(" Madrid",)), a_context())
+    def test_a_stop_string_is_not_in_the_answer(self, onnx_endpoint: Endpoint, built: Built) -> None:
+        answer = ask(onnx_endpoint, Request(CAPITAL, stop=(" Madrid",)), a_context(), built.settings)
         assert (answer.text, answer.finish_reason) == ("The capital of Spain is", "stop")
 
     @pytest.mark.parametrize("user", ["Μαρία", "太郎", "Zoë 100 %", "a\r\nX-Evil: 1"])
     def test_a_user_may_be_called_anything(self, onnx_endpoint: Endpoint, built: Built, user: str) -> None:
         context = a_context(user=user)
-        assert ask(onnx_endpoint, Request(CAPITAL, max_tokens=2), context).completion_tokens == 2
+        assert ask(onnx_endpoint, Request(CAPITAL, max_tokens=2), context, built.settings).completion_tokens == 2
         assert recorded(built, context).user == user
 
 
@@ -80,7 +80,7 @@ class TestStream:
         self, endpoint: Endpoint, built: Built, prompt: tuple[Message, ...] | str
     ) -> None:
         context = a_context()
-        whole = ask(endpoint, Request(prompt), a_context())
+        whole = ask(endpoint, Request(prompt), a_context(), built.settings)
         answers = list(stream(endpoint, Request(prompt), context, built.settings))
         for shorter, longer in pairwise(answers):
             assert longer.text.startswith(shorter.text)
@@ -112,7 +112,7 @@ class TestStream:
         assert turn.finish_reason == "cancelled"
         assert turn.prompt_tokens == answer.prompt_tokens
         assert answer.completion_tokens <= turn.completion_tokens < 900  # of 1,800 that it would have been
-        assert ask(endpoint, Request(CAPITAL, max_tokens=2), a_context()).completion_tokens == 2
+        assert ask(endpoint, Request(CAPITAL, max_tokens=2), a_context(), built.settings).completion_tokens == 2
 
     def test_a_worker_that_dies_in_mid_answer_is_an_error_and_one_failed_turn(
         self, own_pool: WorkerPool, built: Built
@@ -136,11 +136,11 @@ class TestStream:
         endpoint = own_pool.endpoint(built.uri("onnx"))
         own_pool.close()
         with pytest.raises(WorkerFailed, match="worker"):
-            ask(endpoint, Request(CAPITAL), a_context())
+            ask(endpoint, Request(CAPITAL), a_context(), built.settings)
         with pytest.raises(WorkerFailed, match="worker"):
             count_tokens(endpoint, CAPITAL)
         again = own_pool.endpoint(built.uri("onnx"))
-        assert ask(again, Request(CAPITAL), a_context()).text == "The capital of Spain is Madrid."
+        assert ask(again, Request(CAPITAL), a_context(), built.settings).text == "The capital of Spain is Madrid."
 
 
 class TestRefusal:
@@ -160,34 +160,36 @@ class TestRefusal:
     def test_a_wrong_value_is_named(self, onnx_endpoint: Endpoint, built: Built, request_: Request, param: str) -> None:
         context = a_context()
         with pytest.raises(RequestInvalid) as whole:
-            ask(onnx_endpoint, request_, context)
+            ask(onnx_endpoint, request_, context, built.settings)
         with pytest.raises(RequestInvalid) as streamed:
             list(stream(onnx_endpoint, request_, context, built.settings))
         assert (whole.value.param, streamed.value.param) == (param, param)
         assert param in whole.value.why
         assert Outbox(built.home).find(context.turn_id) is None
 
-    def test_a_prompt_over_the_context_says_both_numbers(self, onnx_endpoint: Endpoint) -> None:
+    def test_a_prompt_over_the_context_says_both_numbers(self, onnx_endpoint: Endpoint, built: Built) -> None:
         with pytest.raises(RequestInvalid, match="4,096") as caught:
-            ask(onnx_endpoint, Request("<|end|>" * 5000), a_context())
+            ask(onnx_endpoint, Request("<|end|>" * 5000), a_context(), built.settings)
         assert caught.value.code == "context_length_exceeded"
         assert "5,000" in caught.value.why
 
-    def test_a_wrong_key_is_a_failed_worker_that_says_so(self, onnx_endpoint: Endpoint) -> None:
+    def test_a_wrong_key_is_a_failed_worker_that_says_so(self, onnx_endpoint: Endpoint, built: Built) -> None:
         with pytest.raises(WorkerFailed, match="401"):
-            ask(replace(onnx_endpoint, api_key="wrong"), Request(CAPITAL), a_context())
+            ask(replace(onnx_endpoint, api_key="wrong"), Request(CAPITAL), a_context(), built.settings)
 
     def test_a_full_queue_is_busy_for_those_who_come_last(self, own_pool: WorkerPool, built: Built) -> None:
         endpoint = own_pool.endpoint(built.uri("onnx"))
+        replies: list[Answer | Busy] = []
 
-        def asked(_: int) -> Answer | Busy:
+        def one() -> None:
             try:
-                return ask(endpoint, LONG, a_context())
+                replies.append(ask(endpoint, LONG, a_context(), built.settings))
             except Busy as error:
-                return error
+                replies.append(error)
 
-        with ThreadPoolExecutor(8) as threads:  # one is answered, one waits
-            replies = list(threads.map(asked, range(8)))
+        for _ in range(8):  # one is answered, one waits
+            threading.Thread(target=one, daemon=True).start()
+        wait_for("eight replies", lambda: len(replies) == 8)
         refused = [reply for reply in replies if isinstance(reply, Busy)]
         answered = [reply for reply in replies if isinstance(reply, Answer)]
         assert refused
@@ -196,8 +198,8 @@ class TestRefusal:
 
 
 class TestCountTokens:
-    def test_messages_and_their_raw_prompt_count_as_the_turn_does(self, endpoint: Endpoint) -> None:
-        answer = ask(endpoint, Request(CAPITAL, max_tokens=1), a_context())
+    def test_messages_and_their_raw_prompt_count_as_the_turn_does(self, endpoint: Endpoint, built: Built) -> None:
+        answer = ask(endpoint, Request(CAPITAL, max_tokens=1), a_context(), built.settings)
         assert count_tokens(endpoint, CAPITAL) == count_tokens(endpoint, CAPITAL_RAW) == answer.prompt_tokens
 
     def test_special_tokens_are_text_in_a_message_and_structure_in_a_raw_prompt(self, endpoint: Endpoint) -> None:

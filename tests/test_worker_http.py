@@ -2,6 +2,7 @@
 
 import json
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -308,26 +309,22 @@ class TestStream:
             assert list(threads.map(text, prompts * 2)) == alone * 2
 
     def test_a_caller_who_does_not_wait_cancels_and_the_metrics_say_so(self, http: httpx.Client, built: Built) -> None:
-        before = metrics(http)
+        before, turn_id = turns(metrics(http), "cancelled"), uuid.uuid4().hex
+        headers = {"X-Phi3kit-Turn-Id": turn_id}
         with pytest.raises(httpx.ReadTimeout):
-            http.post(
-                CHAT,
-                json=LONG | {"n": 8},
-                headers={"X-Phi3kit-Turn-Id": (turn_id := f"gone-{id(http)}-{built.seconds}")},
-                timeout=httpx.Timeout(60, read=0.5),
-            )
+            http.post(CHAT, json=LONG | {"n": 8}, headers=headers, timeout=httpx.Timeout(60, read=0.5))
         turn = wait_for("the cancelled turn", lambda: Outbox(built.home).find(turn_id))
         assert turn.finish_reason == "cancelled"
         assert turn.completion_tokens < 8 * 1800
-        wait_for("the cancelled turn in the metrics", lambda: turns(metrics(http), "cancelled") > turns(before, "cancelled"), 10)  # fmt: skip
+        wait_for("one more cancelled turn", lambda: turns(metrics(http), "cancelled") == before + 1, seconds=10)
 
     def test_a_closed_stream_counts_as_cancelled_and_not_as_an_error(self, client: OpenAI, http: httpx.Client) -> None:
         before = metrics(http)
         with client.chat.completions.create(model="any", stream=True, n=8, temperature=0, **LONG) as stream:
             for _ in range(20):
                 next(stream)
-        wait_for("an idle worker", lambda: http.get("/health").json()["active"] == 0)
-        wait_for("the cancelled turn in the metrics", lambda: turns(metrics(http), "cancelled") > turns(before, "cancelled"), 10)  # fmt: skip
+        expected = turns(before, "cancelled") + 1
+        wait_for("one more cancelled turn", lambda: turns(metrics(http), "cancelled") == expected, seconds=10)
         assert turns(metrics(http), "error") == turns(before, "error")
 
 

@@ -21,6 +21,7 @@ from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
 from phi3kit.store import open_store
 from phi3kit.usage.reader import read_turns
 from phi3kit.workers import Endpoint, WorkerPool
+from phi3kit.wrappers.log import MODEL_NAMES
 from tests.conftest import Built, run_cli, settings_for
 from tests.waiting import has_ended, wait_for
 
@@ -89,6 +90,11 @@ class TestPool:
         assert second != first
         assert pool.statuses()[0].pid != pid
         assert health(second) == 200
+
+    def test_a_model_named_by_its_run_is_served_from_the_data_folder(self, open_pool: OpenPool, built: Built) -> None:
+        uri = f"runs:/{built.results['onnx']['run_id']}/{MODEL_NAMES['onnx']}"
+        assert resolve(uri, built.settings).folder.is_relative_to(built.home)
+        assert health(open_pool(built.settings).endpoint(uri)) == 200
 
     def test_a_stopped_worker_ends_and_is_forgotten(self, open_pool: OpenPool, built: Built) -> None:
         pool = open_pool(built.settings)
@@ -184,6 +190,7 @@ class TestModelThatCannotBeServed:
 
     def test_a_damaged_folder_ends_the_worker_with_one_line(self, damaged: tuple[str, Path], tmp_path: Path) -> None:
         wrapper, folder = damaged
+        (tmp_path / "home").mkdir()
         done = subprocess.run(
             [sys.executable, "-m", "phi3kit.server", str(folder), "--wrapper", wrapper, "--model-uri", "models:/m-1"],
             env=child_environment(settings_for(tmp_path / "home")),

@@ -42,6 +42,8 @@ def main() -> int:
     except Phi3KitError as error:
         print(f"phi3kit: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -116,6 +118,9 @@ def _end_with_parent(server: uvicorn.Server) -> None:
 
 
 def _end_when_idle(server: uvicorn.Server, activity: Activity, engine: Engine, idle_seconds: int) -> None:
+    while engine.state == "loading":
+        time.sleep(0.1)
+    activity.last_request_at = time.monotonic()
     while engine.active or engine.waiting or time.monotonic() - activity.last_request_at < idle_seconds:
         time.sleep(0.5)
     server.should_exit = True

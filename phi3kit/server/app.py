@@ -6,6 +6,7 @@ Knows routes and streams. What is let in, and what an answer is, the modules bes
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
 from phi3kit import openai_schema
-from phi3kit.errors import Phi3KitError, RequestInvalid
+from phi3kit.errors import Phi3KitError, RequestInvalid, StorageFailed
 from phi3kit.openai_schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from phi3kit.records import WrapperName
+from phi3kit.records import TurnRecord, WrapperName
 from phi3kit.server.engine import Done, Engine, Piece
 from phi3kit.server.metrics import WorkerMetrics
 from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
-from phi3kit.server.turns import Caller, Turn, chat_turn, message_ids, raw_ids, raw_turn
+from phi3kit.server.turns import Caller, Keep, Turn, chat_turn, message_ids, raw_ids, raw_turn
 from phi3kit.usage.outbox import Outbox
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,15 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     async def chat_completions(request: Request) -> Response:
         body = await parse(request, ChatRequest)
         caller = Caller.from_headers(request.headers, body.user)
-        turn = chat_turn(body, caller, engine, config.wrapper, config.model_uri)
+        # In a thread: a text of megabytes takes seconds to cut, and /health must answer meanwhile.
+        turn = await asyncio.to_thread(chat_turn, body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = await parse(request, CompletionRequest)
         caller = Caller.from_headers(request.headers, body.user)
-        turn = raw_turn(body, caller, engine, config.wrapper, config.model_uri)
+        turn = await asyncio.to_thread(raw_turn, body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
 
     @app.post("/tokenize")
@@ -107,9 +111,10 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         if (body.prompt is None) == (body.messages is None):
             raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
         if body.messages is not None:
-            ids = message_ids(tuple(message.as_message() for message in body.messages), engine.runtime)
+            messages = tuple(message.as_message() for message in body.messages)
+            ids = await asyncio.to_thread(message_ids, messages, engine.runtime)
         else:
-            ids = raw_ids(body.prompt or "", engine.runtime)
+            ids = await asyncio.to_thread(raw_ids, body.prompt or "", engine.runtime)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.runtime.context_tokens}
 
     @app.post("/detokenize")
@@ -140,18 +145,25 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         metrics.waiting.set(engine.waiting)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    def keep(record: TurnRecord) -> None:
+        metrics.count(record)
+        try:
+            outbox.add(record)
+        except StorageFailed as error:
+            # The answer is more use to its reader than an error about the log; the log file keeps the count.
+            log.error("turn not recorded: %s %s", error, record)
+
     async def _answer(request: Request, body: ChatRequest | CompletionRequest, turn: Turn) -> Response:
         chat = isinstance(body, ChatRequest)
         if body.stream:
-            pieces = turn.pieces(outbox)
+            pieces = turn.pieces(keep)
             # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
             first = await anext(pieces)
             options = body.stream_options or openai_schema.StreamOptions()
-            lines = _event_stream(turn, first, pieces, options, chat, config.model_uri, metrics)
+            lines = _event_stream(turn, first, pieces, options, chat, config.model_uri)
             return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        if not await _run_unless_gone(request, turn, outbox):
+        if not await _run_unless_gone(request, turn, keep):
             return Response(status_code=499)  # nobody is there to read it
-        metrics.count(turn.record())
         _raise_failure(turn)
         texts = [(choice.text, choice.done.finish_reason) for choice in turn.choices if choice.done]
         response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
@@ -161,11 +173,11 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     return app
 
 
-async def _run_unless_gone(request: Request, turn: Turn, outbox: Outbox) -> bool:
+async def _run_unless_gone(request: Request, turn: Turn, keep: Keep) -> bool:
     """Run a turn to its end; False when the client went away before (the turn is then cancelled and recorded)."""
 
     async def run() -> None:
-        async with contextlib.aclosing(turn.pieces(outbox)) as pieces:
+        async with contextlib.aclosing(turn.pieces(keep)) as pieces:
             async for _ in pieces:
                 pass
 
@@ -192,7 +204,6 @@ async def _event_stream(
     options: openai_schema.StreamOptions,
     chat: bool,
     model: str,
-    metrics: WorkerMetrics,
 ) -> AsyncIterator[str]:
     """Server-sent events: chunks, the usage when asked for, [DONE]. Closing it cancels the turn."""
     response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
@@ -231,7 +242,6 @@ async def _event_stream(
         yield "data: [DONE]\n\n"
     finally:
         await pieces.aclose()
-        metrics.count(turn.record())
 
 
 def _usage(turn: Turn) -> dict[str, Any]:

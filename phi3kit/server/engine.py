@@ -60,7 +60,9 @@ class Engine:
 
     def __init__(self, folder: Path, wrapper: WrapperName, max_queue: int) -> None:
         self._folder, self._wrapper = folder, wrapper
-        self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=max_queue)
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._submitting = threading.Lock()
+        self.max_queue = max_queue
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._runtime: Runtime | None = None
         self.state: State = "loading"
@@ -89,12 +91,13 @@ class Engine:
         """Jobs in the queue, not counting the active one."""
         return self._jobs.qsize()
 
-    def submit(self, job: Job) -> None:
-        """Queue a job. Raises Busy when the queue is full."""
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise Busy(waiting=self._jobs.qsize(), retry_after_s=2) from None
+    def submit(self, *jobs: Job) -> None:
+        """Queue jobs that belong together, all or none. Raises Busy when there is no room for them."""
+        with self._submitting:
+            if self.waiting + len(jobs) > self.max_queue:
+                raise Busy(waiting=self.waiting, retry_after_s=2)
+            for job in jobs:
+                self._jobs.put(job)
 
     def _work(self) -> None:
         try:

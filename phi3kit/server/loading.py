@@ -31,7 +31,7 @@ def load_runtime(folder: Path, wrapper: WrapperName) -> Runtime:
 
         (artifact,) = flavors["python_function"]["artifacts"].values()
         return OnnxRuntime(folder / artifact["path"])
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except Exception as error:  # YAML, JSON, tokenizers, safetensors and both engines each raise their own kinds
         raise ModelNotFound(
             what="The logged model cannot be loaded.",
             why=f"Its artifacts are missing or damaged: {str(error).strip().splitlines()[0] if str(error) else error!r}.",

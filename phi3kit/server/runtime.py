@@ -27,7 +27,8 @@ class Sampling:
 class Runtime(Protocol):
     """One loaded model. Only one thread may call generate."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # reads special tokens as structure
+    text_tokenizer: Tokenizer  # reads them as plain text
     context_tokens: int
     end_ids: frozenset[int]  # token ids that end an answer
 
@@ -36,6 +37,8 @@ class Runtime(Protocol):
         ...
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The fast tokenizer of a model folder; both wrappers count and cut tokens with it."""
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The fast tokenizer of a model folder, for structure and for text; both wrappers count and cut tokens with it."""
+    structure, text = (Tokenizer.from_file(str(folder / "tokenizer.json")) for _ in range(2))
+    text.encode_special_tokens = True
+    return structure, text

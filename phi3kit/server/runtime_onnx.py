@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime_genai as og
 
-from phi3kit.server.runtime import OnToken, Sampling, load_tokenizer
+from phi3kit.server.runtime import OnToken, Sampling, load_tokenizers
 
 _PREFILL_SLICE = 64  # tokens; append_tokens holds the GIL, and between slices /health gets its turn
 
@@ -15,7 +15,7 @@ class OnnxRuntime:
     """One Phi-3 as an ONNX graph on the CPU."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer, self.text_tokenizer = load_tokenizers(folder)
         config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
         ends = config["eos_token_id"]
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from phi3kit.server.runtime import OnToken, Sampling, load_tokenizer
+from phi3kit.server.runtime import OnToken, Sampling, load_tokenizers
 
 
 class _EachToken(StoppingCriteria):
@@ -24,7 +24,7 @@ class TransformersRuntime:
     """One Phi-3 in PyTorch, in the precision of its weights."""
 
     def __init__(self, model_folder: Path, tokenizer_folder: Path) -> None:
-        self.tokenizer = load_tokenizer(tokenizer_folder)
+        self.tokenizer, self.text_tokenizer = load_tokenizers(tokenizer_folder)
         self._model = AutoModelForCausalLM.from_pretrained(model_folder, dtype="auto", trust_remote_code=False).eval()
         ends = json.loads((model_folder / "generation_config.json").read_text("utf-8"))["eos_token_id"]
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])

@@ -4,23 +4,22 @@ Knows how a request becomes jobs for the engine. Knows no HTTP routes.
 """
 
 import asyncio
-import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
+from urllib.parse import unquote
 
 from phi3kit.chat_template import prompt_ids
-from phi3kit.errors import PromptTooLong, RequestInvalid, StorageFailed
+from phi3kit.errors import PromptTooLong, RequestInvalid
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, ChatRequest, CompletionRequest
 from phi3kit.records import FinishReason, Interface, Message, Origin, TurnRecord, WrapperName
 from phi3kit.server.engine import Done, Engine, Job, Piece
 from phi3kit.server.runtime import Runtime, Sampling
-from phi3kit.usage.outbox import Outbox
 
-log = logging.getLogger(__name__)
+Keep = Callable[[TurnRecord], None]
 
 # Dividing scores by less overflows them; vLLM draws the same line. 0 itself is greedy.
 _LOWEST_TEMPERATURE = 0.01
@@ -48,7 +47,7 @@ class Caller:
         return cls(
             turn_id=turn_id if _TURN_ID.fullmatch(turn_id) else uuid.uuid4().hex,
             conversation_id=text("conversation-id") or uuid.uuid4().hex,
-            user=text("user") or (user or "")[:_MAX_HEADER_TEXT] or "api",
+            user=unquote(text("user")) or (user or "")[:_MAX_HEADER_TEXT] or "api",
             origin=origin if origin in get_args(Origin) else "api",  # type: ignore[arg-type]
         )
 
@@ -85,10 +84,10 @@ class Turn:
         """Tokens of all choices so far."""
         return sum(choice.completion_tokens for choice in self.choices)
 
-    async def pieces(self, outbox: Outbox) -> AsyncGenerator[tuple[int, Piece | Done], None]:
-        """(choice index, step) until every choice is done; the turn is in the outbox before the last one is given.
+    async def pieces(self, keep: Keep) -> AsyncGenerator[tuple[int, Piece | Done], None]:
+        """(choice index, step) until every choice is done; `keep` gets the turn's record before the last one is given.
 
-        When the reader goes away the generation is cancelled and the turn is recorded all the same.
+        When the reader goes away the generation is cancelled and the turn is kept all the same. Raises Busy.
         """
         loop = asyncio.get_running_loop()
         steps: asyncio.Queue[tuple[int, Piece | Done]] = asyncio.Queue()
@@ -104,26 +103,27 @@ class Turn:
 
         recorded = False
         try:
-            for index in range(len(self.choices)):
-                self._jobs.append(job(index))
-                self.engine.submit(self._jobs[-1])
+            jobs = [job(index) for index in range(len(self.choices))]
+            self.engine.submit(*jobs)
+            self._jobs = jobs
             while any(choice.done is None for choice in self.choices):
                 index, step = await steps.get()
                 self._take(index, step)
                 if isinstance(step, Done) and all(choice.done for choice in self.choices):
-                    recorded = self._record(outbox)
+                    recorded = True
+                    keep(self.record())
                 yield index, step
         finally:
             for each in self._jobs:
                 each.cancelled.set()
             if self._jobs and not recorded:
                 # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
-                await asyncio.shield(asyncio.ensure_future(self._drain(steps, outbox)))
+                await asyncio.shield(asyncio.ensure_future(self._drain(steps, keep)))
 
-    async def _drain(self, steps: "asyncio.Queue[tuple[int, Piece | Done]]", outbox: Outbox) -> None:
-        while any(choice.done is None for choice in self.choices[: len(self._jobs)]):
+    async def _drain(self, steps: "asyncio.Queue[tuple[int, Piece | Done]]", keep: Keep) -> None:
+        while any(choice.done is None for choice in self.choices):
             self._take(*await steps.get())
-        self._record(outbox)
+        keep(self.record())
 
     def _take(self, index: int, step: Piece | Done) -> None:
         choice = self.choices[index]
@@ -160,14 +160,6 @@ class Turn:
             seed=self.sampling.seed,
         )
 
-    def _record(self, outbox: Outbox) -> bool:
-        try:
-            outbox.add(self.record())
-        except StorageFailed as error:
-            # The answer is more use to its reader than an error about the log; the log file keeps the count.
-            log.error("turn not recorded: %s %s", error, self.record())
-        return True
-
 
 def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
     """A turn from messages. Raises RequestInvalid or PromptTooLong."""
@@ -193,12 +185,7 @@ def raw_ids(text: str, runtime: Runtime) -> list[int]:
 
 
 def _text_ids(text: str, runtime: Runtime) -> list[int]:
-    tokenizer = runtime.tokenizer
-    tokenizer.encode_special_tokens = True
-    try:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-    finally:
-        tokenizer.encode_special_tokens = False
+    return list(runtime.text_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _turn(
@@ -215,7 +202,15 @@ def _turn(
         raise RequestInvalid("The prompt is empty.", "It has no tokens.", "Write a prompt.", param="prompt")
     room = engine.runtime.context_tokens - len(ids)
     if room < 1:
-        raise PromptTooLong(len(ids), engine.runtime.context_tokens)
+        param = "messages" if interface == "openai" else "prompt"
+        raise PromptTooLong(len(ids), engine.runtime.context_tokens, param)
+    if (request.n or 1) > engine.max_queue:
+        raise RequestInvalid(
+            what="Too many answers at once.",
+            why=f"n is {request.n}, and {engine.max_queue} answers may wait here.",
+            next_step="Ask for fewer.",
+            param="n",
+        )
     return Turn(
         engine=engine,
         prompt_ids=ids,

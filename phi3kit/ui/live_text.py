@@ -31,7 +31,7 @@ export default function ({ data }) {
 
 def text_area(label: str, *, key: str, height: int, placeholder: str) -> str:
     """A text area; the page runs again 300 ms after the last key."""
-    text = st.text_area(label, key=key, height=height, placeholder=placeholder) or ""
+    text = st.text_area(label, key=key, persist_state="session", height=height, placeholder=placeholder) or ""
     watcher = st.components.v2.component("phi3kit_live_text", js=_SCRIPT)
     watcher(data={"label": label, "pause_ms": _PAUSE_MS}, key=f"{key}_live", height=1)
     return text

@@ -55,13 +55,33 @@ def parameters(key: str, prompt: tuple[Message, ...] | str) -> Request:
     """A request with the parameters set in a popover."""
     with st.popover("Parameters", icon=":material/tune:"):
         temperature = st.slider(
-            "Temperature", 0.0, 2.0, 0.0, 0.05, key=f"{key}_temperature", help="0 always takes the likeliest token."
+            "Temperature",
+            0.0,
+            2.0,
+            0.0,
+            0.05,
+            key=f"{key}_temperature",
+            persist_state="session",
+            help="0 always takes the likeliest token.",
         )
         top_p = st.slider(
-            "Top p", 0.05, 1.0, 1.0, 0.05, key=f"{key}_top_p", help="Sample from the likeliest tokens up to this share."
+            "Top p",
+            0.05,
+            1.0,
+            1.0,
+            0.05,
+            key=f"{key}_top_p",
+            persist_state="session",
+            help="Sample from the likeliest tokens up to this share.",
         )
         max_tokens = st.number_input(
-            "Max tokens", 1, CONTEXT_TOKENS, DEFAULT_MAX_TOKENS, key=f"{key}_max_tokens", help="Of the answer alone."
+            "Max tokens",
+            1,
+            CONTEXT_TOKENS,
+            DEFAULT_MAX_TOKENS,
+            key=f"{key}_max_tokens",
+            persist_state="session",
+            help="Of the answer alone.",
         )
         seed = st.number_input(
             "Seed",
@@ -69,11 +89,17 @@ def parameters(key: str, prompt: tuple[Message, ...] | str) -> Request:
             2**31 - 1,
             None,
             key=f"{key}_seed",
+            persist_state="session",
             placeholder="random",
             help="The same seed draws the same answer.",
         )
         stop = st.text_area(
-            "Stop strings", key=f"{key}_stop", placeholder="one a line", height=80, help="The answer ends before them."
+            "Stop strings",
+            key=f"{key}_stop",
+            persist_state="session",
+            placeholder="one a line",
+            height=80,
+            help="The answer ends before them.",
         )
     return Request(
         prompt=prompt,
