@@ -194,7 +194,7 @@ class TestRefusal:
         answered = [reply for reply in replies if isinstance(reply, Answer)]
         assert refused
         assert all(reply.retry_after_s >= 1 for reply in refused)
-        assert {reply.completion_tokens for reply in answered} == {1800}
+        assert all(reply.completion_tokens > 1000 for reply in answered)
 
 
 class TestCountTokens:
