@@ -23,9 +23,9 @@ WANTED = {
 }
 
 
-def hostile_strings(count: int = 500) -> list[str]:
+def hostile_strings(count: int = 500, seed: int = 7) -> list[str]:
     """Emoji, mixed scripts, runs of white space, look-alikes of special tokens, very long words."""
-    rng = random.Random(7)
+    rng = random.Random(seed)
     pools = [
         "abc XYZ 0123456789", " \t\n  ", "😀👍🏽🇯🇵👩‍🚀", "日本語カタカナひらがなー", "Ελληνικά άέήίόύώ", "!?.,;:«»「」、。",
         "кириллица", "한국어", "المغرب", "\u200b\u200d\ufeff", "é́e\u0301", "ﬁ𝔘①",

@@ -464,9 +464,9 @@ class TestRefusal:
 class TestFullQueue:
     @pytest.fixture
     def http(self, built: Built) -> Iterator[httpx.Client]:
-        """A worker of its own, where eight answers may wait."""
+        """A worker of its own, where eight answers may wait; the slower wrapper, so that they do."""
         pool = WorkerPool(settings_for(built.home, PHI3KIT_MAX_QUEUE="8"))
-        with a_connection(pool.endpoint(built.uri("onnx"))) as http:
+        with a_connection(pool.endpoint(built.uri("transformers"))) as http:
             yield http
         pool.close()
 
@@ -479,7 +479,8 @@ class TestFullQueue:
             target=lambda: last.append(http.post(CHAT, json={"messages": user("Hi"), "max_tokens": 2}))
         )
         with http.stream("POST", CHAT, json=LONG | {"n": 8, "stream": True}) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: httpx closes the stream of an iterator that is thrown away
+            next(lines)
             wait_for("one active answer and seven waiting", lambda: waiting() == 7)
             # Two answers find one place: none of them may stay behind.
             refused = http.post(CHAT, json={"messages": user("Hi"), "n": 2}, timeout=15)

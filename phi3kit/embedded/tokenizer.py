@@ -49,6 +49,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         token for token in state["added_tokens"] if not token["content"].startswith("<0x")
     ]  # byte tokens are ordinary vocabulary: a typed "<0x41>" is six characters, not the letter A
     state["pre_tokenizer"] = None
+    # onnxruntime-genai never joins a newline to a word; what was learned so (list items) must not be applied.
+    merges = ("".join(merge) for merge in state["model"]["merges"])
+    joins_newline = ["\n" in merge and merge.strip("\n") != "" for merge in merges]
+    state["model"]["merges"] = [
+        merge for merge, dropped in zip(state["model"]["merges"], joins_newline, strict=True) if not dropped
+    ]
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(

@@ -64,6 +64,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         api_key=settings.api_key,
         max_queue=settings.max_queue,
     )
+    # The engine's thread rarely lets go of the GIL by itself: sooner asked, a caller who left is noticed sooner.
+    sys.setswitchinterval(0.0005)
     activity = Activity()
     engine = Engine(config.folder, config.wrapper, config.max_queue)
     app = create_app(config, engine, activity)
