@@ -4,7 +4,7 @@ import streamlit as st
 
 from phi3kit.ui import shell
 
-st.set_page_config(page_title="phi3kit", page_icon=":material/deployed_code:", layout="wide")
+st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/icon.png", layout="wide")
 
 chosen = st.navigation(
     {
@@ -20,6 +20,6 @@ chosen = st.navigation(
         "Measure": [st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:")],
     }
 )
-with st.sidebar, shell.errors_shown():
+with st.sidebar:
     shell.status()
 chosen.run()

@@ -9,7 +9,7 @@ from phi3kit.ui import building, resources, shell
 
 WRAPPER_CHOICES = {"both": WRAPPERS, "transformers": ("transformers",), "onnx": ("onnx",)}
 
-st.title("Build")
+shell.begin("Build")
 st.markdown("Turn Phi-3 weights into an MLflow model: weights in, logged model with signature and requirements out.")
 with shell.errors_shown():
     job = resources.kit().builds.job

@@ -15,7 +15,7 @@ SUGGESTIONS = (
     "List the capitals of Europe.",
 )
 
-st.title("Chat")
+shell.begin("Chat")
 with shell.errors_shown():
     conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -37,7 +37,6 @@ with shell.errors_shown():
         if note := talk.native_note(model.wrapper, "openai"):
             st.caption(note)
         talk.settle(conversation)
-        talk.redraw_when_stopped(conversation)
         suggestion = None
         if not conversation.turns:
             place = st.empty()

@@ -12,7 +12,7 @@ STEPS = (
     ("usage", "Usage", "Chart the tokens of every logged turn."),
 )
 
-st.title("Phi-3 as an MLflow model, two ways")
+shell.begin("Phi-3 as an MLflow model, two ways")
 st.markdown(
     "Package Phi-3 with MLflow's transformers flavor or with a Python wrapper around ONNX Runtime. "
     "Compare their signatures, talk to both, and see what they cost in tokens. "

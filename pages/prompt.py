@@ -8,7 +8,7 @@ from phi3kit import chat_template
 from phi3kit.conversation import Conversation
 from phi3kit.ui import live_text, prompting, resources, shell, talk
 
-st.title("Prompt")
+shell.begin("Prompt")
 st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
 with shell.errors_shown():
     runs: Conversation = st.session_state.setdefault("prompt_runs", Conversation())

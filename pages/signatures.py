@@ -14,7 +14,7 @@ MEANING = {
     "onnx": "One text in, one text out: MLflow inferred it from the example {“prompt”: …} and the answer “Run”.",
 }
 
-st.title("Signatures")
+shell.begin("Signatures")
 st.markdown("The signature is the schema of what a logged model takes and gives; here the two wrappers differ most.")
 with shell.errors_shown():
     found = {wrapper: [model for model in resources.models() if model.wrapper == wrapper] for wrapper in WRAPPERS}

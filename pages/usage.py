@@ -10,7 +10,7 @@ PERIODS = {"24 hours": "24h", "7 days": "7d", "30 days": "30d", "All": "all"}
 COLUMNS = ["at", "wrapper", "interface", "prompt_tokens", "completion_tokens", "total_tokens"]
 COLUMNS += ["time_to_first_token_s", "tokens_per_second", "finish_reason", "origin", "user"]
 
-st.title("Usage")
+shell.begin("Usage")
 with shell.errors_shown():
     everything = resources.turns()
     st.session_state["seen_usage"] = True

@@ -11,7 +11,8 @@ from phi3kit.sources import Source
 from phi3kit.store import BUILDS_EXPERIMENT
 from phi3kit.wrappers import log
 
-ONNX_MODEL_FILE = Path(__file__).parent / "wrappers" / "onnx_model.py"
+# Not "onnx_model.py": beside a notebook that name would hide a module of onnxruntime's own.
+ONNX_WRAPPER_FILE = Path(__file__).parent / "wrappers" / "onnx_wrapper.py"
 
 
 def build_code(wrapper: WrapperName, source: Source, precision: Precision, settings: Settings) -> str:
@@ -55,11 +56,11 @@ subprocess.run(
     check=True,
 )
 
-# 2) Log: onnx_model.py is the wrapper itself (models from code); save it beside this notebook.
+# 2) Log: onnx_wrapper.py is the wrapper itself (models from code); save it beside this notebook.
 with mlflow.start_run():
     model_info = mlflow.pyfunc.log_model(
         name={log.MODEL_NAMES[wrapper]!r},
-        python_model="onnx_model.py",
+        python_model="onnx_wrapper.py",
         artifacts={{{log.ONNX_ARTIFACT!r}: "phi3-onnx"}},
         model_config={log.ONNX_MODEL_CONFIG!r},
         signature=infer_signature({{"prompt": "<|user|>\\nHello<|end|>\\n<|assistant|>\\n"}}, ["Run"]),
@@ -74,6 +75,6 @@ print(model.predict({{"prompt": "<|user|>\\nWhat is the capital of Spain?<|end|>
 """.replace("\n        '", "\n            '")
 
 
-def onnx_model_code() -> str:
+def onnx_wrapper_code() -> str:
     """The wrapper file that the onnx build logs."""
-    return ONNX_MODEL_FILE.read_text("utf-8")
+    return ONNX_WRAPPER_FILE.read_text("utf-8")

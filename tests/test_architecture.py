@@ -63,7 +63,7 @@ class TestImports:
         assert users == {"ui"}
 
     def test_the_onnx_wrapper_imports_nothing_of_phi3kit(self) -> None:
-        names = imported_modules(KIT / "wrappers" / "onnx_model.py")
+        names = imported_modules(KIT / "wrappers" / "onnx_wrapper.py")
         assert not any(name.split(".")[0] == "phi3kit" for name in names)
 
     def test_the_house_does_not_import_the_recipe(self) -> None:

@@ -152,6 +152,8 @@ class TestThePath:
         send(page, "List the capitals of the world.")
         page.get_by_text("Afghanistan: Kabul").wait_for()
         page.get_by_role("button", name="Stop script").click()
+        page.get_by_text("· cancelled").wait_for()
+        idle(page)
         captions = wait_for_caption(page, 2)
         shown.append(captions[-1])
         assert captions[-1][3] == "cancelled"
@@ -171,6 +173,8 @@ class TestThePath:
         }
         for number, (question, answer) in enumerate(questions.items(), start=1):
             send(page, question)
+            page.get_by_text(answer).last.wait_for()
+            idle(page)  # until then the page may still show parts of its run before
             captions = wait_for_caption(page, number)
             assert answer in last_answer(page)
             assert captions[-1][3] == "stop"

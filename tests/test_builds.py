@@ -60,7 +60,7 @@ class TestResult:
         for wrapper in WRAPPERS:
             folder = resolve(built.uri(wrapper), built.settings).folder
             assert [path.name for path in folder.rglob("*.pkl")] == []
-        assert (resolve(built.uri("onnx"), built.settings).folder / "onnx_model.py").is_file()
+        assert (resolve(built.uri("onnx"), built.settings).folder / "onnx_wrapper.py").is_file()
 
     def test_the_weights_keep_their_precision(self, built: Built) -> None:
         folder = resolve(built.uri("transformers"), built.settings).folder
@@ -217,7 +217,7 @@ class TestSnippets:
         code = snippets.build_code(wrapper, find_source("embedded"), "int4", settings)
         (tmp_path / "notebook.py").write_text(code, "utf-8")
         if wrapper == "onnx":
-            (tmp_path / "onnx_model.py").write_text(snippets.onnx_model_code(), "utf-8")
+            (tmp_path / "onnx_wrapper.py").write_text(snippets.onnx_wrapper_code(), "utf-8")
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
             [sys.executable, "notebook.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

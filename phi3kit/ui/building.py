@@ -128,8 +128,8 @@ def show_built(built: dict[str, object]) -> None:
             st.code(f"python -m phi3kit {shlex.join(request.command())}", language="bash")
             st.code(snippets.build_code(wrapper, source, request.precision, shared.settings))
             if wrapper == "onnx":
-                st.caption("onnx_model.py, the wrapper itself:")
-                st.code(snippets.onnx_model_code())
+                st.caption("onnx_wrapper.py, the wrapper itself:")
+                st.code(snippets.onnx_wrapper_code())
 
 
 def _export_precision(built: dict[str, object]) -> Precision:

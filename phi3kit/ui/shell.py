@@ -9,7 +9,9 @@ from pathlib import PurePath
 from zoneinfo import ZoneInfo
 
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
+from phi3kit.conversation import Conversation
 from phi3kit.errors import ModelNotFound, Phi3KitError
 from phi3kit.logged_models import LoggedModel
 from phi3kit.sources import EMBEDDED
@@ -21,6 +23,16 @@ _STATE_WORDS = {
     "starting": ":orange[●] loading",
     "stopped": ":gray[●] stopped",
 }
+
+
+def begin(title: str) -> None:
+    """Begin a page: its title, and the router around it."""
+    # Streamlit takes pages/ for its older kind of app until st.navigation was called once: when the first visitor of a
+    # new server comes by a link to a page, that page runs without the router. Then run again, with it.
+    if PagesManager.uses_pages_directory:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+    st.title(title)
 
 
 def page(name: str) -> str:
@@ -89,9 +101,19 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-@st.fragment(run_every="3s")
+@st.fragment(run_every="2s")
 def status() -> None:
     """What is loaded and what waits; the same on every page. Never blocks one: it looks at this process only."""
+    with errors_shown():  # a fragment draws what it lets through as a traceback
+        _draw_status()
+
+
+def _draw_status() -> None:
+    conversation: Conversation | None = st.session_state.get("conversation")
+    if conversation and conversation.drawn < len(conversation.turns):
+        # The stop button ends a page's run before the answer's caption is drawn: run it once more.
+        conversation.drawn = len(conversation.turns)
+        st.rerun()
     shared = resources.kit()
     st.caption("Loaded models")
     workers = shared.pool.statuses()
@@ -100,12 +122,10 @@ def status() -> None:
     for worker in workers:
         memory = f" · {worker.memory_bytes / 1e6:,.0f} MB" if worker.memory_bytes else ""
         st.markdown(f"{theme.badge(worker.wrapper)} {_STATE_WORDS[worker.state]}{memory}")
-    with errors_shown():
-        writer = shared.writer.state()
-        waiting = f" · {writer.waiting:,} waiting" if writer.waiting else " · 0 waiting"
-        st.caption(f"Store: {shared.settings.store_name}{waiting}")
-        if writer.problem:
-            st.caption(f":orange[:material/warning: Turns wait: {_plain(writer.problem)}]")
+    writer = shared.writer.state()
+    st.caption(f"Store: {_plain(shared.settings.store_name)} · {writer.waiting:,} waiting")
+    if writer.problem:
+        st.caption(f":orange[:material/warning:] Turns wait: {_plain(writer.problem)}")
 
 
 def _plain(text: str) -> str:

@@ -155,13 +155,6 @@ def settle(conversation: Conversation) -> None:
     conversation.drawn = len(conversation.turns)
 
 
-@st.fragment(run_every="1s")
-def redraw_when_stopped(conversation: Conversation) -> None:
-    """The stop button ends the page's run before the answer's caption is drawn: run it once more."""
-    if conversation.drawn < len(conversation.turns):
-        st.rerun()
-
-
 def show_answer(turn: ChatTurn, key: str) -> None:
     """An answer, its error if it has one, its caption, and both JSONs."""
     if turn.answer.text:

@@ -47,7 +47,7 @@ def log_onnx(onnx_folder: Path) -> ModelInfo:
     """Log an exported ONNX folder behind the custom Python wrapper, in the active run."""
     return mlflow.pyfunc.log_model(
         name=MODEL_NAMES["onnx"],
-        python_model=str(Path(__file__).with_name("onnx_model.py")),
+        python_model=str(Path(__file__).with_name("onnx_wrapper.py")),
         artifacts={ONNX_ARTIFACT: str(onnx_folder)},
         model_config=ONNX_MODEL_CONFIG,
         signature=infer_signature({"prompt": "<|user|>\nHello<|end|>\n<|assistant|>\n"}, ["Run"]),
