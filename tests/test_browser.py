@@ -214,12 +214,15 @@ class TestThePath:
         go(page, "Usage")
         page.get_by_role("button", name="Refresh").click()
         idle(page)
-        metrics = dict(each.split("\n") for each in page.get_by_test_id("stMetric").all_inner_texts())
+        texts = page.get_by_test_id("stMetric").all_inner_texts()
+        metrics = dict([line for line in text.splitlines() if line][:2] for text in texts)
         turns = read_turns(settings)
         logged = turns[["prompt_tokens", "completion_tokens", "total_tokens", "finish_reason"]].itertuples(index=False)
         assert sorted(map(tuple, logged)) == sorted(shown)
         assert metrics["Turns"] == str(len(shown)) == "6"
         assert metrics["Total tokens"] == f"{sum(total for _, _, total, _ in shown):,}"
+        drawn = "document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer, [data-testid=stPlotlyChart] .boxlayer').length"
+        page.wait_for_function(f"{drawn} >= 5")
         assert page.get_by_test_id("stPlotlyChart").count() == 5
 
     def test_8_app_and_both_workers_stay_below_1000_megabytes(
