@@ -20,6 +20,6 @@ chosen = st.navigation(
         "Measure": [st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:")],
     }
 )
-with st.sidebar:
+with st.sidebar, shell.errors_shown():
     shell.status()
 chosen.run()

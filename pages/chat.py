@@ -46,7 +46,7 @@ with shell.errors_shown():
                 st.text(turn.text)
             with st.chat_message("assistant", avatar=":material/neurology:"):
                 talk.show_answer(turn, key=f"turn_{number}")
-        text = st.chat_input("Ask Phi-3", submit_mode="stop") or suggestion
+        text = st.chat_input("Ask Phi-3") or suggestion
         if text and text.strip():
             if suggestion:
                 place.empty()
@@ -56,7 +56,6 @@ with shell.errors_shown():
                 asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
                 talk.run_turn(model, asked, text, conversation.id, conversation.turns.append)
                 talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
-            conversation.drawn = len(conversation.turns)
             resources.forget_lists()
         elif text:
             st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")

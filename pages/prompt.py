@@ -27,15 +27,11 @@ with shell.errors_shown():
                 st.button(label, key=f"example_{label}", type="tertiary", on_click=prompting.replace, args=(example,))
         prompt = live_text.text_area("Raw prompt", key="raw_prompt", height=200, placeholder=chat_template.EXAMPLE)
         fits = prompting.show_count(model, prompt)
-        with st.container(horizontal=True):
-            send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
-            stopping = st.empty()
+        send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
         output = st.container()
         if send and prompt:
-            stopping.button("Stop", icon=":material/stop:", key="stop_prompt")
             with output, st.container(border=True):
                 talk.run_turn(model, replace(request, prompt=prompt), prompt, runs.id, runs.turns.append)
-            stopping.empty()
             resources.forget_lists()
             st.rerun()
         talk.settle(runs)

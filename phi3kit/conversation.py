@@ -23,6 +23,7 @@ class ChatTurn:
     wrapper: WrapperName
     turn_id: str
     error: Phi3KitError | None = None
+    settled: bool = False  # a cancelled turn that has the counts of its record
 
 
 @dataclass
@@ -31,7 +32,6 @@ class Conversation:
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     turns: list[ChatTurn] = field(default_factory=list)
-    drawn: int = 0  # turns that the page showed whole, to its caption
 
     def settle(self, find: Callable[[str], TurnRecord | None]) -> None:
         """Give cancelled turns the counts of their record.
@@ -40,16 +40,19 @@ class Conversation:
         find: a turn's record by its id, None when it is not there (yet).
         """
         for index, turn in enumerate(self.turns):
-            if turn.answer.finish_reason == "cancelled" and (record := find(turn.turn_id)):
+            if turn.answer.finish_reason != "cancelled" or turn.settled:
+                continue
+            answer = turn.answer
+            if record := find(turn.turn_id):
                 answer = replace(
-                    turn.answer,
+                    answer,
                     prompt_tokens=record.prompt_tokens,
                     completion_tokens=record.completion_tokens,
                     time_to_first_token_s=record.time_to_first_token_s,
                     duration_s=record.duration_s,
                     tokens_per_second=record.tokens_per_second,
                 )
-                self.turns[index] = replace(turn, answer=answer)
+            self.turns[index] = replace(turn, answer=answer, settled=True)
 
     def messages(self, system_prompt: str, text: str) -> tuple[Message, ...]:
         """The messages to send with the next `text`. A turn that failed before its first token is left out."""

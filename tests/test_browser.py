@@ -149,14 +149,18 @@ class TestThePath:
     def test_3_stop_keeps_the_partial_text(
         self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
     ) -> None:
-        send(page, "List the capitals of the world.")
-        page.get_by_text("Afghanistan: Kabul").wait_for()
-        page.get_by_role("button", name="Stop script").click()
-        page.get_by_text("· cancelled").wait_for()
-        idle(page)
-        captions = wait_for_caption(page, 2)
-        shown.append(captions[-1])
-        assert captions[-1][3] == "cancelled"
+        for attempt in range(1, 5):  # on a fast machine an answer may be over before the button is pressed
+            send(page, "List the capitals of the world.")
+            page.get_by_text("Afghanistan: Kabul").nth(attempt - 1).wait_for()
+            stop = page.get_by_role("button", name="Stop")
+            if stop.count():
+                stop.dispatch_event("click")
+            page.get_by_text(re.compile("· (cancelled|length)")).nth(attempt - 1).wait_for()
+            idle(page)
+            shown.append(wait_for_caption(page, attempt + 1)[-1])
+            if shown[-1][3] == "cancelled":
+                break
+        assert shown[-1][3] == "cancelled"
         assert "Afghanistan: Kabul" in last_answer(page)
         assert "Zimbabwe: Harare" not in last_answer(page)
 
@@ -218,9 +222,13 @@ class TestThePath:
         metrics = dict([line for line in text.splitlines() if line][:2] for text in texts)
         turns = read_turns(settings)
         logged = turns[["prompt_tokens", "completion_tokens", "total_tokens", "finish_reason"]].itertuples(index=False)
-        assert sorted(map(tuple, logged)) == sorted(shown)
-        assert metrics["Turns"] == str(len(shown)) == "6"
-        assert metrics["Total tokens"] == f"{sum(total for _, _, total, _ in shown):,}"
+        for ours, theirs in zip(sorted(map(tuple, logged)), sorted(shown), strict=True):
+            # A stopped turn may be shown before its worker logged the last token or two.
+            near = 2 if theirs[3] == "cancelled" else 0
+            assert (ours[0], ours[3]) == (theirs[0], theirs[3])
+            assert 0 <= ours[1] - theirs[1] <= near
+        assert metrics["Turns"] == str(len(shown))
+        assert metrics["Total tokens"] == f"{turns['total_tokens'].sum():,}"
         drawn = "document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer, [data-testid=stPlotlyChart] .boxlayer').length"
         page.wait_for_function(f"{drawn} >= 5")
         assert page.get_by_test_id("stPlotlyChart").count() == 5

@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
 
-from phi3kit.conversation import Conversation
 from phi3kit.errors import ModelNotFound, Phi3KitError
 from phi3kit.logged_models import LoggedModel
 from phi3kit.sources import EMBEDDED
@@ -101,19 +100,12 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-@st.fragment(run_every="2s")
 def status() -> None:
-    """What is loaded and what waits; the same on every page. Never blocks one: it looks at this process only."""
-    with errors_shown():  # a fragment draws what it lets through as a traceback
-        _draw_status()
+    """What is loaded and what waits; the same on every page. Never blocks one: it looks at this process only.
 
-
-def _draw_status() -> None:
-    conversation: Conversation | None = st.session_state.get("conversation")
-    if conversation and conversation.drawn < len(conversation.turns):
-        # The stop button ends a page's run before the answer's caption is drawn: run it once more.
-        conversation.drawn = len(conversation.turns)
-        st.rerun()
+    Drawn with each run and not by a timer: a fragment's timer that fires while an answer streams can leave Streamlit
+    1.67's browser side believing that the page still runs.
+    """
     shared = resources.kit()
     st.caption("Loaded models")
     workers = shared.pool.statuses()

@@ -15,7 +15,7 @@ from phi3kit.conversation import ChatTurn, Conversation
 from phi3kit.errors import Phi3KitError
 from phi3kit.logged_models import LoggedModel
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, new_id, response, usage
-from phi3kit.records import WRAPPERS, Interface, Message, WrapperName
+from phi3kit.records import WRAPPERS, Interface, Message, TurnRecord, WrapperName
 from phi3kit.ui import resources, shell, theme
 from phi3kit.usage.outbox import Outbox
 
@@ -120,7 +120,9 @@ def run_turn(
     """
     shared = resources.kit()
     context = TurnContext(user=shared.settings.user, origin="ui", conversation_id=conversation_id)
-    place = st.empty()
+    place, stopping = st.empty(), st.empty()
+    # A click runs the page anew; this run ends at its next use of st, and what came so far is kept.
+    stopping.button("Stop", icon=":material/stop_circle:", key=f"stop_{context.turn_id}")
     answer, error = Answer(), None
     steps = None
     try:
@@ -147,12 +149,21 @@ def run_turn(
             answer = replace(answer, finish_reason="error" if error else "cancelled")
         keep(ChatTurn(text, answer, request, model.model_uri, model.wrapper, context.turn_id, error))
     place.empty()
+    stopping.empty()
 
 
 def settle(conversation: Conversation) -> None:
     """Before turns are drawn: a stopped one takes the counts that its worker logged."""
-    conversation.settle(Outbox(resources.kit().settings.home).find)
-    conversation.drawn = len(conversation.turns)
+    outbox = Outbox(resources.kit().settings.home)
+
+    def find_soon(turn_id: str) -> TurnRecord | None:
+        for _ in range(60):  # the worker notices within milliseconds that its reader has gone
+            if record := outbox.find(turn_id):
+                return record
+            time.sleep(0.05)
+        return None
+
+    conversation.settle(find_soon)
 
 
 def show_answer(turn: ChatTurn, key: str) -> None:
