@@ -24,6 +24,8 @@ Keep = Callable[[TurnRecord], None]
 # Dividing scores by less overflows them; vLLM draws the same line. 0 itself is greedy.
 _LOWEST_TEMPERATURE = 0.01
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
+_AHEAD = 16  # steps that the engine may be ahead of the sender
+_LONGEST_WAIT_MS = 5  # a token
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
 
 
@@ -78,6 +80,8 @@ class Turn:
     began_at: float = field(default_factory=time.time)
     received_at: float = field(default_factory=time.perf_counter)
     _jobs: list[Job] = field(default_factory=list)
+    _emitted: int = 0  # steps that the engine gave
+    _taken: int = 0  # steps that were sent on
 
     @property
     def completion_tokens(self) -> int:
@@ -94,7 +98,14 @@ class Turn:
 
         def job(index: int) -> Job:
             def emit(step: Piece | Done) -> None:
+                self._emitted += 1
                 loop.call_soon_threadsafe(steps.put_nowait, (index, step))
+                # A small model writes faster than the event loop sends, and a loop that is behind notices late that
+                # its reader has gone. Wait for it a little, and never for long: a slow reader must hold up nobody.
+                for _ in range(_LONGEST_WAIT_MS):
+                    if self._emitted - self._taken <= _AHEAD or self._jobs_cancelled():
+                        break
+                    time.sleep(0.001)
 
             sampling = self.sampling
             if sampling.seed is not None:  # n answers to one seed would be n times the same
@@ -125,7 +136,11 @@ class Turn:
             self._take(*await steps.get())
         keep(self.record())
 
+    def _jobs_cancelled(self) -> bool:
+        return any(job.cancelled.is_set() for job in self._jobs)
+
     def _take(self, index: int, step: Piece | Done) -> None:
+        self._taken += 1
         choice = self.choices[index]
         choice.completion_tokens = step.completion_tokens
         if isinstance(step, Piece):
