@@ -6,6 +6,7 @@ from phi3kit.ui import shell
 
 st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/icon.png", layout="wide")
 
+st.session_state["routed"] = True  # see shell.begin
 chosen = st.navigation(
     {
         "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],

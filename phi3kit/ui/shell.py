@@ -28,7 +28,7 @@ def begin(title: str) -> None:
     """Begin a page: its title, and the router around it."""
     # Streamlit takes pages/ for its older kind of app until st.navigation was called once: when the first visitor of a
     # new server comes by a link to a page, that page runs without the router. Then run again, with it.
-    if PagesManager.uses_pages_directory:
+    if "routed" not in st.session_state:
         PagesManager.uses_pages_directory = False
         st.rerun()
     st.title(title)
