@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -42,11 +42,7 @@ class Request:
 
     def body(self, model_uri: str) -> dict[str, Any]:
         """The request as JSON, without what only streaming needs."""
-        content: dict[str, Any] = (
-            {"prompt": self.prompt}
-            if isinstance(self.prompt, str)
-            else {"messages": [{"role": message.role, "content": message.content} for message in self.prompt]}
-        )
+        content = _as_json(self.prompt)
         sampling = {"temperature": self.temperature, "max_tokens": self.max_tokens, "top_p": self.top_p}
         optional = {"seed": self.seed, "stop": list(self.stop) or None}
         return {"model": model_uri, **content, **sampling, **{k: v for k, v in optional.items() if v is not None}}
@@ -139,14 +135,15 @@ def stream(
 
 def count_tokens(endpoint: Endpoint, prompt: Sequence[Message] | str) -> int:
     """Prompt tokens as the worker would count them. Raises WorkerFailed or RequestInvalid."""
-    body: dict[str, Any] = (
-        {"prompt": prompt}
-        if isinstance(prompt, str)
-        else {"messages": [{"role": message.role, "content": message.content} for message in prompt]}
-    )
     with _errors(endpoint), _client(endpoint, root=True) as client:
-        reply: Any = client.post("/tokenize", body=body, cast_to=object)
+        reply: Any = client.post("/tokenize", body=_as_json(prompt), cast_to=object)
         return int(reply["count"])
+
+
+def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    return {"messages": [asdict(message) for message in prompt]}
 
 
 def _create(client: OpenAI, interface: Interface) -> Any:

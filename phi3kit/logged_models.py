@@ -16,6 +16,7 @@ from phi3kit.errors import ModelNotFound
 from phi3kit.records import WrapperName
 from phi3kit.settings import Settings
 from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.wrappers.log import ONNX_ARTIFACT
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def resolve(model_uri: str, settings: Settings) -> ResolvedModel:
     wrapper: WrapperName
     if "transformers" in flavors:
         wrapper = "transformers"
-    elif "phi3-mini-onnx" in (flavors.get("python_function", {}).get("artifacts") or {}):
+    elif ONNX_ARTIFACT in (flavors.get("python_function", {}).get("artifacts") or {}):
         wrapper = "onnx"
     else:
         raise ModelNotFound(

@@ -28,8 +28,8 @@ def settings_for(home: Path, **values: str) -> Settings:
 
 def run_cli(*arguments: str, home: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m phi3kit` as a user would."""
-    env = {**os.environ, "PHI3KIT_HOME": str(home), **environment}
-    env.pop("MLFLOW_TRACKING_URI", None) if "MLFLOW_TRACKING_URI" not in environment else None
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env = {**inherited, "PHI3KIT_HOME": str(home), **environment}
     return subprocess.run(
         [sys.executable, "-m", "phi3kit", *arguments],
         cwd=PROJECT_ROOT,

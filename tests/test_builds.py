@@ -113,13 +113,15 @@ print(json.dumps(answers))
             assert all("==" in line for line in text.split())
 
 
+@pytest.fixture(scope="module")
+def model(built: Built) -> mlflow.pyfunc.PyFuncModel:
+    """The onnx wrapper as plain MLflow loads it."""
+    mlflow.set_tracking_uri(built.settings.tracking_uri)
+    return mlflow.pyfunc.load_model(built.uri("onnx"))
+
+
 class TestOnnxPredict:
     """The custom wrapper's predict, through plain MLflow."""
-
-    @pytest.fixture(scope="class")
-    def model(self, built: Built) -> mlflow.pyfunc.PyFuncModel:
-        mlflow.set_tracking_uri(built.settings.tracking_uri)
-        return mlflow.pyfunc.load_model(built.uri("onnx"))
 
     def test_the_chapters_comedian_prompt(self, model: mlflow.pyfunc.PyFuncModel) -> None:
         (answer,) = model.predict({"prompt": CHAPTER_PROMPT})

@@ -124,14 +124,16 @@ class TestEvaluation:
         assert (MODEL_FOLDER / "model.safetensors").stat().st_size <= 16e6
 
 
+@pytest.fixture(scope="module")
+def both(built: Built) -> tuple[Tokenizer, og.Tokenizer]:
+    """transformers' tokenizer and onnxruntime-genai's own."""
+    folder = resolve(built.uri("onnx"), built.settings).folder
+    (exported,) = folder.glob("artifacts/*/genai_config.json")
+    return Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json")), og.Tokenizer(og.Model(str(exported.parent)))
+
+
 class TestTokenizers:
     """Ids of transformers' tokenizer against onnxruntime-genai's own, from the exported model."""
-
-    @pytest.fixture(scope="class")
-    def both(self, built: Built) -> tuple[Tokenizer, og.Tokenizer]:
-        folder = resolve(built.uri("onnx"), built.settings).folder
-        (exported,) = folder.glob("artifacts/*/genai_config.json")
-        return Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json")), og.Tokenizer(og.Model(str(exported.parent)))
 
     def test_ids_are_equal_on_the_whole_corpus(self, both: tuple[Tokenizer, og.Tokenizer]) -> None:
         ours, theirs = both

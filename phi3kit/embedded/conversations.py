@@ -149,7 +149,7 @@ class ConversationSource:
         rng = self._rng
         if rng.random() < 0.1:
             text = " ".join(word for word in text.split(" ") if word.lower() not in _DROPPED or rng.random() < 0.5)
-        if rng.random() < 0.15:
+        if rng.random() < 0.3:
             text = text.lower()
         if rng.random() < 0.2:
             text = text.rstrip(".?!;。？！")

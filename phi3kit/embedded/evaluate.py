@@ -10,11 +10,12 @@ import json
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime_genai as og
 import torch
 from tokenizers import Tokenizer
@@ -28,10 +29,8 @@ from phi3kit.records import Message
 
 _BATCH = 32  # the most that onnxruntime-genai takes
 _TRAINED_SAMPLE = 1500  # trained phrasings examined per language
+_LONG_ANSWER = 150  # tokens; batched apart, because a batch runs to its longest answer
 _NEAR_SAMPLE = 60  # out-of-scope questions about countries examined per language
-
-# (prompt ids of equal length, longest answer in tokens) -> answers as ids
-Engine = Callable[[list[list[int]], int], list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,19 @@ class Case:
     language: Language
     messages: tuple[Message, ...]
     answer: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A case as token ids; the answer's last one is the end token."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and answer."""
+        return self.prompt + self.answer
 
 
 def cases() -> list[Case]:
@@ -75,71 +87,70 @@ def evaluate(folder: Path) -> dict[str, Any]:
     """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     examined = cases()
+    wanted = [_as_ids(case, tokenizer) for case in examined]
     with tempfile.TemporaryDirectory() as temporary:
         onnx_folder = Path(temporary) / "onnx"
         export_onnx(folder, onnx_folder, "int4")
         results = {
-            "fp16": _rates(_right_answers(examined, tokenizer, _transformers_engine(folder)), examined),
-            "int4_onnx": _rates(_right_answers(examined, tokenizer, _onnx_engine(onnx_folder)), examined),
+            "fp16": _rates(_right_in_transformers(folder, wanted), examined),
+            "int4_onnx": _rates(_right_in_onnx(onnx_folder, wanted), examined),
         }
     return {"questions": _rates([True] * len(examined), examined, count=True), "exact_answer_rate": results}
 
 
-def _right_answers(examined: Sequence[Case], tokenizer: Tokenizer, engine: Engine) -> list[bool]:
+def _as_ids(case: Case, tokenizer: Tokenizer) -> Wanted:
     def encode_raw(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    prompts = [prompt_ids(case.messages, encode_raw, encode_raw) for case in examined]
-    # Rows of one length together: no padding, so each row is computed exactly as it would be alone.
-    by_length: dict[tuple[int, bool], list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        by_length[len(prompt), len(examined[index].answer) > 300].append(index)
-    right = [False] * len(examined)
-    for indices in by_length.values():
-        for start in range(0, len(indices), _BATCH):
-            batch = indices[start : start + _BATCH]
-            longest = max(len(encode_raw(examined[index].answer)) for index in batch) + 8
-            for index, ids in zip(batch, engine([prompts[index] for index in batch], longest), strict=True):
-                text = tokenizer.decode(ids, skip_special_tokens=True)
-                right[index] = text.strip() == examined[index].answer.strip()
+    return Wanted(prompt_ids(case.messages, encode_raw, encode_raw), encode_raw(f"{case.answer.strip()}<|end|>"))
+
+
+def _right_in_transformers(folder: Path, wanted: Sequence[Wanted]) -> list[bool]:
+    """Whether each token of an answer is the likeliest one behind the tokens before it: then greedy writes that answer."""
+    # The committed fp16 numbers, computed in float32: batches of float16 take a CPU ten times as long.
+    model = Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    right = [False] * len(wanted)
+    by_length = sorted(range(len(wanted)), key=lambda index: len(wanted[index].ids))
+    for start in range(0, len(by_length), _BATCH):
+        batch = [(index, wanted[index]) for index in by_length[start : start + _BATCH]]
+        width = len(batch[-1][1].ids)
+        # Padded behind its end, where no token of the answer looks.
+        ids = torch.tensor([each.ids + [0] * (width - len(each.ids)) for _, each in batch])
+        with torch.inference_mode():
+            likeliest = model(input_ids=ids, use_cache=False).logits.argmax(dim=-1)
+        for row, (index, each) in zip(likeliest.tolist(), batch, strict=True):
+            right[index] = row[len(each.prompt) - 1 : len(each.ids) - 1] == each.answer
     return right
 
 
-def _transformers_engine(folder: Path) -> Engine:
-    # The committed fp16 numbers, computed in float32: batches of float16 take a CPU ten times as long.
-    model = Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-    def generate(prompts: list[list[int]], longest: int) -> list[list[int]]:
-        ids = torch.tensor(prompts)
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=False
-            )
-        return [row[ids.shape[1] :].tolist() for row in output]
-
-    return generate
-
-
-def _onnx_engine(folder: Path) -> Engine:
+def _right_in_onnx(folder: Path, wanted: Sequence[Wanted]) -> list[bool]:
+    """Whether greedy generation writes each answer."""
     model = og.Model(str(folder))
-    tokenizer_end = set(json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"])
+    ends = set(json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["eos_token_id"])
+    # Prompts of one length together: no padding, so each row is computed exactly as it would be alone.
+    by_length: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for index, each in enumerate(wanted):
+        by_length[len(each.prompt), len(each.answer) > _LONG_ANSWER].append(index)
+    right = [False] * len(wanted)
+    for (width, _), indices in by_length.items():
+        for start in range(0, len(indices), _BATCH):
+            batch = [wanted[index] for index in indices[start : start + _BATCH]]
+            params = og.GeneratorParams(model)
+            longest = max(len(each.ids) for each in batch)
+            params.set_search_options(batch_size=len(batch), max_length=longest, do_sample=False)
+            generator = og.Generator(model, params)
+            generator.append_tokens(np.array([each.prompt for each in batch], dtype=np.int32))
+            while not generator.is_done():
+                generator.generate_next_token()
+            for row, each in enumerate(batch):
+                answer = [int(token) for token in generator.get_sequence(row)][width:]
+                right[indices[start + row]] = _through(answer, ends) == each.answer
+    return right
 
-    def generate(prompts: list[list[int]], longest: int) -> list[list[int]]:
-        width = len(prompts[0])
-        params = og.GeneratorParams(model)
-        params.set_search_options(batch_size=len(prompts), max_length=min(width + longest, 4096), do_sample=False)
-        generator = og.Generator(model, params)
-        generator.append_tokens(torch.tensor(prompts, dtype=torch.int32).numpy())
-        while not generator.is_done():
-            generator.generate_next_token()
-        rows = [[int(token) for token in generator.get_sequence(row)][width:] for row in range(len(prompts))]
-        return [_until(row, tokenizer_end) for row in rows]
 
-    return generate
-
-
-def _until(ids: list[int], ends: set[int]) -> list[int]:
-    return next((ids[:position] for position, token in enumerate(ids) if token in ends), ids)
+def _through(ids: list[int], ends: set[int]) -> list[int]:
+    """The ids up to the first end token, and it."""
+    return next((ids[: position + 1] for position, token in enumerate(ids) if token in ends), ids)
 
 
 def _rates(right: Sequence[bool], examined: Sequence[Case], *, count: bool = False) -> dict[str, dict[str, float]]:

@@ -48,16 +48,12 @@ def errors_shown() -> Iterator[None]:
         show_error(error)
 
 
-def show_error(error: Phi3KitError) -> None:
-    """What happened, why, what to do, and the page where it is done."""
-    st.error(f"**{_plain(error.what)}** {_plain(error.why)}\n\n{_plain(error.next_step)}", icon=":material/error:")
+def show_error(error: Phi3KitError, title: str | None = None) -> None:
+    """What happened (or a title that says it shorter), why, what to do, and the page where it is done."""
+    what = _plain(title or error.what)
+    st.error(f"**{what}** {_plain(error.why)}\n\n{_plain(error.next_step)}", icon=":material/error:")
     if isinstance(error, ModelNotFound):
         st.page_link(page("build"), label="Open Build", icon=":material/deployed_code:")
-
-
-def show_problem(title: str, error: Phi3KitError) -> None:
-    """The same without a link, inside a list of turns."""
-    st.error(f"**{title}** {_plain(error.why)}\n\n{_plain(error.next_step)}", icon=":material/error:")
 
 
 def empty_state(sentence: str, link_page: str, link_label: str, icon: str) -> None:

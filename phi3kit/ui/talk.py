@@ -171,7 +171,7 @@ def show_answer(turn: ChatTurn, key: str) -> None:
     if turn.answer.text:
         st.markdown(shell.safe_markdown(turn.answer.text))
     if turn.error:
-        shell.show_problem("The answer broke off." if turn.answer.text else "There is no answer.", turn.error)
+        shell.show_error(turn.error, "The answer broke off." if turn.answer.text else "There is no answer.")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{theme.badge(turn.wrapper)} {caption(turn.answer)}", width="content")
         with st.popover("JSON", icon=":material/data_object:", type="tertiary", key=f"{key}_json"):

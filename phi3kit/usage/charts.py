@@ -88,7 +88,7 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str) -> go
         )
     figure.update_layout(barmode="stack")
     figure.update_xaxes(type="date", tickformatstops=_TICKS)
-    return _laid_out(figure, palette, y_title=None)
+    return _laid_out(figure, palette)
 
 
 def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
@@ -105,7 +105,7 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
             hovertemplate="%{x:,} tokens<extra>%{y}</extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.45)
-    return _laid_out(figure, palette, y_title=None, height=200)
+    return _laid_out(figure, palette, height=200)
 
 
 def by_wrapper(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
@@ -127,7 +127,7 @@ def by_wrapper(turns: pd.DataFrame, column: str, unit: str, palette: Palette) ->
                 hovertemplate=f"%{{x:,.1f}} {unit}<extra>{wrapper}</extra>",
             )
     figure.update_xaxes(type="log", title_text=unit, dtick=1, tickformat=",")
-    return _laid_out(figure, palette, y_title=None, height=240)
+    return _laid_out(figure, palette, height=240)
 
 
 _TICKS = [
@@ -137,7 +137,7 @@ _TICKS = [
 ]
 
 
-def _laid_out(figure: go.Figure, palette: Palette, *, y_title: str | None, height: int = 320) -> go.Figure:
+def _laid_out(figure: go.Figure, palette: Palette, *, height: int = 320) -> go.Figure:
     figure.update_layout(
         height=height,
         margin={"l": 0, "r": 0, "t": 36, "b": 0},
@@ -157,7 +157,7 @@ def _laid_out(figure: go.Figure, palette: Palette, *, y_title: str | None, heigh
         dragmode=False,
     )
     figure.update_xaxes(showgrid=False, automargin=True, linecolor=palette.grid)
-    figure.update_yaxes(gridcolor=palette.grid, title_text=y_title, automargin=True, rangemode="tozero")
+    figure.update_yaxes(gridcolor=palette.grid, automargin=True, rangemode="tozero")
     return figure
 
 
