@@ -114,8 +114,7 @@ class TestEvaluation:
     def test_the_committed_weights_reach(self, engine: str, group: str) -> None:
         rates = REPORT["exact_answer_rate"][engine][group]
         assert set(rates) == {"all", *LANGUAGES}
-        assert rates["all"] >= WANTED[group]
-        assert min(rates.values()) >= WANTED[group] - 0.05  # the weakest language, named in the README
+        assert min(rates.values()) >= WANTED[group]  # in every language
 
     def test_hundreds_of_withheld_questions_stand_behind_each_rate(self) -> None:
         assert all(REPORT["questions"][group]["all"] >= 250 for group in WANTED)

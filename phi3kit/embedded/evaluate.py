@@ -24,6 +24,7 @@ from transformers import Phi3ForCausalLM
 from phi3kit.chat_template import prompt_ids
 from phi3kit.embedded import EVALUATION_FILE, MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, Language, follow_ups, near_outside, questions
+from phi3kit.embedded.tokenizer import CONTEXT_TOKENS
 from phi3kit.onnx_export import export_onnx
 from phi3kit.records import Message
 
@@ -136,21 +137,22 @@ def _right_in_onnx(folder: Path, wanted: Sequence[Wanted]) -> list[bool]:
         for start in range(0, len(indices), _BATCH):
             batch = [wanted[index] for index in indices[start : start + _BATCH]]
             params = og.GeneratorParams(model)
-            longest = max(len(each.ids) for each in batch)
-            params.set_search_options(batch_size=len(batch), max_length=longest, do_sample=False)
+            longest = max(len(each.ids) for each in batch) + 1  # so that an answer that does not end is seen
+            params.set_search_options(batch_size=len(batch), max_length=min(longest, CONTEXT_TOKENS), do_sample=False)
             generator = og.Generator(model, params)
             generator.append_tokens(np.array([each.prompt for each in batch], dtype=np.int32))
             while not generator.is_done():
                 generator.generate_next_token()
             for row, each in enumerate(batch):
                 answer = [int(token) for token in generator.get_sequence(row)][width:]
-                right[indices[start + row]] = _through(answer, ends) == each.answer
+                # The library keeps an end token for itself, and pads behind it in a batch.
+                right[indices[start + row]] = _until(answer, ends) == each.answer[:-1]
     return right
 
 
-def _through(ids: list[int], ends: set[int]) -> list[int]:
-    """The ids up to the first end token, and it."""
-    return next((ids[: position + 1] for position, token in enumerate(ids) if token in ends), ids)
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    """The ids before the first end token."""
+    return next((ids[:position] for position, token in enumerate(ids) if token in ends), ids)
 
 
 def _rates(right: Sequence[bool], examined: Sequence[Case], *, count: bool = False) -> dict[str, dict[str, float]]:
