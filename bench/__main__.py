@@ -1,148 +1,265 @@
-"""Measure the embedded model through the worker against the bare library.
+"""Measure the workers against the bare libraries, and against what the machine can do at all.
 
-    make bench        (or: python -m bench [--repeat N] [--json])
+    make bench        (or: python -m bench [--layers 8] [--repeat N] [--json])
 
-Each figure is a median; both sides of a ratio are measured in turn, in the same run, on the same logged model.
+Each figure is a median of several runs; both sides of a ratio are measured in turn, in the same run. Nothing else
+should run meanwhile. --layers 8 is the short form: a quarter of Phi-3-mini's layers.
 """
 
 import argparse
 import json
-import statistics
+import os
+import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
-from phi3kit.chat_template import raw_prompt
-from phi3kit.client import Answer, Request, TurnContext, stream
-from phi3kit.logged_models import resolve
-from phi3kit.records import WRAPPERS, Endpoint, Message, WrapperName
-from phi3kit.settings import PROJECT_ROOT, child_environment, read_settings
-from phi3kit.workers import WorkerPool
+import numpy as np
 
-QUESTION = "List the capitals of Europe."  # some 400 tokens
-Timed = tuple[int, float]  # tokens written, seconds from the first to the last
+from bench.bare import BareOnnx, BareTransformers
+from bench.models import as_logged_model, random_weights
+from bench.worker import TOKENIZER, HealthWatch, Stream, Worker, serving
+from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.server.machine import choose_threads
 
-
-def bare_transformers(folder: Path) -> Callable[[], Timed]:
-    """transformers' own generate, nothing around it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.generation.streamers import BaseStreamer
-
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="auto").eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "components/tokenizer")
-    ids = tokenizer(raw_prompt([Message("user", QUESTION)]), return_tensors="pt", add_special_tokens=False).input_ids
-
-    class Clock(BaseStreamer):
-        def __init__(self) -> None:
-            self.at: list[float] = []
-
-        def put(self, value: Any) -> None:
-            self.at.append(time.perf_counter())
-
-        def end(self) -> None:
-            pass
-
-    def run() -> Timed:
-        clock = Clock()
-        with torch.inference_mode():
-            model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=1024, do_sample=False, streamer=clock
-            )
-        written = clock.at[1:]  # the first call of a streamer carries the prompt
-        return len(written), written[-1] - written[0]
-
-    return run
+Figures = dict[str, float | str]
+_counter = iter(range(10**9))
 
 
-def bare_onnx(folder: Path) -> Callable[[], Timed]:
-    """onnxruntime-genai's token loop, nothing around it."""
-    import onnxruntime_genai as og
-
-    (config,) = folder.glob("artifacts/*/genai_config.json")
-    model = og.Model(str(config.parent))
-    ids = og.Tokenizer(model).encode(raw_prompt([Message("user", QUESTION)]))
-
-    def run() -> Timed:
-        params = og.GeneratorParams(model)
-        params.set_search_options(max_length=len(ids) + 1024, do_sample=False)
-        generator = og.Generator(model, params)
-        generator.append_tokens(ids)
-        at = []
-        while not generator.is_done():
-            generator.generate_next_token()
-            at.append(time.perf_counter())
-        return len(at), at[-1] - at[0]
-
-    return run
+def prompt_of(tokens: int) -> str:
+    """A prompt of so many tokens that begins like no other: nothing of it is in any memory."""
+    text = f"<|user|>\n{next(_counter)} " + "word " * tokens
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids[:tokens]
+    return str(TOKENIZER.decode(ids, skip_special_tokens=False))
 
 
-def through_worker(endpoint: Endpoint, settings: Any) -> Answer:
-    """The same question over HTTP, streamed, as the pages ask it."""
-    context = TurnContext(user="bench", origin="api")
-    *_, last = stream(endpoint, Request((Message("user", QUESTION),)), context, settings)
-    return last
+def ids_of(prompt: str) -> list[int]:
+    return list(TOKENIZER.encode(prompt, add_special_tokens=False).ids)
 
 
-def measure(wrapper: WrapperName, uri: str, pool: WorkerPool, settings: Any, repeat: int) -> dict[str, float]:
-    """Decode speed bare and through the worker, and the time to the first token."""
-    folder = resolve(uri, settings).folder
-    bare = (bare_transformers if wrapper == "transformers" else bare_onnx)(folder)
-    began = time.perf_counter()
-    endpoint = pool.endpoint(uri)
-    start_s = time.perf_counter() - began
-    through_worker(endpoint, settings), bare()  # warm
-    bare_speeds, worker_speeds, firsts = [], [], []
+def speed(worker: Worker, bare: dict[str, Any], prompt_tokens: int, tokens: int, repeat: int) -> Figures:
+    """Decode and prefill, tokens/s, through the worker's stream and bare."""
+    decode: dict[str, list[float]] = {name: [] for name in ("worker", *bare)}
+    prefill: dict[str, list[float]] = {name: [] for name in ("worker", *bare)}
+
+    def note(name: str, stream: Stream) -> None:
+        decode[name].append(stream.tokens_per_second)
+        prefill[name].append(stream.prompt_tokens / stream.first_s)
+
+    worker.ask(prompt_of(8), 4)
+    for each in bare.values():
+        each.ask(ids_of(prompt_of(8)), 4)
     for _ in range(repeat):
-        tokens, seconds = bare()
-        bare_speeds.append((tokens - 1) / seconds)
-        answer = through_worker(endpoint, settings)
-        worker_speeds.append(answer.tokens_per_second or 0.0)
-        firsts.append(answer.time_to_first_token_s or 0.0)
-    bare_speed, worker_speed = statistics.median(bare_speeds), statistics.median(worker_speeds)
-    memory = next(status.memory_bytes for status in pool.statuses() if status.model_uri == uri)
-    return {
-        "bare_tokens_per_second": bare_speed,
-        "worker_tokens_per_second": worker_speed,
-        "worker_to_bare": worker_speed / bare_speed,
-        "time_to_first_token_s": statistics.median(firsts),
-        "worker_start_s": start_s,
-        "worker_memory_mb": (memory or 0) / 1e6,
-    }
+        note("worker", worker.ask(prompt_of(prompt_tokens), tokens))
+        for name, each in bare.items():
+            note(name, each.ask(ids_of(prompt_of(prompt_tokens)), tokens))
+    figures: Figures = {}
+    for what, values in (("decode", decode), ("prefill", prefill)):
+        for name in values:
+            figures[f"{what} tokens/s, {name}"] = median(values[name])
+        for name in bare:
+            figures[f"{what}, worker / {name}"] = median(values["worker"]) / median(values[name])
+    return figures
+
+
+def conversation(worker: Worker, bare: BareOnnx, new_tokens: int, tokens: int) -> Figures:
+    """Time to the first token as a conversation of 20 turns grows, through the worker and by a stateless client."""
+    history = f"{next(_counter)} "
+    firsts: dict[int, float] = {}
+    stateless: dict[int, float] = {}
+    for turn in range(1, 21):
+        history += prompt_of(new_tokens)
+        stream = worker.ask(history, tokens)
+        firsts[turn] = stream.first_s
+        if turn in (1, 5, 10, 20):
+            stateless[turn] = bare.ask(ids_of(history), 2).first_s
+        history += stream.text
+    figures: Figures = {}
+    for turn in (1, 5, 10, 20):
+        figures[f"first token s, turn {turn}, worker"] = firsts[turn]
+        figures[f"first token s, turn {turn}, stateless"] = stateless[turn]
+    # One turn's time is noisy: the neighbours belong to it.
+    figures["first token, turn 20 / turn 1"] = median(firsts[t] for t in (18, 19, 20)) / median(
+        firsts[t] for t in (1, 2, 3)
+    )
+    return figures
+
+
+def together(worker: Worker, bare: BareOnnx, counts: tuple[int, ...], prompt_tokens: int, tokens: int) -> Figures:
+    """Several conversations at once: all tokens/s, the worst gap, and a latecomer's first token."""
+    figures: Figures = {}
+    alone = 0.0
+    for count in counts:
+        streams = in_threads([lambda: worker.ask(prompt_of(prompt_tokens), tokens)] * count)
+        plain = bare.ask_in_threads([ids_of(prompt_of(prompt_tokens)) for _ in range(count)], tokens)
+        figures[f"{count} at once, tokens/s, worker"] = total_speed(streams)
+        figures[f"{count} at once, tokens/s, plain threads"] = total_speed(plain)
+        figures[f"{count} at once, worst gap s, worker"] = max(stream.worst_gap_s for stream in streams)
+        figures[f"{count} at once, worst gap s, plain threads"] = max(stream.worst_gap_s for stream in plain)
+        alone = alone or total_speed(streams)
+        if count == 4:
+            figures["4 at once / 1, tokens/s, worker"] = total_speed(streams) / alone
+    first_alone = median(worker.ask(prompt_of(prompt_tokens), 2).first_s for _ in range(3))
+    late = []
+    for _ in range(3):
+        others = [threading.Thread(target=worker.ask, args=(prompt_of(8), 4 * tokens)) for _ in range(3)]
+        for other in others:
+            other.start()
+        while worker.health()["active"] < 3:
+            time.sleep(0.01)
+        late.append(worker.ask(prompt_of(prompt_tokens), 2).first_s)
+        for other in others:
+            other.join()
+    figures["latecomer's first token s, alone"] = first_alone
+    figures["latecomer's first token s, beside 3"] = median(late)
+    figures["latecomer's first token, beside 3 / alone"] = median(late) / first_alone
+    return figures
+
+
+def health_under_load(worker: Worker, prompt_tokens: int, tokens: int) -> Figures:
+    """How long /health takes while prompts are read and answers written."""
+    with HealthWatch(worker) as watch:
+        in_threads([lambda: worker.ask(prompt_of(prompt_tokens), tokens)] * 3)
+    return {"/health ms under load, p99": quantiles(watch.seconds, n=100)[98] * 1000}
+
+
+def in_threads(calls: list[Callable[[], Stream]]) -> list[Stream]:
+    streams: list[Stream] = []
+    threads = [threading.Thread(target=lambda call=call: streams.append(call())) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return streams
+
+
+def total_speed(streams: list[Stream]) -> float:
+    """Tokens of all streams over the time from the first to the last of them."""
+    began = min(stream.at[0] for stream in streams)
+    ended = max(stream.at[-1] for stream in streams)
+    return sum(stream.tokens[-1] for stream in streams) / (ended - began)
+
+
+def memory_bandwidth() -> float:
+    """GB/s that all CPUs together read: the limit of decoding, which reads every weight for every token."""
+    threads = choose_threads(None).count
+    blocks = [np.ones(2**27, dtype=np.float32) for _ in range(threads)]
+
+    def once() -> float:
+        began = time.perf_counter()
+        readers = [threading.Thread(target=block.sum) for block in blocks]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        return sum(block.nbytes for block in blocks) / (time.perf_counter() - began) / 1e9
+
+    return max(once() for _ in range(5))
+
+
+def onnx_figures(folder: Path, layers: int, repeat: int) -> Figures:
+    """The onnx worker, with random weights of Phi-3-mini's shape."""
+    threads = choose_threads(None).count
+    figures: Figures = {}
+    with serving(folder, "onnx") as worker:
+        figures["memory MB, loaded"] = worker.memory_mb
+        best, default = BareOnnx(folder, threads), BareOnnx(folder, None)
+        figures |= speed(worker, {"bare loop": best, "chapter's defaults": default}, 128, 48, repeat)
+        del default
+        figures |= conversation(worker, best, 32, 16)
+        figures |= together(worker, best, (1, 2, 4, 8), 32, 24)
+        figures |= health_under_load(worker, 512, 16)
+        figures["memory MB, after all"] = worker.memory_mb
+    weights = sum(path.stat().st_size for path in (folder / "artifacts/onnx").glob("*.data")) / 1e9
+    bandwidth = memory_bandwidth()
+    figures["GB of weights"] = weights
+    figures["memory bandwidth GB/s"] = bandwidth
+    figures["decode / limit of the memory"] = float(figures["decode tokens/s, worker"]) * weights / bandwidth
+    return figures
+
+
+def small_figures(wrapper: str, work: Path, repeat: int) -> Figures:
+    """The embedded model: what HTTP and scheduling cost when the model costs nearly nothing."""
+    folder = as_logged_model(work / f"small-{wrapper}", MODEL_FOLDER, wrapper)  # type: ignore[arg-type]
+    with serving(folder, wrapper) as worker:  # type: ignore[arg-type]
+        threads = int(worker.health()["threads"]["count"])
+        bare = BareOnnx(folder, threads) if wrapper == "onnx" else BareTransformers(folder)
+        name = "bare loop" if wrapper == "onnx" else "bare generate"
+        return {"threads": threads, **speed(worker, {name: bare}, 64, 600, repeat), "memory MB": worker.memory_mb}
+
+
+def transformers_figures(folder: Path, repeat: int) -> Figures:
+    """The transformers worker, with random weights of Phi-3-mini's shape."""
+    with serving(folder, "transformers") as worker:
+        figures = speed(worker, {"bare generate": BareTransformers(folder)}, 32, 12, repeat)
+        return {**figures, **together_transformers(worker), "memory MB": worker.memory_mb}
+
+
+def together_transformers(worker: Worker) -> Figures:
+    """Four conversations against one."""
+    one = total_speed(in_threads([lambda: worker.ask(prompt_of(8), 12)]))
+    four = total_speed(in_threads([lambda: worker.ask(prompt_of(8), 12)] * 4))
+    return {"4 at once / 1, tokens/s, worker": four / one}
+
+
+def machine() -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return f"{model}, {os.cpu_count()} CPUs, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
 
 
 def main() -> None:
-    """Build both wrappers, measure each, print a table or JSON."""
+    """Make the models, measure, print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=32, help="of Phi-3-mini's 32")
+    parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)  # this process makes random weights there
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        settings = read_settings({"PHI3KIT_HOME": home})
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "phi3kit", "build", "--wrapper", "both"]
-        done = subprocess.run(
-            command, cwd=PROJECT_ROOT, env=child_environment(settings), check=True, capture_output=True, text=True
-        )
-        results: dict[str, Any] = {"build_both_s": time.perf_counter() - began}
-        uris = {line["wrapper"]: line["model_uri"] for line in map(json.loads, done.stdout.splitlines())}
-        pool = WorkerPool(settings)
-        try:
-            for wrapper in WRAPPERS:
-                results[wrapper] = measure(wrapper, uris[wrapper], pool, settings, arguments.repeat)
-        finally:
-            pool.close()
-    if arguments.json:
-        print(json.dumps(results, indent=2))
+    if arguments.weights:
+        random_weights(arguments.weights, arguments.layers)
         return
-    print(f"both wrappers built in {results['build_both_s']:.1f} s\n")
-    print(f"{'':28}{'transformers':>14}{'onnx':>14}")
-    for name in results["onnx"]:
-        print(f"{name:28}" + "".join(f"{results[wrapper][name]:14,.3f}" for wrapper in WRAPPERS))
+    results: dict[str, Figures] = {"machine": {"description": machine()}}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        for wrapper in ("onnx", "transformers"):
+            results[f"embedded model, {wrapper}"] = small_figures(wrapper, work, arguments.repeat)
+        for wrapper, layers in (("transformers", min(8, arguments.layers)), ("onnx", arguments.layers)):
+            weights = work / f"weights-{layers}"
+            if not weights.exists():
+                # In a process of its own, which gives the memory back.
+                command = [sys.executable, "-m", "bench", "--weights", str(weights), "--layers", str(layers)]
+                subprocess.run(command, check=True)
+            began = time.perf_counter()
+            folder = as_logged_model(work / f"mini-{wrapper}", weights, wrapper)  # type: ignore[arg-type]
+            made: Figures = {"export to int4 s": time.perf_counter() - began} if wrapper == "onnx" else {}
+            figures = (
+                onnx_figures(folder, layers, arguments.repeat)
+                if wrapper == "onnx"
+                else transformers_figures(folder, arguments.repeat)
+            )
+            results[f"Phi-3-mini's shape, {layers} layers, {wrapper}"] = made | figures
+    print(json.dumps(results, indent=2) if arguments.json else as_table(results))
+
+
+def as_table(results: dict[str, Figures]) -> str:
+    """Markdown, ready for RESULTS.md."""
+    lines = []
+    for title, figures in results.items():
+        lines += [f"## {title}", "", "| what | figure |", "| --- | --- |"]
+        lines += [
+            f"| {name} | {value if isinstance(value, str) else f'{value:,.3g}'} |" for name, value in figures.items()
+        ]
+        lines.append("")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

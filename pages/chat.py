@@ -37,6 +37,8 @@ with shell.errors_shown():
         if note := talk.native_note(model.wrapper, "openai"):
             st.caption(note)
         talk.settle(conversation)
+        meter = st.empty()
+        talk.show_context(conversation, meter)
         suggestion = None
         if not conversation.turns:
             place = st.empty()
@@ -56,6 +58,7 @@ with shell.errors_shown():
                 asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
                 talk.run_turn(model, asked, text, conversation.id, conversation.turns.append)
                 talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
+            talk.show_context(conversation, meter)
             resources.forget_lists()
         elif text:
             st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")

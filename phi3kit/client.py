@@ -73,7 +73,9 @@ class Answer:
 
     text: str = ""
     finish_reason: FinishReason | None = None  # None while it grows
+    queue_place: int = 0  # answers that waited at the worker before this one
     prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0  # of prompt_tokens, found in the worker's memory
     completion_tokens: int = 0
     time_to_first_token_s: float | None = None
     duration_s: float = 0.0
@@ -90,7 +92,7 @@ def ask(endpoint: Endpoint, request: Request, context: TurnContext, settings: Se
     began, began_at = time.perf_counter(), time.time()
     try:
         with _errors(endpoint), _client(endpoint) as client:
-            create = _create(client, request.interface)
+            create = _resource(client, request.interface).create
             reply: Any = create(**request.body(endpoint.model_uri), stream=False, extra_headers=context.headers())
     except WorkerFailed:
         _record_broken(endpoint, request, context, settings, Answer(), began_at, time.perf_counter() - began)
@@ -107,7 +109,7 @@ def ask(endpoint: Endpoint, request: Request, context: TurnContext, settings: Se
 def stream(
     endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings
 ) -> Generator[Answer, None, None]:
-    """Longer and longer answers; the last one has a finish_reason and its cost.
+    """Longer and longer answers, the first one an empty one; the last one has a finish_reason and its cost.
 
     Closing the iterator cancels the turn in the worker. A worker that dies leaves a turn in the outbox with what was
     received. Raises RequestInvalid, Busy or WorkerFailed.
@@ -118,9 +120,12 @@ def stream(
         with _errors(endpoint), _client(endpoint) as client:
             body = request.body(endpoint.model_uri)
             options = {"include_usage": True, "continuous_usage_stats": True}
-            create = _create(client, request.interface)
-            chunks: Any = create(**body, stream=True, stream_options=options, extra_headers=context.headers())
+            create = _resource(client, request.interface).with_raw_response.create
+            reply: Any = create(**body, stream=True, stream_options=options, extra_headers=context.headers())
+            answer = Answer(queue_place=_whole(reply.headers.get("X-Phi3kit-Queue-Place"), default=0))
+            chunks: Any = reply.parse()
             with chunks:
+                yield answer
                 for chunk in chunks:
                     answer = _grown(answer, chunk, time.perf_counter() - began)
                     yield answer
@@ -146,9 +151,13 @@ def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
     return {"messages": [asdict(message) for message in prompt]}
 
 
-def _create(client: OpenAI, interface: Interface) -> Any:
-    """The client's method for the format. Any: its overloads cannot take a dict of arguments."""
-    return client.chat.completions.create if interface == "openai" else client.completions.create
+def _resource(client: OpenAI, interface: Interface) -> Any:
+    """The client's part for the format. Any: its overloads cannot take a dict of arguments."""
+    return client.chat.completions if interface == "openai" else client.completions
+
+
+def _whole(header: str | None, default: int) -> int:
+    return int(header) if header and header.isdecimal() else default
 
 
 def _client(endpoint: Endpoint, *, root: bool = False) -> OpenAI:
@@ -175,7 +184,13 @@ def _grown(answer: Answer, chunk: Any, elapsed_s: float) -> Answer:
 def _with_usage(answer: Answer, usage: Any) -> Answer:
     if usage is None:
         return answer
-    return replace(answer, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+    details = usage.prompt_tokens_details
+    return replace(
+        answer,
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=(details.cached_tokens if details else None) or 0,
+        completion_tokens=usage.completion_tokens,
+    )
 
 
 def _with_timings(answer: Answer, reply: Any) -> Answer:
@@ -209,7 +224,7 @@ def _record_broken(
         finish_reason="error",
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
-        cached_prompt_tokens=0,
+        cached_prompt_tokens=answer.cached_prompt_tokens,
         duration_s=duration_s,
         time_to_first_token_s=answer.time_to_first_token_s,
         temperature=request.temperature,
@@ -229,8 +244,7 @@ def _errors(endpoint: Endpoint) -> Iterator[None]:
     except Phi3KitError:
         raise
     except openai.RateLimitError as error:
-        retry_after = error.response.headers.get("Retry-After", "2")
-        raise Busy(waiting=0, retry_after_s=int(retry_after) if retry_after.isdigit() else 2) from error
+        raise Busy(waiting=0, retry_after_s=_whole(error.response.headers.get("Retry-After"), default=2)) from error
     except openai.APIStatusError as error:
         body: Any = error.body if isinstance(error.body, dict) else {}
         message = str(body.get("message") or error)

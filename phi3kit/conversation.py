@@ -47,6 +47,7 @@ class Conversation:
                 answer = replace(
                     answer,
                     prompt_tokens=record.prompt_tokens,
+                    cached_prompt_tokens=record.cached_prompt_tokens,
                     completion_tokens=record.completion_tokens,
                     time_to_first_token_s=record.time_to_first_token_s,
                     duration_s=record.duration_s,

@@ -6,6 +6,7 @@ Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize and continuo
 
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,6 +17,7 @@ from phi3kit.records import ROLES, FinishReason, Message
 DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is reserved at once
 MAX_N = 8
 MAX_STOP_STRINGS = 16
+MAX_LOGPROBS = 20
 
 
 def _whole_characters(value: str) -> str:
@@ -34,12 +36,6 @@ def _stop_list(value: Any) -> Any:
 def _no_empty_strings(value: list[str] | None) -> list[str] | None:
     if value and not all(value):
         raise ValueError("a stop string must not be empty")
-    return value
-
-
-def _only_zero(value: float | None) -> float | None:
-    if value:
-        raise ValueError("this server does not support it; leave it out or send 0")
     return value
 
 
@@ -104,10 +100,11 @@ class _Request(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Text | None = None
-    presence_penalty: Annotated[Number | None, AfterValidator(_only_zero)] = None
-    frequency_penalty: Annotated[Number | None, AfterValidator(_only_zero)] = None
-    logit_bias: Refused = None
-    logprobs: Refused = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] | None = (
+        None
+    )
 
 
 class ChatMessage(BaseModel):
@@ -126,13 +123,22 @@ class ChatRequest(_Request):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    top_logprobs: Refused = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Refused = None
     tool_choice: Refused = None
     functions: Refused = None
     response_format: Annotated[Any, AfterValidator(_only_text)] = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
+
+    def likeliest(self) -> int | None:
+        """How many other tokens to name beside each; None: no log probabilities. Raises RequestInvalid."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestInvalid(
+                "The request is unclear.", "top_logprobs needs logprobs.", "Set logprobs to true.", param="top_logprobs"
+            )
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def conversation(self) -> tuple[Message, ...]:
         """The messages. Raises RequestInvalid when there is nothing to answer."""
@@ -152,6 +158,7 @@ class CompletionRequest(_Request):
     """The body of POST /v1/completions: one raw prompt."""
 
     prompt: Annotated[Text, BeforeValidator(_single_prompt)]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: Refused = None
     suffix: Refused = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
@@ -198,52 +205,57 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int)
     }
 
 
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A written token, how likely it was, and the likeliest tokens at its place."""
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
+    likeliest: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
+class ChoicePart:
+    """One of the n answers, or a piece of it."""
+
+    index: int
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None  # None: not asked for
+
+
 def response(
-    response_id: str, model: str, texts: list[tuple[str, FinishReason]], usage_: dict[str, Any], chat: bool
+    response_id: str, model: str, choices: list[ChoicePart], usage_: dict[str, Any], chat: bool
 ) -> dict[str, Any]:
-    """A whole answer; texts: one (text, finish_reason) a choice."""
-    choices = [
-        {
-            "index": index,
-            "finish_reason": finish_reason,
-            "logprobs": None,
-            **({"message": {"role": "assistant", "content": text, "refusal": None}} if chat else {"text": text}),
-        }
-        for index, (text, finish_reason) in enumerate(texts)
-    ]
+    """A whole answer."""
+
+    def body(choice: ChoicePart) -> dict[str, Any]:
+        return (
+            {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
+            if chat
+            else {"text": choice.text}
+        )
+
     return {
         "id": response_id,
         "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
         "model": model,
-        "choices": choices,
+        "choices": [_choice(choice, chat) | body(choice) for choice in choices],
         "usage": usage_,
     }
 
 
 def chunk(
-    response_id: str,
-    created: int,
-    model: str,
-    chat: bool,
-    *,
-    index: int | None = None,
-    text: str | None = None,
-    finish_reason: FinishReason | None = None,
-    role: bool = False,
+    response_id: str, created: int, model: str, chat: bool, choice: ChoicePart | None = None, *, role: bool = False
 ) -> dict[str, Any]:
-    """One streamed piece; index None makes the chunk without choices that carries the usage."""
-    choices: list[dict[str, Any]] = []
-    if index is not None:
-        choice: dict[str, Any] = {"index": index, "finish_reason": finish_reason, "logprobs": None}
-        if chat:
-            choice["delta"] = {
-                **({"role": "assistant"} if role else {}),
-                **({"content": text or ""} if role or text else {}),
-            }
-        else:
-            choice["text"] = text or ""
-        choices.append(choice)
+    """One streamed piece; without a choice it is the chunk that carries the usage. role: the first one of an answer."""
+    choices = []
+    if choice is not None:
+        said = {"content": choice.text} if role or choice.text else {}
+        delta = {"delta": ({"role": "assistant"} if role else {}) | said}
+        choices.append(_choice(choice, chat) | (delta if chat else {"text": choice.text}))
     return {
         "id": response_id,
         "object": "chat.completion.chunk" if chat else "text_completion",
@@ -251,6 +263,25 @@ def chunk(
         "model": model,
         "choices": choices,
     }
+
+
+def _choice(choice: ChoicePart, chat: bool) -> dict[str, Any]:
+    logprobs = None if choice.logprobs is None else _logprobs(choice.logprobs, chat)
+    return {"index": choice.index, "finish_reason": choice.finish_reason, "logprobs": logprobs}
+
+
+def _logprobs(tokens: tuple[TokenLogprob, ...], chat: bool) -> dict[str, Any]:
+    if chat:
+        return {"content": [_token(each) | {"top_logprobs": list(map(_token, each.likeliest))} for each in tokens]}
+    return {
+        "tokens": [each.token for each in tokens],
+        "token_logprobs": [each.logprob for each in tokens],
+        "top_logprobs": [{other.token: other.logprob for other in each.likeliest} for each in tokens],
+    }
+
+
+def _token(each: TokenLogprob) -> dict[str, Any]:
+    return {"token": each.token, "logprob": each.logprob, "bytes": list(each.bytes)}
 
 
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:

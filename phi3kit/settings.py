@@ -23,6 +23,8 @@ class Settings:
     idle_seconds: int  # a worker without a request for so long ends itself
     start_seconds: int  # a worker that is not ready after so long has failed
     max_queue: int  # turns that may wait at one worker
+    threads: int | None  # that compute one step; None: as many as the process has CPUs
+    kv_budget_mb: int | None  # memory of a worker's conversations; None: a third of what is free at its start
     user: str  # who is written beside a turn
 
     @property
@@ -55,6 +57,8 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         idle_seconds=_whole_number(found, "PHI3KIT_IDLE_SECONDS", 900),
         start_seconds=_whole_number(found, "PHI3KIT_START_SECONDS", 120),
         max_queue=_whole_number(found, "PHI3KIT_MAX_QUEUE", 32),
+        threads=_optional_whole_number(found, "PHI3KIT_THREADS"),
+        kv_budget_mb=_optional_whole_number(found, "PHI3KIT_KV_BUDGET_MB"),
         user=str(found.get("PHI3KIT_USER") or "local"),
     )
 
@@ -68,6 +72,8 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "PHI3KIT_IDLE_SECONDS": str(settings.idle_seconds),
         "PHI3KIT_START_SECONDS": str(settings.start_seconds),
         "PHI3KIT_MAX_QUEUE": str(settings.max_queue),
+        **({"PHI3KIT_THREADS": str(settings.threads)} if settings.threads else {}),
+        **({"PHI3KIT_KV_BUDGET_MB": str(settings.kv_budget_mb)} if settings.kv_budget_mb else {}),
         "PHI3KIT_USER": settings.user,
         "PYTHONPATH": str(PROJECT_ROOT),
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # only folders and the embedded model are sources
@@ -77,7 +83,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def _optional_whole_number(found: Mapping[str, object], name: str) -> int | None:
+    given = found.get(name)
+    return None if given is None or given == "" else _whole_number(found, name, 0)
+
+
 def _whole_number(found: Mapping[str, object], name: str, default: int) -> int:
+    """A number of 1 or more; a default of 0 stands for none."""
     given = found.get(name)
     text = str(default if given is None or given == "" else given)
     try:
@@ -88,6 +100,6 @@ def _whole_number(found: Mapping[str, object], name: str, default: int) -> int:
         raise SettingInvalid(
             what=f"The setting {name} cannot be used.",
             why=f"It is {text!r}; a whole number of 1 or more is needed.",
-            next_step=f"Correct or remove {name}; the default is {default}.",
+            next_step=f"Correct or remove {name}; the default is {default or 'chosen from the machine'}.",
         )
     return number

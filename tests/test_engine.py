@@ -1,18 +1,22 @@
-"""The engine: one answer after the other, counted to the token, whatever the model does."""
+"""The engine: answers that take turns, counted to the token, whatever the model does."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.errors import Busy, ModelNotFound, WorkerFailed
+from phi3kit.errors import Busy, ModelNotFound, RequestInvalid, WorkerFailed
 from phi3kit.logged_models import resolve
-from phi3kit.server import engine as engine_module
 from phi3kit.server.engine import Done, Engine, Job, Piece
-from phi3kit.server.runtime import OnToken, Sampling
+from phi3kit.server.kv_cache import KvCache
+from phi3kit.server.loading import load_runtime
+from phi3kit.server.runtime import Logits, Runtime
+from phi3kit.server.sampling import Sampling
 from tests.conftest import Built
 from tests.waiting import wait_for
 
@@ -29,29 +33,58 @@ def byte_ids(data: bytes) -> list[int]:
     return [TOKENIZER.token_to_id(f"<0x{byte:02X}>") for byte in data]
 
 
-class ScriptedRuntime:
-    """Writes the given tokens, one script a job; an exception in a script is raised there."""
+class ScriptedSequence:
+    """Behind a prompt of its runtime the scores call for the tokens of that prompt's script."""
 
-    tokenizer = TOKENIZER
+    def __init__(self, runtime: "ScriptedRuntime") -> None:
+        self.ids: list[int] = []
+        self._runtime = runtime
+
+    def append(self, given: Sequence[int]) -> Logits:
+        self.ids += given
+        logits = np.zeros(TOKENIZER.get_vocab_size(), dtype=np.float32)
+        step = self._runtime.next_step(self.ids, len(given))
+        if isinstance(step, Exception):
+            raise step
+        if step is not None:
+            logits[step] = 1
+        return logits
+
+    def truncate(self, length: int) -> bool:
+        del self.ids[length:]
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class ScriptedRuntime:
+    """Writes the given tokens, a script a prompt; an exception in a script is raised there."""
+
+    tokenizer = text_tokenizer = TOKENIZER
     context_tokens = 4096
     end_ids = frozenset({END})
+    bytes_per_token = 1
 
-    def __init__(self, *scripts: list[int | Exception]) -> None:
-        self._scripts = list(scripts)
+    def __init__(self, scripts: Mapping[str, list[int | Exception]]) -> None:
+        self._scripts = {tuple(ids(prompt)): script for prompt, script in scripts.items()}
         self.may_write = threading.Event()
         self.may_write.set()
-        self.prompts: list[list[int]] = []  # of the jobs that reached the model
-        self.computed = 0  # tokens, of all jobs
+        self.prompts: list[list[int]] = []  # in the order in which their last token was computed
+        self.computed: list[tuple[str, int]] = []  # (first word of the sequence, tokens) of each step
 
-    def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling, on_token: OnToken) -> None:
-        self.prompts.append(prompt_ids)
+    def next_step(self, sequence: list[int], given: int) -> int | Exception | None:
         assert self.may_write.wait(30)
-        for step in self._scripts.pop(0)[:max_tokens]:
-            if isinstance(step, Exception):
-                raise step
-            self.computed += 1
-            if not on_token(step):
-                return
+        self.computed.append((TOKENIZER.decode(sequence).split()[0], given))
+        for prompt, script in self._scripts.items():
+            if tuple(sequence[: len(prompt)]) == prompt:
+                if len(sequence) == len(prompt):
+                    self.prompts.append(list(prompt))
+                return script[len(sequence) - len(prompt)]
+        return None
+
+    def open(self, capacity: int) -> ScriptedSequence:
+        return ScriptedSequence(self)
 
 
 class Reader:
@@ -80,13 +113,12 @@ Start = Callable[..., Engine]
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+def start() -> Iterator[Start]:
     """Start engines on scripted runtimes; they end with the test."""
     engines: list[Engine] = []
 
-    def start_one(runtime: ScriptedRuntime, max_queue: int = 4) -> Engine:
-        monkeypatch.setattr(engine_module, "load_runtime", lambda folder, wrapper: runtime)
-        engine = Engine(Path("unused"), "onnx", max_queue)
+    def start_one(runtime: ScriptedRuntime, max_queue: int = 4, budget: int = 10**9) -> Engine:
+        engine = Engine(lambda: (runtime, KvCache(runtime, budget)), max_queue)
         engine.start()
         engines.append(engine)
         wait_for("a loaded model", lambda: engine.state == "ready")
@@ -101,59 +133,47 @@ def a_job(reader: Reader, max_tokens: int = 100, stop: tuple[str, ...] = (), pro
     return Job(ids(prompt), max_tokens, Sampling(), stop, reader)
 
 
-class TestAnswer:
-    def test_jobs_are_answered_in_the_order_of_submission(self, start: Start) -> None:
-        runtime = ScriptedRuntime([*ids("one"), END], [*ids("two"), END], [*ids("three"), END])
-        runtime.may_write.clear()
-        engine = start(runtime)
-        ended: list[str] = []
-        readers = {
-            name: Reader(lambda step, name=name: ended.append(name) if isinstance(step, Done) else None)
-            for name in ("first", "second", "third")
-        }
-        for name, reader in readers.items():
-            engine.submit(a_job(reader, prompt=name))
-        runtime.may_write.set()
-        readers["third"].done()
-        assert ended == ["first", "second", "third"]
-        assert runtime.prompts == [ids("first"), ids("second"), ids("third")]
-        assert [reader.text for reader in readers.values()] == ["one", "two", "three"]
+def load(folder: Path) -> tuple[Runtime, KvCache]:
+    runtime = load_runtime(folder, "onnx", threads=1)
+    return runtime, KvCache(runtime, 2**30)
 
+
+class TestAnswer:
     def test_the_end_token_stops_and_counts_and_is_not_in_the_text(self, start: Start) -> None:
         script = ids("The capital of Spain is Madrid.")
         reader = Reader()
-        start(ScriptedRuntime([*script, END, *ids("never")])).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*script, END, *ids("never")]})).submit(a_job(reader))
         assert (reader.done().finish_reason, reader.text) == ("stop", "The capital of Spain is Madrid.")
         assert reader.done().completion_tokens == len(script) + 1
 
     def test_max_tokens_bounds_the_answer_and_is_length(self, start: Start) -> None:
         script = ids("one two three four five six seven")
         reader = Reader()
-        start(ScriptedRuntime(script)).submit(a_job(reader, max_tokens=3))
+        start(ScriptedRuntime({"Hi": script})).submit(a_job(reader, max_tokens=3))
         assert (reader.done().finish_reason, reader.done().completion_tokens) == ("length", 3)
         assert reader.text == TOKENIZER.decode(script[:3])
 
     def test_an_end_token_at_the_last_allowed_place_is_stop(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime([*ids("Hi"), END])).submit(a_job(reader, max_tokens=len(ids("Hi")) + 1))
+        start(ScriptedRuntime({"Hi": [*ids("Hi"), END]})).submit(a_job(reader, max_tokens=len(ids("Hi")) + 1))
         assert reader.done().finish_reason == "stop"
 
     def test_a_stop_string_ends_the_text_before_it_though_tokens_cut_it(self, start: Start) -> None:
         script = ids("alpha beta gamma delta")
         reader = Reader()
-        runtime = ScriptedRuntime(script)
+        runtime = ScriptedRuntime({"Hi": script})
         start(runtime).submit(a_job(reader, stop=("a gam", "zebra")))
         assert (reader.done().finish_reason, reader.text) == ("stop", "alpha bet")
-        assert reader.done().completion_tokens == runtime.computed < len(script)
+        assert reader.done().completion_tokens == len(runtime.computed) < len(script)
 
     def test_the_beginning_of_a_stop_string_that_does_not_come_is_given_at_the_end(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime([*ids("one two"), END])).submit(a_job(reader, stop=("two three",)))
+        start(ScriptedRuntime({"Hi": [*ids("one two"), END]})).submit(a_job(reader, stop=("two three",)))
         assert (reader.done().finish_reason, reader.text) == ("stop", "one two")
 
     def test_a_character_of_several_tokens_is_given_whole(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime([*ids("so"), *byte_ids("🙂".encode()), *ids("good"), END])).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*ids("so"), *byte_ids("🙂".encode()), *ids("good"), END]})).submit(a_job(reader))
         assert (reader.done().error, reader.text) == (None, "so🙂 good")
         assert all("\ufffd" not in step.text for step in reader.steps if isinstance(step, Piece))
 
@@ -167,7 +187,7 @@ class TestAnswer:
         self, start: Start, stray: bytes, behind: str
     ) -> None:
         reader = Reader()
-        start(ScriptedRuntime([*ids("one"), *byte_ids(stray), *ids(behind), END])).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*ids("one"), *byte_ids(stray), *ids(behind), END]})).submit(a_job(reader))
         assert (reader.done().error, reader.done().finish_reason) == (None, "stop")
         assert reader.text.startswith("one")
         assert reader.text.endswith(behind)
@@ -175,7 +195,7 @@ class TestAnswer:
 
     def test_each_step_counts_the_tokens_so_far_and_the_first_one_is_timed(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime([*ids("one two three"), END])).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*ids("one two three"), END]})).submit(a_job(reader))
         done = reader.done()
         counts = [step.completion_tokens for step in reader.steps]
         assert counts[0] == 1
@@ -187,7 +207,7 @@ class TestAnswer:
 
 class TestCancel:
     def test_a_cancelled_answer_ends_within_two_tokens(self, start: Start) -> None:
-        runtime = ScriptedRuntime([*ids("word " * 200)])
+        runtime = ScriptedRuntime({"Hi": [*ids("word " * 200)]})
 
         def cancel_at_five(step: Piece | Done) -> None:
             if step.completion_tokens == 5:
@@ -198,13 +218,13 @@ class TestCancel:
         start(runtime).submit(job)
         done = reader.done()
         assert done.finish_reason == "cancelled"
-        assert 5 <= done.completion_tokens == runtime.computed <= 7
+        assert 5 <= done.completion_tokens == len(runtime.computed) <= 7
         assert reader.text == TOKENIZER.decode(ids("word " * 200)[:5])
 
     def test_a_job_cancelled_in_the_queue_never_reaches_the_model(self, start: Start) -> None:
-        runtime = ScriptedRuntime([*ids("one"), END])
+        runtime = ScriptedRuntime({"Hi": [*ids("one"), END], "second": [END]})
         runtime.may_write.clear()
-        engine = start(runtime)
+        engine = start(runtime, budget=150)  # memory for one of them
         first, second = Reader(), Reader()
         engine.submit(a_job(first))
         waiting = a_job(second, prompt="second")
@@ -213,45 +233,155 @@ class TestCancel:
         runtime.may_write.set()
         done = second.done()
         assert (done.finish_reason, done.completion_tokens, done.time_to_first_token_s) == ("cancelled", 0, None)
+        assert first.done().finish_reason == "stop"
         assert runtime.prompts == [ids("Hi")]
-        assert first.text == "one"
+
+
+class TestTakingTurns:
+    def test_active_answers_are_written_a_token_each(self, start: Start) -> None:
+        runtime = ScriptedRuntime({"one": [*ids("a b c d e f"), END], "two": [*ids("g h i j k l"), END]})
+        runtime.may_write.clear()
+        engine = start(runtime)
+        readers = [Reader(), Reader()]
+        for reader, prompt in zip(readers, ("one", "two"), strict=True):
+            engine.submit(a_job(reader, prompt=prompt))
+        runtime.may_write.set()
+        assert [reader.done().finish_reason for reader in readers] == ["stop", "stop"]
+        assert [reader.text for reader in readers] == ["a b c d e f", "g h i j k l"]
+        order = [word for word, _ in runtime.computed]
+        together = order[order.index("two") : -2]
+        assert all(one != other for one, other in pairwise(together))
+
+    def test_a_newcomer_does_not_wait_for_the_end_of_another_answer(self, start: Start) -> None:
+        runtime = ScriptedRuntime({"long": [*ids("word " * 400)], "short": [*ids("at once"), END]})
+        engine = start(runtime)
+        written_meanwhile: list[int] = []
+        short = Reader(lambda step: written_meanwhile.append(len(long.steps)))
+
+        def ask_at_five(step: Piece | Done) -> None:
+            if step.completion_tokens == 5:
+                engine.submit(a_job(short, prompt="short"))
+
+        long = Reader(ask_at_five)
+        engine.submit(a_job(long, max_tokens=400, prompt="long"))
+        assert long.done().completion_tokens == 400
+        assert (short.done().finish_reason, short.text) == ("stop", "at once")
+        assert 5 <= min(written_meanwhile) <= max(written_meanwhile) <= 20
+
+    def test_a_prompt_is_read_in_slices_shorter_ones_beside_others(self, start: Start) -> None:
+        prompt = "long " * 200
+        runtime = ScriptedRuntime({prompt: [END], "other": [*ids("word " * 300)]})
+        engine = start(runtime)
+        alone, other, beside = Reader(), Reader(), Reader()
+        engine.submit(a_job(alone, prompt=prompt))
+        alone.done()
+        assert max(tokens for word, tokens in runtime.computed if word == "long") == 64
+        runtime.computed.clear()
+        engine.submit(a_job(other, max_tokens=300, prompt="other"))
+        engine.submit(a_job(beside, prompt="long " * 199))
+        beside.done()
+        assert max(tokens for word, tokens in runtime.computed if word == "long") <= 16
 
 
 class TestQueue:
-    def test_a_full_queue_is_busy_and_says_how_many_wait(self, start: Start) -> None:
-        runtime = ScriptedRuntime(*[[*ids("one"), END] for _ in range(4)])
+    def test_answers_wait_for_memory_in_the_order_of_submission(self, start: Start) -> None:
+        scripts = {name: [*ids("a b c"), END] for name in ("first", "second", "third")}
+        runtime = ScriptedRuntime(scripts)
         runtime.may_write.clear()
-        engine = start(runtime, max_queue=2)
+        engine = start(runtime, budget=150)  # memory for one of them
+        ended: list[str] = []
+        readers = {
+            name: Reader(lambda step, name=name: ended.append(name) if isinstance(step, Done) else None)
+            for name in scripts
+        }
+        places = []
+        for name, reader in readers.items():
+            places.append(engine.submit(a_job(reader, prompt=name)))
+            wait_for("the first answer at the model", lambda: engine.active == 1)
+        assert places == [0, 0, 1]
+        runtime.may_write.set()
+        readers["third"].done()
+        assert ended == ["first", "second", "third"]
+        assert runtime.prompts == [ids("first"), ids("second"), ids("third")]
+
+    def test_a_full_queue_is_busy_and_says_how_many_wait(self, start: Start) -> None:
+        runtime = ScriptedRuntime({name: [*ids("one"), END] for name in ("a", "b", "c", "d")})
+        runtime.may_write.clear()
+        engine = start(runtime, max_queue=2, budget=150)
         readers = [Reader() for _ in range(4)]
-        engine.submit(a_job(readers[0]))
-        wait_for("the first job at the model", lambda: bool(runtime.prompts))
-        engine.submit(a_job(readers[1]))
-        engine.submit(a_job(readers[2]))
+        engine.submit(a_job(readers[0], prompt="a"))
+        wait_for("the first job at the model", lambda: engine.active == 1)
+        engine.submit(a_job(readers[1], prompt="b"))
+        engine.submit(a_job(readers[2], prompt="c"))
         assert (engine.active, engine.waiting) == (1, 2)
         with pytest.raises(Busy, match="2 requests are waiting") as caught:
-            engine.submit(a_job(readers[3]))
+            engine.submit(a_job(readers[3], prompt="d"))
         assert caught.value.retry_after_s >= 1
         runtime.may_write.set()
         assert readers[2].done().finish_reason == "stop"
-        engine.submit(a_job(readers[3]))  # there is room again
+        engine.submit(a_job(readers[3], prompt="d"))  # there is room again
         assert readers[3].done().finish_reason == "stop"
         wait_for("an idle engine", lambda: (engine.active, engine.waiting) == (0, 0))
+
+    def test_what_could_never_have_the_memory_is_refused_at_once(self, start: Start) -> None:
+        engine = start(ScriptedRuntime({}), budget=50)
+        with pytest.raises(RequestInvalid, match="PHI3KIT_KV_BUDGET_MB holds fewer") as caught:
+            engine.submit(a_job(Reader(), max_tokens=50))
+        assert (caught.value.param, caught.value.code) == ("max_tokens", "kv_budget_exceeded")
+
+    def test_a_closing_engine_ends_what_it_writes_and_cancels_what_waits(self, start: Start) -> None:
+        runtime = ScriptedRuntime({"Hi": [*ids("one"), END], "later": [END]})
+        runtime.may_write.clear()
+        engine = start(runtime, budget=150)  # memory for one of them
+        first, later = Reader(), Reader()
+        engine.submit(a_job(first))
+        wait_for("the first job at the model", lambda: engine.active == 1)
+        engine.submit(a_job(later, prompt="later"))
+        engine.close()
+        runtime.may_write.set()
+        wait_for("the end of the engine", lambda: not engine.running)
+        assert (first.done().finish_reason, later.done().finish_reason) == ("stop", "cancelled")
+        assert runtime.prompts == [ids("Hi")]
+
+
+class TestMemory:
+    def test_the_next_turn_of_a_conversation_computes_only_what_is_new(self, start: Start) -> None:
+        first, more = "Hi", "Hi there you"
+        runtime = ScriptedRuntime({first: [*ids("there"), END], more: [END]})
+        engine = start(runtime)
+        readers = [Reader(), Reader()]
+        engine.submit(a_job(readers[0], prompt=first))
+        assert readers[0].done().cached_prompt_tokens == 0
+        runtime.computed.clear()
+        engine.submit(a_job(readers[1], prompt=more))
+        cached = readers[1].done().cached_prompt_tokens
+        assert cached == len(ids("Hi there"))
+        assert sum(tokens for _, tokens in runtime.computed) == len(ids(more)) - cached
+
+    def test_a_sequence_that_broke_off_is_not_used_again(self, start: Start) -> None:
+        runtime = ScriptedRuntime({"Hi": [RuntimeError("broken")]})
+        engine = start(runtime)
+        readers = [Reader(), Reader()]
+        for reader in readers:
+            engine.submit(a_job(reader))
+            assert reader.done().finish_reason == "error"
+        assert readers[1].done().cached_prompt_tokens == 0
 
 
 class TestFailure:
     def test_an_error_of_the_model_ends_the_answer_and_not_the_engine(self, start: Start) -> None:
         broken = RuntimeError("out of memory")
-        engine = start(ScriptedRuntime([*ids("one two")[:2], broken], [*ids("fine"), END]))
+        engine = start(ScriptedRuntime({"Hi": [*ids("one two")[:2], broken], "next": [*ids("fine"), END]}))
         first, second = Reader(), Reader()
         engine.submit(a_job(first))
-        engine.submit(a_job(second))
+        engine.submit(a_job(second, prompt="next"))
         done = first.done()
         assert (done.finish_reason, done.error, done.completion_tokens) == ("error", broken, 2)
         assert first.text == TOKENIZER.decode(ids("one two")[:2])
         assert (second.done().finish_reason, second.text) == ("stop", "fine")
 
     def test_a_model_that_is_still_loading_is_not_ready(self) -> None:
-        engine = Engine(Path("unused"), "onnx", 4)
+        engine = Engine(lambda: load(Path("unused")), 4)
         assert engine.state == "loading"
         with pytest.raises(WorkerFailed, match="still being loaded"):
             _ = engine.runtime
@@ -266,7 +396,7 @@ class TestFailure:
             (tmp_path / "MLmodel").write_text(mlmodel, "utf-8")
         (tmp_path / "onnx").mkdir()
         (tmp_path / "onnx/tokenizer.json").write_text('{"version":', "utf-8")
-        engine = Engine(tmp_path, "onnx", 4)
+        engine = Engine(lambda: load(tmp_path), 4)
         engine.start()
         wait_for("the end of loading", lambda: engine.state != "loading", seconds=30)
         assert engine.state == "failed"
@@ -276,7 +406,7 @@ class TestFailure:
 
 class TestRealModel:
     def test_the_onnx_wrapper_answers_what_it_learned_and_every_token_is_counted(self, built: Built) -> None:
-        engine = Engine(resolve(built.uri("onnx"), built.settings).folder, "onnx", 4)
+        engine = Engine(lambda: load(resolve(built.uri("onnx"), built.settings).folder), 4)
         engine.start()
         wait_for("a loaded model", lambda: engine.state == "ready")
         reader = Reader()

@@ -7,7 +7,16 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from phi3kit.errors import Busy, ModelNotFound, PromptTooLong, RequestInvalid, StorageFailed, WorkerFailed
-from phi3kit.openai_schema import ChatRequest, CompletionRequest, chunk, error_body, response, usage
+from phi3kit.openai_schema import (
+    ChatRequest,
+    ChoicePart,
+    CompletionRequest,
+    TokenLogprob,
+    chunk,
+    error_body,
+    response,
+    usage,
+)
 from phi3kit.records import Message
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -39,8 +48,11 @@ class TestChatRequest:
             ("stop", "", "must not be empty"),
             ("stop", ["a", ""], "must not be empty"),
             ("stop", ["a"] * 17, "at most 16"),
-            ("presence_penalty", 0.5, "does not support it"),
-            ("frequency_penalty", -0.5, "does not support it"),
+            ("presence_penalty", 2.5, "less than or equal to 2"),
+            ("frequency_penalty", -2.5, "greater than or equal to -2"),
+            ("logit_bias", {"5": 101}, "less than or equal to 100"),
+            ("top_logprobs", 21, "less than or equal to 20"),
+            ("logprobs", 3, "valid boolean"),
             ("presence_penalty", math.nan, "finite"),
             ("tools", [{"type": "function"}], "does not support it"),
             ("messages", [], "at least 1"),
@@ -48,7 +60,8 @@ class TestChatRequest:
     )
     def test_a_wrong_value_is_refused_with_its_name_and_reason(self, field: str, value: Any, says: str):
         error = refusal({"messages": HI, field: value})
-        assert (error["param"], error["code"]) == (field, "invalid_value")
+        assert error["param"].split(".")[0] == field
+        assert error["code"] == "invalid_value"
         assert says in error["message"]
 
     def test_an_unknown_role_is_answered_with_the_known_ones(self):
@@ -81,6 +94,18 @@ class TestChatRequest:
         bounds = {"temperature": 2, "top_p": 1, "max_tokens": 1, "n": 8, "seed": -(2**63)}
         request = ChatRequest.model_validate({"messages": HI, **harmless, **bounds})
         assert {name: getattr(request, name) for name in bounds} == bounds
+
+    @pytest.mark.parametrize(
+        ("given", "wanted"),
+        [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3)],
+    )
+    def test_logprobs_say_how_many_others_are_named(self, given: dict[str, Any], wanted: int | None):
+        assert ChatRequest.model_validate({"messages": HI, **given}).likeliest() == wanted
+
+    def test_top_logprobs_without_logprobs_is_refused(self):
+        with pytest.raises(RequestInvalid, match="top_logprobs needs logprobs") as caught:
+            ChatRequest.model_validate({"messages": HI, "top_logprobs": 3}).likeliest()
+        assert caught.value.param == "top_logprobs"
 
     def test_text_parts_are_joined(self):
         parts = [{"type": "text", "text": "What "}, {"type": "text", "text": "is it?"}]
@@ -135,13 +160,23 @@ class TestAnswers:
         assert usage(11, 73, 3) == {"prompt_tokens": 11, "completion_tokens": 73, "total_tokens": 84, **details}
 
     def test_choices_are_numbered_messages_in_chat_and_texts_elsewhere(self):
-        texts = [("a", "stop"), ("b", "length")]
-        chat, raw = (response("id", "m", texts, usage(1, 2, 0), chat=each) for each in (True, False))
+        choices = [ChoicePart(0, "a", "stop"), ChoicePart(1, "b", "length")]
+        chat, raw = (response("id", "m", choices, usage(1, 2, 0), chat=each) for each in (True, False))
         assert (chat["object"], raw["object"]) == ("chat.completion", "text_completion")
         assert [(each["index"], each["message"]["content"]) for each in chat["choices"]] == [(0, "a"), (1, "b")]
-        assert [(each["text"], each["finish_reason"]) for each in raw["choices"]] == texts
+        assert [(each["text"], each["finish_reason"]) for each in raw["choices"]] == [("a", "stop"), ("b", "length")]
 
     def test_the_first_chunk_has_the_role_and_the_usage_chunk_no_choices(self):
-        (first,) = chunk("id", 1, "m", True, index=0, role=True)["choices"]
+        (first,) = chunk("id", 1, "m", True, ChoicePart(0), role=True)["choices"]
         assert (first["delta"], first["finish_reason"]) == ({"role": "assistant", "content": ""}, None)
         assert chunk("id", 1, "m", True)["choices"] == []
+
+    def test_log_probabilities_have_the_form_of_their_route(self):
+        other = TokenLogprob(" Rome", (32, 82), -2.5)
+        choice = ChoicePart(0, " Madrid", None, (TokenLogprob(" Madrid", (32, 77), -0.5, (other,)),))
+        (chat,) = chunk("id", 1, "m", True, choice)["choices"]
+        (raw,) = chunk("id", 1, "m", False, choice)["choices"]
+        likeliest = [{"token": " Rome", "logprob": -2.5, "bytes": [32, 82]}]
+        token = {"token": " Madrid", "logprob": -0.5, "bytes": [32, 77], "top_logprobs": likeliest}
+        assert chat["logprobs"] == {"content": [token]}
+        assert raw["logprobs"] == {"tokens": [" Madrid"], "token_logprobs": [-0.5], "top_logprobs": [{" Rome": -2.5}]}

@@ -23,7 +23,11 @@ from phi3kit.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.records import WRAPPERS
 from phi3kit.server.app import WorkerConfig, create_app
 from phi3kit.server.engine import Engine
+from phi3kit.server.kv_cache import KvCache
+from phi3kit.server.loading import load_runtime
+from phi3kit.server.machine import choose_threads, kv_budget_bytes
 from phi3kit.server.requests import Activity
+from phi3kit.server.runtime import Runtime
 from phi3kit.settings import read_settings
 
 
@@ -63,11 +67,15 @@ def _serve(arguments: argparse.Namespace) -> int:
         home=settings.home,
         api_key=settings.api_key,
         max_queue=settings.max_queue,
+        threads=choose_threads(settings.threads),
     )
-    # The engine's thread rarely lets go of the GIL by itself: sooner asked, a caller who left is noticed sooner.
-    sys.setswitchinterval(0.0005)
+
+    def load() -> tuple[Runtime, KvCache]:
+        runtime = load_runtime(config.folder, config.wrapper, config.threads.count)
+        return runtime, KvCache(runtime, kv_budget_bytes(settings.kv_budget_mb))
+
     activity = Activity()
-    engine = Engine(config.folder, config.wrapper, config.max_queue)
+    engine = Engine(load, config.max_queue)
     app = create_app(config, engine, activity)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
     if arguments.managed:

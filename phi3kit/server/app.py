@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,27 @@ from pydantic import ValidationError
 
 from phi3kit import openai_schema
 from phi3kit.errors import Phi3KitError, RequestInvalid, StorageFailed
-from phi3kit.openai_schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from phi3kit.openai_schema import (
+    ChatRequest,
+    ChoicePart,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+    TokenLogprob,
+)
 from phi3kit.records import TurnRecord, WrapperName
-from phi3kit.server.engine import Done, Engine, Piece
+from phi3kit.server.description import add_schemas, takes
+from phi3kit.server.engine import Engine
+from phi3kit.server.machine import Threads
 from phi3kit.server.metrics import WorkerMetrics
 from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
-from phi3kit.server.turns import Caller, Keep, Turn, chat_turn, message_ids, raw_ids, raw_turn
+from phi3kit.server.turns import Caller, Choice, Turn, chat_turn, message_ids, raw_ids, raw_turn
 from phi3kit.usage.outbox import Outbox
 
 log = logging.getLogger(__name__)
+
+QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # answers that waited before this one
+Parts = AsyncGenerator[list[ChoicePart], None]
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class WorkerConfig:
     home: Path
     api_key: str | None
     max_queue: int
+    threads: Threads
 
 
 def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> FastAPI:
@@ -80,7 +93,11 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     @app.get("/health")
     async def health() -> Response:
         body: dict[str, Any] = {"state": engine.state, "model_uri": config.model_uri, "wrapper": config.wrapper}
-        body |= {"active": engine.active, "waiting": engine.waiting}
+        body |= {"active": engine.active, "waiting": engine.waiting, "threads": asdict(config.threads)}
+        if engine.state == "ready":
+            body["kv_cache"] = {
+                "reserved_bytes": engine.cache.reserved_bytes, "budget_bytes": engine.cache.budget_bytes,
+            }  # fmt: skip
         if engine.failure:
             body["error"] = str(engine.failure)
         return JSONResponse(body, 200 if engine.state == "ready" else 503)
@@ -90,7 +107,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         model = {"id": config.model_uri, "object": "model", "created": started_at, "owned_by": "phi3kit"}
         return {"object": "list", "data": [model | {"wrapper": config.wrapper}]}
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         body = await parse(request, ChatRequest)
         caller = Caller.from_headers(request.headers, body.user)
@@ -98,14 +115,14 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         turn = await asyncio.to_thread(chat_turn, body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", openapi_extra=takes(CompletionRequest))
     async def completions(request: Request) -> Response:
         body = await parse(request, CompletionRequest)
         caller = Caller.from_headers(request.headers, body.user)
         turn = await asyncio.to_thread(raw_turn, body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
 
-    @app.post("/tokenize")
+    @app.post("/tokenize", openapi_extra=takes(TokenizeRequest))
     async def tokenize(request: Request) -> dict[str, Any]:
         body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
@@ -117,7 +134,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
             ids = await asyncio.to_thread(raw_ids, body.prompt or "", engine.runtime)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.runtime.context_tokens}
 
-    @app.post("/detokenize")
+    @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
     async def detokenize(request: Request) -> dict[str, Any]:
         body = await parse(request, DetokenizeRequest)
         vocabulary = engine.runtime.tokenizer.get_vocab_size()
@@ -155,30 +172,38 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     async def _answer(request: Request, body: ChatRequest | CompletionRequest, turn: Turn) -> Response:
         chat = isinstance(body, ChatRequest)
+        parts = turn.parts(keep)
+        # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
+        await anext(parts)
+        headers = {QUEUE_HEADER: str(turn.queue_place)}
         if body.stream:
-            pieces = turn.pieces(keep)
-            # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
-            first = await anext(pieces)
             options = body.stream_options or openai_schema.StreamOptions()
-            lines = _event_stream(turn, first, pieces, options, chat, config.model_uri)
-            return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        if not await _run_unless_gone(request, turn, keep):
+            lines = _event_stream(turn, parts, options, chat, config.model_uri)
+            headers["Cache-Control"] = "no-cache"
+            return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+        if not await _run_unless_gone(request, parts):
             return Response(status_code=499)  # nobody is there to read it
-        _raise_failure(turn)
-        texts = [(choice.text, choice.done.finish_reason) for choice in turn.choices if choice.done]
+        if error := _failure(turn):
+            raise error
+        choices = [
+            ChoicePart(index, choice.text, choice.done.finish_reason, _whole_logprobs(turn, choice))
+            for index, choice in enumerate(turn.choices)
+            if choice.done
+        ]
         response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
-        answer = openai_schema.response(response_id, config.model_uri, texts, _usage(turn), chat)
-        return JSONResponse(answer | {"phi3kit": _timings(turn)})
+        answer = openai_schema.response(response_id, config.model_uri, choices, _usage(turn), chat)
+        return JSONResponse(answer | {"phi3kit": _timings(turn)}, headers=headers)
 
+    add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
     return app
 
 
-async def _run_unless_gone(request: Request, turn: Turn, keep: Keep) -> bool:
+async def _run_unless_gone(request: Request, parts: Parts) -> bool:
     """Run a turn to its end; False when the client went away before (the turn is then cancelled and recorded)."""
 
     async def run() -> None:
-        async with contextlib.aclosing(turn.pieces(keep)) as pieces:
-            async for _ in pieces:
+        async with contextlib.aclosing(parts):
+            async for _ in parts:
                 pass
 
     async def gone() -> None:
@@ -198,54 +223,42 @@ async def _run_unless_gone(request: Request, turn: Turn, keep: Keep) -> bool:
 
 
 async def _event_stream(
-    turn: Turn,
-    first: tuple[int, Piece | Done],
-    pieces: AsyncGenerator[tuple[int, Piece | Done], None],
-    options: openai_schema.StreamOptions,
-    chat: bool,
-    model: str,
+    turn: Turn, parts: Parts, options: openai_schema.StreamOptions, chat: bool, model: str
 ) -> AsyncIterator[str]:
     """Server-sent events: chunks, the usage when asked for, [DONE]. Closing it cancels the turn."""
     response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
     created = int(time.time())
 
-    def event(chunk: dict[str, Any], usage: bool = False) -> str:
+    def event(choice: ChoicePart | None, *, role: bool = False, usage: bool = False, **more: Any) -> str:
+        chunk = openai_schema.chunk(response_id, created, model, chat, choice, role=role) | more
         if usage:
             chunk["usage"] = _usage(turn)
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
-    async def steps() -> AsyncIterator[tuple[int, Piece | Done]]:
-        yield first
-        async for each in pieces:
-            yield each
-
-    try:
+    counted = options.continuous_usage_stats
+    async with contextlib.aclosing(parts):
         if chat:
-            for index in range(len(turn.choices)):
-                yield event(openai_schema.chunk(response_id, created, model, chat, index=index, role=True))
-        async for index, step in steps():
-            if isinstance(step, Done):
-                if step.error is not None:
-                    _, body = openai_schema.error_body(step.error)
-                    yield f"data: {json.dumps(body)}\n\n"
-                    return
-                last = openai_schema.chunk(
-                    response_id, created, model, chat, index=index, finish_reason=step.finish_reason
-                )
-                yield event(last, options.continuous_usage_stats)
-            elif step.text or options.continuous_usage_stats:
-                piece = openai_schema.chunk(response_id, created, model, chat, index=index, text=step.text)
-                yield event(piece, options.continuous_usage_stats)
+            yield "".join(event(ChoicePart(index), role=True) for index in range(len(turn.choices)))
+        async for each in parts:
+            if error := _failure(turn):
+                _, body = openai_schema.error_body(error)
+                yield f"data: {json.dumps(body)}\n\n"
+                return
+            if lines := [event(part, usage=counted) for part in each if part.text or part.finish_reason or counted]:
+                yield "".join(lines)
         if options.include_usage:
-            end = openai_schema.chunk(response_id, created, model, chat)
-            yield event(end | {"phi3kit": _timings(turn)}, usage=True)
+            yield event(None, usage=True, phi3kit=_timings(turn))
         yield "data: [DONE]\n\n"
-    finally:
-        await pieces.aclose()
+
+
+def _whole_logprobs(turn: Turn, choice: Choice) -> tuple[TokenLogprob, ...] | None:
+    return None if turn.sampling.logprobs is None else tuple(choice.logprobs)
 
 
 def _usage(turn: Turn) -> dict[str, Any]:
-    return openai_schema.usage(len(turn.prompt_ids), turn.completion_tokens, cached_prompt_tokens=0)
+    return openai_schema.usage(
+        len(turn.prompt_ids), turn.completion_tokens, cached_prompt_tokens=turn.cached_prompt_tokens
+    )
 
 
 def _timings(turn: Turn) -> dict[str, Any]:
@@ -259,7 +272,5 @@ def _timings(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _raise_failure(turn: Turn) -> None:
-    for choice in turn.choices:
-        if choice.done and choice.done.error:
-            raise choice.done.error
+def _failure(turn: Turn) -> Exception | None:
+    return next((choice.done.error for choice in turn.choices if choice.done and choice.done.error), None)

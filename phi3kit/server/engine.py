@@ -1,23 +1,31 @@
-"""Engine: the one thread that owns the model, and the queue in front of it.
+"""Engine: the one thread that owns the model, who is next, and the queue in front of it.
 
-Knows who is next, when an answer is over, and what it cost. Knows no HTTP.
+Active answers take turns, a token or a slice of a prompt each, so that nobody waits for another's whole answer.
+An answer becomes active when there is memory for its prompt and its longest end. Knows no HTTP.
 """
 
-import queue
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from phi3kit.errors import Busy, Phi3KitError, WorkerFailed
-from phi3kit.records import FinishReason, WrapperName
-from phi3kit.server.loading import load_runtime
-from phi3kit.server.runtime import Runtime, Sampling
+from phi3kit.errors import Busy, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.records import FinishReason
+from phi3kit.server.kv_cache import KvCache, Slot
+from phi3kit.server.runtime import Logits, Runtime
+from phi3kit.server.sampling import Choice, Sampler, Sampling
 from phi3kit.server.text import AnswerText
 
+log = logging.getLogger(__name__)
+
 State = Literal["loading", "ready", "failed"]
+
+_MAX_ACTIVE = 8  # more would only make each one slower
+_SLICE = 64  # tokens of a prompt that are computed in one step
+_SLICE_BESIDE_OTHERS = 16  # the longest that others wait for their next token
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Piece:
 
     text: str
     completion_tokens: int
+    choice: Choice | None = None  # None for the end token, and for text that was held back until the end
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class Done:
 
     finish_reason: FinishReason
     completion_tokens: int  # every written id, the end token too
+    cached_prompt_tokens: int  # of the prompt, found in memory
     time_to_first_token_s: float | None  # from the moment the request came in; None when none was written
     duration_s: float
     error: Exception | None = None
@@ -42,7 +52,7 @@ class Done:
 Emit = Callable[[Piece | Done], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One answer to be written. `cancelled` may be set from any thread."""
 
@@ -56,26 +66,31 @@ class Job:
 
 
 class Engine:
-    """Loads the model and writes one answer after the other."""
+    """Loads the model and writes answers."""
 
-    def __init__(self, folder: Path, wrapper: WrapperName, max_queue: int) -> None:
-        self._folder, self._wrapper = folder, wrapper
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._submitting = threading.Lock()
-        self.max_queue = max_queue
+    def __init__(self, load: Callable[[], tuple[Runtime, KvCache]], max_queue: int) -> None:
+        """load: called on the engine's thread; raises Phi3KitError when there is no such model."""
+        self._load = load
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()  # guards _waiting and _closing
+        self._closing = False
+        self._active: list[_Answer] = []
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._runtime: Runtime | None = None
+        self._cache: KvCache | None = None
+        self.max_queue = max_queue
         self.state: State = "loading"
         self.failure: Phi3KitError | None = None
-        self.active = 0
 
     def start(self) -> None:
         """Begin to load the model; `state` says how far it is."""
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more jobs; the one in progress ends by its own cancelled flag."""
-        self._jobs.put(None)
+        """Take no more jobs and drop the waiting ones; those in progress end by their own cancelled flag."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
 
     @property
     def runtime(self) -> Runtime:
@@ -87,69 +102,173 @@ class Engine:
         return self._runtime
 
     @property
-    def waiting(self) -> int:
-        """Jobs in the queue, not counting the active one."""
-        return self._jobs.qsize()
+    def cache(self) -> KvCache:
+        """The memory of conversations. Raises WorkerFailed while there is no model."""
+        assert self.runtime is not None
+        assert self._cache is not None
+        return self._cache
 
-    def submit(self, *jobs: Job) -> None:
-        """Queue jobs that belong together, all or none. Raises Busy when there is no room for them."""
-        with self._submitting:
-            if self.waiting + len(jobs) > self.max_queue:
-                raise Busy(waiting=self.waiting, retry_after_s=2)
-            for job in jobs:
-                self._jobs.put(job)
+    @property
+    def running(self) -> bool:
+        """Whether its thread is at work or waits for some."""
+        return self._thread.is_alive()
+
+    @property
+    def active(self) -> int:
+        """Answers being written."""
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """Answers in the queue, not counting the active ones."""
+        return len(self._waiting)
+
+    def submit(self, *jobs: Job) -> int:
+        """Queue jobs that belong together, all or none; how many others are before them.
+
+        Raises Busy when there is no room for them, RequestInvalid when one could never have the memory it needs.
+        """
+        for job in jobs:
+            tokens = len(job.prompt_ids) + job.max_tokens
+            if not self.cache.fits(tokens):
+                raise RequestInvalid(
+                    what="The request needs too much memory.",
+                    why=f"Prompt and answer are {tokens:,} tokens at most, and PHI3KIT_KV_BUDGET_MB holds fewer.",
+                    next_step="Lower max_tokens, shorten the prompt, or raise PHI3KIT_KV_BUDGET_MB.",
+                    param="max_tokens",
+                    code="kv_budget_exceeded",
+                )
+        with self._changed:
+            before = len(self._waiting)
+            if before + len(jobs) > self.max_queue:
+                raise Busy(waiting=before, retry_after_s=2)
+            self._waiting.extend(jobs)
+            self._changed.notify()
+        return before
 
     def _work(self) -> None:
         try:
-            self._runtime = load_runtime(self._folder, self._wrapper)
-            self.state = "ready"
+            self._runtime, self._cache = self._load()
         except Phi3KitError as error:
             self.failure, self.state = error, "failed"
             return
-        while (job := self._jobs.get()) is not None:
-            self.active = 1
+        self.state = "ready"
+        while self._wait_for_work():
+            if not self._closing:
+                self._admit(self._runtime, self._cache)
+            for answer in list(self._active):
+                if not answer.step(alone=len(self._active) == 1):
+                    self._active.remove(answer)
+                    self._cache.release(answer.slot, keep=answer.error is None)
+                    answer.end()
+        for job in self._waiting:
+            job.emit(_unwritten(job, "cancelled"))
+
+    def _wait_for_work(self) -> bool:
+        """Until there is something to do; False when there never will be."""
+        with self._changed:
+            while not (self._active or self._waiting or self._closing):
+                self._changed.wait()
+            return bool(self._active) or not self._closing
+
+    def _admit(self, runtime: Runtime, cache: KvCache) -> None:
+        """Begin waiting answers, first come first served, as far as memory goes."""
+        self._drop_cancelled()
+        while self._waiting:
+            job = self._waiting[0]
+            if len(self._active) >= _MAX_ACTIVE:
+                return
             try:
-                self._answer(self._runtime, job)
-            finally:
-                self.active = 0
+                slot = cache.acquire(job.prompt_ids, job.max_tokens)
+            except Exception as error:  # the library could not get the memory after all
+                log.exception("no memory for a sequence")
+                self._next()
+                job.emit(_unwritten(job, "error", error))
+                continue
+            if slot is None:
+                return
+            self._next()
+            self._active.append(_Answer(job, slot, runtime))
 
-    def _answer(self, runtime: Runtime, job: Job) -> None:
-        text = AnswerText(runtime.tokenizer, job.stop)
-        written = 0
-        first_at: float | None = None
-        finish_reason: FinishReason = "length"
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            cancelled = [job for job in self._waiting if job.cancelled.is_set()]
+            for job in cancelled:
+                self._waiting.remove(job)
+        for job in cancelled:
+            job.emit(_unwritten(job, "cancelled"))
 
-        def on_token(token_id: int) -> bool:
-            nonlocal written, first_at, finish_reason
-            if job.cancelled.is_set():  # this token was computed, and nobody reads it
-                written += 1
-                finish_reason = "cancelled"
-                return False
-            first_at = first_at or time.perf_counter()
-            written += 1
-            ended = token_id in runtime.end_ids
-            piece = "" if ended else text.push(token_id)
-            if ended or text.stopped:
-                finish_reason = "stop"
-            job.emit(Piece(piece, written))
-            return not (ended or text.stopped) and written < job.max_tokens
+    def _next(self) -> None:
+        with self._changed:
+            self._waiting.popleft()
 
-        error: Exception | None = None
-        if job.cancelled.is_set():
-            finish_reason = "cancelled"
-        else:
-            try:
-                runtime.generate(list(job.prompt_ids), job.max_tokens, job.sampling, on_token)
-                if rest := text.finish():
-                    job.emit(Piece(rest, written))
-            except Exception as caught:  # the engines raise many kinds; the worker lives on and the caller is told
-                error, finish_reason = caught, "error"
+
+def _unwritten(job: Job, finish_reason: FinishReason, error: Exception | None = None) -> Done:
+    """The end of an answer that was never begun."""
+    return Done(finish_reason, 0, 0, None, time.perf_counter() - job.received_at, error)
+
+
+class _Answer:
+    """One answer in progress. `error` says why it broke off."""
+
+    def __init__(self, job: Job, slot: Slot, runtime: Runtime) -> None:
+        self.slot = slot
+        self.error: Exception | None = None
+        self._job = job
+        self._end_ids = runtime.end_ids
+        self._sampler = Sampler(job.sampling)
+        self._text = AnswerText(runtime.tokenizer, job.stop)
+        self._cached = len(slot.sequence.ids)
+        self._written = 0
+        self._last: int | None = None  # the token that is written but not computed yet
+        self._first_at: float | None = None
+        self._finish_reason: FinishReason = "length"
+
+    def step(self, alone: bool) -> bool:
+        """Compute a slice of the prompt, or write a token; False when the answer is over."""
+        if self._job.cancelled.is_set():
+            self._finish_reason = "cancelled"
+            return False
+        try:
+            logits = self._computed(_SLICE if alone else _SLICE_BESIDE_OTHERS)
+            return logits is None or self._write(self._sampler.choose(logits))
+        except Exception as error:  # the engines raise many kinds; the worker lives on and the caller is told
+            log.exception("an answer broke off")
+            self.error, self._finish_reason = error, "error"
+            return False
+
+    def end(self) -> None:
+        """Say how it ended."""
+        job = self._job
+        if self._finish_reason != "error" and (rest := self._text.finish()):
+            job.emit(Piece(rest, self._written))
         job.emit(
             Done(
-                finish_reason=finish_reason,
-                completion_tokens=written,
-                time_to_first_token_s=first_at - job.received_at if first_at else None,
+                finish_reason=self._finish_reason,
+                completion_tokens=self._written,
+                cached_prompt_tokens=self._cached,
+                time_to_first_token_s=self._first_at - job.received_at if self._first_at else None,
                 duration_s=time.perf_counter() - job.received_at,
-                error=error,
+                error=self.error,
             )
         )
+
+    def _computed(self, slice_tokens: int) -> Logits | None:
+        """The scores of the next token; None while the prompt is being read."""
+        sequence, prompt = self.slot.sequence, self._job.prompt_ids
+        if self._last is not None:
+            return sequence.append((self._last,))
+        begin = len(sequence.ids)
+        logits = sequence.append(prompt[begin : begin + slice_tokens])
+        return logits if len(sequence.ids) == len(prompt) else None
+
+    def _write(self, choice: Choice) -> bool:
+        self._first_at = self._first_at or time.perf_counter()
+        self._written += 1
+        self._last = choice.id
+        ended = choice.id in self._end_ids
+        piece = "" if ended else self._text.push(choice.id)
+        if ended or self._text.stopped:
+            self._finish_reason = "stop"
+        self._job.emit(Piece(piece, self._written, None if ended else choice))
+        return not (ended or self._text.stopped) and self._written < self._job.max_tokens

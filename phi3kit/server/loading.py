@@ -1,4 +1,4 @@
-"""Loading: from a logged model's folder to a runtime.
+"""Loading: from a logged model's folder to a runtime and the memory for its conversations.
 
 Knows the MLmodel file of both wrappers. Imports an engine only when it is the one.
 """
@@ -13,7 +13,7 @@ from phi3kit.records import WrapperName
 from phi3kit.server.runtime import Runtime
 
 
-def load_runtime(folder: Path, wrapper: WrapperName) -> Runtime:
+def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
     """Load the logged model that lies in `folder`.
 
     Reads the MLmodel file and the parts that it names, without MLflow: that saves 150 MB a worker.
@@ -25,12 +25,12 @@ def load_runtime(folder: Path, wrapper: WrapperName) -> Runtime:
             from phi3kit.server.runtime_transformers import TransformersRuntime  # 250 MB of torch, only where needed
 
             return TransformersRuntime(
-                folder / flavors["transformers"]["model_binary"], folder / "components/tokenizer"
+                folder / flavors["transformers"]["model_binary"], folder / "components/tokenizer", threads
             )
         from phi3kit.server.runtime_onnx import OnnxRuntime
 
         (artifact,) = flavors["python_function"]["artifacts"].values()
-        return OnnxRuntime(folder / artifact["path"])
+        return OnnxRuntime(folder / artifact["path"], threads)
     except Exception as error:  # YAML, JSON, tokenizers, safetensors and both engines each raise their own kinds
         raise ModelNotFound(
             what="The logged model cannot be loaded.",

@@ -1,39 +1,47 @@
-"""Runtime: one loaded model, ready to write tokens. The same face for both wrappers.
+"""Runtime: one loaded model, and sequences of tokens in its memory. The same face for both wrappers.
 
-Knows what a generation is asked for. The engines behind it are in runtime_transformers and
-runtime_onnx; loading chooses one.
+Knows tokens in, scores out. How a token is chosen sampling knows, who is next the engine.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 from tokenizers import Tokenizer
 
-# Called with each token id as it is written; False ends the generation.
-OnToken = Callable[[int], bool]
+Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. temperature 0 is greedy; seed None is a new draw each time."""
+class TokenSequence(Protocol):
+    """Tokens behind each other, and their keys and values in memory."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
+    ids: list[int]  # what was computed
+
+    def append(self, ids: Sequence[int]) -> Logits:
+        """Compute tokens behind the others; the scores of what comes next, shape (vocabulary,)."""
+        ...
+
+    def truncate(self, length: int) -> bool:
+        """Forget what is behind the first `length` tokens; False when it cannot go back so far."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
 
 
 class Runtime(Protocol):
-    """One loaded model. Only one thread may call generate."""
+    """One loaded model. It and its sequences belong to one thread."""
 
     tokenizer: Tokenizer  # reads special tokens as structure
     text_tokenizer: Tokenizer  # reads them as plain text
     context_tokens: int
     end_ids: frozenset[int]  # token ids that end an answer
+    bytes_per_token: int  # of keys and values
 
-    def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling, on_token: OnToken) -> None:
-        """Write up to max_tokens tokens behind prompt_ids, an end token too, each through on_token."""
+    def open(self, capacity: int) -> TokenSequence:
+        """An empty sequence with room for `capacity` tokens."""
         ...
 
 

@@ -3,10 +3,21 @@
 Knows tokens, bytes and stop strings. Knows no model.
 """
 
+import re
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """What a token writes; a byte-fallback token is one byte of a character."""
+    token = tokenizer.id_to_token(token_id) or ""
+    if byte := _BYTE_TOKEN.fullmatch(token):
+        return bytes.fromhex(byte[1])
+    return token.replace("▁", " ").encode()
 
 
 class AnswerText:

@@ -4,28 +4,35 @@ Knows how a request becomes jobs for the engine. Knows no HTTP routes.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import unquote
 
 from phi3kit.chat_template import prompt_ids
 from phi3kit.errors import PromptTooLong, RequestInvalid
-from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, ChatRequest, CompletionRequest
+from phi3kit.openai_schema import (
+    DEFAULT_MAX_TOKENS,
+    ChatRequest,
+    ChoicePart,
+    CompletionRequest,
+    TokenLogprob,
+)
 from phi3kit.records import FinishReason, Interface, Message, Origin, TurnRecord, WrapperName
 from phi3kit.server.engine import Done, Engine, Job, Piece
-from phi3kit.server.runtime import Runtime, Sampling
+from phi3kit.server.runtime import Runtime
+from phi3kit.server.sampling import Sampling
+from phi3kit.server.text import token_bytes
 
 Keep = Callable[[TurnRecord], None]
 
-# Dividing scores by less overflows them; vLLM draws the same line. 0 itself is greedy.
-_LOWEST_TEMPERATURE = 0.01
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
-_AHEAD = 16  # steps that the engine may be ahead of the sender
-_LONGEST_WAIT_MS = 5  # a token
+_SEND_EVERY_S = 0.005  # a small model writes thousands of tokens a second; what comes meanwhile is sent together
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
 
 
@@ -58,8 +65,9 @@ class Caller:
 class Choice:
     """One of a turn's n answers, as it grows."""
 
-    text: str = ""
     completion_tokens: int = 0
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     done: Done | None = None
 
 
@@ -79,74 +87,90 @@ class Turn:
     choices: list[Choice]
     began_at: float = field(default_factory=time.time)
     received_at: float = field(default_factory=time.perf_counter)
-    _jobs: list[Job] = field(default_factory=list)
-    _emitted: int = 0  # steps that the engine gave
-    _taken: int = 0  # steps that were sent on
+    queue_place: int = 0  # how many answers were waiting before this one
 
     @property
     def completion_tokens(self) -> int:
         """Tokens of all choices so far."""
         return sum(choice.completion_tokens for choice in self.choices)
 
-    async def pieces(self, keep: Keep) -> AsyncGenerator[tuple[int, Piece | Done], None]:
-        """(choice index, step) until every choice is done; `keep` gets the turn's record before the last one is given.
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Prompt tokens that were in memory; each choice reads the prompt, the first one is what counts."""
+        done = self.choices[0].done
+        return done.cached_prompt_tokens if done else 0
 
-        When the reader goes away the generation is cancelled and the turn is kept all the same. Raises Busy.
+    async def parts(self, keep: Keep) -> AsyncGenerator[list[ChoicePart], None]:
+        """What was written since the last time, until every choice is done; first an empty list, once queued.
+
+        `keep` gets the turn's record before the last parts are given. When the reader goes away the generation is
+        cancelled and the turn is kept all the same. Raises Busy or RequestInvalid before the first list.
         """
-        loop = asyncio.get_running_loop()
-        steps: asyncio.Queue[tuple[int, Piece | Done]] = asyncio.Queue()
-
-        def job(index: int) -> Job:
-            def emit(step: Piece | Done) -> None:
-                self._emitted += 1
-                loop.call_soon_threadsafe(steps.put_nowait, (index, step))
-                # A small model writes faster than the event loop sends, and a loop that is behind notices late that
-                # its reader has gone. Wait for it a little, and never for long: a slow reader must hold up nobody.
-                for _ in range(_LONGEST_WAIT_MS):
-                    if self._emitted - self._taken <= _AHEAD or self._jobs_cancelled():
-                        break
-                    time.sleep(0.001)
-
-            sampling = self.sampling
-            if sampling.seed is not None:  # n answers to one seed would be n times the same
-                sampling = Sampling(sampling.temperature, sampling.top_p, sampling.seed + index)
-            return Job(self.prompt_ids, self.max_tokens, sampling, self.stop, emit, received_at=self.received_at)
-
+        inbox = _Inbox()
+        jobs = [self._job(index, inbox) for index in range(len(self.choices))]
+        self.queue_place = self.engine.submit(*jobs)
         recorded = False
         try:
-            jobs = [job(index) for index in range(len(self.choices))]
-            self.engine.submit(*jobs)
-            self._jobs = jobs
+            yield []
             while any(choice.done is None for choice in self.choices):
-                index, step = await steps.get()
-                self._take(index, step)
-                if isinstance(step, Done) and all(choice.done for choice in self.choices):
+                parts = self._take(await inbox.steps())
+                if all(choice.done for choice in self.choices):
                     recorded = True
                     keep(self.record())
-                yield index, step
+                yield parts
         finally:
-            for each in self._jobs:
-                each.cancelled.set()
-            if self._jobs and not recorded:
+            for job in jobs:
+                job.cancelled.set()
+            if not recorded:
                 # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
-                await asyncio.shield(asyncio.ensure_future(self._drain(steps, keep)))
+                await asyncio.shield(asyncio.ensure_future(self._drain(inbox, keep)))
 
-    async def _drain(self, steps: "asyncio.Queue[tuple[int, Piece | Done]]", keep: Keep) -> None:
+    async def _drain(self, inbox: "_Inbox", keep: Keep) -> None:
         while any(choice.done is None for choice in self.choices):
-            self._take(*await steps.get())
+            self._take(await inbox.steps())
         keep(self.record())
 
-    def _jobs_cancelled(self) -> bool:
-        return any(job.cancelled.is_set() for job in self._jobs)
+    def _job(self, index: int, inbox: "_Inbox") -> Job:
+        sampling = self.sampling
+        if sampling.seed is not None:  # n answers to one seed would be n times the same
+            sampling = replace(sampling, seed=sampling.seed + index)
+        return Job(
+            self.prompt_ids, self.max_tokens, sampling, self.stop,
+            emit=lambda step: inbox.put(index, step), received_at=self.received_at,
+        )  # fmt: skip
 
-    def _take(self, index: int, step: Piece | Done) -> None:
-        self._taken += 1
-        choice = self.choices[index]
-        choice.completion_tokens = step.completion_tokens
-        if isinstance(step, Piece):
+    def _take(self, steps: list["_Step"]) -> list[ChoicePart]:
+        """Add the steps to their choices; what each choice gained, its end in a part of its own."""
+        gained: dict[int, ChoicePart] = {}
+        ends: list[ChoicePart] = []
+        wants_logprobs = self.sampling.logprobs is not None
+        for index, step in steps:
+            choice = self.choices[index]
+            choice.completion_tokens = step.completion_tokens
+            if isinstance(step, Done):
+                choice.done = step
+                ends.append(
+                    ChoicePart(index, finish_reason=step.finish_reason, logprobs=() if wants_logprobs else None)
+                )
+                continue
+            logprobs = self._logprobs(step) if wants_logprobs else None
             choice.text += step.text
-        else:
-            choice.done = step
+            choice.logprobs += logprobs or ()
+            part = gained.get(index, ChoicePart(index, logprobs=() if wants_logprobs else None))
+            more = None if part.logprobs is None else part.logprobs + (logprobs or ())
+            gained[index] = ChoicePart(index, part.text + step.text, logprobs=more)
+        return [*gained.values(), *ends]
+
+    def _logprobs(self, piece: Piece) -> tuple[TokenLogprob, ...]:
+        choice = piece.choice
+        if choice is None or choice.logprob is None:
+            return ()
+        likeliest = tuple(self._token(other, logprob) for other, logprob in choice.likeliest)
+        return (self._token(choice.id, choice.logprob, likeliest),)
+
+    def _token(self, token_id: int, logprob: float, likeliest: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        written = token_bytes(self.engine.runtime.tokenizer, token_id)
+        return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest)
 
     def record(self) -> TurnRecord:
         """What this turn cost."""
@@ -166,7 +190,7 @@ class Turn:
             finish_reason=next((reason for reason in worst if reason in reasons), "error"),
             prompt_tokens=len(self.prompt_ids),
             completion_tokens=self.completion_tokens,
-            cached_prompt_tokens=0,
+            cached_prompt_tokens=self.cached_prompt_tokens,
             duration_s=max((each.duration_s for each in done), default=time.perf_counter() - self.received_at),
             time_to_first_token_s=min(firsts, default=None),
             temperature=self.sampling.temperature,
@@ -176,17 +200,49 @@ class Turn:
         )
 
 
+_Step = tuple[int, Piece | Done]  # choice index, what happened
+
+
+class _Inbox:
+    """From the engine's thread to the event loop, many steps at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._steps: deque[_Step] = deque()
+        self._filled = asyncio.Event()
+        self._told = False  # the loop will look without being told again
+        self._sent_at = 0.0
+
+    def put(self, index: int, step: Piece | Done) -> None:
+        """On the engine's thread."""
+        self._steps.append((index, step))
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends, nobody reads
+                self._loop.call_soon_threadsafe(self._filled.set)
+
+    async def steps(self) -> list[_Step]:
+        """On the event loop: the steps since the last time; waits for one."""
+        await self._filled.wait()
+        if (wait_s := self._sent_at + _SEND_EVERY_S - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
+        self._filled.clear()
+        self._told = False  # before the first is taken: what comes from here on tells the loop again
+        self._sent_at = time.monotonic()
+        return [self._steps.popleft() for _ in range(len(self._steps))]
+
+
 def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
     """A turn from messages. Raises RequestInvalid or PromptTooLong."""
     ids = message_ids(request.conversation(), engine.runtime)
     max_tokens = request.max_completion_tokens or request.max_tokens
-    return _turn(request, ids, max_tokens, caller, engine, "openai", wrapper, model_uri)
+    return _turn(request, ids, max_tokens, request.likeliest(), caller, engine, "openai", wrapper, model_uri)
 
 
 def raw_turn(request: CompletionRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
     """A turn from a raw prompt. Raises RequestInvalid or PromptTooLong."""
     ids = raw_ids(request.raw_prompt(), engine.runtime)
-    return _turn(request, ids, request.max_tokens, caller, engine, "raw", wrapper, model_uri)
+    return _turn(request, ids, request.max_tokens, request.logprobs, caller, engine, "raw", wrapper, model_uri)
 
 
 def message_ids(messages: tuple[Message, ...], runtime: Runtime) -> list[int]:
@@ -207,6 +263,7 @@ def _turn(
     request: ChatRequest | CompletionRequest,
     ids: list[int],
     max_tokens: int | None,
+    logprobs: int | None,
     caller: Caller,
     engine: Engine,
     interface: Interface,
@@ -231,9 +288,13 @@ def _turn(
         prompt_ids=ids,
         max_tokens=min(max_tokens or DEFAULT_MAX_TOKENS, room),
         sampling=Sampling(
-            temperature=max(request.temperature, _LOWEST_TEMPERATURE) if request.temperature else 0.0,
+            temperature=request.temperature or 0.0,
             top_p=request.top_p if request.top_p is not None else 1.0,
             seed=request.seed,
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            logit_bias=_logit_bias(request.logit_bias or {}, engine.runtime),
+            logprobs=logprobs,
         ),
         stop=tuple(request.stop or ()),
         caller=caller,
@@ -242,3 +303,16 @@ def _turn(
         model_uri=model_uri,
         choices=[Choice() for _ in range(request.n or 1)],
     )
+
+
+def _logit_bias(given: Mapping[str, float], runtime: Runtime) -> dict[int, float]:
+    biases = {int(token): bias for token, bias in given.items()}
+    vocabulary = runtime.tokenizer.get_vocab_size()
+    if unknown := [token for token in biases if token >= vocabulary]:
+        raise RequestInvalid(
+            what="A token of logit_bias does not exist.",
+            why=f"It is {unknown[0]}; ids go from 0 to {vocabulary - 1}.",
+            next_step="Send ids that /tokenize gave.",
+            param="logit_bias",
+        )
+    return biases

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from phi3kit import client
 from phi3kit.client import Answer, Request, TurnContext
 from phi3kit.conversation import ChatTurn, Conversation
 from phi3kit.errors import Phi3KitError
 from phi3kit.logged_models import LoggedModel
-from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, new_id, response, usage
+from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, ChoicePart, new_id, response, usage
 from phi3kit.records import WRAPPERS, Interface, Message, TurnRecord, WrapperName
 from phi3kit.ui import resources, shell, theme
 from phi3kit.usage.outbox import Outbox
@@ -130,9 +131,12 @@ def run_turn(
             endpoint = shared.pool.endpoint(
                 model.model_uri, lambda what: waiting.update(label=f"{what} ({model.wrapper})")
             )
-            waiting.update(label="Reading the prompt")
             steps = client.stream(endpoint, request, context, shared.settings)
-            answer = next(steps)
+            for answer in steps:
+                if answer.completion_tokens:
+                    break
+                before = answer.queue_place
+                waiting.update(label=f"Waiting; {before} before you" if before else "Reading the prompt")
         drawn_at = 0.0
         for answer in steps:
             if time.monotonic() - drawn_at >= _DRAW_EVERY_S:
@@ -181,9 +185,22 @@ def show_answer(turn: ChatTurn, key: str) -> None:
             st.json(response_json(turn), expanded=2)
 
 
+def show_context(conversation: Conversation, place: DeltaGenerator) -> None:
+    """How much of the model's context the conversation fills, as a meter; nothing before its first turn."""
+    if not conversation.turns:
+        return
+    used = conversation.turns[-1].answer.total_tokens
+    text = f"{used:,} of {CONTEXT_TOKENS:,} tokens of context used"
+    if used > CONTEXT_TOKENS - DEFAULT_MAX_TOKENS:
+        text += " · nearly full: start a new chat for long answers"
+    place.progress(min(used / CONTEXT_TOKENS, 1.0), text=text)
+
+
 def caption(answer: Answer) -> str:
     """What an answer cost, in one line."""
     parts = [f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} = {answer.total_tokens:,} tokens"]
+    if answer.cached_prompt_tokens:
+        parts.append(f"{answer.cached_prompt_tokens:,} of the prompt cached")
     if answer.time_to_first_token_s is not None:
         parts.append(f"first token {shell.seconds(answer.time_to_first_token_s)}")
     if answer.tokens_per_second is not None:
@@ -195,9 +212,9 @@ def response_json(turn: ChatTurn) -> dict[str, object]:
     """The answer in OpenAI's form."""
     chat = turn.request.interface == "openai"
     answer = turn.answer
-    tokens = usage(answer.prompt_tokens, answer.completion_tokens, cached_prompt_tokens=0)
-    texts = [(answer.text, answer.finish_reason or "error")]
-    return response(new_id("chatcmpl" if chat else "cmpl"), turn.model_uri, texts, tokens, chat)  # type: ignore[arg-type]
+    tokens = usage(answer.prompt_tokens, answer.completion_tokens, answer.cached_prompt_tokens)
+    choices = [ChoicePart(0, answer.text, answer.finish_reason)]
+    return response(new_id("chatcmpl" if chat else "cmpl"), turn.model_uri, choices, tokens, chat)
 
 
 def native_note(wrapper: WrapperName, interface: Interface) -> str | None:

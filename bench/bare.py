@@ -1,0 +1,83 @@
+"""The bare libraries, as the figures' other side: nothing around the token loop."""
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.worker import Stream
+
+
+class BareOnnx:
+    """onnxruntime-genai's own Python binding."""
+
+    def __init__(self, folder: Path, threads: int | None) -> None:
+        """threads: None leaves the library's default, as the chapter's code does."""
+        import onnxruntime_genai as og
+
+        self._og = og
+        config = og.Config(str(folder / "artifacts/onnx"))
+        if threads is not None:
+            options = f'{{"intra_op_num_threads": {threads}}}'
+            config.overlay(f'{{"model": {{"decoder": {{"session_options": {options}}}}}}}')
+        self._model = og.Model(config)
+
+    def ask(self, ids: Sequence[int], tokens: int) -> Stream:
+        """Read the prompt, write so many tokens."""
+        stream = Stream(prompt_tokens=len(ids))
+        params = self._og.GeneratorParams(self._model)
+        # Random weights write an end token at random; min_length forbids it.
+        length = len(ids) + tokens
+        params.set_search_options(max_length=length, min_length=length, do_sample=False)
+        generator = self._og.Generator(self._model, params)
+        generator.append_tokens(list(ids))
+        for count in range(1, tokens + 1):
+            generator.generate_next_token()
+            stream.at.append(time.perf_counter())
+            stream.tokens.append(count)
+        return stream
+
+    def ask_in_threads(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Stream]:
+        """One plain thread a prompt, one model for all."""
+        streams: list[Stream] = []
+        threads = [threading.Thread(target=lambda ids=ids: streams.append(self.ask(ids, tokens))) for ids in prompts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return streams
+
+
+class BareTransformers:
+    """transformers' own generate."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._torch = torch
+        self._model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="auto").eval()
+
+    def ask(self, ids: Sequence[int], tokens: int) -> Stream:
+        """Read the prompt, write so many tokens."""
+        from transformers.generation.streamers import BaseStreamer
+
+        stream = Stream(prompt_tokens=len(ids))
+
+        class Clock(BaseStreamer):  # type: ignore[misc]
+            def put(self, value: Any) -> None:
+                stream.at.append(time.perf_counter())
+
+            def end(self) -> None:
+                pass
+
+        given = self._torch.tensor([list(ids)])
+        with self._torch.inference_mode():
+            self._model.generate(
+                given, attention_mask=self._torch.ones_like(given), min_new_tokens=tokens, max_new_tokens=tokens,
+                do_sample=False, streamer=Clock(),
+            )  # fmt: skip
+        del stream.at[0]  # the first call of a streamer carries the prompt
+        stream.tokens = list(range(1, len(stream.at) + 1))
+        return stream

@@ -1,0 +1,55 @@
+"""Description: the worker's OpenAPI document.
+
+The routes read their bodies themselves, because OpenAI's error shape is not FastAPI's; so their schemas are told here.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+_SCHEMA_PATH = "#/components/schemas/{model}"
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "code", "param"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "code": {"type": ["string", "null"]},
+                "param": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_REFUSALS = {
+    "400": "A value is wrong; param names it.",
+    "401": "The key is missing or wrong.",
+    "413": "The body is too large.",
+    "429": "The queue is full; Retry-After says when to come again.",
+    "500": "The model failed.",
+    "503": "The model is still being loaded.",
+}
+
+
+def takes(body: type[BaseModel]) -> dict[str, Any]:
+    """What a route says of its body and its refusals, for FastAPI's openapi_extra."""
+    content = {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model=body.__name__)}}}
+    error = {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model="Error")}}}
+    refusals = {status: {"description": text, "content": error} for status, text in _REFUSALS.items()}
+    return {"requestBody": {"required": True, "content": content}, "responses": refusals}
+
+
+def add_schemas(document: dict[str, Any], *bodies: type[BaseModel]) -> None:
+    """Put the bodies' schemas where `takes` refers to them."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for body in bodies:
+        schema = body.model_json_schema(ref_template=_SCHEMA_PATH)
+        schemas |= schema.pop("$defs", {})
+        schemas[body.__name__] = schema
+    schemas["Error"] = _ERROR
+    key = {"type": "http", "scheme": "bearer"}
+    document["components"]["securitySchemes"] = {"key": key}
+    document["security"] = [{"key": []}]
