@@ -34,13 +34,13 @@ from phi3kit.server.engine import Engine
 from phi3kit.server.machine import Threads
 from phi3kit.server.metrics import WorkerMetrics
 from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
-from phi3kit.server.turns import Caller, Choice, Turn, chat_turn, message_ids, raw_ids, raw_turn
+from phi3kit.server.turns import Caller, Choice, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn
 from phi3kit.usage.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # answers that waited before this one
-Parts = AsyncGenerator[list[ChoicePart], None]
+Parts = AsyncGenerator[list[Part], None]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
             if choice.done
         ]
         response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
-        answer = openai_schema.response(response_id, config.model_uri, choices, _usage(turn), chat)
+        answer = openai_schema.response(
+            response_id, config.model_uri, choices, _usage(turn, turn.completion_tokens), chat
+        )
         return JSONResponse(answer | {"phi3kit": _timings(turn)}, headers=headers)
 
     add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
@@ -229,10 +231,12 @@ async def _event_stream(
     response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
     created = int(time.time())
 
-    def event(choice: ChoicePart | None, *, role: bool = False, usage: bool = False, **more: Any) -> str:
-        chunk = openai_schema.chunk(response_id, created, model, chat, choice, role=role) | more
-        if usage:
-            chunk["usage"] = _usage(turn)
+    def event(choice: ChoicePart | None, usage: dict[str, Any] | None = None, *, role: bool = False) -> str:
+        chunk = openai_schema.chunk(response_id, created, model, chat, choice, role=role)
+        if usage is not None:
+            chunk["usage"] = usage
+        if choice is None:
+            chunk["phi3kit"] = _timings(turn)
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
     counted = options.continuous_usage_stats
@@ -244,10 +248,15 @@ async def _event_stream(
                 _, body = openai_schema.error_body(error)
                 yield f"data: {json.dumps(body)}\n\n"
                 return
-            if lines := [event(part, usage=counted) for part in each if part.text or part.finish_reason or counted]:
+            lines = [
+                event(part.choice, _usage(turn, part.completion_tokens) if counted else None)
+                for part in each
+                if part.choice.text or part.choice.finish_reason or counted
+            ]
+            if lines:
                 yield "".join(lines)
         if options.include_usage:
-            yield event(None, usage=True, phi3kit=_timings(turn))
+            yield event(None, _usage(turn, turn.completion_tokens))
         yield "data: [DONE]\n\n"
 
 
@@ -255,10 +264,8 @@ def _whole_logprobs(turn: Turn, choice: Choice) -> tuple[TokenLogprob, ...] | No
     return None if turn.sampling.logprobs is None else tuple(choice.logprobs)
 
 
-def _usage(turn: Turn) -> dict[str, Any]:
-    return openai_schema.usage(
-        len(turn.prompt_ids), turn.completion_tokens, cached_prompt_tokens=turn.cached_prompt_tokens
-    )
+def _usage(turn: Turn, completion_tokens: int) -> dict[str, Any]:
+    return openai_schema.usage(len(turn.prompt_ids), completion_tokens, turn.cached_prompt_tokens)
 
 
 def _timings(turn: Turn) -> dict[str, Any]:

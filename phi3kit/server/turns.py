@@ -71,6 +71,14 @@ class Choice:
     done: Done | None = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """A piece of one of the answers, or its end."""
+
+    choice: ChoicePart
+    completion_tokens: int  # of all answers, this piece's too
+
+
 @dataclass
 class Turn:
     """One request on its way through the engine."""
@@ -100,7 +108,7 @@ class Turn:
         done = self.choices[0].done
         return done.cached_prompt_tokens if done else 0
 
-    async def parts(self, keep: Keep) -> AsyncGenerator[list[ChoicePart], None]:
+    async def parts(self, keep: Keep) -> AsyncGenerator[list[Part], None]:
         """What was written since the last time, until every choice is done; first an empty list, once queued.
 
         `keep` gets the turn's record before the last parts are given. When the reader goes away the generation is
@@ -139,27 +147,24 @@ class Turn:
             emit=lambda step: inbox.put(index, step), received_at=self.received_at,
         )  # fmt: skip
 
-    def _take(self, steps: list["_Step"]) -> list[ChoicePart]:
-        """Add the steps to their choices; what each choice gained, its end in a part of its own."""
-        gained: dict[int, ChoicePart] = {}
-        ends: list[ChoicePart] = []
-        wants_logprobs = self.sampling.logprobs is not None
+    def _take(self, steps: list["_Step"]) -> list[Part]:
+        """Add the steps to their choices; a part for each."""
+        parts = []
         for index, step in steps:
             choice = self.choices[index]
             choice.completion_tokens = step.completion_tokens
+            logprobs: tuple[TokenLogprob, ...] | None = None if self.sampling.logprobs is None else ()
             if isinstance(step, Done):
                 choice.done = step
-                ends.append(
-                    ChoicePart(index, finish_reason=step.finish_reason, logprobs=() if wants_logprobs else None)
-                )
+                end = ChoicePart(index, finish_reason=step.finish_reason, logprobs=logprobs)
+                parts.append(Part(end, self.completion_tokens))
                 continue
-            logprobs = self._logprobs(step) if wants_logprobs else None
+            if logprobs is not None:
+                logprobs = self._logprobs(step)
+                choice.logprobs += logprobs
             choice.text += step.text
-            choice.logprobs += logprobs or ()
-            part = gained.get(index, ChoicePart(index, logprobs=() if wants_logprobs else None))
-            more = None if part.logprobs is None else part.logprobs + (logprobs or ())
-            gained[index] = ChoicePart(index, part.text + step.text, logprobs=more)
-        return [*gained.values(), *ends]
+            parts.append(Part(ChoicePart(index, step.text, logprobs=logprobs), self.completion_tokens))
+        return parts
 
     def _logprobs(self, piece: Piece) -> tuple[TokenLogprob, ...]:
         choice = piece.choice
