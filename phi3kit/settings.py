@@ -24,7 +24,9 @@ class Settings:
     start_seconds: int  # a worker that is not ready after so long has failed
     max_queue: int  # turns that may wait at one worker
     threads: int | None  # that compute one step; None: as many as the process has CPUs
-    kv_budget_mb: int | None  # memory of a worker's conversations; None: a third of what is free at its start
+    kv_budget_mb: (
+        int | None
+    )  # memory of a worker's conversations; None: four whole contexts, or a third of what is free
     user: str  # who is written beside a turn
 
     @property

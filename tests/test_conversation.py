@@ -56,8 +56,11 @@ class TestMessages:
 class TestSettle:
     def test_a_cancelled_turn_takes_the_counts_of_its_record_and_keeps_its_text(self):
         chat = Conversation(turns=[said("One", "Once upon", "cancelled")])
-        chat.settle({"id of One": turn(completion_tokens=9, duration_s=2.5)}.get)
-        assert chat.turns[0].answer == Answer("Once upon", "cancelled", 10, 9, 0.5, 2.5, 4.0)
+        chat.settle({"id of One": turn(completion_tokens=9, cached_prompt_tokens=3, duration_s=2.5)}.get)
+        assert chat.turns[0].answer == Answer(
+            "Once upon", "cancelled", prompt_tokens=10, cached_prompt_tokens=3, completion_tokens=9,
+            time_to_first_token_s=0.5, duration_s=2.5, tokens_per_second=4.0,
+        )  # fmt: skip
 
     def test_other_turns_and_turns_without_a_record_stay_as_they_are(self):
         chat = Conversation(turns=[said("One", "1"), said("Two", "It bro", "error"), said("Three", "3", "cancelled")])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from phi3kit.server.kv_cache import KvCache, Slot
+from phi3kit.server.kv_cache import KvCache, Slot, budget_for
 from phi3kit.server.runtime import Logits
 
 BYTES = 3  # a token
@@ -174,15 +174,10 @@ class TestRoom:
 
 class TestCapacity:
     @pytest.mark.parametrize(("needed", "capacity"), [(2, 256), (256, 256), (257, 512), (2049, 4000), (4000, 4000)])
-    def test_grows_in_doubling_steps_while_the_budget_is_small(self, needed: int, capacity: int):
+    def test_grows_in_doubling_steps_up_to_the_context(self, needed: int, capacity: int):
         _, cache = cache_for(8 * 4000 - 1)
         assert acquired(cache, [1], needed - 1).capacity == capacity
         assert cache.reserved_bytes == capacity * BYTES
-
-    def test_is_the_whole_context_when_the_budget_has_eight(self):
-        _, cache = cache_for(8 * 4000)
-        assert [acquired(cache, [1], 1).capacity for _ in range(8)] == [4000] * 8
-        assert cache.acquire([1], 1) is None
 
     def test_fits_says_what_the_whole_budget_could_hold(self):
         _, cache = cache_for(300)
@@ -190,8 +185,19 @@ class TestCapacity:
         assert (cache.fits(300), cache.fits(301)) == (True, False)
 
 
+class TestBudget:
+    @pytest.mark.parametrize(
+        ("setting_mb", "free", "budget"),
+        [(3, 10**12, 3 * 2**20), (None, 10**12, 4 * 4000 * BYTES), (None, 90_000, 30_000)],
+    )
+    def test_is_the_setting_or_four_contexts_or_a_third_of_free_memory(
+        self, setting_mb: int | None, free: int, budget: int
+    ):
+        assert budget_for(ScriptedRuntime(), setting_mb, free) == budget
+
+
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("budget", [600, 3000, 8 * 4000])
+@pytest.mark.parametrize("budget", [600, 3000, 6000])
 def test_turns_in_any_order_stay_within_the_budget_and_find_only_their_own_beginning(budget: int, seed: int):
     chance = random.Random(seed)
     runtime, cache = cache_for(budget)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from phi3kit.server import machine
-from phi3kit.server.machine import Threads, choose_threads, cpu_quota, free_memory_bytes, kv_budget_bytes
+from phi3kit.server.machine import Threads, choose_threads, cpu_quota, free_memory_bytes
 
 GIB = 2**30
 NO_LIMIT = str(2**63 - 4096)  # version 1 has no word for it
@@ -153,9 +153,3 @@ class TestFreeMemory:
     def test_a_group_beyond_its_limit_has_nothing_left(self, groups: Groups):
         groups("0::/app", {"app/memory.max": 2 * GIB, "app/memory.current": 3 * GIB})
         assert free_memory_bytes() == 0
-
-
-class TestBudget:
-    def test_is_the_setting_or_a_third_of_what_is_free(self, groups: Groups):
-        groups("0::/app", {"app/memory.max": 4 * GIB, "app/memory.current": GIB})
-        assert (kv_budget_bytes(100), kv_budget_bytes(None)) == (100 * 2**20, GIB)

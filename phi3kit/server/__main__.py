@@ -23,9 +23,9 @@ from phi3kit.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.records import WRAPPERS
 from phi3kit.server.app import WorkerConfig, create_app
 from phi3kit.server.engine import Engine
-from phi3kit.server.kv_cache import KvCache
+from phi3kit.server.kv_cache import KvCache, budget_for
 from phi3kit.server.loading import load_runtime
-from phi3kit.server.machine import choose_threads, kv_budget_bytes
+from phi3kit.server.machine import choose_threads, free_memory_bytes
 from phi3kit.server.requests import Activity
 from phi3kit.server.runtime import Runtime
 from phi3kit.settings import read_settings
@@ -72,7 +72,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     def load() -> tuple[Runtime, KvCache]:
         runtime = load_runtime(config.folder, config.wrapper, config.threads.count)
-        return runtime, KvCache(runtime, kv_budget_bytes(settings.kv_budget_mb))
+        return runtime, KvCache(runtime, budget_for(runtime, settings.kv_budget_mb, free_memory_bytes()))
 
     activity = Activity()
     engine = Engine(load, config.max_queue)

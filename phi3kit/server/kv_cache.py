@@ -12,7 +12,8 @@ from phi3kit.server.runtime import Runtime, TokenSequence
 
 _SMALLEST = 256  # tokens of room; smaller steps would only make more sizes
 _EDIT = 32  # tokens; less is computed anew as fast as it is argued about
-_CONTEXTS_WANTED = 8  # with a budget for so many whole contexts, every sequence gets one and never has to grow
+_CONTEXTS_WANTED = 4  # whole ones, or twice as many conversations that fill half of one
+_SHARE_OF_FREE = 3  # without a setting a third of the memory that is free when the model is loaded, at most
 
 
 @dataclass(eq=False)
@@ -106,17 +107,22 @@ class KvCache:
 
     def _capacity_for(self, needed: int) -> int:
         """Room to take so that the conversation's next turns find some too: doubling steps up to the context."""
-        context = self._runtime.context_tokens
-        if self.budget_bytes >= _CONTEXTS_WANTED * context * self._runtime.bytes_per_token:
-            return context
         capacity = _SMALLEST
         while capacity < needed:
             capacity *= 2
-        return max(min(capacity, context), needed)
+        return max(min(capacity, self._runtime.context_tokens), needed)
 
     def _close(self, slot: Slot) -> None:
         self._slots.remove(slot)
         slot.sequence.close()
+
+
+def budget_for(runtime: Runtime, setting_mb: int | None, free_bytes: int) -> int:
+    """Bytes for all sequences: PHI3KIT_KV_BUDGET_MB, or four whole contexts as far as memory allows."""
+    if setting_mb is not None:
+        return setting_mb * 2**20
+    wanted = _CONTEXTS_WANTED * runtime.context_tokens * runtime.bytes_per_token
+    return min(wanted, free_bytes // _SHARE_OF_FREE)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

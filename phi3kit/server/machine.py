@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_KV_SHARE = 3  # keys and values may take a third of the memory that is free when the model is loaded
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,6 @@ def choose_threads(setting: int | None) -> Threads:
     if allowed < installed:
         return Threads(allowed, f"affinity: {allowed} of {installed} CPUs")
     return Threads(installed, f"all {installed} CPUs")
-
-
-def kv_budget_bytes(setting_mb: int | None) -> int:
-    """What all conversations together may take: PHI3KIT_KV_BUDGET_MB, or a third of the memory that is free now."""
-    if setting_mb is not None:
-        return setting_mb * 2**20
-    return free_memory_bytes() // _KV_SHARE
 
 
 def cpu_quota() -> float | None:

@@ -4,11 +4,9 @@ Knows how a request becomes jobs for the engine. Knows no HTTP routes.
 """
 
 import asyncio
-import contextlib
 import re
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -25,6 +23,7 @@ from phi3kit.openai_schema import (
 )
 from phi3kit.records import FinishReason, Interface, Message, Origin, TurnRecord, WrapperName
 from phi3kit.server.engine import Done, Engine, Job, Piece
+from phi3kit.server.inbox import Inbox, Step
 from phi3kit.server.runtime import Runtime
 from phi3kit.server.sampling import Sampling
 from phi3kit.server.text import token_bytes
@@ -32,7 +31,6 @@ from phi3kit.server.text import token_bytes
 Keep = Callable[[TurnRecord], None]
 
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
-_SEND_EVERY_S = 0.005  # a small model writes thousands of tokens a second; what comes meanwhile is sent together
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
 
 
@@ -114,7 +112,7 @@ class Turn:
         `keep` gets the turn's record before the last parts are given. When the reader goes away the generation is
         cancelled and the turn is kept all the same. Raises Busy or RequestInvalid before the first list.
         """
-        inbox = _Inbox()
+        inbox = Inbox()
         jobs = [self._job(index, inbox) for index in range(len(self.choices))]
         self.queue_place = self.engine.submit(*jobs)
         recorded = False
@@ -133,12 +131,12 @@ class Turn:
                 # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
                 await asyncio.shield(asyncio.ensure_future(self._drain(inbox, keep)))
 
-    async def _drain(self, inbox: "_Inbox", keep: Keep) -> None:
+    async def _drain(self, inbox: Inbox, keep: Keep) -> None:
         while any(choice.done is None for choice in self.choices):
             self._take(await inbox.steps())
         keep(self.record())
 
-    def _job(self, index: int, inbox: "_Inbox") -> Job:
+    def _job(self, index: int, inbox: Inbox) -> Job:
         sampling = self.sampling
         if sampling.seed is not None:  # n answers to one seed would be n times the same
             sampling = replace(sampling, seed=sampling.seed + index)
@@ -147,7 +145,7 @@ class Turn:
             emit=lambda step: inbox.put(index, step), received_at=self.received_at,
         )  # fmt: skip
 
-    def _take(self, steps: list["_Step"]) -> list[Part]:
+    def _take(self, steps: list[Step]) -> list[Part]:
         """Add the steps to their choices; a part for each."""
         parts = []
         for index, step in steps:
@@ -203,38 +201,6 @@ class Turn:
             top_p=self.sampling.top_p,
             seed=self.sampling.seed,
         )
-
-
-_Step = tuple[int, Piece | Done]  # choice index, what happened
-
-
-class _Inbox:
-    """From the engine's thread to the event loop, many steps at a time."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._steps: deque[_Step] = deque()
-        self._filled = asyncio.Event()
-        self._told = False  # the loop will look without being told again
-        self._sent_at = 0.0
-
-    def put(self, index: int, step: Piece | Done) -> None:
-        """On the engine's thread."""
-        self._steps.append((index, step))
-        if not self._told:
-            self._told = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends, nobody reads
-                self._loop.call_soon_threadsafe(self._filled.set)
-
-    async def steps(self) -> list[_Step]:
-        """On the event loop: the steps since the last time; waits for one."""
-        await self._filled.wait()
-        if (wait_s := self._sent_at + _SEND_EVERY_S - time.monotonic()) > 0:
-            await asyncio.sleep(wait_s)
-        self._filled.clear()
-        self._told = False  # before the first is taken: what comes from here on tells the loop again
-        self._sent_at = time.monotonic()
-        return [self._steps.popleft() for _ in range(len(self._steps))]
 
 
 def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
