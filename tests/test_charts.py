@@ -51,7 +51,17 @@ class TestTotals:
 class TestBucket:
     @pytest.mark.parametrize(
         ("hours", "width"),
-        [(0, "1min"), (1, "1min"), (2, "5min"), (20, "15min"), (72, "1h"), (480, "6h"), (720, "1D"), (8760, "7D")],
+        [
+            (0, "1s"),
+            (0.1, "5s"),
+            (1, "1min"),
+            (2, "5min"),
+            (20, "15min"),
+            (72, "1h"),
+            (480, "6h"),
+            (720, "1D"),
+            (8760, "7D"),
+        ],
     )
     def test_the_bars_are_as_wide_as_the_period_asks(self, hours: float, width: str):
         assert bucket(table(turn("a"), turn("b", at=TURN.at + hours * HOUR))) == width
@@ -62,14 +72,19 @@ class TestBucket:
 
 class TestTokensOverTime:
     def test_prompt_and_completion_are_stacked_and_summed_by_bucket(self):
-        turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 90, prompt_tokens=1))
+        turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 3000, prompt_tokens=1))
         figure = tokens_over_time(turns, PALETTE, "UTC")
         prompt, completion = figure.data
-        assert [str(time)[:16] for time in prompt.x] == ["2026-01-01T00:00", "2026-01-01T00:01"]
+        assert [str(time)[:16] for time in prompt.x] == ["2026-01-01T00:00", "2026-01-01T00:50"]
         assert (list(prompt.y), list(completion.y)) == ([20, 1], [10, 5])
         assert list(prompt.customdata) == [30, 6]
         assert (prompt.name, completion.name, figure.layout.barmode) == ("prompt", "completion", "stack")
         assert (prompt.marker.color, completion.marker.color) == (PALETTE.prompt, PALETTE.completion)
+
+    def test_few_bars_have_room_around_them(self):
+        figure = tokens_over_time(table(turn("a")), PALETTE, "UTC")
+        begin, end = (pd.Timestamp(edge) for edge in figure.layout.xaxis.range)
+        assert (end - begin).total_seconds() == 24
 
     def test_days_begin_at_midnight_where_the_viewer_is(self):
         late, month_later = turn("a", at=at("2026-01-01T22:30Z")), turn("b", at=at("2026-02-10T12:00Z"))

@@ -57,11 +57,11 @@ def totals(turns: pd.DataFrame) -> Totals:
 
 
 def bucket(turns: pd.DataFrame) -> str:
-    """The width of a bar: what gives between about 6 and 80 bars over the period the turns cover."""
+    """The width of a bar: what gives at most 80 bars over the period the turns cover, and mostly more than 12."""
     if turns.empty:
         return "1h"
     span = turns["at"].max() - turns["at"].min()
-    widths = ("1min", "5min", "15min", "1h", "6h", "1D", "7D")
+    widths = ("1s", "5s", "15s", "1min", "5min", "15min", "1h", "6h", "1D", "7D")
     return next((width for width in widths if span <= 80 * pd.Timedelta(width)), "7D")
 
 
@@ -88,6 +88,11 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str) -> go
         )
     figure.update_layout(barmode="stack")
     figure.update_xaxes(type="date", tickformatstops=_TICKS)
+    if len(times):
+        # Room around few bars: one alone would fill the chart and look like a wall.
+        bars = (times[-1] - times[0]) / pd.Timedelta(width)
+        margin = pd.Timedelta(width) * max(1.0, (_FEWEST_BARS - bars) / 2)
+        figure.update_xaxes(range=[times[0] - margin, times[-1] + margin])
     return _laid_out(figure, palette)
 
 
@@ -130,6 +135,7 @@ def by_wrapper(turns: pd.DataFrame, column: str, unit: str, palette: Palette) ->
     return _laid_out(figure, palette, height=240)
 
 
+_FEWEST_BARS = 24  # for which the chart has room
 _TICKS = [
     {"dtickrange": [None, 60_000], "value": "%H:%M:%S"},
     {"dtickrange": [60_000, 86_400_000], "value": "%H:%M\n%d %b"},
