@@ -140,8 +140,8 @@ def in_threads(calls: list[Callable[[], Stream]]) -> list[Stream]:
 
 
 def total_speed(streams: list[Stream]) -> float:
-    """Tokens of all streams over the time from the first to the last of them."""
-    began = min(stream.at[0] for stream in streams)
+    """Tokens of all streams over the time from the first question to the last token: prompts are read in between."""
+    began = min(stream.asked_at for stream in streams)
     ended = max(stream.at[-1] for stream in streams)
     return sum(stream.tokens[-1] for stream in streams) / (ended - began)
 
@@ -153,7 +153,7 @@ def memory_bandwidth() -> float:
 
     def once() -> float:
         began = time.perf_counter()
-        readers = [threading.Thread(target=block.sum) for block in blocks]
+        readers = [threading.Thread(target=block.dot, args=(block,)) for block in blocks]
         for reader in readers:
             reader.start()
         for reader in readers:
@@ -230,8 +230,13 @@ def main() -> None:
     results: dict[str, Figures] = {"machine": {"description": machine()}}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
+
+        def note(title: str, figures: Figures) -> None:
+            results[title] = figures
+            print(as_table({title: figures}), file=sys.stderr, flush=True)  # a long run shows how far it is
+
         for wrapper in ("onnx", "transformers"):
-            results[f"embedded model, {wrapper}"] = small_figures(wrapper, work, arguments.repeat)
+            note(f"embedded model, {wrapper}", small_figures(wrapper, work, arguments.repeat))
         for wrapper, layers in (("transformers", min(8, arguments.layers)), ("onnx", arguments.layers)):
             weights = work / f"weights-{layers}"
             if not weights.exists():
@@ -246,7 +251,7 @@ def main() -> None:
                 if wrapper == "onnx"
                 else transformers_figures(folder, arguments.repeat)
             )
-            results[f"Phi-3-mini's shape, {layers} layers, {wrapper}"] = made | figures
+            note(f"Phi-3-mini's shape, {layers} layers, {wrapper}", made | figures)
     print(json.dumps(results, indent=2) if arguments.json else as_table(results))
 
 

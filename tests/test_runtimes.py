@@ -9,10 +9,16 @@ import numpy as np
 import psutil
 import pytest
 
+from phi3kit.chat_template import raw_prompt
+from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.embedded.corpus import LANGUAGES, questions
 from phi3kit.logged_models import resolve
+from phi3kit.onnx_export import export_onnx
+from phi3kit.records import Message
 from phi3kit.server.genai import GenaiError, Model
 from phi3kit.server.loading import load_runtime
 from phi3kit.server.runtime import Logits, Runtime, TokenSequence
+from phi3kit.server.runtime_onnx import OnnxRuntime
 from tests.conftest import Built
 
 WINDOW = 2047  # the embedded model's sliding window, as Phi-3 mini has it
@@ -186,3 +192,18 @@ class TestTransformers:
         assert not sequence.truncate(WINDOW - 1)
         assert sequence.ids == prompt
         assert sequence.truncate(WINDOW)
+
+
+def test_greedy_answers_of_fp32_onnx_are_those_of_transformers(transformers: Runtime, tmp_path: Path) -> None:
+    export_onnx(MODEL_FOLDER, tmp_path / "onnx", "fp32")
+    exact = OnnxRuntime(tmp_path / "onnx", threads=1)
+    sample = [question.text for language in LANGUAGES for question in questions(language)[::150]]
+    prompts = [JOKE, *(raw_prompt([Message("user", text)]) for text in sample)]
+    assert len(prompts) > 30
+    for prompt in prompts:
+        given = []
+        for runtime in (exact, transformers):
+            sequence = runtime.open(512)
+            given.append(answer(runtime, sequence, ids_of(runtime, prompt)))
+            sequence.close()
+        assert given[0] == given[1] != ""
