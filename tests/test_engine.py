@@ -282,6 +282,27 @@ class TestTakingTurns:
         beside.done()
         assert max(tokens for word, tokens in runtime.computed if word == "long") <= 16
 
+    def test_many_new_prompts_delay_a_written_answer_by_one_slice_each_token(self, start: Start) -> None:
+        names = ("second", "third", "fourth")
+        runtime = ScriptedRuntime({"first": [*ids("word " * 300)], **{f"{name} " * 100: [END] for name in names}})
+        engine = start(runtime, max_queue=8)
+        readers = [Reader() for _ in names]
+
+        def ask_at_five(step: Piece | Done) -> None:
+            if step.completion_tokens == 5:
+                for name, reader in zip(names, readers, strict=True):
+                    engine.submit(a_job(reader, prompt=f"{name} " * 100))
+
+        first = Reader(ask_at_five)
+        engine.submit(a_job(first, max_tokens=300, prompt="first"))
+        assert first.done().completion_tokens == 300
+        assert [reader.done().finish_reason for reader in readers] == ["stop"] * 3
+        order = [word for word, _ in runtime.computed]
+        beside = order[order.index("second") : -1]
+        last_slice = max(position for position, word in enumerate(beside) if word != "first")
+        assert all("first" in pair for pair in pairwise(beside[:last_slice]))
+        assert beside.index("third") < beside.index("second") + 4  # prompts take turns too
+
 
 class TestQueue:
     def test_answers_wait_for_memory_in_the_order_of_submission(self, start: Start) -> None:

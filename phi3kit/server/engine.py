@@ -1,6 +1,7 @@
 """Engine: the one thread that owns the model, who is next, and the queue in front of it.
 
-Active answers take turns, a token or a slice of a prompt each, so that nobody waits for another's whole answer.
+Active answers take turns: in each round every one that is being written gets a token, and one prompt a slice. So nobody
+waits for another's whole answer, and a reader waits for one slice at the longest, however many newcomers there are.
 An answer becomes active when there is memory for its prompt and its longest end. Knows no HTTP.
 """
 
@@ -25,7 +26,7 @@ State = Literal["loading", "ready", "failed"]
 
 _MAX_ACTIVE = 8  # more would only make each one slower
 _SLICE = 64  # tokens of a prompt that are computed in one step
-_SLICE_BESIDE_OTHERS = 16  # the longest that others wait for their next token
+_SLICE_BESIDE_OTHERS = 16  # the longest that those who are being written wait for their next token
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,23 @@ class Engine:
         while self._wait_for_work():
             if not self._closing:
                 self._admit(self._runtime, self._cache)
-            for answer in list(self._active):
-                if not answer.step(alone=len(self._active) == 1):
-                    self._active.remove(answer)
-                    self._cache.release(answer.slot, keep=answer.error is None)
-                    answer.end()
+            self._round(self._cache)
         for job in self._waiting:
             job.emit(_unwritten(job, "cancelled"))
+
+    def _round(self, cache: KvCache) -> None:
+        reading = [answer for answer in self._active if answer.reading]
+        slice_tokens = _SLICE if len(reading) == len(self._active) else _SLICE_BESIDE_OTHERS
+        for answer in list(self._active):
+            if answer in reading[1:] and not answer.cancelled:
+                continue
+            if not answer.step(slice_tokens):
+                self._active.remove(answer)
+                cache.release(answer.slot, keep=answer.error is None)
+                answer.end()
+        if reading and reading[0].reading and reading[0] in self._active:  # the next prompt's turn comes
+            self._active.remove(reading[0])
+            self._active.append(reading[0])
 
     def _wait_for_work(self) -> bool:
         """Until there is something to do; False when there never will be."""
@@ -224,13 +235,23 @@ class _Answer:
         self._first_at: float | None = None
         self._finish_reason: FinishReason = "length"
 
-    def step(self, alone: bool) -> bool:
+    @property
+    def reading(self) -> bool:
+        """Whether its prompt is still being read."""
+        return self._last is None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._job.cancelled.is_set()
+
+    def step(self, slice_tokens: int) -> bool:
         """Compute a slice of the prompt, or write a token; False when the answer is over."""
-        if self._job.cancelled.is_set():
+        if self.cancelled:
             self._finish_reason = "cancelled"
             return False
         try:
-            logits = self._computed(_SLICE if alone else _SLICE_BESIDE_OTHERS)
+            logits = self._computed(slice_tokens)
             return logits is None or self._write(self._sampler.choose(logits))
         except Exception as error:  # the engines raise many kinds; the worker lives on and the caller is told
             log.exception("an answer broke off")
