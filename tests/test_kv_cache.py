@@ -55,7 +55,7 @@ class ScriptedRuntime:
 def cache_for(tokens: int) -> tuple[ScriptedRuntime, KvCache]:
     """A cache whose budget is so many tokens."""
     runtime = ScriptedRuntime()
-    return runtime, KvCache(runtime, tokens * BYTES)
+    return runtime, KvCache(runtime, tokens * BYTES, first_room=256)
 
 
 def acquired(cache: KvCache, prompt: Sequence[int], max_tokens: int = 50) -> Slot:

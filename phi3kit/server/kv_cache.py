@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from phi3kit.server.runtime import Runtime, TokenSequence
 
-_SMALLEST = 256  # tokens of room; smaller steps would only make more sizes
+_FIRST_ROOM = 2048  # tokens; a conversation that outgrows its room is read anew, so this should not happen often
 _EDIT = 32  # tokens; less is computed anew as fast as it is argued about
 _CONTEXTS_WANTED = 4  # whole ones, or twice as many conversations that fill half of one
 _SHARE_OF_FREE = 3  # without a setting a third of the memory that is free when the model is loaded, at most
@@ -29,9 +29,11 @@ class Slot:
 class KvCache:
     """All sequences of one model, within a budget."""
 
-    def __init__(self, runtime: Runtime, budget_bytes: int) -> None:
+    def __init__(self, runtime: Runtime, budget_bytes: int, first_room: int = _FIRST_ROOM) -> None:
+        """first_room: tokens that a new conversation gets where memory allows; doubled as it grows."""
         self._runtime = runtime
         self._slots: list[Slot] = []
+        self._first_room = first_room
         self.budget_bytes = budget_bytes
 
     @property
@@ -107,7 +109,7 @@ class KvCache:
 
     def _capacity_for(self, needed: int) -> int:
         """Room to take so that the conversation's next turns find some too: doubling steps up to the context."""
-        capacity = _SMALLEST
+        capacity = self._first_room
         while capacity < needed:
             capacity *= 2
         return max(min(capacity, self._runtime.context_tokens), needed)
