@@ -24,9 +24,7 @@ class Settings:
     start_seconds: int  # a worker that is not ready after so long has failed
     max_queue: int  # turns that may wait at one worker
     threads: int | None  # that compute one step; None: as many as the process has CPUs
-    kv_budget_mb: (
-        int | None
-    )  # memory of a worker's conversations; None: four whole contexts, or a third of what is free
+    kv_budget_mb: int | None  # memory of a worker's conversations; None: two whole contexts, or a third of what is free
     user: str  # who is written beside a turn
 
     @property
@@ -82,6 +80,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "MALLOC_ARENA_MAX": "2",  # glibc's heap a thread would cost a worker tens of MB
     }
 
 

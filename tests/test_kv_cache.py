@@ -188,9 +188,9 @@ class TestCapacity:
 class TestBudget:
     @pytest.mark.parametrize(
         ("setting_mb", "free", "budget"),
-        [(3, 10**12, 3 * 2**20), (None, 10**12, 4 * 4000 * BYTES), (None, 90_000, 30_000)],
+        [(3, 10**12, 3 * 2**20), (None, 10**12, 2 * 4000 * BYTES), (None, 60_000, 20_000)],
     )
-    def test_is_the_setting_or_four_contexts_or_a_third_of_free_memory(
+    def test_is_the_setting_or_two_contexts_or_a_third_of_free_memory(
         self, setting_mb: int | None, free: int, budget: int
     ):
         assert budget_for(ScriptedRuntime(), setting_mb, free) == budget

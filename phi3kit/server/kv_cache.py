@@ -12,7 +12,7 @@ from phi3kit.server.runtime import Runtime, TokenSequence
 
 _FIRST_ROOM = 2048  # tokens; a conversation that outgrows its room is read anew, so this should not happen often
 _EDIT = 32  # tokens; less is computed anew as fast as it is argued about
-_CONTEXTS_WANTED = 4  # whole ones, or twice as many conversations that fill half of one
+_CONTEXTS_WANTED = 2  # whole ones, or twice as many conversations that fill half of one
 _SHARE_OF_FREE = 3  # without a setting a third of the memory that is free when the model is loaded, at most
 
 
@@ -120,7 +120,7 @@ class KvCache:
 
 
 def budget_for(runtime: Runtime, setting_mb: int | None, free_bytes: int) -> int:
-    """Bytes for all sequences: PHI3KIT_KV_BUDGET_MB, or four whole contexts as far as memory allows."""
+    """Bytes for all sequences: PHI3KIT_KV_BUDGET_MB, or two whole contexts as far as memory allows."""
     if setting_mb is not None:
         return setting_mb * 2**20
     wanted = _CONTEXTS_WANTED * runtime.context_tokens * runtime.bytes_per_token
