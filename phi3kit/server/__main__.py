@@ -70,6 +70,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         threads=choose_threads(settings.threads),
     )
 
+    # transformers imports scipy where it finds it, for losses that no worker computes: 37 MB. None says it is not there.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
+
     def load() -> tuple[Runtime, KvCache]:
         runtime = load_runtime(config.folder, config.wrapper, config.threads.count)
         return runtime, KvCache(runtime, budget_for(runtime, settings.kv_budget_mb, free_memory_bytes()))
