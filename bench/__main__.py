@@ -97,7 +97,7 @@ def together(worker: Worker, bare: BareOnnx, counts: tuple[int, ...], prompt_tok
     alone = 0.0
     for count in counts:
         streams = in_threads([lambda: worker.ask(prompt_of(prompt_tokens), tokens)] * count)
-        plain = bare.ask_in_threads([ids_of(prompt_of(prompt_tokens)) for _ in range(count)], tokens)
+        plain = in_threads([lambda: bare.ask(ids_of(prompt_of(prompt_tokens)), tokens)] * count)
         figures[f"{count} at once, tokens/s, worker"] = total_speed(streams)
         figures[f"{count} at once, tokens/s, plain threads"] = total_speed(plain)
         figures[f"{count} at once, worst gap s, worker"] = max(stream.worst_gap_s for stream in streams)
@@ -163,7 +163,7 @@ def memory_bandwidth() -> float:
     return max(once() for _ in range(5))
 
 
-def onnx_figures(folder: Path, layers: int, repeat: int) -> Figures:
+def onnx_figures(folder: Path, repeat: int) -> Figures:
     """The onnx worker, with random weights of Phi-3-mini's shape."""
     threads = choose_threads(None).count
     figures: Figures = {}
@@ -247,7 +247,7 @@ def main() -> None:
             folder = as_logged_model(work / f"mini-{wrapper}", weights, wrapper)  # type: ignore[arg-type]
             made: Figures = {"export to int4 s": time.perf_counter() - began} if wrapper == "onnx" else {}
             figures = (
-                onnx_figures(folder, layers, arguments.repeat)
+                onnx_figures(folder, arguments.repeat)
                 if wrapper == "onnx"
                 else transformers_figures(folder, arguments.repeat)
             )

@@ -1,6 +1,5 @@
 """The bare libraries, as the figures' other side: nothing around the token loop."""
 
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,16 +36,6 @@ class BareOnnx:
             stream.at.append(time.perf_counter())
             stream.tokens.append(count)
         return stream
-
-    def ask_in_threads(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Stream]:
-        """One plain thread a prompt, one model for all."""
-        streams: list[Stream] = []
-        threads = [threading.Thread(target=lambda ids=ids: streams.append(self.ask(ids, tokens))) for ids in prompts]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return streams
 
 
 class BareTransformers:

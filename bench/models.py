@@ -11,6 +11,7 @@ import yaml
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.onnx_export import export_onnx
 from phi3kit.records import WrapperName
+from phi3kit.wrappers.log import ONNX_ARTIFACT
 
 # Phi-3-mini-4k-instruct's own config.json.
 MINI = {
@@ -48,7 +49,7 @@ def as_logged_model(folder: Path, weights: Path, wrapper: WrapperName) -> Path:
     folder.mkdir(parents=True)
     if wrapper == "onnx":
         export_onnx(weights, folder / "artifacts/onnx", "int4")
-        flavors = {"python_function": {"artifacts": {"phi3-mini-onnx": {"path": "artifacts/onnx"}}}}
+        flavors = {"python_function": {"artifacts": {ONNX_ARTIFACT: {"path": "artifacts/onnx"}}}}
     else:
         (folder / "components").mkdir()
         (folder / "model").symlink_to(weights)

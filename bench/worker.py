@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,6 @@ class Stream:
     at: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
-    cached_tokens: int = 0
     text: str = ""
 
     @property
@@ -60,7 +59,7 @@ class Worker:
     url: str
     process: subprocess.Popen[str]
 
-    def ask(self, prompt: str, tokens: int, on_piece: Callable[[Stream], None] = lambda stream: None) -> Stream:
+    def ask(self, prompt: str, tokens: int) -> Stream:
         """Stream exactly so many tokens behind a raw prompt."""
         body = {
             "prompt": prompt, "max_tokens": tokens, "stream": True, "logit_bias": _NEVER_END,
@@ -68,13 +67,11 @@ class Worker:
         }  # fmt: skip
         with httpx.Client(timeout=900) as client:  # made before the clock starts: its TLS set-up takes 20 ms
             stream = Stream()
-            self._read(client, body, stream, on_piece)
+            self._read(client, body, stream)
         assert stream.tokens[-1] == tokens
         return stream
 
-    def _read(
-        self, client: httpx.Client, body: dict[str, Any], stream: Stream, on_piece: Callable[[Stream], None]
-    ) -> None:
+    def _read(self, client: httpx.Client, body: dict[str, Any], stream: Stream) -> None:
         with client.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
             assert answer.status_code == 200, answer.read()
             for line in answer.iter_lines():
@@ -88,9 +85,7 @@ class Worker:
                 if usage["completion_tokens"] > (stream.tokens[-1] if stream.tokens else 0):
                     stream.at.append(now)
                     stream.tokens.append(usage["completion_tokens"])
-                    on_piece(stream)
                 stream.prompt_tokens = usage["prompt_tokens"]
-                stream.cached_tokens = usage["prompt_tokens_details"]["cached_tokens"]
 
     def health(self) -> dict[str, Any]:
         """What /health says."""

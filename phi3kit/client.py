@@ -16,7 +16,7 @@ import openai
 from openai import OpenAI
 
 from phi3kit.errors import Busy, Phi3KitError, RequestInvalid, WorkerFailed
-from phi3kit.openai_schema import DEFAULT_MAX_TOKENS
+from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
 from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord
 from phi3kit.settings import Settings
 from phi3kit.usage.outbox import Outbox
@@ -122,7 +122,7 @@ def stream(
             options = {"include_usage": True, "continuous_usage_stats": True}
             create = _resource(client, request.interface).with_raw_response.create
             reply: Any = create(**body, stream=True, stream_options=options, extra_headers=context.headers())
-            answer = Answer(queue_place=_whole(reply.headers.get("X-Phi3kit-Queue-Place"), default=0))
+            answer = Answer(queue_place=_whole(reply.headers.get(QUEUE_HEADER), default=0))
             chunks: Any = reply.parse()
             with chunks:
                 yield answer

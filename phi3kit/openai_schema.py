@@ -6,6 +6,7 @@ Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize and continuo
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is
 MAX_N = 8
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
+QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: answers that waited before this one
 
 
 def _whole_characters(value: str) -> str:
@@ -222,7 +224,7 @@ class ChoicePart:
     index: int
     text: str = ""
     finish_reason: FinishReason | None = None
-    logprobs: tuple[TokenLogprob, ...] | None = None  # None: not asked for
+    logprobs: Sequence[TokenLogprob] | None = None  # None: not asked for
 
 
 def response(
@@ -270,7 +272,7 @@ def _choice(choice: ChoicePart, chat: bool) -> dict[str, Any]:
     return {"index": choice.index, "finish_reason": choice.finish_reason, "logprobs": logprobs}
 
 
-def _logprobs(tokens: tuple[TokenLogprob, ...], chat: bool) -> dict[str, Any]:
+def _logprobs(tokens: Sequence[TokenLogprob], chat: bool) -> dict[str, Any]:
     if chat:
         return {"content": [_token(each) | {"top_logprobs": list(map(_token, each.likeliest))} for each in tokens]}
     return {

@@ -17,9 +17,10 @@ from phi3kit.onnx_export import export_onnx
 from phi3kit.records import Message
 from phi3kit.server.genai import GenaiError, Model
 from phi3kit.server.loading import load_runtime
-from phi3kit.server.runtime import Logits, Runtime, TokenSequence
+from phi3kit.server.runtime import Logits, Runtime
 from phi3kit.server.runtime_onnx import OnnxRuntime
 from tests.conftest import Built
+from tests.greedy import appended, greedy
 
 WINDOW = 2047  # the embedded model's sliding window, as Phi-3 mini has it
 TALK = (  # 100 tokens and more
@@ -58,23 +59,6 @@ def long_prompt(runtime: Runtime, tokens: int) -> list[int]:
     return (ids_of(runtime, TALK) * 40)[:tokens]
 
 
-def appended(sequence: TokenSequence, ids: list[int], slice_tokens: int = 4096) -> Logits:
-    """The scores behind all of `ids`, so many tokens at a time."""
-    for begin in range(0, len(ids), slice_tokens):
-        logits = sequence.append(ids[begin : begin + slice_tokens])
-    return logits
-
-
-def answer(runtime: Runtime, sequence: TokenSequence, prompt: list[int], slice_tokens: int = 4096) -> str:
-    """What the model says greedily, 60 tokens at most."""
-    logits = appended(sequence, prompt, slice_tokens)
-    written: list[int] = []
-    while len(written) < 60 and (token := int(logits.argmax())) not in runtime.end_ids:
-        written.append(token)
-        logits = sequence.append((token,))
-    return str(runtime.tokenizer.decode(written))
-
-
 def same(runtime: Runtime, one: Logits, other: Logits) -> bool:
     """Scores reach 30; the transformers model has 16-bit numbers, whose last digit there is 0.016."""
     return np.allclose(one, other, rtol=0, atol=0.1 if runtime.bytes_per_token == 4096 else 1e-3)
@@ -91,10 +75,10 @@ class TestAppend:
     @pytest.mark.parametrize("slice_tokens", [1, 7, 64])
     def test_a_prompt_in_slices_is_answered_as_in_one_piece(self, runtime: Runtime, slice_tokens: int):
         prompt = ids_of(runtime, TALK)
-        whole = answer(runtime, runtime.open(512), prompt)
+        whole = greedy(runtime, runtime.open(512), prompt)
         assert len(prompt) > 100
         assert len(whole.split()) > 5
-        assert answer(runtime, runtime.open(512), prompt, slice_tokens) == whole
+        assert greedy(runtime, runtime.open(512), prompt, slice_tokens=slice_tokens) == whole
 
     def test_slices_make_no_difference_beyond_the_sliding_window(self, runtime: Runtime):
         prompt = long_prompt(runtime, WINDOW + 300)
@@ -131,9 +115,9 @@ class TestTruncate:
 
     def test_a_sequence_answers_another_prompt_as_a_fresh_one_does(self, runtime: Runtime):
         sequence, talk, joke = runtime.open(512), ids_of(runtime, TALK), ids_of(runtime, JOKE)
-        first = answer(runtime, sequence, talk)
+        first = greedy(runtime, sequence, talk)
         assert sequence.truncate(0)
-        assert answer(runtime, sequence, joke) == answer(runtime, runtime.open(512), joke) != first
+        assert greedy(runtime, sequence, joke) == greedy(runtime, runtime.open(512), joke) != first
 
 
 class TestMemory:
@@ -204,6 +188,6 @@ def test_greedy_answers_of_fp32_onnx_are_those_of_transformers(transformers: Run
         given = []
         for runtime in (exact, transformers):
             sequence = runtime.open(512)
-            given.append(answer(runtime, sequence, ids_of(runtime, prompt)))
+            given.append(greedy(runtime, sequence, ids_of(runtime, prompt)))
             sequence.close()
         assert given[0] == given[1] != ""

@@ -16,6 +16,7 @@ from phi3kit.server.runtime import Runtime
 from phi3kit.server.sampling import Sampling
 from phi3kit.workers import WorkerPool
 from tests.conftest import Built, settings_for
+from tests.greedy import greedy
 from tests.waiting import wait_for
 
 QUESTIONS = [question.text for question in questions("en") if question.kind == "capital" and question.text[0] == "W"]
@@ -47,12 +48,9 @@ class Talker:
 
     def _without_memory(self, prompt: list[int]) -> str:
         sequence = self._runtime.open(len(prompt) + MAX_TOKENS)
-        logits, written = sequence.append(prompt), list[int]()
-        while len(written) < MAX_TOKENS and (token := int(logits.argmax())) not in self._runtime.end_ids:
-            written.append(token)
-            logits = sequence.append([token])
+        text = greedy(self._runtime, sequence, prompt, MAX_TOKENS)
         sequence.close()
-        return str(self._runtime.tokenizer.decode(written, skip_special_tokens=True))
+        return text
 
 
 @pytest.fixture(scope="module", params=WRAPPERS)

@@ -21,12 +21,12 @@ from pydantic import ValidationError
 from phi3kit import openai_schema
 from phi3kit.errors import Phi3KitError, RequestInvalid, StorageFailed
 from phi3kit.openai_schema import (
+    QUEUE_HEADER,
     ChatRequest,
     ChoicePart,
     CompletionRequest,
     DetokenizeRequest,
     TokenizeRequest,
-    TokenLogprob,
 )
 from phi3kit.records import TurnRecord, WrapperName
 from phi3kit.server.description import add_schemas, takes
@@ -34,12 +34,11 @@ from phi3kit.server.engine import Engine
 from phi3kit.server.machine import Threads
 from phi3kit.server.metrics import WorkerMetrics
 from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
-from phi3kit.server.turns import Caller, Choice, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn
+from phi3kit.server.turns import Caller, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn
 from phi3kit.usage.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # answers that waited before this one
 Parts = AsyncGenerator[list[Part], None]
 
 
@@ -186,7 +185,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         if error := _failure(turn):
             raise error
         choices = [
-            ChoicePart(index, choice.text, choice.done.finish_reason, _whole_logprobs(turn, choice))
+            ChoicePart(index, choice.text, choice.done.finish_reason, choice.logprobs)
             for index, choice in enumerate(turn.choices)
             if choice.done
         ]
@@ -258,10 +257,6 @@ async def _event_stream(
         if options.include_usage:
             yield event(None, _usage(turn, turn.completion_tokens))
         yield "data: [DONE]\n\n"
-
-
-def _whole_logprobs(turn: Turn, choice: Choice) -> tuple[TokenLogprob, ...] | None:
-    return None if turn.sampling.logprobs is None else tuple(choice.logprobs)
 
 
 def _usage(turn: Turn, completion_tokens: int) -> dict[str, Any]:

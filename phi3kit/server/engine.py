@@ -77,8 +77,7 @@ class Engine:
         self._closing = False
         self._active: list[_Answer] = []
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._runtime: Runtime | None = None
-        self._cache: KvCache | None = None
+        self._loaded: tuple[Runtime, KvCache] | None = None
         self.max_queue = max_queue
         self.state: State = "loading"
         self.failure: Phi3KitError | None = None
@@ -96,18 +95,19 @@ class Engine:
     @property
     def runtime(self) -> Runtime:
         """The loaded model. Raises WorkerFailed while there is none."""
-        if self._runtime is None:
-            raise self.failure or WorkerFailed(
-                "The model is not ready.", "It is still being loaded.", "Try again in a few seconds."
-            )
-        return self._runtime
+        return self._parts()[0]
 
     @property
     def cache(self) -> KvCache:
         """The memory of conversations. Raises WorkerFailed while there is no model."""
-        assert self.runtime is not None
-        assert self._cache is not None
-        return self._cache
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[Runtime, KvCache]:
+        if self._loaded is None:
+            raise self.failure or WorkerFailed(
+                "The model is not ready.", "It is still being loaded.", "Try again in a few seconds."
+            )
+        return self._loaded
 
     @property
     def running(self) -> bool:
@@ -149,15 +149,15 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            self._runtime, self._cache = self._load()
+            runtime, cache = self._loaded = self._load()
         except Phi3KitError as error:
             self.failure, self.state = error, "failed"
             return
         self.state = "ready"
         while self._wait_for_work():
             if not self._closing:
-                self._admit(self._runtime, self._cache)
-            self._round(self._cache)
+                self._admit(runtime, cache)
+            self._round(cache)
         for job in self._waiting:
             job.emit(_unwritten(job, "cancelled"))
 

@@ -1,7 +1,7 @@
 """The transformers engine: PyTorch, one forward pass a step.
 
-A loop of our own and not the library's `generate`: it takes prompts in slices, keeps the cache between turns, and is
-faster on the CPU. Nor the library's continuous batching: it has no seed a request, and one turn alone runs slower in it.
+A loop of our own and not the library's `generate`: it takes prompts in slices, keeps the cache between turns, and is no
+slower (bench/RESULTS.md). Nor the library's continuous batching: it has no seed a request, and one turn alone runs slower.
 """
 
 import json

@@ -65,7 +65,7 @@ class Choice:
 
     completion_tokens: int = 0
     text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None  # None: not asked for
     done: Done | None = None
 
 
@@ -151,21 +151,20 @@ class Turn:
         for index, step in steps:
             choice = self.choices[index]
             choice.completion_tokens = step.completion_tokens
-            logprobs: tuple[TokenLogprob, ...] | None = None if self.sampling.logprobs is None else ()
+            logprobs = None if choice.logprobs is None else self._logprobs(step)
             if isinstance(step, Done):
                 choice.done = step
-                end = ChoicePart(index, finish_reason=step.finish_reason, logprobs=logprobs)
-                parts.append(Part(end, self.completion_tokens))
-                continue
-            if logprobs is not None:
-                logprobs = self._logprobs(step)
-                choice.logprobs += logprobs
-            choice.text += step.text
-            parts.append(Part(ChoicePart(index, step.text, logprobs=logprobs), self.completion_tokens))
+                part = ChoicePart(index, finish_reason=step.finish_reason, logprobs=logprobs)
+            else:
+                choice.text += step.text
+                part = ChoicePart(index, step.text, logprobs=logprobs)
+            if choice.logprobs is not None:
+                choice.logprobs += logprobs or ()
+            parts.append(Part(part, self.completion_tokens))
         return parts
 
-    def _logprobs(self, piece: Piece) -> tuple[TokenLogprob, ...]:
-        choice = piece.choice
+    def _logprobs(self, step: Piece | Done) -> tuple[TokenLogprob, ...]:
+        choice = step.choice if isinstance(step, Piece) else None
         if choice is None or choice.logprob is None:
             return ()
         likeliest = tuple(self._token(other, logprob) for other, logprob in choice.likeliest)
@@ -272,7 +271,7 @@ def _turn(
         interface=interface,
         wrapper=wrapper,
         model_uri=model_uri,
-        choices=[Choice() for _ in range(request.n or 1)],
+        choices=[Choice(logprobs=None if logprobs is None else []) for _ in range(request.n or 1)],
     )
 
 
