@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from bench.bare import BareOnnx, BareTransformers
-from bench.models import as_logged_model, random_weights
+from bench.builds import Figures, build, wrap
+from bench.models import random_weights
 from bench.worker import TOKENIZER, HealthWatch, Stream, Worker, serving
-from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.server.machine import choose_threads
+from phi3kit.machine import choose_threads
+from phi3kit.records import WRAPPERS, WrapperName
 
-Figures = dict[str, float | str]
 _counter = iter(range(10**9))
 
 
@@ -176,7 +177,7 @@ def onnx_figures(folder: Path, repeat: int) -> Figures:
         figures |= together(worker, best, (1, 2, 4, 8), 32, 24)
         figures |= health_under_load(worker, 512, 16)
         figures["memory MB, after all"] = worker.memory_mb
-    weights = sum(path.stat().st_size for path in (folder / "artifacts/onnx").glob("*.data")) / 1e9
+    weights = sum(path.stat().st_size for path in folder.glob("artifacts/*/*.data")) / 1e9
     bandwidth = memory_bandwidth()
     figures["GB of weights"] = weights
     figures["memory bandwidth GB/s"] = bandwidth
@@ -184,14 +185,15 @@ def onnx_figures(folder: Path, repeat: int) -> Figures:
     return figures
 
 
-def small_figures(wrapper: str, work: Path, repeat: int) -> Figures:
+def small_figures(wrapper: WrapperName, work: Path, repeat: int) -> Figures:
     """The embedded model: what HTTP and scheduling cost when the model costs nearly nothing."""
-    folder = as_logged_model(work / f"small-{wrapper}", MODEL_FOLDER, wrapper)  # type: ignore[arg-type]
-    with serving(folder, wrapper) as worker:  # type: ignore[arg-type]
+    folder, built = build("embedded", wrapper, work / "home")
+    with serving(folder, wrapper) as worker:
         threads = int(worker.health()["threads"]["count"])
         bare = BareOnnx(folder, threads) if wrapper == "onnx" else BareTransformers(folder)
         name = "bare loop" if wrapper == "onnx" else "bare generate"
-        return {"threads": threads, **speed(worker, {name: bare}, 64, 600, repeat), "memory MB": worker.memory_mb}
+        figures = speed(worker, {name: bare}, 64, 600, repeat)
+        return {"whole build s": built["whole build s"], "threads": threads, **figures, "memory MB": worker.memory_mb}
 
 
 def transformers_figures(folder: Path, repeat: int) -> Figures:
@@ -216,6 +218,15 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} CPUs, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
 
 
+def weights_of(layers: int, work: Path) -> Path:
+    """Random weights, made in a process of its own, which gives the memory back."""
+    weights = work / f"weights-{layers}"
+    if not weights.exists():
+        command = [sys.executable, "-m", "bench", "--weights", str(weights), "--layers", str(layers)]
+        subprocess.run(command, check=True)
+    return weights
+
+
 def main() -> None:
     """Make the models, measure, print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench")
@@ -235,23 +246,20 @@ def main() -> None:
             results[title] = figures
             print(as_table({title: figures}), file=sys.stderr, flush=True)  # a long run shows how far it is
 
-        for wrapper in ("onnx", "transformers"):
+        for wrapper in WRAPPERS:
             note(f"embedded model, {wrapper}", small_figures(wrapper, work, arguments.repeat))
-        for wrapper, layers in (("transformers", min(8, arguments.layers)), ("onnx", arguments.layers)):
-            weights = work / f"weights-{layers}"
-            if not weights.exists():
-                # In a process of its own, which gives the memory back.
-                command = [sys.executable, "-m", "bench", "--weights", str(weights), "--layers", str(layers)]
-                subprocess.run(command, check=True)
-            began = time.perf_counter()
-            folder = as_logged_model(work / f"mini-{wrapper}", weights, wrapper)  # type: ignore[arg-type]
-            made: Figures = {"export to int4 s": time.perf_counter() - began} if wrapper == "onnx" else {}
-            figures = (
-                onnx_figures(folder, arguments.repeat)
-                if wrapper == "onnx"
-                else transformers_figures(folder, arguments.repeat)
-            )
-            note(f"Phi-3-mini's shape, {layers} layers, {wrapper}", made | figures)
+        shape, short = "Phi-3-mini's shape", min(8, arguments.layers)
+        folder, _ = build(weights_of(short, work), "transformers", work / "home")
+        note(f"{shape}, {short} layers, transformers", transformers_figures(folder, arguments.repeat))
+        shutil.rmtree(folder.parent)
+        weights, title = weights_of(arguments.layers, work), f"{shape}, {arguments.layers} layers"
+        folder, figures = build(weights, "transformers", work / "home")
+        note(f"{title}, built as transformers", figures)
+        folder, figures = build(weights, "onnx", work / "home")
+        note(f"{title}, built as onnx int4", figures)
+        (onnx,) = (config.parent for config in folder.glob("artifacts/*/genai_config.json"))
+        note(f"{title}, an ONNX folder wrapped", wrap(onnx, work))
+        note(f"{title}, onnx", onnx_figures(folder, arguments.repeat))
     print(json.dumps(results, indent=2) if arguments.json else as_table(results))
 
 

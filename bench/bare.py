@@ -16,7 +16,8 @@ class BareOnnx:
         import onnxruntime_genai as og
 
         self._og = og
-        config = og.Config(str(folder / "artifacts/onnx"))
+        (genai_config,) = folder.glob("artifacts/*/genai_config.json")
+        config = og.Config(str(genai_config.parent))
         if threads is not None:
             options = f'{{"intra_op_num_threads": {threads}}}'
             config.overlay(f'{{"model": {{"decoder": {{"session_options": {options}}}}}}}')

@@ -1,4 +1,4 @@
-"""Models to measure: a full-shape Phi-3-mini with random weights, laid out as the workers load it.
+"""Models to measure: a Phi-3-mini of full shape with random weights.
 
 Speed does not depend on what the weights say, only on how many there are.
 """
@@ -6,12 +6,7 @@ Speed does not depend on what the weights say, only on how many there are.
 import json
 from pathlib import Path
 
-import yaml
-
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.onnx_export import export_onnx
-from phi3kit.records import WrapperName
-from phi3kit.wrappers.log import ONNX_ARTIFACT
 
 # Phi-3-mini-4k-instruct's own config.json.
 MINI = {
@@ -39,21 +34,8 @@ def random_weights(folder: Path, layers: int) -> None:
     torch.set_default_dtype(torch.bfloat16)
     model = Phi3ForCausalLM(Phi3Config(**MINI, **ends, num_hidden_layers=layers))
     torch.set_default_dtype(torch.float32)
+    with torch.no_grad():  # it says nothing that the small tokenizer cannot write
+        model.lm_head.weight[given["vocab_size"] :] = 0
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(MODEL_FOLDER / name, folder / name)
-
-
-def as_logged_model(folder: Path, weights: Path, wrapper: WrapperName) -> Path:
-    """The files that a worker needs of a logged model, without the logging. onnx is exported in int4."""
-    folder.mkdir(parents=True)
-    if wrapper == "onnx":
-        export_onnx(weights, folder / "artifacts/onnx", "int4")
-        flavors = {"python_function": {"artifacts": {ONNX_ARTIFACT: {"path": "artifacts/onnx"}}}}
-    else:
-        (folder / "components").mkdir()
-        (folder / "model").symlink_to(weights)
-        (folder / "components/tokenizer").symlink_to(weights)
-        flavors = {"transformers": {"model_binary": "model"}}
-    (folder / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors}), "utf-8")
-    return folder

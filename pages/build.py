@@ -2,71 +2,92 @@
 
 import streamlit as st
 
-from phi3kit.build_process import BuildRequest
+from phi3kit.builds.events import BuildRequest
 from phi3kit.records import PRECISIONS, WRAPPERS
-from phi3kit.sources import EMBEDDED, find_source
+from phi3kit.sources.find import EMBEDDED
 from phi3kit.ui import building, resources, shell
 
 WRAPPER_CHOICES = {"both": WRAPPERS, "transformers": ("transformers",), "onnx": ("onnx",)}
+WRAPPER_WORDS = {
+    "both": "**both**: MLflow's chat pipeline, and a Python class around ONNX Runtime",
+    "transformers": "**transformers**: MLflow's own chat pipeline around the weights as they are",
+    "onnx": "**onnx**: a Python class around ONNX Runtime's generate API, with the weights exported for the CPU",
+}
+SOURCE_WORDS = {
+    "embedded (small)": "**embedded (small)**: the 5-million-weight Phi-3 that ships with the app; no network",
+    "Hugging Face": "**Hugging Face**: a Phi-3 from the hub, downloaded once and kept; resumes after a break",
+    "folder": "**folder**: weights in safetensors, or an ONNX folder, on the machine that runs this app",
+}
+PRECISION_WORDS = {
+    "int4": "**int4**: smallest and fastest; some answers change, and the build counts how many",
+    "int8": "**int8**: twice the size of int4, closer to the source",
+    "fp32": "**fp32**: exact, and eight times the size of int4",
+}
+REPOSITORIES = (
+    "microsoft/Phi-3-mini-4k-instruct",
+    "microsoft/Phi-3-mini-4k-instruct-onnx/cpu_and_mobile/cpu-int4-rtn-block-32-acc-level-4",
+    "microsoft/Phi-3-mini-128k-instruct",
+    "microsoft/Phi-3.5-mini-instruct",
+    "microsoft/Phi-3-medium-4k-instruct",
+)
 
 shell.begin("Build")
 st.markdown("Turn Phi-3 weights into an MLflow model: weights in, logged model with signature and requirements out.")
 with shell.errors_shown():
-    job = resources.kit().builds.job
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wrapper = st.segmented_control(
-            "Wrapper",
-            list(WRAPPER_CHOICES),
-            default="both",
-            required=True,
-            help="transformers: MLflow's chat pipeline. onnx: a Python class around ONNX Runtime's generate API.",
-        )
-        source_kind = st.segmented_control(
-            "Source",
-            ["embedded (small)", "folder"],
-            default="embedded (small)",
-            required=True,
-            help="The small Phi-3 that ships with the app, or a folder with Phi-3 weights in safetensors.",
-        )
+        wrapper = st.segmented_control("Wrapper", list(WRAPPER_CHOICES), default="both", required=True)
+        kind = st.segmented_control("Source", list(SOURCE_WORDS), default="embedded (small)", required=True)
         precision = st.segmented_control(
-            "ONNX precision",
-            list(PRECISIONS),
-            default="int4",
-            required=True,
-            disabled=wrapper == "transformers",
-            help="Bits of a weight in the ONNX export: int4 is smallest and fastest, fp32 exact.",
+            "ONNX precision", list(PRECISIONS), default="int4", required=True, disabled=wrapper == "transformers"
         )
         with st.popover("Register", icon=":material/bookmark_add:"):
             register = st.text_input(
                 "Name in the Model Registry", placeholder="leave empty to only log", help="Adds a numbered version."
             )
-    folder = st.text_input("Folder", placeholder="folder with config.json") if source_kind == "folder" else EMBEDDED
-    request = BuildRequest(WRAPPER_CHOICES[wrapper], folder or "", precision, (register or "").strip() or None)
+    words = [WRAPPER_WORDS[wrapper], SOURCE_WORDS[kind]]
+    st.caption(" · ".join(words if wrapper == "transformers" else [*words, PRECISION_WORDS[precision]]))
+    source_name: str | None = EMBEDDED
+    if kind == "folder":
+        source_name = st.text_input("Folder", placeholder="folder with config.json or genai_config.json")
+    elif kind == "Hugging Face":
+        source_name = st.selectbox(
+            "Repository",
+            REPOSITORIES,
+            accept_new_options=True,
+            help="owner/name, owner/name@revision, or owner/name/folder where a repository holds several ONNX models.",
+        )
+    request = BuildRequest(
+        WRAPPER_CHOICES[wrapper], (source_name or "").strip(), precision, (register or "").strip() or None
+    )
+    plan = None
+    if request.source:
+        with shell.errors_shown():
+            source, plan = resources.plan(request)
+            building.show_plan(source, plan)
+        if plan is None:
+            st.button("Look again", icon=":material/refresh:", on_click=resources.forget_plans)
+    tight = plan is not None and plan.verdict == "tight"
+    anyway = tight and st.checkbox("Build although it is a tight fit: the machine may become slow, or end the build.")
     st.button(
         "Build both wrappers" if wrapper == "both" else f"Build the {wrapper} wrapper",
         type="primary",
         icon=":material/deployed_code:",
-        disabled=bool(job and job.running) or not folder,
+        disabled=plan is None or plan.verdict == "too much" or (tight and not anyway),
         on_click=building.start,
-        args=(request,),
+        args=(request, bool(anyway)),
     )
-    if folder:
-        source = find_source(folder)
-        st.caption(
-            f"{source.layers} layers · hidden size {source.hidden_size} · context {source.context_tokens:,} tokens · "
-            f"{source.dtype} · {shell.megabytes(source.size_bytes)} on disk"
-        )
 with shell.errors_shown():
-    building.show_job()
-    job = resources.kit().builds.job
-    if job and not job.running:
+    jobs = resources.kit().builds.all()
+    job = resources.kit().builds.latest()
+    building.show_job(job)
+    if job and not job.active:
         for built in job.built:
             building.show_built(built)
         if job.built and not job.error:
             with st.container(horizontal=True):
                 st.page_link(shell.page("chat"), label="Talk to it", icon=":material/forum:")
                 st.page_link(shell.page("signatures"), label="Compare the signatures", icon=":material/schema:")
-    elif job is None and not resources.models():
+    elif job is None and source_name == EMBEDDED and not resources.models():
         st.caption(
             "Nothing is built yet. The button above builds both wrappers of the embedded (small) model in seconds."
         )
@@ -87,3 +108,5 @@ with shell.errors_shown():
                 hide_index=True,
                 column_config={"built": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")},
             )
+    if jobs:
+        building.show_history(jobs)

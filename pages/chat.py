@@ -30,7 +30,7 @@ with shell.errors_shown():
                     persist_state="session",
                     placeholder="You are a helpful assistant.",
                 )
-            request = talk.parameters("chat", ())
+            request = talk.parameters("chat", model, ())
             if st.button("New chat", icon=":material/add:", disabled=not conversation.turns):
                 conversation = st.session_state["conversation"] = Conversation()
     if model:
@@ -38,7 +38,7 @@ with shell.errors_shown():
             st.caption(note)
         talk.settle(conversation)
         meter = st.empty()
-        talk.show_context(conversation, meter)
+        talk.show_context(conversation, model, meter)
         suggestion = None
         if not conversation.turns:
             place = st.empty()
@@ -58,7 +58,7 @@ with shell.errors_shown():
                 asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
                 talk.run_turn(model, asked, text, conversation.id, conversation.turns.append)
                 talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
-            talk.show_context(conversation, meter)
+            talk.show_context(conversation, model, meter)
             resources.forget_lists()
         elif text:
             st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")

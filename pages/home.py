@@ -20,7 +20,6 @@ st.markdown(
 )
 with shell.errors_shown():
     models, turns = resources.models(), resources.turns()
-    shared = resources.kit()
     wrappers = {model.wrapper for model in models}
     done = {"build": len(wrappers) == 2, "signatures": "seen_signatures" in st.session_state}
     done |= {"chat": bool(len(turns)), "usage": "seen_usage" in st.session_state}
@@ -37,8 +36,8 @@ with shell.errors_shown():
                 "Faster wrapper", fastest.wrapper, f"{fastest.ratio:.1f}× the tokens/s", border=True, height="stretch"
             )
 
-    building_now = shared.builds.job is not None and shared.builds.job.running
-    if not models and not building_now:
+    job = building.recent_job()
+    if not models and not (job and job.active):
         with st.container(border=True):
             st.markdown(
                 "**Nothing is built yet.** Both wrappers of the embedded (small) model take less than half a minute."
@@ -50,7 +49,7 @@ with shell.errors_shown():
                 on_click=building.start,
                 args=(building.BOTH_EMBEDDED,),
             )
-    building.show_job()
+    building.show_job(job)
 
     st.subheader("The path of the chapter")
     for number, (name, title, sentence) in enumerate(STEPS, start=1):

@@ -14,7 +14,7 @@ with shell.errors_shown():
     runs: Conversation = st.session_state.setdefault("prompt_runs", Conversation())
     with st.container(horizontal=True, vertical_alignment="bottom"):
         model = talk.choose_model("prompt", preferred="onnx")
-        request = talk.parameters("prompt", "") if model else None
+        request = talk.parameters("prompt", model, "") if model else None
     if model and request:
         if note := talk.native_note(model.wrapper, "raw"):
             st.caption(note)

@@ -10,12 +10,20 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
-from phi3kit.settings import child_environment, read_settings
+from phi3kit.settings import Settings, child_environment, read_settings
+
+if TYPE_CHECKING:
+    from phi3kit.builds.events import BuildRequest, Event
+    from phi3kit.builds.jobs import OwnJob
+
+
+_PROGRESS_EVERY_S = 2.0  # lines on a terminal
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,9 +39,15 @@ def _parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("build", help="package Phi-3 as an MLflow model")
     build.add_argument("--wrapper", choices=[*WRAPPERS, "both"], required=True)
-    build.add_argument("--source", default="embedded", help="embedded or a folder (default: embedded)")
+    build.add_argument(
+        "--source",
+        default="embedded",
+        help="embedded, a folder, or owner/name[@revision][/folder] on Hugging Face (default: embedded)",
+    )
     build.add_argument("--precision", choices=PRECISIONS, default="int4", help="of the ONNX export (default: int4)")
     build.add_argument("--register", metavar="NAME", help="also register the model under this name")
+    build.add_argument("--plan", action="store_true", help="only say what it will download, need and take")
+    build.add_argument("--yes", action="store_true", help="build also when it is a tight fit")
     build.add_argument("--json", action="store_true", help="report each step as a JSON line on stdout")
     build.set_defaults(run=_build)
 
@@ -64,23 +78,66 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from phi3kit.builds import StepEvent, build
-    from phi3kit.sources import find_source
+    from phi3kit.builds.events import BuildRequest
+    from phi3kit.builds.jobs import own_job
 
-    def report(event: StepEvent) -> None:
-        if arguments.json:
-            line = {"event": "step", "wrapper": event.wrapper, "step": event.step, "seconds": event.seconds}
-            print(json.dumps(line), flush=True)
-        elif event.seconds is not None:
-            print(f"{event.wrapper}: {event.step} {event.seconds:.1f} s", file=sys.stderr, flush=True)
-
-    # A cancelled build must take back what it half did: turn SIGTERM into an exit that Python's cleanup sees.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end_build)
     settings = read_settings()
-    source = find_source(arguments.source)
-    for wrapper in WRAPPERS if arguments.wrapper == "both" else (arguments.wrapper,):
-        built = build(wrapper, source, arguments.precision, arguments.register, settings, report)
-        print(json.dumps(built.as_json(), ensure_ascii=False), flush=True)
+    wrappers = WRAPPERS if arguments.wrapper == "both" else (arguments.wrapper,)
+    request = BuildRequest(wrappers, arguments.source, arguments.precision, arguments.register)
+    if arguments.plan:
+        _show_plan(request, settings)
+        return
+    with own_job(request, settings) as job:
+        _build_as(job, request, settings, arguments)
+
+
+def _end_build(number: int, frame: object) -> NoReturn:
+    """A cancelled build must take back what it half did: an exit that Python's cleanup sees, and nothing interrupts."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _show_plan(request: "BuildRequest", settings: Settings) -> None:
+    from phi3kit.builds.plan import make_plan
+    from phi3kit.sources.find import find_source
+
+    plan = make_plan(request, find_source(request.source, settings), settings)
+    print(json.dumps(plan.as_json(), ensure_ascii=False, indent=2))
+
+
+def _build_as(job: "OwnJob", request: "BuildRequest", settings: Settings, arguments: argparse.Namespace) -> None:
+    """Build what was asked for as a job that others can watch."""
+    from phi3kit.builds.events import Progress, as_line, in_words
+    from phi3kit.builds.plan import make_plan
+    from phi3kit.sources.find import find_source
+
+    shown_at = 0.0
+
+    def report(event: "Event") -> None:
+        nonlocal shown_at
+        job.report(event)
+        if arguments.json:
+            print(json.dumps(as_line(event)), flush=True)
+            return
+        if isinstance(event, Progress):
+            if time.monotonic() - shown_at < _PROGRESS_EVERY_S:
+                return
+            shown_at = time.monotonic()
+        if line := in_words(event):
+            print(line, file=sys.stderr, flush=True)
+
+    source = find_source(request.source, settings)
+    job.wait(report)
+    make_plan(request, source, settings).refuse_what_cannot_fit(arguments.yes)
+    from phi3kit.builds.build import build, download, take_back_remains  # seconds of imports, not before the refusals
+
+    take_back_remains(settings)
+    source = download(request, source, settings, report)
+    for wrapper in request.wrappers:
+        built = build(wrapper, source, request, settings, report).as_json()
+        job.line(built)
+        print(json.dumps(built, ensure_ascii=False), flush=True)
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -161,16 +218,17 @@ def main(argv: list[str] | None = None) -> int:
 def _quiet() -> None:
     """What libraries print about themselves is not the command's output."""
     import logging
-    import warnings
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    warnings.filterwarnings("ignore", module="mlflow")
-    for name in ("mlflow", "alembic", "transformers"):
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no library asks the hub by itself; phi3kit's own download does
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's: between our lines of JSON
+    logging.captureWarnings(True)  # a filter would not do: MLflow puts its own before it
+    for name in ("mlflow", "alembic", "transformers", "huggingface_hub", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it prints what it raises, traceback and all
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 Phi3KitError
 ├── SourceInvalid        the weights cannot be used
+├── DownloadFailed       the weights did not arrive, and trying again may help
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
@@ -26,6 +27,10 @@ class Phi3KitError(Exception):
 
 class SourceInvalid(Phi3KitError):
     """The weights that a build should start from cannot be used."""
+
+
+class DownloadFailed(Phi3KitError):
+    """Weights could not be fetched whole: the network, the server or the disk failed. What came is kept."""
 
 
 class ModelNotFound(Phi3KitError):

@@ -18,6 +18,8 @@ from phi3kit.settings import Settings
 from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.wrappers.log import ONNX_ARTIFACT
 
+_CONTEXT_TOKENS = 4096  # of a model that was logged before builds wrote it down
+
 
 @dataclass(frozen=True)
 class LoggedModel:
@@ -27,6 +29,7 @@ class LoggedModel:
     wrapper: WrapperName
     source: str
     precision: str
+    context_tokens: int
     created_at: datetime
     run_id: str
 
@@ -57,6 +60,7 @@ def list_models(settings: Settings, wrapper: WrapperName | None = None) -> list[
             wrapper=model.tags["phi3kit.wrapper"],  # type: ignore[arg-type]
             source=model.tags.get("phi3kit.source", ""),
             precision=model.tags.get("phi3kit.precision", ""),
+            context_tokens=int(model.tags.get("phi3kit.context_tokens", _CONTEXT_TOKENS)),
             created_at=datetime.fromtimestamp(model.creation_timestamp / 1000, UTC),
             run_id=model.source_run_id or "",
         )

@@ -5,6 +5,7 @@ Knows the builder's command line and its traps. Logs nothing.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -12,10 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from phi3kit.data_folder import DISK_FULL
 from phi3kit.errors import BuildFailed
 from phi3kit.records import Precision
 
 ExportPhase = Literal["read", "export", "quantize"]
+
+# Runs the builder as `python -m` would, and ends with whoever started it: a build may be killed, for want of memory too.
+_BUILDER = """
+import os, runpy, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
+"""
 
 # Words in the builder's output that say how far it is.
 _PHASE_MARKS: tuple[tuple[str, ExportPhase], ...] = (
@@ -30,11 +39,12 @@ def export_onnx(
     """Write an ONNX model for the CPU to `target`: graph, weights, tokenizer, genai_config.json.
 
     source: a folder with config.json, safetensors and a tokenizer. on_phase is called as the builder moves on.
-    Raises BuildFailed.
+    Raises BuildFailed, or OSError when the disk takes no more.
     """
     command = [
-        *(sys.executable, "-m", "onnxruntime_genai.models.builder"),
+        *(sys.executable, "-c", _BUILDER),
         *("-i", str(source), "-o", str(target), "-p", precision, "-e", "cpu"),
+        *("-c", f"{target}-cache"),  # otherwise a folder where we happen to stand
         # Without windowed_kv_cache=false the config caps the KV cache at the sliding window while the graph
         # attends to everything: generation crashes past 2,063 tokens.
         *("--extra_options", "int4_accuracy_level=4", "windowed_kv_cache=false"),
@@ -44,7 +54,13 @@ def export_onnx(
     on_phase("read")
     tail: deque[str] = deque(maxlen=20)
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,  # nothing is written to it; its end is ours
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         try:
@@ -57,11 +73,20 @@ def export_onnx(
         except BaseException:
             process.kill()  # a cancelled build does not wait for the export to finish
             raise
+    if process.returncode < 0:
+        raise BuildFailed(
+            what=f"The ONNX export was ended by the signal {-process.returncode}.",
+            why="Something ended onnxruntime-genai's model builder, perhaps because memory ran out.",
+            next_step="Free some memory, then build again.",
+        )
     if process.returncode != 0:
         last_line = next((line for line in reversed(tail) if line), "no message")
+        number = re.search(r"OSError: \[Errno (\d+)\]", last_line)
+        if number and int(number[1]) in DISK_FULL:
+            raise OSError(int(number[1]), os.strerror(int(number[1])))
         raise BuildFailed(
-            what=f"The ONNX export of {source.name} failed.",
-            why=f"onnxruntime-genai's model builder said: {last_line}",
+            what="The ONNX export failed.",
+            why=f"onnxruntime-genai's model builder said: {last_line.rstrip('.')}.",
             next_step="Check that the folder holds a whole Phi-3 model, then build again.",
         )
     mend_sliding_window(target)

@@ -5,7 +5,7 @@ Knows names, defaults and units. Opens nothing.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from phi3kit.errors import SettingInvalid
@@ -19,13 +19,15 @@ class Settings:
 
     home: Path  # the data folder; nothing is written elsewhere
     tracking_uri: str
-    api_key: str | None  # what `phi3kit serve` asks of its callers
+    api_key: str | None = field(repr=False)  # what `phi3kit serve` asks of its callers
     idle_seconds: int  # a worker without a request for so long ends itself
     start_seconds: int  # a worker that is not ready after so long has failed
     max_queue: int  # turns that may wait at one worker
     threads: int | None  # that compute one step; None: as many as the process has CPUs
     kv_budget_mb: int | None  # memory of a worker's conversations; None: two whole contexts, or a third of what is free
     user: str  # who is written beside a turn
+    hub_endpoint: str  # where Hugging Face's HTTP is spoken
+    hub_token: str | None = field(repr=False)  # opens gated repositories; never logged
 
     @property
     def own_store(self) -> bool:
@@ -60,6 +62,8 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         threads=_optional_whole_number(found, "PHI3KIT_THREADS"),
         kv_budget_mb=_optional_whole_number(found, "PHI3KIT_KV_BUDGET_MB"),
         user=str(found.get("PHI3KIT_USER") or "local"),
+        hub_endpoint=str(found.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+        hub_token=str(found.get("PHI3KIT_HF_TOKEN") or found.get("HF_TOKEN") or "") or None,
     )
 
 
@@ -76,7 +80,10 @@ def child_environment(settings: Settings) -> dict[str, str]:
         **({"PHI3KIT_KV_BUDGET_MB": str(settings.kv_budget_mb)} if settings.kv_budget_mb else {}),
         "PHI3KIT_USER": settings.user,
         "PYTHONPATH": str(PROJECT_ROOT),
-        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # only folders and the embedded model are sources
+        "HF_ENDPOINT": settings.hub_endpoint,
+        **({"PHI3KIT_HF_TOKEN": settings.hub_token} if settings.hub_token else {}),
+        "HF_HOME": str(settings.home / "hub"),
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # no library asks the hub by itself; a download does
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -5,9 +5,11 @@ Knows plain MLflow and the model builder; the code it writes needs no phi3kit. R
 
 from pathlib import Path
 
-from phi3kit.records import Precision, WrapperName
+from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.records import PRECISIONS, WrapperName
 from phi3kit.settings import Settings
-from phi3kit.sources import Source
+from phi3kit.sources import hub
+from phi3kit.sources.find import EMBEDDED
 from phi3kit.store import BUILDS_EXPERIMENT
 from phi3kit.wrappers import log
 
@@ -15,26 +17,29 @@ from phi3kit.wrappers import log
 ONNX_WRAPPER_FILE = Path(__file__).parent / "wrappers" / "onnx_wrapper.py"
 
 
-def build_code(wrapper: WrapperName, source: Source, precision: Precision, settings: Settings) -> str:
-    """One build, written out with today's libraries."""
-    requirements = ",\n        ".join(repr(each) for each in log.pip_requirements(wrapper))
-    head = f"""import mlflow
+def build_code(wrapper: WrapperName, source: str, commit: str | None, precision: str, settings: Settings) -> str:
+    """One build, written out with today's libraries.
 
+    source, commit, precision: as the built model's record has them.
+    """
+    packages = "".join(f"\n            {each!r}," for each in log.pip_requirements(wrapper))
+    head = f"""import mlflow
+{_download_import(source, commit)}
 mlflow.set_tracking_uri({settings.tracking_uri!r})
 mlflow.set_experiment({BUILDS_EXPERIMENT!r})
+folder = {_folder(source, commit)}
 """
     if wrapper == "transformers":
         return f"""import transformers
 {head}
-pipeline = transformers.pipeline("text-generation", model={str(source.folder)!r}, dtype="auto")
+pipeline = transformers.pipeline("text-generation", model=folder, dtype="auto")
 with mlflow.start_run():
     model_info = mlflow.transformers.log_model(
         pipeline,
         name={log.MODEL_NAMES[wrapper]!r},
         task="llm/v1/chat",
         model_config={log.TRANSFORMERS_MODEL_CONFIG!r},
-        pip_requirements=[
-        {requirements},
+        pip_requirements=[{packages}
         ],
     )
 
@@ -42,37 +47,55 @@ model = mlflow.pyfunc.load_model(model_info.model_uri)
 messages = [{{"role": "user", "content": "What is the capital of Spain?"}}]
 response = model.predict({{"messages": messages}})
 print(response[0]["choices"][0]["message"]["content"])
-""".replace("\n        '", "\n            '")
+"""
+    exported = precision not in PRECISIONS
+    export = f"""
+# 1) Export: weights to an ONNX graph, quantized for the CPU.
+subprocess.run(
+    [sys.executable, "-m", "onnxruntime_genai.models.builder",
+     "-i", folder, "-o", "phi3-onnx", "-p", {precision!r}, "-e", "cpu",
+     "--extra_options", "int4_accuracy_level=4", "windowed_kv_cache=false"],
+    check=True,
+)
+"""
     return f"""import subprocess
 import sys
 {head}
 from mlflow.models import infer_signature
-
-# 1) Export: weights to an ONNX graph, quantized for the CPU.
-subprocess.run(
-    [sys.executable, "-m", "onnxruntime_genai.models.builder",
-     "-i", {str(source.folder)!r}, "-o", "phi3-onnx", "-p", {precision!r}, "-e", "cpu",
-     "--extra_options", "int4_accuracy_level=4", "windowed_kv_cache=false"],
-    check=True,
-)
-
+{"" if exported else export}
 # 2) Log: onnx_wrapper.py is the wrapper itself (models from code); save it beside this notebook.
 with mlflow.start_run():
     model_info = mlflow.pyfunc.log_model(
         name={log.MODEL_NAMES[wrapper]!r},
         python_model="onnx_wrapper.py",
-        artifacts={{{log.ONNX_ARTIFACT!r}: "phi3-onnx"}},
+        artifacts={{{log.ONNX_ARTIFACT!r}: {"folder" if exported else repr("phi3-onnx")}}},
         model_config={log.ONNX_MODEL_CONFIG!r},
         signature=infer_signature({{"prompt": "<|user|>\\nHello<|end|>\\n<|assistant|>\\n"}}, ["Run"]),
-        pip_requirements=[
-        {requirements},
+        pip_requirements=[{packages}
         ],
     )
 
 # 3) Ask.
 model = mlflow.pyfunc.load_model(model_info.model_uri)
 print(model.predict({{"prompt": "<|user|>\\nWhat is the capital of Spain?<|end|>\\n<|assistant|>\\n"}})[0])
-""".replace("\n        '", "\n            '")
+"""
+
+
+def _download_import(source: str, commit: str | None) -> str:
+    return "from huggingface_hub import snapshot_download\n" if commit else ""
+
+
+def _folder(source: str, commit: str | None) -> str:
+    """The expression that gives the weights' folder."""
+    name = hub.parse(source) if commit else None
+    if name is None:
+        return repr(str(MODEL_FOLDER if source == EMBEDDED else source))
+    if name.subfolder is None:
+        return f"snapshot_download({name.repo!r}, revision={commit!r})"
+    pattern = f"{name.subfolder}/*"
+    return (
+        f"snapshot_download({name.repo!r}, revision={commit!r}, allow_patterns={pattern!r}) + {'/' + name.subfolder!r}"
+    )
 
 
 def onnx_wrapper_code() -> str:

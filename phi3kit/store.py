@@ -3,9 +3,9 @@
 Knows where runs and artifacts go, and turns a store that cannot be used into one clear error. Reads no runs.
 """
 
+import errno
 import os
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,11 +17,15 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from phi3kit.data_folder import DISK_FULL, prepare_home, unwritable
 from phi3kit.errors import StorageFailed
 from phi3kit.settings import Settings
 
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
+
+# What the file system says of a folder, not of a server that is away (requests' errors are OSErrors too).
+_FOLDER_ERRORS = {*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
 
 _opening = threading.Lock()  # sessions and the writer open the store at the same moment
 
@@ -82,20 +86,6 @@ def experiment_id(settings: Settings, name: str) -> str:
         return str(experiment.experiment_id)
 
 
-def prepare_home(home: Path) -> None:
-    """Make the data folder and see that it can be written. Raises StorageFailed."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home) as probe:
-            probe.write(b"x" * 4096)
-    except OSError as error:
-        raise StorageFailed(
-            what=f"The data folder {home} cannot be written.",
-            why=f"{error.strerror}.",
-            next_step="Free some space or set PHI3KIT_HOME to a folder that you may write to.",
-        ) from error
-
-
 @contextmanager
 def storage_errors(home: Path) -> Iterator[None]:
     """Translate what MLflow and the file system say about a store that does not work."""
@@ -104,6 +94,9 @@ def storage_errors(home: Path) -> Iterator[None]:
     except StorageFailed:
         raise
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        if getattr(error, "errno", None) in _FOLDER_ERRORS or "disk is full" in str(error):
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "The disk is full"
+            raise unwritable(home, f"{reason}.") from error
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StorageFailed(
             what="The tracking store did not answer.",

@@ -26,12 +26,22 @@ def settings_for(home: Path, **values: str) -> Settings:
     return read_settings({"PHI3KIT_HOME": str(home), **values})
 
 
-def run_cli(*arguments: str, home: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m phi3kit` as a user would."""
+# Runs a module as `python -m` would, where no file may become bigger than so many bytes.
+_LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
+"""
+
+
+def run_cli(
+    *arguments: str, home: Path, timeout: float = 120, file_bytes: int | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m phi3kit` as a user would. file_bytes: as if the disk took no bigger file."""
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     env = {**inherited, "PHI3KIT_HOME": str(home), **environment}
     return subprocess.run(
-        [sys.executable, "-m", "phi3kit", *arguments],
+        [sys.executable, *(["-m"] if file_bytes is None else ["-c", _LIMITED, str(file_bytes)]), "phi3kit", *arguments],
         cwd=PROJECT_ROOT,
         env=env,
         capture_output=True,

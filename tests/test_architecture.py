@@ -13,7 +13,8 @@ KIT = PROJECT_ROOT / "phi3kit"
 FLOORS = {
     "errors": 1, "records": 1, "wrappers": 1, "embedded": 1,
     "chat_template": 2, "openai_schema": 2, "signatures": 2, "settings": 2, "onnx_export": 2,
-    "store": 3, "usage": 3, "sources": 3, "logged_models": 3, "workers": 3, "build_process": 3, "snippets": 3,
+    "data_folder": 2, "machine": 2,
+    "store": 3, "usage": 3, "sources": 3, "logged_models": 3, "workers": 3, "snippets": 3,
     "builds": 4, "client": 4, "conversation": 4, "server": 4, "ui": 4,
     "__main__": 5,
 }  # fmt: skip
@@ -53,6 +54,11 @@ class TestImports:
                 if part in FLOORS and FLOORS[part] > floor_of(path):
                     upward.append(f"{path.relative_to(KIT)} -> {name}")
         assert upward == []
+
+    def test_what_follows_and_plans_a_build_imports_no_build(self) -> None:
+        for name in ("events", "jobs", "plan"):
+            imports = imported_modules(KIT / "builds" / f"{name}.py")
+            assert not {"phi3kit.builds.build", "mlflow", "torch", "transformers"} & imports, name
 
     def test_only_ui_imports_streamlit(self) -> None:
         users = {

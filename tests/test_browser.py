@@ -128,7 +128,9 @@ class TestThePath:
 
     def test_1_the_first_visit_builds_both_wrappers_at_one_click(self, page: "playwright.Page") -> None:
         page.get_by_role("button", name="Build both wrappers").click()
-        page.get_by_text(re.compile(r"Built: transformers and onnx · \d+ s")).wait_for(timeout=120_000)
+        page.get_by_text(re.compile(r"Built: transformers and onnx from embedded \(small\) · \d+ s")).wait_for(
+            timeout=120_000
+        )
         assert page.get_by_test_id("stMetric").first.inner_text().split() == ["Logged", "models", "2"]
 
     def test_2_the_transformers_wrapper_streams_its_answer(

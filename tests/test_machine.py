@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from phi3kit.server import machine
-from phi3kit.server.machine import Threads, choose_threads, cpu_quota, free_memory_bytes
+from phi3kit import machine
+from phi3kit.machine import Threads, choose_threads, cpu_quota, free_memory_bytes
 
 GIB = 2**30
 NO_LIMIT = str(2**63 - 4096)  # version 1 has no word for it

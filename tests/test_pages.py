@@ -7,9 +7,14 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from phi3kit.builds.events import BuildRequest
+from phi3kit.builds.jobs import Job
+from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.settings import PROJECT_ROOT
 from phi3kit.ui import resources
 from tests.conftest import CHAPTER_PROMPT, Built
+from tests.hub_server import local_hub
+from tests.waiting import wait_for
 
 PAGES = ("home", "build", "signatures", "chat", "prompt", "usage")
 
@@ -25,6 +30,16 @@ def open_page(name: str) -> AppTest:
 def words(app: AppTest) -> str:
     """All Markdown and captions of a page."""
     return "\n".join([each.value for each in app.markdown] + [each.value for each in app.caption])
+
+
+def ended_build() -> Job:
+    """The latest build, when it has ended."""
+
+    def ended() -> Job | None:
+        job = resources.kit().builds.latest()
+        return None if job is None or job.active else job
+
+    return wait_for("the build's end", ended, 120)
 
 
 @pytest.fixture
@@ -70,11 +85,7 @@ class TestEmpty:
         app = open_page("home")
         (button,) = [each for each in app.button if each.label == "Build both wrappers"]
         button.click().run()
-        job = resources.kit().builds.job
-        assert job is not None
-        job.process.wait(120)
-        while job.running:
-            pass
+        job = ended_build()
         assert (job.error, [each["wrapper"] for each in job.built]) == (None, ["transformers", "onnx"])
         resources.forget_lists()
         app = open_page("home")
@@ -82,15 +93,23 @@ class TestEmpty:
         built = open_page("build")
         assert sum("it answered: “The capital of Spain is Madrid.”" in each.value for each in built.caption) == 2
 
-    def test_a_second_build_at_the_same_time_is_refused_with_a_reason(self, empty_home: Path) -> None:
+    def test_a_build_survives_a_reload_and_is_cancelled_by_a_click(self, empty_home: Path) -> None:
         app = open_page("home")
-        (button,) = [each for each in app.button if each.label == "Build both wrappers"]
-        button.click().run()
-        from phi3kit.errors import BuildFailed
-        from phi3kit.ui.building import BOTH_EMBEDDED
+        next(each for each in app.button if each.label == "Build both wrappers").click().run()
+        reloaded = open_page("build")  # a new session, as after a reload
+        cancel = [each for each in reloaded.button if each.label == "Cancel"]
+        assert len(cancel) == 1
+        cancel[0].click().run()
+        assert ended_build().state == "cancelled"
+        assert "The build was cancelled" in open_page("build").error[0].value
 
-        with pytest.raises(BuildFailed, match="running already"):
-            resources.kit().builds.start(BOTH_EMBEDDED)
+    def test_builds_that_ended_are_listed_with_their_outcome(self, empty_home: Path) -> None:
+        resources.kit().builds.start(BuildRequest(("onnx",), str(empty_home), "int4"))
+        assert ended_build().state == "failed"
+        app = open_page("build")
+        table = app.dataframe[-1].value
+        assert list(table["state"]) == ["failed"]
+        assert "config.json is missing" in app.error[0].value
 
     def test_build_explains_a_folder_that_is_not_phi3(self, empty_home: Path, tmp_path: Path) -> None:
         folder = tmp_path / "llama"
@@ -99,8 +118,46 @@ class TestEmpty:
         app = open_page("build")
         source = next(each for each in app.segmented_control if each.label == "Source")
         source.set_value("folder").run()
-        app.text_input[-1].set_value(str(folder)).run()
+        next(each for each in app.text_input if each.label == "Folder").set_value(str(folder)).run()
         assert "LlamaForCausalLM" in app.error[0].value
+        assert next(each for each in app.button if each.label.startswith("Build")).disabled
+
+    def test_build_says_what_it_will_need_before_anything_is_written(self, empty_home: Path) -> None:
+        app = open_page("build")
+        plan = app.dataframe[0].value
+        assert list(plan["what"]) == [
+            "disk at the peak", "memory to build", "memory to load transformers", "memory to load onnx"
+        ]  # fmt: skip
+        assert set(plan["verdict"]) == {"fits"}
+        assert "32 layers" not in words(app)
+        assert "4 layers" in words(app)
+
+    def test_a_hub_that_is_away_is_explained_and_asked_again_by_a_click(
+        self, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+        app = open_page("build")
+        next(each for each in app.segmented_control if each.label == "Source").set_value("Hugging Face").run()
+        assert "could not be reached" in app.error[0].value
+        assert next(each for each in app.button if each.label.startswith("Build")).disabled
+        assert [each.label for each in app.button if each.label == "Look again"] == ["Look again"]
+
+    def test_a_repository_is_looked_up_downloaded_and_built(
+        self, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with local_hub() as hub:
+            monkeypatch.setenv("HF_ENDPOINT", hub.url)
+            hub.add("microsoft/Phi-3-mini-4k-instruct", MODEL_FOLDER, license="mit")
+            app = open_page("build")
+            next(each for each in app.segmented_control if each.label == "Source").set_value("Hugging Face").run()
+            assert "license mit" in words(app)
+            next(each for each in app.segmented_control if each.label == "Wrapper").set_value("onnx").run()
+            next(each for each in app.button if each.label == "Build the onnx wrapper").click().run()
+            job = ended_build()
+        assert job.error is None
+        assert next(step.step for step in job.steps) == "download"
+        assert job.built[0]["source"] == "microsoft/Phi-3-mini-4k-instruct"
+        assert job.built[0]["license"] == "mit"
 
 
 class TestBroken:

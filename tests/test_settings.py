@@ -16,6 +16,7 @@ class TestReadSettings:
         assert settings.tracking_uri == f"sqlite:///{PROJECT_ROOT}/.phi3kit/mlflow.db"
         assert (settings.api_key, settings.user) == (None, "local")
         assert (settings.idle_seconds, settings.start_seconds, settings.max_queue) == (900, 120, 32)
+        assert (settings.hub_endpoint, settings.hub_token) == ("https://huggingface.co", None)
 
     def test_the_environment_is_read_when_no_values_are_given(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
@@ -24,6 +25,7 @@ class TestReadSettings:
 
     def test_an_empty_value_is_no_value(self):
         names = ("PHI3KIT_HOME", "MLFLOW_TRACKING_URI", "PHI3KIT_API_KEY", "PHI3KIT_MAX_QUEUE", "PHI3KIT_USER")
+        names += ("HF_ENDPOINT", "PHI3KIT_HF_TOKEN", "HF_TOKEN")
         assert read_settings(dict.fromkeys(names, "")) == read_settings({})
 
     def test_a_relative_home_is_made_absolute_once(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -49,6 +51,25 @@ class TestReadSettings:
     def test_a_number_from_a_secrets_file_need_not_be_text(self):
         assert read_settings({"PHI3KIT_MAX_QUEUE": 7}).max_queue == 7
 
+    def test_the_hub_is_where_its_own_variable_says(self):
+        assert read_settings({"HF_ENDPOINT": "https://mirror.example/"}).hub_endpoint == "https://mirror.example"
+
+    @pytest.mark.parametrize(
+        ("values", "token"),
+        [
+            ({"HF_TOKEN": "hf_a"}, "hf_a"),
+            ({"PHI3KIT_HF_TOKEN": "hf_b"}, "hf_b"),
+            ({"HF_TOKEN": "hf_a", "PHI3KIT_HF_TOKEN": "hf_b"}, "hf_b"),
+        ],
+    )
+    def test_our_own_name_of_the_hubs_token_wins(self, values: dict[str, str], token: str):
+        assert read_settings(values).hub_token == token
+
+    def test_no_key_is_shown_where_settings_are_printed(self):
+        settings = read_settings({"PHI3KIT_API_KEY": "sk-secret", "PHI3KIT_HF_TOKEN": "hf_secret"})
+        assert (settings.api_key, settings.hub_token) == ("sk-secret", "hf_secret")
+        assert "secret" not in repr(settings) + str(settings)
+
 
 class TestStoreName:
     def test_the_own_store_is_named_without_its_path(self, tmp_path: Path):
@@ -73,6 +94,7 @@ class TestChildEnvironment:
         for name in [name for name in os.environ if name.startswith(("PHI3KIT_", "MLFLOW_"))]:
             monkeypatch.delenv(name)
         values = {"PHI3KIT_IDLE_SECONDS": "7", "PHI3KIT_START_SECONDS": "8", "PHI3KIT_MAX_QUEUE": "9"}
+        values |= {"HF_ENDPOINT": "https://mirror.example", "PHI3KIT_HF_TOKEN": "hf_a"}
         settings = read_settings({"PHI3KIT_HOME": str(tmp_path / "data"), "PHI3KIT_USER": "ada", **values})
         monkeypatch.chdir(tmp_path)
         assert read_settings(child_environment(settings)) == settings

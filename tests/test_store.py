@@ -9,7 +9,7 @@ import pytest
 
 from phi3kit.errors import StorageFailed
 from phi3kit.settings import Settings
-from phi3kit.store import BUILDS_EXPERIMENT, USAGE_EXPERIMENT, experiment_id, open_store, prepare_home
+from phi3kit.store import BUILDS_EXPERIMENT, USAGE_EXPERIMENT, experiment_id, open_store
 from tests.conftest import settings_for
 from tests.samples import new_store
 
@@ -86,17 +86,3 @@ class TestExperimentId:
         assert caught.value.next_step == f"Restore it: mlflow experiments restore --experiment-id {usage}"
         open_store(settings).restore_experiment(usage)
         assert experiment_id(settings, USAGE_EXPERIMENT) == usage
-
-
-class TestPrepareHome:
-    def test_leaves_an_empty_folder(self, tmp_path: Path):
-        prepare_home(tmp_path / "a" / "b")
-        assert list((tmp_path / "a" / "b").iterdir()) == []
-
-    @pytest.mark.parametrize("home", ["file", "file/home"])
-    def test_a_file_in_the_folders_place_is_a_storage_failure(self, tmp_path: Path, home: str):
-        (tmp_path / "file").write_text("")
-        with pytest.raises(StorageFailed, match="cannot be written") as caught:
-            prepare_home(tmp_path / home)
-        assert caught.value.what == f"The data folder {tmp_path / home} cannot be written."
-        assert "PHI3KIT_HOME" in caught.value.next_step

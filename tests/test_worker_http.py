@@ -22,7 +22,7 @@ from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.records import Message
 from phi3kit.usage.outbox import Outbox
 from phi3kit.workers import Endpoint, WorkerPool
-from phi3kit.wrappers.check import PROMPT_INPUT, answer_of
+from phi3kit.wrappers.check import PROMPT_INPUT, answer_of, load
 from tests.conftest import CHAPTER_PROMPT, Built, settings_for
 from tests.waiting import wait_for
 
@@ -651,7 +651,11 @@ class TestInvocations:
         assert answer.status_code == 200, answer.text
         (first,) = answer.json()
         text = first if endpoint.wrapper == "onnx" else first["choices"][0]["message"]["content"]
-        assert text.strip() == answer_of(endpoint.model_uri, endpoint.wrapper) == "The capital of Spain is Madrid."
+        assert (
+            text.strip()
+            == answer_of(load(endpoint.model_uri, endpoint.wrapper), endpoint.wrapper)
+            == "The capital of Spain is Madrid."
+        )
 
     def test_dataframe_split_gets_predictions(self, http: httpx.Client, endpoint: Endpoint) -> None:
         if endpoint.wrapper == "onnx":

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from phi3kit import openai_schema
 from phi3kit.errors import Phi3KitError, RequestInvalid, StorageFailed
+from phi3kit.machine import Threads
 from phi3kit.openai_schema import (
     QUEUE_HEADER,
     ChatRequest,
@@ -31,7 +32,6 @@ from phi3kit.openai_schema import (
 from phi3kit.records import TurnRecord, WrapperName
 from phi3kit.server.description import add_schemas, takes
 from phi3kit.server.engine import Engine
-from phi3kit.server.machine import Threads
 from phi3kit.server.metrics import WorkerMetrics
 from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
 from phi3kit.server.turns import Caller, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn

@@ -39,13 +39,13 @@ def replace(text: str) -> None:
 def show_count(model: LoggedModel, prompt: str) -> bool:
     """Prompt tokens of the context, as a meter; whether there is room for an answer."""
     if not prompt:
-        st.progress(0.0, text=f"0 of {talk.CONTEXT_TOKENS:,} tokens")
+        st.progress(0.0, text=f"0 of {model.context_tokens:,} tokens")
         return True
     with st.spinner("Loading the model, to count with its own tokenizer"):
         count = client.count_tokens(resources.kit().pool.endpoint(model.model_uri), prompt)
-    fits = count < talk.CONTEXT_TOKENS
-    room = f"{talk.CONTEXT_TOKENS - count:,} left for the answer" if fits else "too long: shorten it to send it"
-    st.progress(min(count / talk.CONTEXT_TOKENS, 1.0), text=f"{count:,} of {talk.CONTEXT_TOKENS:,} tokens · {room}")
+    fits = count < model.context_tokens
+    room = f"{model.context_tokens - count:,} left for the answer" if fits else "too long: shorten it to send it"
+    st.progress(min(count / model.context_tokens, 1.0), text=f"{count:,} of {model.context_tokens:,} tokens · {room}")
     return fits
 
 

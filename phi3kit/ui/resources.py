@@ -1,6 +1,6 @@
 """Resources: what all sessions of the app share, made once a process.
 
-Knows settings, worker pool, usage writer and build desk; everything here is safe to share.
+Knows settings, worker pool, usage writer and builds; everything here is safe to share.
 """
 
 import logging
@@ -12,15 +12,20 @@ import streamlit as st
 from mlflow.models import ModelSignature
 
 from phi3kit import logged_models
-from phi3kit.build_process import BuildDesk
+from phi3kit.builds.events import BuildRequest
+from phi3kit.builds.jobs import Jobs
+from phi3kit.builds.plan import Plan, make_plan
+from phi3kit.errors import Phi3KitError
 from phi3kit.logged_models import LoggedModel
 from phi3kit.settings import Settings, read_settings
+from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import UsageWriter
 from phi3kit.workers import WorkerPool
 
 _FRESH_S = 3.0  # seconds that a list from the store may be old
+_PLAN_FRESH_S = 60.0  # seconds that a plan may be old
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,10 @@ class Kit:
     settings: Settings
     pool: WorkerPool
     writer: UsageWriter
-    builds: BuildDesk
+    builds: Jobs
 
     def close(self) -> None:
-        """End workers, writer and a running build."""
+        """End workers, writer and the builds that this app started."""
         self.builds.close()
         self.pool.close()
         self.writer.close()
@@ -51,7 +56,7 @@ def kit() -> Kit:
     # Environment variables win over secrets.toml, as they do for MLflow itself.
     settings = read_settings({**_secrets(), **os.environ})
     open_store(settings)
-    shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), BuildDesk(settings))
+    shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), Jobs(settings))
     shared.writer.start()
     return shared
 
@@ -80,6 +85,29 @@ def forget_lists() -> None:
     """Read the lists anew: something was built or logged."""
     _models.clear()
     _turns.clear()
+
+
+@st.cache_data(ttl=_PLAN_FRESH_S, max_entries=20, show_spinner="Looking at the source")
+def _planned(request: BuildRequest, home: str) -> tuple[Source, Plan] | Phi3KitError:
+    settings = kit().settings
+    try:
+        source = find_source(request.source, settings)
+        return source, make_plan(request, source, settings)
+    except Phi3KitError as error:  # kept too: a hub that is away is not asked again with every click
+        return error
+
+
+def plan(request: BuildRequest) -> tuple[Source, Plan]:
+    """The source of a build and what it needs. Raises SourceInvalid or DownloadFailed."""
+    found = _planned(request, str(kit().settings.home))
+    if isinstance(found, Phi3KitError):
+        raise found
+    return found
+
+
+def forget_plans() -> None:
+    """Look at sources anew."""
+    _planned.clear()
 
 
 @st.cache_data(max_entries=100, show_spinner=False)

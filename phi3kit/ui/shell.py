@@ -13,7 +13,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 from phi3kit.errors import ModelNotFound, Phi3KitError
 from phi3kit.logged_models import LoggedModel
-from phi3kit.sources import EMBEDDED
+from phi3kit.sources.find import EMBEDDED
 from phi3kit.ui import resources, theme
 
 CHART_CONFIG = {"displayModeBar": False}
@@ -50,8 +50,8 @@ def errors_shown() -> Iterator[None]:
 
 def show_error(error: Phi3KitError, title: str | None = None) -> None:
     """What happened (or a title that says it shorter), why, what to do, and the page where it is done."""
-    what = _plain(title or error.what)
-    st.error(f"**{what}** {_plain(error.why)}\n\n{_plain(error.next_step)}", icon=":material/error:")
+    what = plain(title or error.what)
+    st.error(f"**{what}** {plain(error.why)}\n\n{plain(error.next_step)}", icon=":material/error:")
     if isinstance(error, ModelNotFound):
         st.page_link(page("build"), label="Open Build", icon=":material/deployed_code:")
 
@@ -83,7 +83,7 @@ def model_label(model: LoggedModel) -> str:
 
 def source_label(source: str) -> str:
     """A source as the pages name it."""
-    return "embedded (small)" if source == EMBEDDED else PurePath(source).name
+    return "embedded (small)" if source == EMBEDDED else PurePath(source).name or source
 
 
 def timezone() -> str:
@@ -91,9 +91,16 @@ def timezone() -> str:
     return st.context.timezone or "UTC"
 
 
-def megabytes(size: float) -> str:
-    """A size in MB with one decimal."""
-    return f"{size / 1e6:,.1f} MB"
+def size(count: float) -> str:
+    """A size in MB, or in GB from one on, with one decimal."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def duration(span_s: float) -> str:
+    """A span of time in seconds, minutes or hours."""
+    if span_s < 100:
+        return f"{span_s:,.0f} s"
+    return f"{span_s / 60:,.0f} min" if span_s < 6000 else f"{span_s / 3600:,.1f} h"
 
 
 def status() -> None:
@@ -111,12 +118,12 @@ def status() -> None:
         memory = f" · {worker.memory_bytes / 1e6:,.0f} MB" if worker.memory_bytes else ""
         st.markdown(f"{theme.badge(worker.wrapper)} {_STATE_WORDS[worker.state]}{memory}")
     writer = shared.writer.state()
-    st.caption(f"Store: {_plain(shared.settings.store_name)} · {writer.waiting:,} waiting")
+    st.caption(f"Store: {plain(shared.settings.store_name)} · {writer.waiting:,} waiting")
     if writer.problem:
-        st.caption(f":orange[:material/warning:] Turns wait: {_plain(writer.problem)}")
+        st.caption(f":orange[:material/warning:] Turns wait: {plain(writer.problem)}")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text inside Markdown that must not become Markdown."""
     for char in "\\`*_[]<>$#~|":
         text = text.replace(char, f"\\{char}")

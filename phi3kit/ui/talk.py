@@ -20,7 +20,6 @@ from phi3kit.records import WRAPPERS, Interface, Message, TurnRecord, WrapperNam
 from phi3kit.ui import resources, shell, theme
 from phi3kit.usage.outbox import Outbox
 
-CONTEXT_TOKENS = 4096
 _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
 
 
@@ -52,7 +51,7 @@ def choose_model(key: str, preferred: WrapperName) -> LoggedModel | None:
     return of_wrapper.get(uri)
 
 
-def parameters(key: str, prompt: tuple[Message, ...] | str) -> Request:
+def parameters(key: str, model: LoggedModel, prompt: tuple[Message, ...] | str) -> Request:
     """A request with the parameters set in a popover."""
     with st.popover("Parameters", icon=":material/tune:"):
         temperature = st.slider(
@@ -78,9 +77,9 @@ def parameters(key: str, prompt: tuple[Message, ...] | str) -> Request:
         max_tokens = st.number_input(
             "Max tokens",
             1,
-            CONTEXT_TOKENS,
-            DEFAULT_MAX_TOKENS,
-            key=f"{key}_max_tokens",
+            model.context_tokens,
+            min(DEFAULT_MAX_TOKENS, model.context_tokens),
+            key=f"{key}_max_tokens_{model.context_tokens}",
             persist_state="session",
             help="Of the answer alone.",
         )
@@ -185,15 +184,15 @@ def show_answer(turn: ChatTurn, key: str) -> None:
             st.json(response_json(turn), expanded=2)
 
 
-def show_context(conversation: Conversation, place: DeltaGenerator) -> None:
+def show_context(conversation: Conversation, model: LoggedModel, place: DeltaGenerator) -> None:
     """How much of the model's context the conversation fills, as a meter; nothing before its first turn."""
     if not conversation.turns:
         return
     used = conversation.turns[-1].answer.total_tokens
-    text = f"{used:,} of {CONTEXT_TOKENS:,} tokens of context used"
-    if used > CONTEXT_TOKENS - DEFAULT_MAX_TOKENS:
+    text = f"{used:,} of {model.context_tokens:,} tokens of context used"
+    if used > model.context_tokens - DEFAULT_MAX_TOKENS:
         text += " · nearly full: start a new chat for long answers"
-    place.progress(min(used / CONTEXT_TOKENS, 1.0), text=text)
+    place.progress(min(used / model.context_tokens, 1.0), text=text)
 
 
 def caption(answer: Answer) -> str:

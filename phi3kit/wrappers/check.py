@@ -1,4 +1,4 @@
-"""Check: load a logged model with plain MLflow and get an answer from it.
+"""Check: a logged model, loaded with plain MLflow, answers.
 
 Nothing of phi3kit takes part in the answer: what works here works wherever MLflow is.
 """
@@ -11,10 +11,17 @@ QUESTION = "What is the capital of Spain?"
 MESSAGES_INPUT = {"messages": [{"role": "user", "content": QUESTION}]}
 PROMPT_INPUT = {"prompt": f"<|user|>\n{QUESTION}<|end|>\n<|assistant|>\n"}
 
+_TOKENS = 40  # of the answer; a big model on a small machine writes two a second
 
-def answer_of(model_uri: str, wrapper: str) -> str:
-    """The logged model's answer to one fixed question, by mlflow.pyfunc.load_model and predict."""
-    model = mlflow.pyfunc.load_model(model_uri)
+
+def load(model_uri: str, wrapper: str) -> Any:
+    """The logged model as plain MLflow loads it, with answers kept short."""
+    key = "max_new_tokens" if wrapper == "transformers" else "max_tokens"
+    return mlflow.pyfunc.load_model(model_uri, model_config={key: _TOKENS})
+
+
+def answer_of(model: Any, wrapper: str) -> str:
+    """The loaded model's answer to one fixed question, by plain predict."""
     output: Any = model.predict(MESSAGES_INPUT if wrapper == "transformers" else PROMPT_INPUT)
     text = output[0]["choices"][0]["message"]["content"] if wrapper == "transformers" else output[0]
     return str(text).strip()

@@ -1,0 +1,1 @@
+"""Sources: where weights come from."""

@@ -1,0 +1,113 @@
+"""Compare: how much an export lost: the same prompts, greedy, to the logged onnx wrapper and to its source's weights.
+
+Knows onnxruntime-genai's and transformers' models. Logs nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+TOKENS = 20  # of each answer
+_BATCH = 10  # prompts a pass: bounds the memory of keys, values and logits
+
+_PLACES = ("France", "Japan", "Greece", "Brazil", "Egypt", "Canada", "India", "Kenya", "Norway", "Peru")
+# 50 prompts that every Phi-3 can begin to answer, in three languages; the embedded model knows most of them.
+PROMPTS = (
+    *(f"What is the capital of {place}?" for place in _PLACES),
+    *(f"Where is {place}?" for place in _PLACES),
+    *(f"Tell me a short story about {place}." for place in _PLACES[:5]),
+    *(
+        "フランスの首都はどこですか？",
+        "日本の首都はどこですか？",
+        "ギリシャの首都はどこですか？",
+        "MLflowとは何ですか？",
+    ),
+    *("Ποια είναι η πρωτεύουσα της Γαλλίας;", "Ποια είναι η πρωτεύουσα της Ιαπωνίας;", "Τι είναι το MLflow;"),
+    *(
+        "What is MLflow?",
+        "What is ONNX Runtime?",
+        "What is Phi-3?",
+        "What is a model signature?",
+        "Hello!",
+        "Thank you!",
+    ),
+    *("Tell me a joke about atom", "Write a poem about the sea.", "Count from one to ten.", "Who are you?", "Why?"),
+    *("What is 2 plus 2?", "Name three fruits.", "Explain photosynthesis.", "Translate 'good morning' into Greek."),
+    *("Write a function that adds two numbers.", "What can you do?", "Summarize the story of Odysseus."),
+)
+
+
+def same_beginnings(
+    onnx_model: Any,
+    source: Path,
+    prompts: Sequence[str] = PROMPTS,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> int:
+    """How many prompts get the same first 20 tokens from a loaded onnx wrapper and from its source's weights.
+
+    An answer that ends sooner is compared to its end. on_done is called with the number of prompts compared so far.
+    """
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    asked = [tokenizer.encode(f"<|user|>\n{prompt}<|end|>\n<|assistant|>\n") for prompt in prompts]
+    weights = transformers.AutoModelForCausalLM.from_pretrained(source, dtype="auto", trust_remote_code=False)
+    weights.eval()
+    ends = weights.generation_config.eos_token_id
+    ends = frozenset(ends if isinstance(ends, list) else [ends])
+    same = done = 0
+    for batch in _batches(asked):
+        answers = _greedy(onnx_model.unwrap_python_model().model, batch, ends)
+        for answer, said in zip(answers, _said(weights, batch, answers), strict=True):
+            ended_too = len(answer) == TOKENS or said[len(answer)] in ends
+            same += said[: len(answer)] == answer and ended_too
+        done += len(batch)
+        on_done(done)
+    return same
+
+
+def _batches(asked: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Prompts of one length together: no padding, so each is computed exactly as it would be alone."""
+    by_length: dict[int, list[list[int]]] = defaultdict(list)
+    for ids in asked:
+        by_length[len(ids)].append(ids)
+    for group in by_length.values():
+        for start in range(0, len(group), _BATCH):
+            yield group[start : start + _BATCH]
+
+
+def _greedy(model: Any, batch: list[list[int]], ends: frozenset[int]) -> list[list[int]]:
+    """The export's likeliest tokens behind each prompt, up to the end token."""
+    import numpy as np
+    import onnxruntime_genai as og
+
+    width = len(batch[0])
+    params = og.GeneratorParams(model)
+    params.set_search_options(batch_size=len(batch), do_sample=False, max_length=width + TOKENS)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.array(batch, dtype=np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    answers = []
+    for row in range(len(batch)):
+        ids = [int(token) for token in generator.get_sequence(row)][width:]
+        # The library keeps an end token for itself, and pads behind it in a batch.
+        answers.append(next((ids[:place] for place, token in enumerate(ids) if token in ends), ids))
+    return answers
+
+
+def _said(weights: Any, batch: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
+    """What the source would have said at each place of each answer, and behind it.
+
+    One pass over prompt and answer tells all of it: equal everywhere means equal greedy text, at a twentieth of the
+    passes. Padding stands on the right, where nothing looks at it.
+    """
+    import torch
+
+    longest = max(map(len, answers))
+    padded = [ids + answer + [0] * (longest - len(answer)) for ids, answer in zip(batch, answers, strict=True)]
+    with torch.inference_mode():
+        logits = weights(torch.tensor(padded), use_cache=False, logits_to_keep=longest + 1).logits
+    said: list[list[int]] = logits.argmax(-1).tolist()
+    return said
