@@ -113,7 +113,12 @@ class TestFindSource:
 
     @pytest.mark.parametrize(
         ("name", "on_the_hub"),
-        [("microsoft/Phi-3-mini-4k-instruct@main", True), ("embedded", False), ("phi3kit/sources", False), ("/x", False)],
+        [
+            ("microsoft/Phi-3-mini-4k-instruct@main", True),
+            ("embedded", False),
+            ("phi3kit/sources", False),
+            ("/x", False),
+        ],
     )
     def test_a_repository_is_told_from_a_folder_by_its_form_and_by_what_is_here(
         self, name: str, on_the_hub: bool, monkeypatch: pytest.MonkeyPatch
