@@ -97,6 +97,11 @@ def remove_connection(name: str, home: Path) -> None:
         _write([each for each in list_connections(home) if each.name != name], home)
 
 
+def key_names(keys: Mapping[str, object]) -> list[str]:
+    """The secrets that a connection may name, sorted."""
+    return sorted(name for name, key in keys.items() if name.startswith(KEY_PREFIX) and name.isidentifier() and key)
+
+
 def endpoint_of(connection: Connection, keys: Mapping[str, object]) -> Endpoint:
     """Where the connection answers, with its key. keys: names to secrets. Raises ConnectionInvalid without the key."""
     key = str(keys.get(connection.key_name) or "") if connection.key_name else ""
