@@ -4,6 +4,7 @@ Phi3KitError
 ├── SourceInvalid        the weights cannot be used
 ├── DownloadFailed       the weights did not arrive, and trying again may help
 ├── ConnectionInvalid    a remote endpoint's URL, name or key cannot be used
+├── EndpointFailed       a remote endpoint did not answer as it should
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
@@ -13,6 +14,10 @@ Phi3KitError
 ├── StorageFailed        the data folder or the tracking store cannot be written or read
 └── SettingInvalid       an environment variable or secret has a wrong value
 """
+
+from typing import Literal
+
+Failure = Literal["refused", "host", "tls", "timeout", "redirect", "unauthorized", "not found", "protocol", "server"]
 
 
 class Phi3KitError(Exception):
@@ -40,6 +45,14 @@ class ModelNotFound(Phi3KitError):
 
 class ConnectionInvalid(Phi3KitError):
     """What a connection to a remote endpoint says cannot be used: its URL, its name, its key."""
+
+
+class EndpointFailed(Phi3KitError):
+    """A remote endpoint did not answer as it should; `kind` says in one word how."""
+
+    def __init__(self, what: str, why: str, next_step: str, *, kind: Failure) -> None:
+        super().__init__(what, why, next_step)
+        self.kind = kind
 
 
 class BuildFailed(Phi3KitError):
@@ -79,7 +92,7 @@ class Busy(Phi3KitError):
     def __init__(self, waiting: int, retry_after_s: int) -> None:
         super().__init__(
             what="The model is busy.",
-            why=f"{waiting} requests are waiting already.",
+            why=f"{waiting} requests are waiting already." if waiting else "It takes no more requests at the moment.",
             next_step=f"Try again in {retry_after_s} s.",
         )
         self.retry_after_s = retry_after_s

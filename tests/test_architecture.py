@@ -16,6 +16,7 @@ FLOORS = {
     "data_folder": 2, "machine": 2, "word_diff": 2,
     "store": 3, "usage": 3, "sources": 3, "connections": 3, "logged_models": 3, "workers": 3, "snippets": 3,
     "builds": 4, "client": 4, "targets": 4, "conversation": 4, "server": 4, "ui": 4,
+    "transport": 4, "invocations": 4, "probe": 4, "lanes": 4, "comparison": 4,
     "__main__": 5,
 }  # fmt: skip
 # The recipe of the embedded model stands apart: it may use what it needs, and nothing of the house imports it.
@@ -94,7 +95,7 @@ def test_the_app_process_never_imports_a_heavy_library(tmp_path: Path) -> None:
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file("streamlit_app.py", default_timeout=60).run()
-for page in ("build", "signatures", "chat", "prompt", "usage"):
+for page in ("build", "signatures", "chat", "prompt", "compare", "usage"):
     app = app.switch_page(f"pages/{page}.py").run()
     assert not app.exception, app.exception
 print("loaded:", [name for name in ("torch", "transformers", "onnxruntime", "onnxruntime_genai") if name in sys.modules])

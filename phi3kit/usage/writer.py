@@ -16,6 +16,7 @@ from phi3kit.records import TurnRecord
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.votes import Votes, write_votes
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None) -> N
     Raises StorageFailed and leaves the rest waiting.
     """
     outbox = Outbox(settings.home)
-    if not outbox.waiting():
+    if not outbox.waiting() and not Votes(settings.home).ready():
         return
     lock = FileLock(settings.home / "outbox.lock")
     try:
@@ -91,6 +92,7 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None) -> N
     try:
         while not (ended and ended.is_set()) and (claimed := outbox.claim_next()):
             _write_one(settings, outbox, *claimed)
+        write_votes(settings)
     finally:
         lock.release()
 
@@ -162,4 +164,5 @@ def tags_of(turn: TurnRecord) -> dict[str, str]:
         "phi3kit.finish_reason": turn.finish_reason,
         "phi3kit.origin": turn.origin,
         "phi3kit.user": turn.user,
+        **({} if turn.tokens_counted else {"phi3kit.usage": "not given"}),
     }
