@@ -1,11 +1,9 @@
 """Chat: talk to a logged model with OpenAI messages."""
 
-from dataclasses import replace
-
 import streamlit as st
 
 from phi3kit.conversation import Conversation
-from phi3kit.ui import resources, shell, talk
+from phi3kit.ui import chat_form, chats, drawer, messages, resources, share, shell, talk
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -15,50 +13,51 @@ SUGGESTIONS = (
     "List the capitals of Europe.",
 )
 
+
+def send(key: str) -> None:
+    """Ask what was written or chosen, behind what the reader saw."""
+    text = str(st.session_state.get(key) or "")
+    conversation: Conversation = st.session_state["conversation"]
+    if text.strip():
+        chats.ask(chats.Pending(text, conversation.leaf))
+    elif text:
+        chats.note("The message is empty. Write something and send it again.")
+
+
 shell.begin("Chat")
 with shell.errors_shown():
-    conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
+    conversation = chats.current()
+    chat_form.prepare()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        model = talk.choose_model("chat", preferred="transformers")
+        model = talk.choose_model(chat_form.KEY, preferred="transformers")
         if model:
-            with st.popover(
-                "System", icon=":material/psychology:", help="The first message: how the model should behave."
-            ):
-                system_prompt = st.text_area(
-                    "System prompt",
-                    key="system_prompt",
-                    persist_state="session",
-                    placeholder="You are a helpful assistant.",
-                )
-            request = talk.parameters("chat", model, ())
-            if st.button("New chat", icon=":material/add:", disabled=not conversation.turns):
-                conversation = st.session_state["conversation"] = Conversation()
+            settings = chat_form.settings_popover(model)
+            share.popover(conversation, settings, model)
+        drawer.button()
+        st.button(
+            "New chat",
+            icon=":material/add:",
+            key="new_chat",
+            on_click=chats.new,
+            disabled=not conversation.turns,
+            shortcut="Ctrl+Shift+O",
+        )
+    chats.show_notes()
     if model:
         if note := talk.native_note(model.wrapper, "openai"):
             st.caption(note)
+        st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",))
         talk.settle(conversation)
-        meter = st.empty()
-        talk.show_context(conversation, model, meter)
-        suggestion = None
-        if not conversation.turns:
-            place = st.empty()
-            suggestion = place.pills("Try one of these", SUGGESTIONS, key=f"suggestion_{conversation.id}")
-        for number, turn in enumerate(conversation.turns):
-            with st.chat_message("user", avatar=":material/person:"):
-                st.text(turn.text)
-            with st.chat_message("assistant", avatar=":material/neurology:"):
-                talk.show_answer(turn, key=f"turn_{number}")
-        text = st.chat_input("Ask Phi-3") or suggestion
-        if text and text.strip():
-            if suggestion:
-                place.empty()
-            with st.chat_message("user", avatar=":material/person:"):
-                st.text(text)
-            with st.chat_message("assistant", avatar=":material/neurology:"):
-                asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
-                talk.run_turn(model, asked, text, conversation.id, conversation.turns.append)
-                talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
-            talk.show_context(conversation, model, meter)
+        pending = chats.take_pending()
+        talk.show_context(conversation, model, st.empty())
+        key = f"suggestion_{conversation.id}"
+        if not conversation.turns and not pending:
+            st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,))
+        turns = conversation.path(pending.parent) if pending else conversation.shown
+        messages.show(conversation, turns, resources.models(), last=not pending)
+        if pending:
+            messages.answer(conversation, pending, settings, model)
             resources.forget_lists()
-        elif text:
-            st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")
+            st.rerun()  # draws the answer with all that can be done to it
+    chats.save(conversation)
+    chats.name_in_address(conversation)
