@@ -30,10 +30,8 @@ with shell.errors_shown():
     chat_form.prepare()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         model = talk.choose_model(chat_form.KEY, preferred="transformers")
-        if model:
-            settings = chat_form.settings_popover(model)
-            share.popover(conversation, settings, model)
-        drawer.button()
+        settings = chat_form.settings_popover(model) if model else None
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             "New chat",
             icon=":material/add:",
@@ -42,14 +40,17 @@ with shell.errors_shown():
             disabled=not conversation.turns,
             shortcut="Ctrl+Shift+O",
         )
+        drawer.button()
+        if model and settings:
+            share.popover(conversation, settings, model)
+            talk.settle(conversation)
+            talk.show_context(conversation, model, st.empty())
     chats.show_notes()
-    if model:
+    if model and settings:
         if note := talk.native_note(model.wrapper, "openai"):
             st.caption(note)
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",))
-        talk.settle(conversation)
-        pending = chats.take_pending()
-        talk.show_context(conversation, model, st.empty())
+        pending = chats.pending()
         key = f"suggestion_{conversation.id}"
         if not conversation.turns and not pending:
             st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,))

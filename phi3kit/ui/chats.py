@@ -18,14 +18,15 @@ _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes",
 PARAMETER = "conversation"  # in the page's address
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pending:
-    """What is to be asked in this run of the page."""
+    """What is to be asked. A run of the page may be ended before it has begun to ask: then the next one does."""
 
     text: str
     parent: str | None  # the turn that it goes on from
     continues: ChatTurn | None = None  # the cut answer to complete
     model_uri: str | None = None  # another model than the chosen one
+    asked: bool = False
 
 
 def store() -> SavedConversations:
@@ -44,7 +45,7 @@ def current() -> Conversation:
         else:
             note("The conversation of this link does not exist, or was deleted.")
     # While a message is sent nothing changes under it; what other tabs did is told by the next run.
-    if _PENDING not in st.session_state:
+    if pending() is None:
         _catch_up(conversation)
     return conversation
 
@@ -79,29 +80,30 @@ def name_in_address(conversation: Conversation) -> None:
     st.session_state[_ADDRESS] = saved
 
 
-def ask(pending: Pending) -> None:
+def ask(what: Pending) -> None:
     """Ask in the next run of the page."""
-    st.session_state[_PENDING] = pending
+    st.session_state[_PENDING] = replace(what)  # a button may be pressed twice
     st.session_state.pop("chat_editing", None)
     st.session_state.pop(_NOTES, None)
 
 
-def take_pending() -> Pending | None:
-    """What is to be asked now, once."""
-    pending: Pending | None = st.session_state.pop(_PENDING, None)
-    return pending
+def pending() -> Pending | None:
+    """What is to be asked now."""
+    found: Pending | None = st.session_state.get(_PENDING)
+    return None if found is None or found.asked else found
 
 
-def keeper(conversation: Conversation, pending: Pending) -> Callable[[ChatTurn], None]:
+def keeper(conversation: Conversation, asked: Pending) -> Callable[[ChatTurn], None]:
     """What keeps a turn when it ends. It may run while the page is being stopped, so it uses no part of Streamlit."""
     saved = store()
 
     def keep(turn: ChatTurn) -> None:
-        cut = pending.continues
+        asked.asked = True
+        cut = asked.continues
         conversation.add(
             replace(
                 turn,
-                parent=pending.parent,
+                parent=asked.parent,
                 continues=cut.turn_id if cut else None,
                 begun=turn.request.prompt[-1].content if cut and isinstance(turn.request.prompt, tuple) else "",
             )
@@ -133,8 +135,8 @@ def note(text: str) -> None:
 
 def show_notes() -> None:
     """What there is to say."""
-    for text in st.session_state.get(_NOTES, []):
-        st.warning(shell.plain(text), icon=":material/info:")
+    if notes := st.session_state.get(_NOTES, []):
+        st.warning("\n\n".join(map(shell.plain, notes)), icon=":material/info:")
 
 
 def _try_to_save(conversation: Conversation, saved: SavedConversations) -> None:

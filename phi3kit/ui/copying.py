@@ -18,7 +18,7 @@ export default function ({ data }) {
     if (text === undefined || text === null || !navigator.clipboard) return;
     event.stopImmediatePropagation();
     event.preventDefault();
-    const icon = box.querySelector("[data-testid=stIconMaterial]");
+    const icon = event.target.closest("button")?.querySelector("[data-testid=stIconMaterial]");
     const show = (name) => {
       if (!icon) return;
       icon.dataset.before ??= icon.textContent;
@@ -43,4 +43,4 @@ def button(turn_id: str) -> bool:
 def listen(texts: Mapping[str, str]) -> None:
     """Let the copy buttons work. texts: what each turn's button copies, by the turn's id."""
     watcher = st.components.v2.component("phi3kit_copy", js=_SCRIPT)
-    watcher(data={"texts": {f"copy_{turn_id}": text for turn_id, text in texts.items()}}, key="copy_listener", height=1)
+    watcher(data={"texts": {f"copy_{turn_id}": text for turn_id, text in texts.items()}}, key="listen_copy", height=1)

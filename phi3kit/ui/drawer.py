@@ -22,7 +22,7 @@ def button() -> None:
         _drawer()
 
 
-@st.dialog("Conversations", position="left", width="medium", icon=":material/history:")
+@st.dialog("Conversations", position="left", width=460, icon=":material/history:")
 def _drawer() -> None:
     if st.session_state.pop(_DONE, False):
         st.rerun()  # closes the drawer
@@ -40,13 +40,13 @@ def _drawer() -> None:
         if total > _PAGE:
             st.pagination(-(-total // _PAGE), key="drawer_page")
         with place:
+            _import()
             if not found:
                 st.caption(
                     "No conversation has this text." if text else "No conversation yet. Each one is kept by itself."
                 )
             for each in found:
                 _row(each)
-        _import()
 
 
 def _row(each: Listed) -> None:
@@ -57,17 +57,10 @@ def _row(each: Listed) -> None:
         _delete(each)
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        here = each.id == st.session_state["conversation"].id
-        st.button(
-            shell.plain(each.name),
-            key=f"open_{each.id}",
-            type="secondary" if here else "tertiary",
-            width="stretch",
-            wrap=False,
-            on_click=_open,
-            args=(each.id,),
-            help=f"{each.turns} turn{'' if each.turns == 1 else 's'} · {_when(each.changed_at)}",
-        )
+        here = "open here · " if each.id == st.session_state["conversation"].id else ""
+        with st.container(gap=None):
+            st.button(shell.plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_open, args=(each.id,))
+            st.caption(f"{here}{each.turns} turn{'' if each.turns == 1 else 's'} · {_when(each.changed_at)}")
         chosen = st.menu_button(
             "", ["Rename", "Delete"], key=f"drawer_more_{each.id}", type="tertiary", icon=":material/more_vert:"
         )

@@ -56,9 +56,9 @@ def show_user(text: str, turn: ChatTurn | None = None, at_end: bool = False) -> 
             if len(text) <= _LONG_CHARACTERS:
                 st.text(text)
         else:
-            with st.container(horizontal=True, vertical_alignment="center"):
+            with st.container(horizontal=True, vertical_alignment="top"):
                 if len(text) <= _LONG_CHARACTERS:
-                    st.text(text)
+                    st.text(text, width="stretch")
                 st.button(
                     "",
                     key=f"edit_{turn.turn_id}",
@@ -79,31 +79,32 @@ def show_answer(conversation: Conversation, turn: ChatTurn, models: Sequence[Log
     talk.show_text(turn)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         talk.show_cost(turn)
-        _branches(conversation, turn)
-        if turn.answer_text and copying.button(turn.turn_id):
-            _copy_by_hand(turn.answer_text)
-        if turn.text:
-            st.button(
-                "" if turn.answer_text or turn.error else "Answer",
-                key=f"again_{turn.turn_id}",
-                type="tertiary",
-                icon=":material/refresh:",
-                help="Answer again, with the chosen model and settings. This answer is kept as a branch. "
-                "At temperature 0 the same model says the same.",
-                on_click=chats.ask,
-                args=(Pending(turn.text, turn.parent),),
-            )
-        if at_end and turn.cut:
-            st.button(
-                "Continue",
-                key=f"continue_{turn.turn_id}",
-                type="tertiary",
-                icon=":material/resume:",
-                help="Go on where the answer was cut.",
-                on_click=chats.ask,
-                args=(Pending(turn.text, turn.parent, continues=turn),),
-            )
-        _more(conversation, turn, models)
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", width="content"):
+            _branches(conversation, turn)
+            if turn.answer_text and copying.button(turn.turn_id):
+                _copy_by_hand(turn.answer_text)
+            if turn.text:
+                st.button(
+                    "" if turn.answer_text or turn.error else "Answer",
+                    key=f"again_{turn.turn_id}",
+                    type="tertiary",
+                    icon=":material/refresh:",
+                    help="Answer again, with the chosen model and settings. This answer is kept as a branch. "
+                    "At temperature 0 the same model says the same.",
+                    on_click=chats.ask,
+                    args=(Pending(turn.text, turn.parent),),
+                )
+            if at_end and turn.cut:
+                st.button(
+                    "Continue",
+                    key=f"continue_{turn.turn_id}",
+                    type="tertiary",
+                    icon=":material/resume:",
+                    help="Go on where the answer was cut.",
+                    on_click=chats.ask,
+                    args=(Pending(turn.text, turn.parent, continues=turn),),
+                )
+            _more(conversation, turn, models)
 
 
 def answer(conversation: Conversation, pending: Pending, settings: ChatSettings, model: LoggedModel) -> None:
