@@ -70,7 +70,7 @@ def show_user(text: str, turn: ChatTurn | None = None, at_end: bool = False) -> 
                     shortcut="Ctrl+Up" if at_end else None,
                 )
         if special := [token for token in SPECIAL_TOKENS if token in text]:
-            listed = " ".join(f"`{token}`" for token in special)
+            listed = " ".join(map(shell.plain, special))
             st.caption(f"{listed} is read as text here, not as structure.")
 
 
