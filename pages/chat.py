@@ -1,9 +1,9 @@
-"""Chat: talk to a logged model with OpenAI messages."""
+"""Chat: talk to a logged model or a remote endpoint with OpenAI messages."""
 
 import streamlit as st
 
 from phi3kit.conversation import Conversation
-from phi3kit.ui import chat_form, chats, drawer, messages, resources, share, shell, talk
+from phi3kit.ui import chat_form, chats, choosing, drawer, messages, resources, share, shell, talk
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -29,8 +29,8 @@ with shell.errors_shown():
     conversation = chats.current()
     chat_form.prepare()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        model = talk.choose_model(chat_form.KEY, preferred="transformers")
-        settings = chat_form.settings_popover(model) if model else None
+        target = choosing.choose_target(chat_form.KEY, preferred="transformers")
+        settings = chat_form.settings_popover(target) if target else None
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             "New chat",
@@ -41,13 +41,13 @@ with shell.errors_shown():
             shortcut="Ctrl+Shift+O",
         )
         drawer.button()
-        if model and settings:
-            share.popover(conversation, settings, model)
+        if target and settings:
+            share.popover(conversation, settings, target)
             talk.settle(conversation)
-            talk.show_context(conversation, model, st.empty())
+            talk.show_context(conversation, target, st.empty())
     chats.show_notes()
-    if model and settings:
-        if note := talk.native_note(model.wrapper, "openai"):
+    if target and settings:
+        if note := talk.native_note(target.wrapper, "openai"):
             st.caption(note)
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",))
         pending = chats.pending()
@@ -55,9 +55,9 @@ with shell.errors_shown():
         if not conversation.turns and not pending:
             st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,))
         turns = conversation.path(pending.parent) if pending else conversation.shown
-        messages.show(conversation, turns, resources.models(), last=not pending)
+        messages.show(conversation, turns, choosing.available(), last=not pending)
         if pending:
-            messages.answer(conversation, pending, settings, model)
+            messages.answer(conversation, pending, settings, target)
             resources.forget_lists()
             st.rerun()  # draws the answer with all that can be done to it
     chats.save(conversation)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from phi3kit.client import Answer, Request
 from phi3kit.errors import Phi3KitError
-from phi3kit.records import Message, TurnRecord, WrapperName
+from phi3kit.records import Message, Served, TurnRecord
 
 _TITLE_CHARACTERS = 60
 
@@ -24,7 +24,7 @@ class ChatTurn:
     answer: Answer
     request: Request
     model_uri: str
-    wrapper: WrapperName | None  # None: imported, nobody was asked here
+    wrapper: Served | None  # None: imported, nobody was asked here
     turn_id: str
     error: Phi3KitError | None = None
     settled: bool = False  # a cancelled turn that has the counts of its record

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from phi3kit.chat_template import SPECIAL_TOKENS, raw_prompt
 from phi3kit.client import Request
+from phi3kit.connections import Connection, endpoint_of
 from phi3kit.records import Message, WrapperName
 
 WORKER_URL = "http://127.0.0.1:8000"  # where `phi3kit serve` listens when nothing is said
 SCORING_URL = "http://127.0.0.1:5001"
+_WORKER_KEY = "PHI3KIT_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -38,39 +40,57 @@ def snippets(
     tracking_uri: the store that has the model. worker_url: a worker's address, without /v1.
     scoring_url: where `mlflow models serve` answers.
     """
+    serve = _serve(model_uri, worker_url)
     return [
-        Snippet("Python (openai)", "python", _openai(request, model_uri, worker_url)),
+        Snippet("Python (openai)", "python", serve + _openai(request, model_uri, f"{worker_url}/v1", _WORKER_KEY)),
         Snippet("Python (mlflow.pyfunc)", "python", _pyfunc(request, wrapper, model_uri, tracking_uri)),
-        Snippet("curl (worker)", "bash", _curl_worker(request, model_uri, worker_url)),
+        Snippet("curl (worker)", "bash", serve + _curl(request, model_uri, f"{worker_url}/v1", _WORKER_KEY)),
         Snippet("curl (/invocations)", "bash", _curl_scoring(request, wrapper, model_uri, tracking_uri, scoring_url)),
     ]
 
 
-def _openai(request: Request, model_uri: str, worker_url: str) -> str:
-    body = request.body(model_uri)
+def remote_snippets(request: Request, connection: Connection) -> list[Snippet]:
+    """The request to a remote endpoint, in the ways that it understands. The key stays in its environment variable."""
+    endpoint = endpoint_of(connection, {connection.key_name: "unused"})
+    key_name = connection.key_name
+    if endpoint.protocol == "invocations":
+        body = {"prompt": _raw(request)} if endpoint.takes == "raw" else _chat_body(request)
+        key = f' -H "Authorization: Bearer ${key_name}"' if key_name else ""
+        return [
+            Snippet("curl (/invocations)", "bash", f"curl -s {endpoint.base_url}/invocations{key} \\\n{_posted(body)}")
+        ]
+    base_url, model = endpoint.base_url + endpoint.api_path, endpoint.model
+    return [
+        Snippet("Python (openai)", "python", _openai(request, model, base_url, key_name)),
+        Snippet("curl", "bash", _curl(request, model, base_url, key_name)),
+    ]
+
+
+def _openai(request: Request, model: str, base_url: str, key_name: str) -> str:
+    body = request.body(model)
     chat = request.interface == "openai"
     extra = {name: body.pop(name) for name in ("continue_final_message", "add_generation_prompt") if name in body}
     arguments = "".join(f"    {name}={_python(value, indent=4)},\n" for name, value in body.items())
     if extra:
         arguments += f"    extra_body={_python(extra)},\n"
     call, text = ("chat.completions", "message.content") if chat else ("completions", "text")
-    return f"""{_serve(model_uri, worker_url)}import os
+    key = f'os.environ.get("{key_name}", "none")' if key_name else '"none"'
+    return f"""{"import os" if key_name else ""}
 
 from openai import OpenAI
 
-client = OpenAI(base_url="{worker_url}/v1", api_key=os.environ.get("PHI3KIT_API_KEY", "none"))
+client = OpenAI(base_url="{base_url}", api_key={key})
 answer = client.{call}.create(
 {arguments})
 print(answer.choices[0].{text})
 print(answer.usage)
-"""
+""".lstrip()
 
 
-def _curl_worker(request: Request, model_uri: str, worker_url: str) -> str:
+def _curl(request: Request, model: str, base_url: str, key_name: str) -> str:
     route = "chat/completions" if request.interface == "openai" else "completions"
-    key = '-H "Authorization: Bearer ${PHI3KIT_API_KEY:-none}"'
-    return f"""{_serve(model_uri, worker_url)}curl -s {worker_url}/v1/{route} {key} \\
-{_posted(request.body(model_uri))}"""
+    key = f' -H "Authorization: Bearer ${{{key_name}:-none}}"' if key_name else ""
+    return f"curl -s {base_url}/{route}{key} \\\n{_posted(request.body(model))}"
 
 
 def _pyfunc(request: Request, wrapper: WrapperName, model_uri: str, tracking_uri: str) -> str:

@@ -10,10 +10,10 @@ import streamlit as st
 from phi3kit import chat_settings
 from phi3kit.chat_settings import ChatSettings
 from phi3kit.errors import Phi3KitError
-from phi3kit.logged_models import LoggedModel
 from phi3kit.presets import Presets
-from phi3kit.records import WRAPPERS
-from phi3kit.ui import chats, resources, shell, talk
+from phi3kit.records import SERVED
+from phi3kit.targets import Target
+from phi3kit.ui import chats, choosing, resources, shell, talk
 
 KEY = "chat"
 _SYSTEM, _PRESET, _NAME = "system_prompt", "chat_preset", "chat_preset_name"
@@ -26,14 +26,14 @@ def prepare() -> None:
     settings, wrapper, model_uri = st.session_state.pop("chat_apply", (None, None, ""))
     if settings is not None:
         _set(settings)
-    models = resources.models()
-    if wrapper is not None and any(model.wrapper == wrapper for model in models):
+    targets = choosing.available()
+    if wrapper is not None and any(target.wrapper == wrapper for target in targets):
         st.session_state[f"{KEY}_wrapper"] = wrapper
-        if any(model.model_uri == model_uri and model.wrapper == wrapper for model in models):
+        if any(target.model_uri == model_uri and target.wrapper == wrapper for target in targets):
             st.session_state[f"{KEY}_model_{wrapper}"] = model_uri
 
 
-def settings_popover(model: LoggedModel) -> ChatSettings:
+def settings_popover(target: Target) -> ChatSettings:
     """Everything that a message is sent with, in a popover."""
     with st.popover("Settings", icon=":material/tune:", help="Presets, system prompt, parameters"):
         presets = _presets()
@@ -45,7 +45,7 @@ def settings_popover(model: LoggedModel) -> ChatSettings:
             placeholder="You are a helpful assistant.",
             help="The first message: how the model should behave.",
         )
-        settings = replace(talk.parameter_widgets(KEY, model.context_tokens), system_prompt=system_prompt or "")
+        settings = replace(talk.parameter_widgets(KEY, target), system_prompt=system_prompt or "")
         _save_preset(presets, settings)
     return settings
 
@@ -131,12 +131,12 @@ def _read_link() -> None:
     for problem in problems:
         chats.note(f"The link's {problem}")
     wrapper, model_uri = last.get("wrapper"), last.get("model", "")
-    if wrapper is not None and wrapper not in WRAPPERS:
-        chats.note(f"The link's wrapper {wrapper[:60]!r} is none of {', '.join(WRAPPERS)}. It was left out.")
+    if wrapper is not None and wrapper not in SERVED:
+        chats.note(f"The link's wrapper {wrapper[:60]!r} is none of {', '.join(SERVED)}. It was left out.")
         wrapper = None
-    found = next((model for model in resources.models() if model.model_uri == model_uri), None)
+    found = next((target for target in choosing.available() if target.model_uri == model_uri), None)
     if model_uri and found is None:
-        chats.note(f"The link's model {model_uri[:80]!r} is not built here. The chosen one was left as it is.")
+        chats.note(f"The link's model {model_uri[:80]!r} is not there. The chosen one was left as it is.")
     chats.apply(settings, found.wrapper if found else wrapper, model_uri)
 
 
@@ -152,11 +152,11 @@ def _now() -> ChatSettings:
     return chat_settings.read({**state, "system_prompt": st.session_state.get(_SYSTEM) or ""})[0]
 
 
-def link(settings: ChatSettings, model: LoggedModel) -> None:
+def link(settings: ChatSettings, target: Target) -> None:
     """The address that opens Chat with these settings, to be copied."""
     address = (st.context.url or "").partition("?")[0]
     try:
-        url = chat_settings.link(address, settings, wrapper=model.wrapper, model=model.model_uri)
+        url = chat_settings.link(address, settings, wrapper=target.wrapper, model=target.model_uri)
     except ValueError as error:
         st.caption(shell.plain(str(error)))
         return

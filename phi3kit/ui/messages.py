@@ -11,9 +11,9 @@ import streamlit as st
 from phi3kit.chat_settings import ChatSettings
 from phi3kit.chat_template import SPECIAL_TOKENS
 from phi3kit.conversation import ChatTurn, Conversation
-from phi3kit.logged_models import LoggedModel
 from phi3kit.records import Message
-from phi3kit.ui import chats, copying, request_code, resources, shell, talk
+from phi3kit.targets import Target
+from phi3kit.ui import chats, choosing, copying, request_code, shell, talk
 from phi3kit.ui.chats import Pending
 
 USER, ASSISTANT = ":material/person:", ":material/neurology:"
@@ -22,7 +22,7 @@ _LONG_CHARACTERS = 3_000  # a longer message is shown in a box that scrolls
 _EDITING = "chat_editing"
 
 
-def show(conversation: Conversation, turns: Sequence[ChatTurn], models: Sequence[LoggedModel], last: bool) -> None:
+def show(conversation: Conversation, turns: Sequence[ChatTurn], targets: Sequence[Target], last: bool) -> None:
     """Draw turns. last: whether the branch ends with them, and no answer is being written behind."""
     if len(turns) > _AT_ONCE and not st.session_state.get("chat_all"):
         hidden = len(turns) - _AT_ONCE
@@ -41,7 +41,7 @@ def show(conversation: Conversation, turns: Sequence[ChatTurn], models: Sequence
         elif turn.text:
             show_user(turn.text, turn, at_end)
         with st.chat_message("assistant", avatar=ASSISTANT):
-            show_answer(conversation, turn, models, at_end)
+            show_answer(conversation, turn, targets, at_end)
     copying.listen({turn.turn_id: turn.answer_text for turn in turns})
 
 
@@ -74,7 +74,7 @@ def show_user(text: str, turn: ChatTurn | None = None, at_end: bool = False) -> 
             st.caption(f"{listed} is read as text here, not as structure.")
 
 
-def show_answer(conversation: Conversation, turn: ChatTurn, models: Sequence[LoggedModel], at_end: bool) -> None:
+def show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target], at_end: bool) -> None:
     """An answer, its cost, and what can be done with it."""
     talk.show_text(turn)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -104,12 +104,12 @@ def show_answer(conversation: Conversation, turn: ChatTurn, models: Sequence[Log
                     on_click=chats.ask,
                     args=(Pending(turn.text, turn.parent, continues=turn),),
                 )
-            _more(conversation, turn, models)
+            _more(conversation, turn, targets)
 
 
-def answer(conversation: Conversation, pending: Pending, settings: ChatSettings, model: LoggedModel) -> None:
+def answer(conversation: Conversation, pending: Pending, settings: ChatSettings, target: Target) -> None:
     """Ask, and let the answer grow on the page; it is kept however it ends."""
-    asked = next((each for each in resources.models() if each.model_uri == pending.model_uri), model)
+    asked = next((each for each in choosing.available() if each.model_uri == pending.model_uri), target)
     prompt = conversation.messages(settings.system_prompt, pending.text, pending.parent)
     begun = ""
     if pending.continues:
@@ -147,9 +147,13 @@ def _branches(conversation: Conversation, turn: ChatTurn) -> None:
             )
 
 
-def _more(conversation: Conversation, turn: ChatTurn, models: Sequence[LoggedModel]) -> None:
+def _more(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target]) -> None:
     """The rarer actions, in a menu."""
-    others = {f"Retry on {_label(model)}": model for model in models if model.model_uri != turn.model_uri}
+    others = {
+        f"Retry on {target.wrapper} · {target.label}": target.model_uri
+        for target in targets
+        if target.model_uri != turn.model_uri
+    }
     can_retry = list(others)[:5] if turn.text else []
     code = [] if turn.imported else ["Code and JSON"]
     chosen = st.menu_button(
@@ -165,12 +169,8 @@ def _more(conversation: Conversation, turn: ChatTurn, models: Sequence[LoggedMod
     elif chosen == "Code and JSON":
         request_code.show_turn(turn)
     elif chosen in others:
-        chats.ask(Pending(turn.text, turn.parent, model_uri=others[chosen].model_uri))
+        chats.ask(Pending(turn.text, turn.parent, model_uri=others[chosen]))
         st.rerun()
-
-
-def _label(model: LoggedModel) -> str:
-    return f"{model.wrapper} · {shell.model_label(model)}"
 
 
 def _begin_edit(turn_id: str) -> None:

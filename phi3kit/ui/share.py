@@ -8,13 +8,13 @@ import streamlit as st
 from phi3kit import transcripts
 from phi3kit.chat_settings import ChatSettings
 from phi3kit.conversation import ChatTurn, Conversation
-from phi3kit.logged_models import LoggedModel
+from phi3kit.targets import Target
 from phi3kit.ui import chat_form, request_code, shell
 
 _EXAMPLE = "What is the capital of Spain?"  # when nothing was asked yet
 
 
-def popover(conversation: Conversation, settings: ChatSettings, model: LoggedModel) -> None:
+def popover(conversation: Conversation, settings: ChatSettings, target: Target) -> None:
     """Everything that leaves the page."""
     with st.popover("Share", icon=":material/ios_share:", help="Export, link, code"):
         shown = conversation.shown
@@ -39,13 +39,13 @@ def popover(conversation: Conversation, settings: ChatSettings, model: LoggedMod
                 )
         st.caption("JSON is a list of OpenAI messages; Conversations imports it again.")
         st.markdown("**A link with these settings**")
-        chat_form.link(settings, model)
-        st.markdown("**The last request as code**" if shown else "**A request as code**")
+        chat_form.link(settings, target)
+        st.markdown("**The request as code**")
         if st.button("Show the code", icon=":material/code:", key="show_code"):
             last = shown[-1] if shown else None
             asked = last.text if last else _EXAMPLE
             prompt = conversation.messages(system, asked, last.parent if last else None)
-            request_code.show_request(settings.request(prompt), model.wrapper, model.model_uri)
+            request_code.show_request(settings.request(prompt), target.wrapper, target.model_uri)
 
 
 def _content(ending: str, name: str, shown: list[ChatTurn], system: str, zone: ZoneInfo) -> str:
