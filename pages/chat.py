@@ -55,7 +55,7 @@ with shell.errors_shown():
         if not conversation.turns and not pending:
             st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,))
         turns = conversation.path(pending.parent) if pending else conversation.shown
-        messages.show(conversation, turns, choosing.available(), last=not pending)
+        messages.show(conversation, turns, choosing.available(), target, last=not pending)
         if pending:
             messages.answer(conversation, pending, settings, target)
             resources.forget_lists()

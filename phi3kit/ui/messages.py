@@ -22,8 +22,15 @@ _LONG_CHARACTERS = 3_000  # a longer message is shown in a box that scrolls
 _EDITING = "chat_editing"
 
 
-def show(conversation: Conversation, turns: Sequence[ChatTurn], targets: Sequence[Target], last: bool) -> None:
-    """Draw turns. last: whether the branch ends with them, and no answer is being written behind."""
+def show(
+    conversation: Conversation, turns: Sequence[ChatTurn], targets: Sequence[Target], target: Target, last: bool
+) -> None:
+    """Draw turns.
+
+    targets: what an answer can be tried again on. target: the chosen one. last: the branch ends with these turns, and no
+    answer is being written behind.
+    """
+    can_continue = target.connection is None or target.connection.protocol == "openai"
     if len(turns) > _AT_ONCE and not st.session_state.get("chat_all"):
         hidden = len(turns) - _AT_ONCE
         st.button(
@@ -41,7 +48,7 @@ def show(conversation: Conversation, turns: Sequence[ChatTurn], targets: Sequenc
         elif turn.text:
             show_user(turn.text, turn, at_end)
         with st.chat_message("assistant", avatar=ASSISTANT):
-            show_answer(conversation, turn, targets, at_end)
+            show_answer(conversation, turn, targets, at_end and turn.cut and can_continue)
     copying.listen({turn.turn_id: turn.answer_text for turn in turns})
 
 
@@ -74,7 +81,7 @@ def show_user(text: str, turn: ChatTurn | None = None, at_end: bool = False) -> 
             st.caption(f"{listed} is read as text here, not as structure.")
 
 
-def show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target], at_end: bool) -> None:
+def show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target], can_continue: bool) -> None:
     """An answer, its cost, and what can be done with it."""
     talk.show_text(turn)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -94,7 +101,7 @@ def show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Ta
                     on_click=chats.ask,
                     args=(Pending(turn.text, turn.parent),),
                 )
-            if at_end and turn.cut:
+            if can_continue:
                 st.button(
                     "Continue",
                     key=f"continue_{turn.turn_id}",

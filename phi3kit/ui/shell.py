@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
 
-from phi3kit import safe_markdown as safe_markdown_text
 from phi3kit.errors import ModelNotFound, Phi3KitError
 from phi3kit.logged_models import LoggedModel
+from phi3kit.safe_markdown import for_pages
 from phi3kit.sources.find import EMBEDDED
 from phi3kit.ui import resources, theme
 
@@ -66,7 +66,7 @@ def empty_state(sentence: str, link_page: str, link_label: str, icon: str) -> No
 
 def safe_markdown(text: str) -> str:
     """Model output as Markdown that loads nothing: Streamlit escapes HTML, and images become text."""
-    return safe_markdown_text.for_pages(text)
+    return for_pages(text)
 
 
 def seconds(value: float | None) -> str:
