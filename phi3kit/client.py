@@ -39,6 +39,7 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    continues: bool = False  # the last message is the beginning of the answer
 
     @property
     def interface(self) -> Interface:
@@ -50,7 +51,9 @@ class Request:
         content = _as_json(self.prompt)
         sampling = {"temperature": self.temperature, "max_tokens": self.max_tokens, "top_p": self.top_p}
         optional = {"seed": self.seed, "stop": list(self.stop) or None}
-        return {"model": model_uri, **content, **sampling, **{k: v for k, v in optional.items() if v is not None}}
+        begun = {"continue_final_message": True, "add_generation_prompt": False} if self.continues else {}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"model": model_uri, **content, **sampling, **given, **begun}
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def ask(endpoint: Endpoint, request: Request, context: TurnContext, settings: Se
     try:
         with errors(endpoint), _client(endpoint) as client:
             create = _resource(client, request.interface).create
-            reply: Any = create(**request.body(endpoint.model_uri), stream=False, extra_headers=context.headers())
+            body = _with_extra(request.body(endpoint.model_uri))
+            reply: Any = create(**body, stream=False, extra_headers=context.headers())
     except WorkerFailed:
         spent_s = time.perf_counter() - began
         _record(endpoint, request, context, settings, Answer(finish_reason="error", duration_s=spent_s), began_at)
@@ -164,7 +168,7 @@ def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: 
     began = time.perf_counter()
     remote = endpoint.wrapper == "remote"
     with errors(endpoint), _client(endpoint, line) as client:
-        body = request.body(endpoint.model or endpoint.model_uri)
+        body = _with_extra(request.body(endpoint.model or endpoint.model_uri))
         # Counts with each piece: vLLM has them too, others refuse what they do not know.
         options = {"include_usage": True, **({} if remote else {"continuous_usage_stats": True})}
         create = _resource(client, request.interface).with_raw_response.create
@@ -235,6 +239,13 @@ def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
     return {"messages": [asdict(message) for message in prompt]}
+
+
+def _with_extra(body: dict[str, Any]) -> dict[str, Any]:
+    """The body as arguments of the `openai` client, which takes what OpenAI does not have by another door."""
+    extra = {name: body[name] for name in ("continue_final_message", "add_generation_prompt") if name in body}
+    known = {name: value for name, value in body.items() if name not in extra}
+    return {**known, "extra_body": extra} if extra else known
 
 
 def _resource(client: OpenAI, interface: Interface) -> Any:

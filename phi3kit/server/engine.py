@@ -228,7 +228,7 @@ class _Answer:
         self._job = job
         self._end_ids = runtime.end_ids
         self._sampler = Sampler(job.sampling)
-        self._text = AnswerText(runtime.tokenizer, job.stop)
+        self._text = AnswerText(runtime.tokenizer, job.stop, job.prompt_ids)
         self._cached = len(slot.sequence.ids)
         self._written = 0
         self._last: int | None = None  # the token that is written but not computed yet

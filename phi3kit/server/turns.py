@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import unquote
 
-from phi3kit.chat_template import prompt_ids
+from phi3kit.chat_template import ASSISTANT, END, prompt_ids
 from phi3kit.errors import PromptTooLong, RequestInvalid
 from phi3kit.openai_schema import (
     DEFAULT_MAX_TOKENS,
@@ -204,7 +204,7 @@ class Turn:
 
 def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
     """A turn from messages. Raises RequestInvalid or PromptTooLong."""
-    ids = message_ids(request.conversation(), engine.runtime)
+    ids = message_ids(request.conversation(), engine.runtime, begun=bool(request.continue_final_message))
     max_tokens = request.max_completion_tokens or request.max_tokens
     return _turn(request, ids, max_tokens, request.likeliest(), caller, engine, "openai", wrapper, model_uri)
 
@@ -215,9 +215,16 @@ def raw_turn(request: CompletionRequest, caller: Caller, engine: Engine, wrapper
     return _turn(request, ids, request.max_tokens, request.logprobs, caller, engine, "raw", wrapper, model_uri)
 
 
-def message_ids(messages: tuple[Message, ...], runtime: Runtime) -> list[int]:
-    """Token ids of messages; special tokens inside them are text."""
-    return prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
+def message_ids(messages: tuple[Message, ...], runtime: Runtime, *, begun: bool = False) -> list[int]:
+    """Token ids of messages; special tokens inside them are text.
+
+    begun: the last message is the beginning of the answer and stays open, instead of a new answer's beginning behind it.
+    """
+    ids = prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
+    if not begun:
+        return ids
+    closing = raw_ids(f"{END}\n", runtime) + raw_ids(f"{ASSISTANT}\n", runtime)
+    return ids[: -len(closing)]
 
 
 def raw_ids(text: str, runtime: Runtime) -> list[int]:
