@@ -37,7 +37,8 @@ def settings_popover(target: Target) -> ChatSettings:
     """Everything that a message is sent with, in a popover."""
     with st.popover("Settings", icon=":material/tune:", help="Presets, system prompt, parameters"):
         presets = _presets()
-        _choose_preset(presets)
+        with shell.errors_shown():
+            _choose_preset(presets)
         system_prompt = st.text_area(
             "System prompt",
             key=_SYSTEM,

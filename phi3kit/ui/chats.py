@@ -40,7 +40,12 @@ def current() -> Conversation:
     conversation: Conversation = st.session_state.setdefault(_KEY, Conversation())
     wanted = st.query_params.get(PARAMETER)
     if wanted and wanted not in (conversation.id, st.session_state.get(_ADDRESS)):
-        if found := store().open(wanted):
+        try:
+            found = store().open(wanted)
+        except StorageFailed as error:
+            shell.show_error(error)
+            return conversation
+        if found:
             conversation = open_here(found)
         else:
             note("The conversation of this link does not exist, or was deleted.")

@@ -11,6 +11,7 @@ import streamlit as st
 from phi3kit.chat_settings import ChatSettings
 from phi3kit.chat_template import SPECIAL_TOKENS
 from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.errors import StorageFailed
 from phi3kit.records import Message
 from phi3kit.targets import Target
 from phi3kit.ui import chats, choosing, copying, request_code, shell, talk
@@ -224,8 +225,19 @@ def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
     also = f" and the {behind} that {'goes' if behind == 1 else 'go'} on from it" if behind else ""
     st.markdown(f"The message and its answer{also} are deleted here and on the server.")
     with st.container(horizontal=True):
-        if st.button("Delete", type="primary", key="delete_turn"):
-            chats.store().remove(conversation, turn.turn_id)
+        gone = st.button(
+            "Delete",
+            type="primary",
+            key="delete_turn",
+            on_click=_delete,
+            args=(conversation, turn.turn_id),
+        )
+        if gone or st.button("Keep", key="keep_turn"):
             st.rerun()
-        if st.button("Keep", key="keep_turn"):
-            st.rerun()
+
+
+def _delete(conversation: Conversation, turn_id: str) -> None:
+    try:
+        chats.store().remove(conversation, turn_id)
+    except StorageFailed as error:
+        chats.note(str(error))
