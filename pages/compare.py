@@ -59,15 +59,17 @@ with shell.errors_shown():
                 st.rerun()
         with st.container():  # in its place, not at the window's foot: the newest answers stand right under it
             text = st.chat_input("Ask both" if count == 2 else "Ask all three", key="compare_text")
+        suggesting = st.empty()
         if not comparisons:
-            text = st.pills("Try one of these", SUGGESTIONS, key="compare_suggestion") or text
+            text = suggesting.pills("Try one of these", SUGGESTIONS, key="compare_suggestion") or text
         newest = st.container()
         for comparison in reversed(comparisons):
-            comparing.show(comparison)
+            comparing.show(comparison, newest=comparison is comparisons[-1])
         comparing.show_tally()
         if text and text.strip():
             system = (Message("system", system_prompt),) if system_prompt and system_prompt.strip() else ()
             prompt = text if interface == "raw" else (*system, Message("user", text))
+            suggesting.empty()
             with newest:
                 asked = [replace(request, prompt=prompt) for request in requests]
                 comparing.run(sides, asked, text, comparisons.append)

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 
 import pandas as pd
 import streamlit as st
@@ -15,10 +16,11 @@ from phi3kit import targets
 from phi3kit.client import Request, TurnContext
 from phi3kit.comparison import LETTERS, Comparison
 from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.errors import Phi3KitError
 from phi3kit.lanes import Lane, stop_all
 from phi3kit.records import Interface
 from phi3kit.targets import Target
-from phi3kit.ui import choosing, resources, shell, talk, theme
+from phi3kit.ui import choosing, diffing, resources, shell, talk, theme
 from phi3kit.usage.votes import Votes
 
 _DRAW_EVERY_S = 1 / 15
@@ -107,8 +109,8 @@ def run(sides: Sequence[Target], requests: Sequence[Request], text: str, keep: C
         keep(Comparison(text, tuple(sides), Conversation(id=comparison_id, turns=turns)))
 
 
-def show(comparison: Comparison) -> None:
-    """A comparison that has ended: message, answers, their difference, the vote."""
+def show(comparison: Comparison, *, newest: bool) -> None:
+    """A comparison that has ended: message, answers, the vote, their difference (unfolded in the newest one)."""
     talk.settle(comparison.answers)
     with st.container(border=True):
         st.text(comparison.text)
@@ -119,6 +121,7 @@ def show(comparison: Comparison) -> None:
                 talk.show_answer(turn, key=f"{comparison.id}_{letter}")
         if comparison.votable:
             _vote(comparison)
+            _difference(comparison, newest)
 
 
 def show_tally() -> None:
@@ -177,6 +180,8 @@ def _turn(text: str, side: Target, lane: Lane) -> ChatTurn:
 
 def _vote(comparison: Comparison) -> None:
     kept = Votes(resources.kit().settings.home).of(comparison.id)
+    if error := st.session_state.pop(f"vote_failed_{comparison.id}", None):
+        shell.show_error(error)
     two = len(comparison.turns) == 2
     choices: dict[str, int | None] = {
         f"{letter} is {'better' if two else 'best'}": index
@@ -190,7 +195,22 @@ def _vote(comparison: Comparison) -> None:
             st.caption(f":material/how_to_vote: You voted: {verdict}.", width="content")
 
 
+def _difference(comparison: Comparison, unfolded: bool) -> None:
+    """The word diff of two answers; of three, of the pair that is chosen."""
+    letters = LETTERS[: len(comparison.turns)]
+    pairs = {f"{a} and {b}": (letters.index(a), letters.index(b)) for a, b in combinations(letters, 2)}
+    with st.expander("Word diff", icon=":material/difference:", expanded=unfolded):
+        chosen = next(iter(pairs))
+        if len(pairs) > 1:
+            chosen = st.segmented_control("Of", list(pairs), default=chosen, required=True, key=f"diff_{comparison.id}")
+        a, b = pairs[chosen]
+        before, after = comparison.turns[a].answer.text, comparison.turns[b].answer.text
+        diffing.show_diff(before, after, f"{comparison.id}_{a}{b}", names=(letters[a], letters[b]))
+
+
 def _cast(comparison: Comparison, winner: int | None) -> None:
-    with shell.errors_shown():
-        settings = resources.kit().settings
+    settings = resources.kit().settings
+    try:
         Votes(settings.home).cast(comparison.id, comparison.votes(winner), settings.user)
+    except Phi3KitError as error:  # drawn beside the buttons: a callback's own drawing would shift the whole page
+        st.session_state[f"vote_failed_{comparison.id}"] = error

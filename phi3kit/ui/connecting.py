@@ -52,14 +52,15 @@ def _dialog() -> None:
             st.rerun()
         if test:
             with st.spinner(f"Asking {values['url'] or 'the endpoint'}"):
-                st.session_state[_TESTED] = st.session_state[_FOUND] = _test(values, keys)
+                found = st.session_state[_FOUND] = _test(values, keys)
+                st.session_state[_TESTED] = (_address(values), found)
             st.rerun(scope="fragment")  # the fields above take over what was found
         if save:
             save_connection(Connection(**values), settings.home)
             if chosen in kept and chosen != values["name"]:
                 remove_connection(chosen, settings.home)
             st.rerun()
-        _show_test(st.session_state.get(_TESTED))
+        _show_test(_tested(values))
 
 
 def _fields(kept: Connection | None, names: Sequence[str]) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _fields(kept: Connection | None, names: Sequence[str]) -> dict[str, Any]:
     }
     with st.container(horizontal=True):
         if protocol == "openai":
-            values["model"] = _model(kept, key)
+            values["model"] = _model(kept, key, _tested(values))
         else:
             values["takes"] = st.segmented_control(
                 "It takes",
@@ -113,17 +114,16 @@ def _fields(kept: Connection | None, names: Sequence[str]) -> dict[str, Any]:
             )
         values["context_tokens"] = st.number_input(
             "Context", 1, 2**24, kept.context_tokens if kept else None, key=f"{key}_context", placeholder="unknown",
-            width=130, help="Tokens that prompt and answer may have together.",
+            width=150, help="Tokens that prompt and answer may have together.",
         )  # fmt: skip
         values["silence_s"] = st.number_input(
-            "Patience, s", 1, 3600, kept.silence_s if kept else 120, key=f"{key}_silence", width=130,
+            "Patience, s", 1, 3600, kept.silence_s if kept else 120, key=f"{key}_silence", width=150,
             help="After so many seconds without a byte it has failed.",
         )  # fmt: skip
     return values
 
 
-def _model(kept: Connection | None, key: str) -> str:
-    tested = st.session_state.get(_TESTED)
+def _model(kept: Connection | None, key: str, tested: Probe | Phi3KitError | None) -> str:
     models = list(tested.models) if isinstance(tested, Probe) else []
     written = [st.session_state.get(f"{key}_model"), kept.model if kept else None]
     models += [each for each in written if each and each not in models]
@@ -155,6 +155,17 @@ def _test(values: dict[str, Any], keys: dict[str, object]) -> Probe | Phi3KitErr
         return probe(Connection(**values | {"name": values["name"] or "new"}), keys)
     except Phi3KitError as error:
         return error
+
+
+def _address(values: dict[str, Any]) -> tuple[str, ...]:
+    """What a test's result is true of."""
+    return values["url"], values["protocol"], values["key_name"]
+
+
+def _tested(values: dict[str, Any]) -> Probe | Phi3KitError | None:
+    """What the last test said, while the fields still say what was tested."""
+    address, found = st.session_state.get(_TESTED, (None, None))
+    return found if address == _address(values) else None
 
 
 def _show_test(tested: Probe | Phi3KitError | None) -> None:

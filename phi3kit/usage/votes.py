@@ -5,6 +5,7 @@ A table of its own in the outbox's file. A comparison has one vote; voting again
 
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ create table if not exists votes (
     model_uri text not null,
     outcome text not null,
     user text not null,
-    at real not null default (unixepoch('subsec')),
+    at real not null,  -- seconds since the epoch
     run_id text  -- of the run that has it as a tag; null while it waits
 )
 """
@@ -74,10 +75,13 @@ class Votes:
         """Keep the votes of one comparison durably, in the place of earlier ones. Raises StorageFailed."""
         with self._connection() as connection:
             connection.executemany(
-                "insert into votes (turn_id, comparison_id, wrapper, model_uri, outcome, user) values (?, ?, ?, ?, ?, ?) "
+                "insert into votes (turn_id, comparison_id, wrapper, model_uri, outcome, user, at) values (?, ?, ?, ?, ?, ?, ?) "
                 "on conflict (turn_id) do update set outcome = excluded.outcome, run_id = null "
                 "where outcome <> excluded.outcome",
-                [(each.turn_id, comparison_id, each.wrapper, each.model_uri, each.outcome, user) for each in votes],
+                [
+                    (each.turn_id, comparison_id, each.wrapper, each.model_uri, each.outcome, user, time.time())
+                    for each in votes
+                ],
             )
 
     def of(self, comparison_id: str) -> dict[str, Outcome]:
