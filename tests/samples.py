@@ -1,6 +1,7 @@
 """Samples: one turn to vary, a table of turns, and a new store without the seconds that making its tables takes."""
 
 import shutil
+import sqlite3
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -106,14 +107,10 @@ def copy_of_store(settings: Settings, home: Path) -> Settings:
     shutil.copytree(settings.home / "artifacts", home / "artifacts")
     copied = new_store(home)
     (home / "mlflow.db").write_bytes((settings.home / "mlflow.db").read_bytes())
-    import sqlite3
-
     with sqlite3.connect(home / "mlflow.db") as database:
-        for table, column in (("experiments", "artifact_location"), ("logged_models", "artifact_location")):
-            database.execute(
-                f"update {table} set {column} = replace({column}, ?, ?)",
-                (str(settings.home), str(home)),  # noqa: S608
-            )
-        database.execute("update runs set artifact_uri = replace(artifact_uri, ?, ?)", (str(settings.home), str(home)))
+        moved = (str(settings.home), str(home))
+        database.execute("update experiments set artifact_location = replace(artifact_location, ?, ?)", moved)
+        database.execute("update logged_models set artifact_location = replace(artifact_location, ?, ?)", moved)
+        database.execute("update runs set artifact_uri = replace(artifact_uri, ?, ?)", moved)
     open_store(copied)
     return copied

@@ -1,5 +1,6 @@
 """The registry: names, versions, aliases, tags, and what is deleted with what. A real store, and models without weights."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,6 @@ class TestDelete:
         precious = tmp_path / "precious"
         precious.mkdir()
         (precious / "MLmodel").write_text("somebody else's")
-        import sqlite3
-
         with sqlite3.connect(settings.home / "mlflow.db") as database:
             database.execute("update logged_models set artifact_location = ?", (precious.as_uri(),))
         registry.delete_model(uri, settings)

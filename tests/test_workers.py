@@ -353,7 +353,7 @@ class TestAliases:
     def test_a_model_whose_files_are_gone_says_so(self, open_pool: OpenPool, built: Built, tmp_path: Path) -> None:
         settings = copy_of_store(built.settings, tmp_path)
         shutil.rmtree(artifacts_of(built.uri("onnx"), settings).parent)
-        with pytest.raises(ModelNotFound, match="The files of models:/m-.* are gone"):
+        with pytest.raises(ModelNotFound, match=r"The files of models:/m-.* are gone"):
             open_pool(settings).endpoint(built.uri("onnx"))
 
 
@@ -376,7 +376,7 @@ class TestActivity:
         assert (after.turns, after.prompt_tokens, after.completion_tokens) == (
             1, answer.prompt_tokens, answer.completion_tokens,
         )  # fmt: skip
-        assert 0 < after.kv_budget_bytes
+        assert after.kv_budget_bytes > 0
         assert after.threads >= 1
         wait_for(
             "the end of a worker that is only watched",
