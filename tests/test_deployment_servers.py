@@ -104,6 +104,8 @@ class TestScoringServers:
         ) as app:
             assert app.stdout is not None
             keeper = int(app.stdout.readline())
-            started = wait_for("MLflow's command and uvicorn", lambda: found if len(found := family(keeper)) > 2 else None)
+            started = wait_for(
+                "MLflow's command and uvicorn", lambda: found if len(found := family(keeper)) > 2 else None
+            )
             app.kill()
         wait_for("the end of all", lambda: all(has_ended(each.pid) for each in started), 20)

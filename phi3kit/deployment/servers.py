@@ -3,6 +3,7 @@
 Knows MLflow's command line and its scoring protocol. phi3kit's own workers are another matter (see workers).
 """
 
+import contextlib
 import os
 import shlex
 import socket
@@ -175,6 +176,15 @@ def free_port() -> int:
     """A port of this machine that nothing listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def first_free_port(wanted: int) -> int:
+    """The wanted port, or the next one that nothing listens on; any free one after a hundred."""
+    for port in range(wanted, min(wanted + 100, 65_536)):
+        with contextlib.suppress(RequestInvalid):
+            check_port(port)
+            return port
+    return free_port()
 
 
 def check_port(port: int) -> None:
