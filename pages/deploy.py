@@ -23,24 +23,30 @@ with shell.errors_shown():
             ":material/deployed_code:",
         )
         st.stop()
+    route = st.segmented_control("As", ROUTES, default=ROUTES[0], required=True, key="deploy_route")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         uri = st.selectbox(
             "Model",
             list(found),
             format_func=lambda each: versus.choice_label(found[each]),
             key="deploy_model",
-            width=380,
+            width=420,
             help="A version stays what it is; an alias is followed when a server starts.",
         )
-        route = st.segmented_control("As", ROUTES, default=ROUTES[0], required=True, key="deploy_route")
         port = 0
         if route in PORTS:
+            suggested = deploying.suggested_port(PORTS[route])
             port = int(
                 st.number_input(
-                    "Port", 1, 65_535, deploying.suggested_port(PORTS[route]), key=f"port_{route}", width=130,
+                    "Port",
+                    1,
+                    65_535,
+                    suggested,
+                    key=f"port_{route}",
+                    width=150,
                     help="The first free one from the usual one on.",
                 )
-            )  # fmt: skip
+            )
     choice, settings = found[uri], resources.kit().settings
     if route == "phi3kit serve":
         deploying.show_recipe(recipes.worker(uri, port, settings))

@@ -235,7 +235,7 @@ class TestCompose:
         self, services: dict[str, Any], settings: Settings, tmp_path: Path
     ) -> None:
         port = free_port()
-        command = services["mlflow"]["command"].replace("--port 5000", f"--port {port}").replace("0.0.0.0", "127.0.0.1")
+        command = re.sub(r"--host \S+ --port 5000", f"--host 127.0.0.1 --port {port}", services["mlflow"]["command"])
         command = command.replace("/artifacts", str(tmp_path / "artifacts"))
         script = f"{recipes.shell(settings).command}\n{command} --workers 1"
         store = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'store.db'}"}
@@ -251,7 +251,7 @@ class TestCompose:
         from phi3kit.__main__ import _parser
 
         parsed = _parser().parse_args(services["worker"]["command"][3:])
-        assert (parsed.model_uri, parsed.host, parsed.port) == ("models:/phi3-onnx/1", "0.0.0.0", 8000)
+        assert (parsed.model_uri, parsed.port) == ("models:/phi3-onnx/1", 8000)
         words = recipe.steps[2].command.split()
         built = _parser().parse_args(words[words.index("phi3kit") + 1 :])
         assert (built.wrapper, built.source, built.precision, built.register) == (

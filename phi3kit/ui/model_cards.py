@@ -109,7 +109,7 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
             _register_form(model)
             if st.button("Delete", icon=":material/delete:", key="delete_model"):
                 _confirm_delete(model, registered)
-            st.page_link(shell.page("deploy"), label="Deploy", icon=":material/rocket_launch:")
+            _links(model.model_uri, model)
         if model.files_gone:
             return
         signature, files, use = st.tabs(["Signature", "Files", "Use"])
@@ -122,6 +122,17 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
             )
         with use:
             _show_use(model, registered)
+
+
+def _links(model_uri: str, model: LoggedModel) -> None:
+    """To the pages that use a model, with it chosen there."""
+    if st.button("Talk", icon=":material/forum:", key="talk", disabled=model.files_gone):
+        st.session_state["chat_wrapper"] = model.wrapper
+        st.session_state[f"chat_model_{model.wrapper}"] = model.model_uri
+        st.switch_page(shell.page("chat"))
+    if st.button("Deploy", icon=":material/rocket_launch:", key="deploy", disabled=model.files_gone):
+        st.session_state["deploy_model"] = model_uri
+        st.switch_page(shell.page("deploy"))
 
 
 def load_buttons(model: LoggedModel) -> None:
@@ -159,6 +170,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
                 _annotate_form(version, registered)
             if version.model:
                 load_buttons(version.model)
+                _links(version.model_uri, version.model)
             if st.button("Delete version", icon=":material/delete:", key="delete_version"):
                 _confirm_delete_version(version)
         if version.description:

@@ -43,7 +43,7 @@ def show_versus(found: list[Choice]) -> None:
     ]
     with st.container(border=True):
         st.markdown("**What they are and what was measured**")
-        st.dataframe(rows, hide_index=True, alt="Two models side by side")
+        st.dataframe(rows, hide_index=True, height="content", alt="Two models side by side")
         st.caption(
             "Speed is that of logged turns, whatever was asked: compare models that answered alike. "
             "Scores come from the newest run of phi3kit-evaluations."
@@ -53,7 +53,13 @@ def show_versus(found: list[Choice]) -> None:
         fields = compare(resources.signature(a.model_uri), resources.signature(b.model_uri))
         table = pd.DataFrame(
             [
-                {"part": row.part, "field": row.name, "A": row.in_a, "B": row.in_b, "verdict": row.verdict}
+                {
+                    "part": row.part,
+                    "field": row.name,
+                    "A": row.in_a or "–",
+                    "B": row.in_b or "–",
+                    "verdict": row.verdict,
+                }
                 for row in fields
             ]
         )
