@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from phi3kit.errors import ModelNotFound
+from phi3kit.errors import ModelNotFound, Phi3KitError
 from phi3kit.records import WrapperName
 from phi3kit.server.runtime import Runtime
 
@@ -17,7 +17,7 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
     """Load the logged model that lies in `folder`.
 
     Reads the MLmodel file and the parts that it names, without MLflow: that saves 150 MB a worker.
-    Raises ModelNotFound when a part is missing.
+    Raises ModelNotFound when a part is missing, WorkerFailed when the graph is none that can be run here.
     """
     try:
         flavors: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))["flavors"]
@@ -31,6 +31,8 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
 
         (artifact,) = flavors["python_function"]["artifacts"].values()
         return OnnxRuntime(folder / artifact["path"], threads)
+    except Phi3KitError:
+        raise
     except Exception as error:  # YAML, JSON, tokenizers, safetensors and both engines each raise their own kinds
         raise ModelNotFound(
             what="The logged model cannot be loaded.",
