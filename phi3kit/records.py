@@ -21,7 +21,7 @@ PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp32")
 
 Interface = Literal["openai", "raw"]
 Origin = Literal["ui", "api", "batch"]
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "error", "other"]  # other: a remote endpoint gave none of these
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class TurnRecord:
     max_tokens: int
     top_p: float
     seed: int | None
+    tokens_counted: bool = True  # False: a remote endpoint gave no usage, and the counts are 0
     error_code: str | None = None  # OpenAI's word for why finish_reason is "error"
     prompt_key: str | None = None  # equal for equal prompts, on one machine; says nothing about them
     text: TurnText | None = field(default=None, repr=False)  # None: text is not logged. Not in repr: that goes to logs
@@ -88,7 +89,12 @@ class TurnRecord:
     @property
     def tokens_per_second(self) -> float | None:
         """Decoding speed: tokens behind the first one, over the time behind it. None below two tokens."""
-        if self.time_to_first_token_s is None or self.completion_tokens < 2:
-            return None
-        elapsed_s = self.duration_s - self.time_to_first_token_s
-        return (self.completion_tokens - 1) / elapsed_s if elapsed_s > 0 else None
+        return tokens_per_second(self.completion_tokens, self.duration_s, self.time_to_first_token_s)
+
+
+def tokens_per_second(completion_tokens: int, duration_s: float, time_to_first_token_s: float | None) -> float | None:
+    """Decoding speed: tokens behind the first one, over the time behind it. None below two tokens."""
+    if time_to_first_token_s is None or completion_tokens < 2:
+        return None
+    elapsed_s = duration_s - time_to_first_token_s
+    return (completion_tokens - 1) / elapsed_s if elapsed_s > 0 else None

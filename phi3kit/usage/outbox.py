@@ -46,7 +46,7 @@ _LATER_COLUMNS = {
     "refused": "text",
 }  # fmt: skip
 
-_RESERVE_BYTES = 2**20  # about a thousand turns' room on a disk that is full
+_RESERVE_BYTES = 2**20  # room for hundreds of turns on a disk that is full
 _ORPHAN_GRACE_S = 5.0  # a client that saw its worker die knows better what the turn cost, and says so at once
 _YOUNG_S = 3600.0
 _KEPT_S = 30 * 86_400  # how long a written turn's id is remembered
@@ -63,6 +63,7 @@ class Outbox:
         self._guard = threading.RLock()
         self._open: sqlite3.Connection | None = None
         self._inode: int | None = None
+        self._is_full = False  # the disk was, when it was last written to
         self._lock: FileLock | None = None
 
     def begin(self, turn: TurnRecord) -> None:
@@ -214,6 +215,7 @@ class Outbox:
             if not self._reserve.exists() or self._reserve.stat().st_size < _RESERVE_BYTES:
                 try:
                     self._reserve.write_bytes(b"\0" * _RESERVE_BYTES)
+                    self._reopen(is_full=False)
                 except OSError:
                     self._reserve.unlink(missing_ok=True)  # half a reserve would take the room of turns
 
@@ -243,11 +245,18 @@ class Outbox:
             return run()
         except StorageFailed as error:
             code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
-            if code not in _NO_ROOM or not self._reserve.exists():
+            if code not in _NO_ROOM:
                 raise
-            with suppress(OSError):
-                self._reserve.unlink(missing_ok=True)
+            self._make_room()
             return run()
+
+    def _make_room(self) -> None:
+        """On a full disk: give the reserve away, and bring SQLite's log into the table, which is shorter."""
+        with suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+        with suppress(StorageFailed), self._connection() as connection:
+            connection.execute("pragma wal_checkpoint(truncate)")
+        self._reopen(is_full=True)
 
     def _owner(self) -> str:
         """The name of the lock that this process holds for as long as it lives."""
@@ -315,6 +324,9 @@ class Outbox:
             # A commit is the operating system's at once and outlives this process; `sync` brings it to the disk.
             connection.execute("pragma synchronous = normal")
             connection.execute("pragma secure_delete = on")  # text that was taken out must not stay in free pages
+            if self._is_full:
+                # Little room is left. Moving the log into the table this often would cost each turn milliseconds else.
+                connection.execute("pragma wal_autocheckpoint = 16")
             columns = {row[1] for row in connection.execute("pragma table_info(turns)")}
             if columns:
                 for name in _LATER_COLUMNS.keys() - columns:
@@ -325,6 +337,12 @@ class Outbox:
             connection.close()
             raise
         return connection
+
+    def _reopen(self, *, is_full: bool) -> None:
+        with self._guard:
+            if is_full != self._is_full:
+                self._is_full = is_full
+                self._close()
 
     def _close(self) -> None:
         if self._open is not None:

@@ -244,5 +244,6 @@ def tags_of(turn: TurnRecord) -> dict[str, str]:
         "phi3kit.user": turn.user,
         "phi3kit.error_code": turn.error_code,
         "phi3kit.prompt_key": turn.prompt_key,
+        "phi3kit.tokens_counted": None if turn.tokens_counted else "no",
     }
     return {name: value for name, value in tags.items() if value is not None}
