@@ -219,6 +219,11 @@ class Outbox:
                 except OSError:
                     self._reserve.unlink(missing_ok=True)  # half a reserve would take the room of turns
 
+    def shorten_log(self) -> None:
+        """Bring SQLite's log into the table: text that was taken out of a turn is in no file then. Never raises."""
+        with suppress(StorageFailed), self._connection() as connection:
+            connection.execute("pragma wal_checkpoint(truncate)")
+
     def sync(self) -> None:
         """Have the disk keep what the operating system already has: a turn then survives a power cut too."""
         with suppress(OSError):
@@ -254,8 +259,7 @@ class Outbox:
         """On a full disk: give the reserve away, and bring SQLite's log into the table, which is shorter."""
         with suppress(OSError):
             self._reserve.unlink(missing_ok=True)
-        with suppress(StorageFailed), self._connection() as connection:
-            connection.execute("pragma wal_checkpoint(truncate)")
+        self.shorten_log()
         self._reopen(is_full=True)
 
     def _owner(self) -> str:

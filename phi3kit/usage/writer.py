@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.25
 _LONGEST_WAIT_S = 30.0
 _TIDY_EVERY_S = 600.0
+_IDLE_S = 5.0
 _SERVER_GIVES_UP_S = 120.0  # a request that broke off has made its run by then, or never will
 
 
@@ -71,13 +72,17 @@ class UsageWriter:
         return WriterState(self._outbox.waiting(), self._problem or why, refused, self._next_try_at)
 
     def _work(self) -> None:
-        wait_s, tidied_at = _POLL_S, 0.0
+        wait_s, tidied_at, wrote_at = _POLL_S, 0.0, 0.0
         while not self._ended.wait(wait_s):
             if time.monotonic() - tidied_at > _TIDY_EVERY_S:
                 self._outbox.tidy()
                 tidied_at = time.monotonic()
             try:
-                write_waiting(self._settings, self._ended, self._outbox)
+                if write_waiting(self._settings, self._ended, self._outbox):
+                    wrote_at = time.monotonic()
+                elif wrote_at and time.monotonic() - wrote_at > _IDLE_S:
+                    self._outbox.shorten_log()  # not between turns: they would wait for the disk
+                    wrote_at = 0.0
                 self._problem, self._next_try_at, wait_s = None, None, _POLL_S
                 continue
             except Phi3KitError as error:
@@ -91,8 +96,8 @@ class UsageWriter:
             self._next_try_at = time.time() + wait_s
 
 
-def write_waiting(settings: Settings, ended: threading.Event | None = None, outbox: Outbox | None = None) -> None:
-    """Write every waiting turn, oldest first; nothing when another process is at it.
+def write_waiting(settings: Settings, ended: threading.Event | None = None, outbox: Outbox | None = None) -> int:
+    """Write every waiting turn, oldest first; how many. Nothing when another process is at it.
 
     Raises StorageFailed and leaves the rest waiting.
     """
@@ -101,20 +106,22 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
     outbox.adopt_orphans()
     doubtful = outbox.doubtful(_SERVER_GIVES_UP_S)
     if not outbox.waiting() and not doubtful:
-        return
+        return 0
     lock = FileLock(settings.home / "outbox.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return
+        return 0
     except OSError as error:
         raise StorageFailed(
             "The outbox of turns cannot be locked.", f"{error}.", "Free some space in the data folder, then try again."
         ) from error
+    count = 0
     try:
         while not (ended and ended.is_set()) and (claimed := outbox.claim_next()):
             try:
                 _write_one(settings, outbox, *claimed)
+                count += 1
             except StorageFailed as error:
                 if not _is_about_the_turn(error):
                     raise
@@ -124,6 +131,7 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
             _settle(settings, outbox, turn_id, run_id)
     finally:
         lock.release()
+    return count
 
 
 def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: bool) -> None:
