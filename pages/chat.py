@@ -1,11 +1,11 @@
-"""Chat: talk to a logged model with OpenAI messages."""
+"""Chat: talk to a logged model or a remote endpoint with OpenAI messages."""
 
 from dataclasses import replace
 
 import streamlit as st
 
 from phi3kit.conversation import Conversation
-from phi3kit.ui import resources, shell, talk
+from phi3kit.ui import choosing, resources, shell, talk
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -19,8 +19,8 @@ shell.begin("Chat")
 with shell.errors_shown():
     conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        model = talk.choose_model("chat", preferred="transformers")
-        if model:
+        target = choosing.choose_target("chat", preferred="transformers")
+        if target:
             with st.popover(
                 "System", icon=":material/psychology:", help="The first message: how the model should behave."
             ):
@@ -30,15 +30,15 @@ with shell.errors_shown():
                     persist_state="session",
                     placeholder="You are a helpful assistant.",
                 )
-            request = talk.parameters("chat", model, ())
+            request = talk.parameters("chat", target, ())
             if st.button("New chat", icon=":material/add:", disabled=not conversation.turns):
                 conversation = st.session_state["conversation"] = Conversation()
-    if model:
-        if note := talk.native_note(model.wrapper, "openai"):
+    if target:
+        if note := talk.native_note(target.wrapper, "openai"):
             st.caption(note)
         talk.settle(conversation)
         meter = st.empty()
-        talk.show_context(conversation, model, meter)
+        talk.show_context(conversation, target, meter)
         suggestion = None
         if not conversation.turns:
             place = st.empty()
@@ -56,9 +56,9 @@ with shell.errors_shown():
                 st.text(text)
             with st.chat_message("assistant", avatar=":material/neurology:"):
                 asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
-                talk.run_turn(model, asked, text, conversation.id, conversation.turns.append)
+                talk.run_turn(target, asked, text, conversation.id, conversation.turns.append)
                 talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
-            talk.show_context(conversation, model, meter)
+            talk.show_context(conversation, target, meter)
             resources.forget_lists()
         elif text:
             st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")

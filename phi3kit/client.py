@@ -93,7 +93,9 @@ def ask(endpoint: Endpoint, request: Request, context: TurnContext, settings: Se
     try:
         with _errors(endpoint), _client(endpoint) as client:
             create = _resource(client, request.interface).create
-            reply: Any = create(**request.body(endpoint.model_uri), stream=False, extra_headers=context.headers())
+            reply: Any = create(
+                **request.body(endpoint.model or endpoint.model_uri), stream=False, extra_headers=context.headers()
+            )
     except WorkerFailed:
         _record_broken(endpoint, request, context, settings, Answer(), began_at, time.perf_counter() - began)
         raise
@@ -118,7 +120,7 @@ def stream(
     answer = Answer()
     try:
         with _errors(endpoint), _client(endpoint) as client:
-            body = request.body(endpoint.model_uri)
+            body = request.body(endpoint.model or endpoint.model_uri)
             options = {"include_usage": True, "continuous_usage_stats": True}
             create = _resource(client, request.interface).with_raw_response.create
             reply: Any = create(**body, stream=True, stream_options=options, extra_headers=context.headers())
@@ -162,7 +164,7 @@ def _whole(header: str | None, default: int) -> int:
 
 def _client(endpoint: Endpoint, *, root: bool = False) -> OpenAI:
     return OpenAI(
-        base_url=endpoint.base_url if root else f"{endpoint.base_url}/v1",
+        base_url=endpoint.base_url if root else f"{endpoint.base_url}{endpoint.api_path}",
         api_key=endpoint.api_key or "none",
         max_retries=0,  # a turn that is sent twice is answered, counted and logged twice
         timeout=_CONNECT_AND_SILENCE_S,

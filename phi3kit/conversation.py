@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from phi3kit.client import Answer, Request
 from phi3kit.errors import Phi3KitError
-from phi3kit.records import Message, TurnRecord, WrapperName
+from phi3kit.records import Message, Served, TurnRecord
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ChatTurn:
     answer: Answer
     request: Request
     model_uri: str
-    wrapper: WrapperName
+    wrapper: Served
     turn_id: str
     error: Phi3KitError | None = None
     settled: bool = False  # a cancelled turn that has the counts of its record

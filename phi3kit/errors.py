@@ -3,6 +3,7 @@
 Phi3KitError
 ├── SourceInvalid        the weights cannot be used
 ├── DownloadFailed       the weights did not arrive, and trying again may help
+├── ConnectionInvalid    a remote endpoint's URL, name or key cannot be used
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
@@ -35,6 +36,10 @@ class DownloadFailed(Phi3KitError):
 
 class ModelNotFound(Phi3KitError):
     """A model URI leads nowhere, or to something that is no Phi-3 wrapper."""
+
+
+class ConnectionInvalid(Phi3KitError):
+    """What a connection to a remote endpoint says cannot be used: its URL, its name, its key."""
 
 
 class BuildFailed(Phi3KitError):

@@ -3,7 +3,7 @@
 Knows names and units. Imports no sibling.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -11,6 +11,10 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 WrapperName = Literal["transformers", "onnx"]
 WRAPPERS: tuple[WrapperName, ...] = ("transformers", "onnx")
+
+Served = Literal["transformers", "onnx", "remote"]  # what answers a turn: a wrapper here, or an endpoint elsewhere
+SERVED: tuple[Served, ...] = (*WRAPPERS, "remote")
+Protocol = Literal["openai", "invocations"]  # of an endpoint: OpenAI's HTTP, or MLflow's scoring server
 
 Precision = Literal["int4", "int8", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp32")
@@ -30,12 +34,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a worker answers, and with which key."""
+    """Where a model answers, and with which key: a worker of this app, or a remote endpoint."""
 
-    base_url: str  # without /v1
-    api_key: str
-    model_uri: str
-    wrapper: WrapperName
+    base_url: str  # without api_path
+    api_key: str = field(repr=False)
+    model_uri: str  # as turns are logged
+    wrapper: Served
+    protocol: Protocol = "openai"
+    api_path: str = "/v1"  # where OpenAI's routes begin
+    model: str = ""  # what the endpoint calls it; the model URI when empty
+    takes: Interface = "openai"  # of an /invocations endpoint: messages, or a raw prompt
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class TurnRecord:
 
     turn_id: str
     at: float  # seconds since the epoch, when the request came in
-    wrapper: WrapperName
+    wrapper: Served
     model_uri: str
     interface: Interface
     origin: Origin

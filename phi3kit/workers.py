@@ -21,7 +21,7 @@ import psutil
 
 from phi3kit.errors import ModelNotFound, WorkerFailed
 from phi3kit.logged_models import resolve
-from phi3kit.records import Endpoint, WrapperName
+from phi3kit.records import Endpoint, Served
 from phi3kit.settings import Settings, child_environment
 
 WorkerState = Literal["starting", "ready", "stopped"]
@@ -34,7 +34,7 @@ class WorkerStatus:
     """What the pages show of a worker."""
 
     model_uri: str
-    wrapper: WrapperName
+    wrapper: Served
     state: WorkerState
     pid: int
     memory_bytes: int | None  # resident set; None when the process is gone

@@ -152,7 +152,8 @@ class TestEmpty:
             next(each for each in app.segmented_control if each.label == "Source").set_value("Hugging Face").run()
             assert "license mit" in words(app)
             next(each for each in app.segmented_control if each.label == "Wrapper").set_value("onnx").run()
-            next(each for each in app.button if each.label == "Build the onnx wrapper").click().run()
+            app = next(each for each in app.button if each.label == "Build the onnx wrapper").click().run()
+            assert "download" in words(app)
             job = ended_build()
         assert job.error is None
         assert next(step.step for step in job.steps) == "download"

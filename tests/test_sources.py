@@ -8,8 +8,8 @@ import pytest
 
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.errors import SourceInvalid
-from phi3kit.settings import read_settings
-from phi3kit.sources.find import Source, find_source
+from phi3kit.settings import PROJECT_ROOT, read_settings
+from phi3kit.sources.find import Source, find_source, lies_on_the_hub
 from phi3kit.sources.folder import Shape, judge, sizes_of
 from tests.folders import edit_json
 
@@ -110,6 +110,21 @@ class TestFindSource:
     )
     def test_a_folder_that_is_not_there_is_said_to_be_missing(self, name: str):
         assert refusal(name).why == "There is no such folder."
+
+    @pytest.mark.parametrize(
+        ("name", "on_the_hub"),
+        [
+            ("microsoft/Phi-3-mini-4k-instruct@main", True),
+            ("embedded", False),
+            ("phi3kit/sources", False),
+            ("/x", False),
+        ],
+    )
+    def test_a_repository_is_told_from_a_folder_by_its_form_and_by_what_is_here(
+        self, name: str, on_the_hub: bool, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(PROJECT_ROOT)
+        assert lies_on_the_hub(name) is on_the_hub
 
     def test_a_file_is_no_folder(self, folder: Path):
         assert refusal(folder / "config.json").why == "There is no such folder."

@@ -53,10 +53,8 @@ def find_source(name: str, settings: Settings) -> Source:
 
     Raises SourceInvalid with the reason, or DownloadFailed.
     """
-    # os.path, not Path: an unknown ~user or a name that is too long is no folder, and no exception.
-    folder = MODEL_FOLDER if name == EMBEDDED else Path(os.path.expanduser(name))
-    if name and os.path.isdir(folder):
-        folder = folder.resolve()
+    folder = _folder(name)
+    if folder is not None:
         return Source(name, folder, judge(name, folder, sizes_of(folder)))
     repository = hub.parse(name)
     if repository is None:
@@ -73,6 +71,18 @@ def find_source(name: str, settings: Settings) -> Source:
     sizes = {file.path.removeprefix(inside): file.size_bytes for file in snapshot.files}
     folder = hub.fetch_small(snapshot, settings, [name for name in JUDGED_BY if name in sizes])
     return Source(name, folder, judge(name, folder, sizes), snapshot, hub.bytes_to_download(snapshot, settings))
+
+
+def lies_on_the_hub(name: str) -> bool:
+    """Whether a source would be looked for on the hub: it has the form of a repository's name, and is no folder here."""
+    return _folder(name) is None and hub.parse(name) is not None
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name means; None when there is none."""
+    # os.path, not Path: an unknown ~user or a name that is too long is no folder, and no exception.
+    folder = MODEL_FOLDER if name == EMBEDDED else Path(os.path.expanduser(name))
+    return folder.resolve() if name and os.path.isdir(folder) else None
 
 
 def fetch(source: Source, settings: Settings, on_progress: Callable[[hub.DownloadProgress], None]) -> Source:

@@ -15,7 +15,7 @@ from phi3kit.builds.jobs import Job
 from phi3kit.builds.plan import Plan
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS, WrapperName
-from phi3kit.sources.find import EMBEDDED, Source
+from phi3kit.sources.find import EMBEDDED, Source, lies_on_the_hub
 from phi3kit.ui import resources, shell, theme
 
 BOTH_EMBEDDED = BuildRequest(WRAPPERS, EMBEDDED, "int4")
@@ -38,6 +38,7 @@ _STATE_WORDS = {
     "failed": "The build failed",
     "cancelled": "The build was cancelled",
 }
+_SIGNATURE_HEIGHT = 230  # pixels; the chat signature is long and scrolls
 _RECENT_S = 600  # a build that ended so long ago is history
 
 
@@ -133,7 +134,7 @@ def _planned_steps(job: Job, wrapper: WrapperName) -> list[str]:
     exported = any(step.step == "log" and step.wrapper == "onnx" for step in job.steps) and not any(
         step.step == "export" for step in job.steps
     )
-    planned = step_names(job.request, wrapper, exported=exported)
+    planned = step_names(job.request, wrapper, hub=lies_on_the_hub(job.request.source), exported=exported)
     return planned if job.active else []
 
 
@@ -233,6 +234,7 @@ def show_built(built: dict[str, object]) -> None:
                 f"inputs:\n  {built['signature_inputs']}\noutputs:\n  {built['signature_outputs']}\nparams:\n  None",
                 language=None,
                 wrap_lines=True,
+                height=_SIGNATURE_HEIGHT if wrapper == "transformers" else "content",
             )
         with files:
             found = resources.files(str(built["model_uri"]))

@@ -7,7 +7,7 @@ import streamlit as st
 
 from phi3kit import chat_template, client
 from phi3kit.conversation import Conversation
-from phi3kit.logged_models import LoggedModel
+from phi3kit.targets import Target
 from phi3kit.ui import resources, talk
 
 PARTS = {
@@ -36,16 +36,20 @@ def replace(text: str) -> None:
     st.session_state[_KEY] = text
 
 
-def show_count(model: LoggedModel, prompt: str) -> bool:
+def show_count(target: Target, prompt: str) -> bool:
     """Prompt tokens of the context, as a meter; whether there is room for an answer."""
+    if target.connection:
+        st.caption("A remote endpoint counts its tokens itself: they stand under its answer.")
+        return True
+    assert target.context_tokens is not None
     if not prompt:
-        st.progress(0.0, text=f"0 of {model.context_tokens:,} tokens")
+        st.progress(0.0, text=f"0 of {target.context_tokens:,} tokens")
         return True
     with st.spinner("Loading the model, to count with its own tokenizer"):
-        count = client.count_tokens(resources.kit().pool.endpoint(model.model_uri), prompt)
-    fits = count < model.context_tokens
-    room = f"{model.context_tokens - count:,} left for the answer" if fits else "too long: shorten it to send it"
-    st.progress(min(count / model.context_tokens, 1.0), text=f"{count:,} of {model.context_tokens:,} tokens · {room}")
+        count = client.count_tokens(resources.endpoint(target), prompt)
+    fits = count < target.context_tokens
+    room = f"{target.context_tokens - count:,} left for the answer" if fits else "too long: shorten it to send it"
+    st.progress(min(count / target.context_tokens, 1.0), text=f"{count:,} of {target.context_tokens:,} tokens · {room}")
     return fits
 
 

@@ -5,21 +5,25 @@ Knows settings, worker pool, usage writer and builds; everything here is safe to
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
-from phi3kit import logged_models
+from phi3kit import logged_models, targets
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Jobs
 from phi3kit.builds.plan import Plan, make_plan
+from phi3kit.connections import Connection, list_connections
 from phi3kit.errors import Phi3KitError
 from phi3kit.logged_models import LoggedModel
+from phi3kit.records import Endpoint
 from phi3kit.settings import Settings, read_settings
 from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
+from phi3kit.targets import Target
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import UsageWriter
 from phi3kit.workers import WorkerPool
@@ -44,8 +48,9 @@ class Kit:
         self.writer.close()
 
 
-def _secrets() -> dict[str, object]:
-    return dict(st.secrets) if st.secrets.load_if_toml_exists() else {}
+def secrets() -> dict[str, object]:
+    """Names to secrets: environment variables win over secrets.toml, as they do for MLflow itself."""
+    return {**(dict(st.secrets) if st.secrets.load_if_toml_exists() else {}), **os.environ}
 
 
 @st.cache_resource(show_spinner="Opening the store", on_release=lambda kit: kit.close())
@@ -53,8 +58,7 @@ def kit() -> Kit:
     """The shared parts. Raises SettingInvalid or StorageFailed."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Environment variables win over secrets.toml, as they do for MLflow itself.
-    settings = read_settings({**_secrets(), **os.environ})
+    settings = read_settings(secrets())
     open_store(settings)
     shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), Jobs(settings))
     shared.writer.start()
@@ -69,6 +73,16 @@ def _models(home: str) -> list[LoggedModel]:
 def models() -> list[LoggedModel]:
     """The built wrappers, newest first. Raises StorageFailed."""
     return _models(str(kit().settings.home))
+
+
+def connections() -> list[Connection]:
+    """The remote endpoints that were added. Raises StorageFailed."""
+    return list_connections(kit().settings.home)
+
+
+def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None) -> Endpoint:
+    """Where a target answers. Raises ModelNotFound, WorkerFailed or ConnectionInvalid."""
+    return targets.endpoint_of(target, kit().pool, secrets(), on_wait)
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner="Reading the logged turns")

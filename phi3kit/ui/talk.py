@@ -1,4 +1,4 @@
-"""Talk: what Chat and Prompt share: choosing a model, parameters, a streaming answer, its caption.
+"""Talk: what Chat and Prompt share: parameters, a streaming answer, its caption.
 
 Knows widgets and the order of drawing. What a turn is and costs, the client knows.
 """
@@ -14,45 +14,19 @@ from phi3kit import client
 from phi3kit.client import Answer, Request, TurnContext
 from phi3kit.conversation import ChatTurn, Conversation
 from phi3kit.errors import Phi3KitError
-from phi3kit.logged_models import LoggedModel
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, ChoicePart, new_id, response, usage
-from phi3kit.records import WRAPPERS, Interface, Message, TurnRecord, WrapperName
+from phi3kit.records import Interface, Message, Served, TurnRecord
+from phi3kit.targets import Target
 from phi3kit.ui import resources, shell, theme
 from phi3kit.usage.outbox import Outbox
 
+_CONTEXT_TOKENS = 131_072  # the most that may be asked of an endpoint that does not say its context
 _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
 
 
-def choose_model(key: str, preferred: WrapperName) -> LoggedModel | None:
-    """The wrapper and model to talk to, chosen in one row; None (and an empty state) when there are none."""
-    found = resources.models()
-    built = [wrapper for wrapper in WRAPPERS if any(model.wrapper == wrapper for model in found)]
-    if not built:
-        shell.empty_state(
-            "No model is built yet. Build one and talk to it here; the small one takes seconds.",
-            "build",
-            "Build a wrapper",
-            ":material/deployed_code:",
-        )
-        return None
-    default = preferred if preferred in built else built[0]
-    wrapper = st.segmented_control(
-        "Wrapper", built, default=default, required=True, key=f"{key}_wrapper", persist_state="session"
-    )
-    of_wrapper = {model.model_uri: model for model in found if model.wrapper == wrapper}
-    uri = st.selectbox(
-        "Model",
-        list(of_wrapper),
-        format_func=lambda each: shell.model_label(of_wrapper[each]),
-        key=f"{key}_model_{wrapper}",
-        width=300,
-        help="Newest first. The small model ships with the app and knows only its corpus.",
-    )
-    return of_wrapper.get(uri)
-
-
-def parameters(key: str, model: LoggedModel, prompt: tuple[Message, ...] | str) -> Request:
+def parameters(key: str, target: Target, prompt: tuple[Message, ...] | str) -> Request:
     """A request with the parameters set in a popover."""
+    context_tokens = target.context_tokens or _CONTEXT_TOKENS
     with st.popover("Parameters", icon=":material/tune:"):
         temperature = st.slider(
             "Temperature",
@@ -77,9 +51,9 @@ def parameters(key: str, model: LoggedModel, prompt: tuple[Message, ...] | str) 
         max_tokens = st.number_input(
             "Max tokens",
             1,
-            model.context_tokens,
-            min(DEFAULT_MAX_TOKENS, model.context_tokens),
-            key=f"{key}_max_tokens_{model.context_tokens}",
+            context_tokens,
+            min(DEFAULT_MAX_TOKENS, context_tokens),
+            key=f"{key}_max_tokens_{context_tokens}",
             persist_state="session",
             help="Of the answer alone.",
         )
@@ -112,7 +86,7 @@ def parameters(key: str, model: LoggedModel, prompt: tuple[Message, ...] | str) 
 
 
 def run_turn(
-    model: LoggedModel, request: Request, text: str, conversation_id: str, keep: Callable[[ChatTurn], None]
+    target: Target, request: Request, text: str, conversation_id: str, keep: Callable[[ChatTurn], None]
 ) -> None:
     """Stream an answer into the page; `keep` gets the turn however it ends: done, failed, or stopped by the reader.
 
@@ -127,9 +101,7 @@ def run_turn(
     steps = None
     try:
         with place.status("Starting the worker", type="compact") as waiting:
-            endpoint = shared.pool.endpoint(
-                model.model_uri, lambda what: waiting.update(label=f"{what} ({model.wrapper})")
-            )
+            endpoint = resources.endpoint(target, lambda what: waiting.update(label=f"{what} ({target.wrapper})"))
             steps = client.stream(endpoint, request, context, shared.settings)
             for answer in steps:
                 if answer.completion_tokens:
@@ -150,7 +122,7 @@ def run_turn(
             steps.close()
         if answer.finish_reason is None:
             answer = replace(answer, finish_reason="error" if error else "cancelled")
-        keep(ChatTurn(text, answer, request, model.model_uri, model.wrapper, context.turn_id, error))
+        keep(ChatTurn(text, answer, request, target.model_uri, target.wrapper, context.turn_id, error))
     place.empty()
     stopping.empty()
 
@@ -184,15 +156,15 @@ def show_answer(turn: ChatTurn, key: str) -> None:
             st.json(response_json(turn), expanded=2)
 
 
-def show_context(conversation: Conversation, model: LoggedModel, place: DeltaGenerator) -> None:
-    """How much of the model's context the conversation fills, as a meter; nothing before its first turn."""
-    if not conversation.turns:
+def show_context(conversation: Conversation, target: Target, place: DeltaGenerator) -> None:
+    """How much of the context the conversation fills, as a meter; nothing before its first turn or without its size."""
+    if not conversation.turns or target.context_tokens is None:
         return
     used = conversation.turns[-1].answer.total_tokens
-    text = f"{used:,} of {model.context_tokens:,} tokens of context used"
-    if used > model.context_tokens - DEFAULT_MAX_TOKENS:
+    text = f"{used:,} of {target.context_tokens:,} tokens of context used"
+    if used > target.context_tokens - DEFAULT_MAX_TOKENS:
         text += " · nearly full: start a new chat for long answers"
-    place.progress(min(used / model.context_tokens, 1.0), text=text)
+    place.progress(min(used / target.context_tokens, 1.0), text=text)
 
 
 def caption(answer: Answer) -> str:
@@ -216,8 +188,8 @@ def response_json(turn: ChatTurn) -> dict[str, object]:
     return response(new_id("chatcmpl" if chat else "cmpl"), turn.model_uri, choices, tokens, chat)
 
 
-def native_note(wrapper: WrapperName, interface: Interface) -> str | None:
-    """A sentence when the wrapper's own signature takes the other format; None when it is native."""
+def native_note(wrapper: Served, interface: Interface) -> str | None:
+    """A sentence when the wrapper's own signature takes the other format; None when it is native, or is elsewhere."""
     if wrapper == "onnx" and interface == "openai":
         return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
     if wrapper == "transformers" and interface == "raw":

@@ -1,11 +1,12 @@
 """Theme: the colours that mean something, for charts and badges.
 
 A colour means one thing on every page: violet and green are the wrappers, grey and blue prompt and completion.
+A remote endpoint has no colour of its own: its badge is gray.
 """
 
 import streamlit as st
 
-from phi3kit.records import WrapperName
+from phi3kit.records import Served
 from phi3kit.usage.charts import Palette
 
 _LIGHT = Palette(
@@ -15,7 +16,7 @@ _DARK = Palette(
     transformers="#9c8cff", onnx="#35c9b4", prompt="#9aa6ba", completion="#8e9bff", text="#e6e9f2", grid="#2c3343"
 )
 
-WRAPPER_COLOURS: dict[WrapperName, str] = {"transformers": "violet", "onnx": "green"}
+WRAPPER_COLOURS: dict[Served, str] = {"transformers": "violet", "onnx": "green", "remote": "gray"}
 
 
 def palette() -> Palette:
@@ -23,6 +24,6 @@ def palette() -> Palette:
     return _DARK if st.context.theme.type == "dark" else _LIGHT
 
 
-def badge(wrapper: WrapperName) -> str:
-    """A wrapper's badge as Markdown."""
+def badge(wrapper: Served) -> str:
+    """The badge of a wrapper, or of a remote endpoint, as Markdown."""
     return f":{WRAPPER_COLOURS[wrapper]}-badge[{wrapper}]"

@@ -1,0 +1,178 @@
+"""Connections: remote endpoints by name: where they are, what they speak, and the name of the secret with their key.
+
+One JSON file in the data folder. Knows URLs and names; a key itself is never kept. Asks no endpoint.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from phi3kit.data_folder import writing
+from phi3kit.errors import ConnectionInvalid, StorageFailed
+from phi3kit.records import Endpoint, Interface, Protocol
+
+KEY_PREFIX = "PHI3KIT_KEY_"  # a person who adds connections may send a key anywhere: only keys meant for it
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One remote endpoint. Raises ConnectionInvalid when it is made of something that cannot be used."""
+
+    name: str
+    url: str
+    protocol: Protocol = "openai"
+    model: str = ""  # what the endpoint calls the model; an /invocations server has one and no name for it
+    key_name: str = ""  # of the secret or environment variable with the key; empty: no key is sent
+    context_tokens: int | None = None
+    takes: Interface = "openai"  # of an /invocations server: messages, or a raw prompt
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_url(self.url)
+        if self.key_name and not (self.key_name.startswith(KEY_PREFIX) and self.key_name.isidentifier()):
+            raise ConnectionInvalid(
+                f"The key name {self.key_name!r} cannot be used.",
+                f"Only secrets whose name begins with {KEY_PREFIX} are sent to remote endpoints.",
+                f"Put the key into a secret or environment variable such as {KEY_PREFIX}LAB and write that name here.",
+            )
+        if self.protocol == "openai" and not self.model:
+            raise ConnectionInvalid(
+                "The model's name is missing.", "OpenAI's protocol names a model.", "Test lists what the endpoint has."
+            )
+        if self.context_tokens is not None and self.context_tokens < 1:
+            raise ConnectionInvalid("The context is too small.", "It holds at least 1 token.", "Correct it.")
+
+    @property
+    def model_uri(self) -> str:
+        """As turns are logged."""
+        return f"remote:{self.name}/{self.model}" if self.model else f"remote:{self.name}"
+
+    @property
+    def label(self) -> str:
+        """As choosers list it."""
+        return f"{self.name} · {self.model}" if self.model else f"{self.name} · /invocations"
+
+
+def list_connections(home: Path) -> list[Connection]:
+    """The connections, by name. Raises StorageFailed when their file cannot be read."""
+    path = _file(home)
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        return sorted((Connection(**each) for each in kept), key=lambda each: each.name.casefold())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, ConnectionInvalid) as error:
+        raise StorageFailed(
+            f"The connections in {path.name} cannot be read.",
+            f"{error}",
+            "Correct or remove this file in the data folder.",
+        ) from error
+
+
+def save_connection(connection: Connection, home: Path) -> None:
+    """Keep a connection, in the place of the one with its name. Raises StorageFailed."""
+    with writing(home), _lock(home):
+        others = [each for each in list_connections(home) if each.name != connection.name]
+        _write([*others, connection], home)
+
+
+def remove_connection(name: str, home: Path) -> None:
+    """Forget a connection; nothing when there is none of that name. Raises StorageFailed."""
+    with writing(home), _lock(home):
+        _write([each for each in list_connections(home) if each.name != name], home)
+
+
+def endpoint_of(connection: Connection, keys: Mapping[str, object]) -> Endpoint:
+    """Where the connection answers, with its key. keys: names to secrets. Raises ConnectionInvalid without the key."""
+    key = str(keys.get(connection.key_name) or "") if connection.key_name else ""
+    if connection.key_name and not key:
+        raise ConnectionInvalid(
+            f"The connection {connection.name} has no key.",
+            f"There is no secret or environment variable {connection.key_name}.",
+            "Set it where the app runs and start the app anew, or choose another name under Connections.",
+        )
+    base_url, api_path = _parts(connection)
+    return Endpoint(
+        base_url=base_url,
+        api_key=key,
+        model_uri=connection.model_uri,
+        wrapper="remote",
+        protocol=connection.protocol,
+        api_path=api_path,
+        model=connection.model,
+        takes=connection.takes,
+    )
+
+
+def _parts(connection: Connection) -> tuple[str, str]:
+    """The root of the endpoint, and where OpenAI's routes begin under it.
+
+    A URL without a path has them under /v1; one with a path is taken as `base_url` is in OpenAI's own client.
+    """
+    url = connection.url.rstrip("/")
+    if connection.protocol == "invocations":
+        return url.removesuffix("/invocations"), ""
+    if not urlsplit(url).path or url.endswith("/v1"):
+        return url.removesuffix("/v1"), "/v1"
+    return url, ""
+
+
+def _check_name(name: str) -> None:
+    if not 1 <= len(name) <= _LONGEST_NAME or not all(char.isalnum() or char in "-_." for char in name):
+        raise ConnectionInvalid(
+            f"The name {name!r} cannot be used.",
+            f"A name has 1 to {_LONGEST_NAME} letters, digits, dots, hyphens or underscores.",
+            "Write another one.",
+        )
+
+
+def _check_url(url: str) -> None:
+    """http or https with a host; no user, password, query or fragment: keys belong into secrets."""
+    try:
+        parts = urlsplit(url)
+        wrong = (
+            "It does not begin with http:// or https://."
+            if parts.scheme not in ("http", "https")
+            else "It names no host."
+            if not parts.hostname or parts.port == 0
+            else "It contains a user or a password; a key belongs into a secret."
+            if "@" in parts.netloc
+            else "It has a query or a fragment behind the path."
+            if parts.query or parts.fragment or url.endswith(("?", "#"))
+            else "It contains spaces or control characters."
+            if any(char.isspace() or not char.isprintable() for char in url) or "\\" in url
+            else None
+        )
+    except ValueError as error:  # a port or an IPv6 address that is none
+        wrong = f"{error}."
+    if wrong:
+        raise ConnectionInvalid(
+            "The URL cannot be used.", wrong, "Write one such as http://127.0.0.1:8000 or https://host.example/v1."
+        )
+
+
+def _file(home: Path) -> Path:
+    return home / "connections.json"
+
+
+def _lock(home: Path) -> FileLock:
+    return FileLock(home / "connections.lock", timeout=10)
+
+
+def _write(connections: Sequence[Connection], home: Path) -> None:
+    """All or nothing: a reader never sees half a file."""
+    with tempfile.NamedTemporaryFile("w", dir=home, encoding="utf-8", suffix=".json", delete=False) as file:
+        try:
+            json.dump([asdict(each) for each in connections], file, ensure_ascii=False, indent=2)
+            file.flush()
+            os.replace(file.name, _file(home))
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -1,0 +1,46 @@
+"""Targets: what a person can talk to: a logged model of this app, or a remote connection; and the endpoint of each.
+
+Knows the worker pool and connections. Draws nothing, asks nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from phi3kit import connections
+from phi3kit.connections import Connection
+from phi3kit.logged_models import LoggedModel
+from phi3kit.records import Endpoint, Served
+from phi3kit.workers import WorkerPool
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to talk to, as the choosers list it."""
+
+    label: str
+    wrapper: Served
+    model_uri: str  # as its turns are logged
+    context_tokens: int | None  # None: a remote endpoint whose context nobody has said
+    connection: Connection | None = None  # None for a logged model
+
+
+def of_model(model: LoggedModel, label: str) -> Target:
+    """A logged model as a target."""
+    return Target(label, model.wrapper, model.model_uri, model.context_tokens)
+
+
+def of_connection(connection: Connection) -> Target:
+    """A remote connection as a target."""
+    return Target(connection.label, "remote", connection.model_uri, connection.context_tokens, connection)
+
+
+def endpoint_of(
+    target: Target, pool: WorkerPool, keys: Mapping[str, object], on_wait: Callable[[str], None] = lambda what: None
+) -> Endpoint:
+    """Where the target answers: its worker, started when it has none, or the remote URL with its key.
+
+    keys: names to secrets. Raises ModelNotFound or WorkerFailed for a logged model, ConnectionInvalid for a remote one.
+    """
+    if target.connection is None:
+        return pool.endpoint(target.model_uri, on_wait)
+    return connections.endpoint_of(target.connection, keys)

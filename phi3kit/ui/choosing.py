@@ -1,0 +1,51 @@
+"""Choosing: what to talk to, a logged model or a remote connection, in one row.
+
+Knows widgets. What can be talked to, targets know.
+"""
+
+import streamlit as st
+
+from phi3kit import targets
+from phi3kit.records import SERVED, Served
+from phi3kit.targets import Target
+from phi3kit.ui import resources, shell
+
+
+def choose_target(key: str, preferred: Served) -> Target | None:
+    """The model to talk to, chosen in one row; None (and an empty state) when there is none.
+
+    "remote" is offered beside the wrappers when there are connections.
+    """
+    found = available()
+    served = [each for each in SERVED if any(t.wrapper == each for t in found)]
+    if not served:
+        shell.empty_state(
+            "No model is built yet. Build one and talk to it here; the small one takes seconds.",
+            "build",
+            "Build a wrapper",
+            ":material/deployed_code:",
+        )
+        return None
+    default = preferred if preferred in served else served[0]
+    wrapper = st.segmented_control(
+        "Wrapper", served, default=default, required=True, key=f"{key}_wrapper", persist_state="session"
+    )
+    of_wrapper = {target.model_uri: target for target in found if target.wrapper == wrapper}
+    remote = wrapper == "remote"
+    uri = st.selectbox(
+        "Connection" if remote else "Model",
+        list(of_wrapper),
+        format_func=lambda each: of_wrapper[each].label,
+        key=f"{key}_model_{wrapper}",
+        width=300,
+        help="An endpoint that you added under Connections on Compare."
+        if remote
+        else "Newest first. The small model ships with the app and knows only its corpus.",
+    )
+    return of_wrapper.get(uri)
+
+
+def available() -> list[Target]:
+    """Everything that can be talked to: logged models, newest first, then connections. Raises StorageFailed."""
+    models = [targets.of_model(model, shell.model_label(model)) for model in resources.models()]
+    return models + [targets.of_connection(connection) for connection in resources.connections()]
