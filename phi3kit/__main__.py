@@ -146,7 +146,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     settings = read_settings()
     model = resolve(arguments.model_uri, settings)
     command = [
-        *(sys.executable, "-m", "phi3kit.server", str(model.folder), "--model-uri", arguments.model_uri),
+        *(sys.executable, "-m", "phi3kit.server", str(model.folder), "--model-uri", model.model_uri),
         *("--wrapper", model.wrapper, "--host", arguments.host, "--port", str(arguments.port)),
     ]
     # The worker starts from a clean process: MLflow, which found the model, would cost it 150 MB.
