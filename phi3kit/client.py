@@ -19,6 +19,7 @@ from phi3kit.errors import Busy, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
 from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord
 from phi3kit.settings import Settings
+from phi3kit.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
 
 _CONNECT_AND_SILENCE_S = 600.0  # a real Phi-3 may read a long prompt for minutes
@@ -145,6 +146,13 @@ def count_tokens(endpoint: Endpoint, prompt: Sequence[Message] | str) -> int:
     with _errors(endpoint), _client(endpoint, root=True) as client:
         reply: Any = client.post("/tokenize", body=_as_json(prompt), cast_to=object)
         return int(reply["count"])
+
+
+def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
+    """The tokens of a prompt, as a phi3kit worker would cut it. Raises WorkerFailed or RequestInvalid."""
+    with _errors(endpoint), _client(endpoint, root=True) as client:
+        reply: Any = client.post("/tokenize", body={**_as_json(prompt), "return_pieces": True}, cast_to=object)
+        return read_tokenized(reply)
 
 
 def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def _json_advice(text: str, error: json.JSONDecodeError) -> str:
         return "Write a payload, or take one of the examples."
     if here == "'":
         return "JSON has double quotes only: write \" instead of '."
-    if before == "," and here in "}]" and here:
+    if "trailing comma" in error.msg or (before == "," and here and here in "}]"):  # newer Pythons see it themselves
         return "Delete the comma behind the last value."
     if re.match(r"(None|True|False)\b", text[error.pos :]):
         return "That is Python: JSON writes null, true and false."

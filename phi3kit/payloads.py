@@ -35,12 +35,17 @@ def prompt_of(question: str) -> str:
     return raw_prompt([Message("user", question)])
 
 
-def renderings(question: str, wrapper: WrapperName, url: str) -> dict[str, tuple[str, str]]:
-    """The question for a wrapper's signature: name of the form to (text, language)."""
+def renderings(question: str, wrapper: WrapperName, model_uri: str, url: str) -> dict[str, tuple[str, str]]:
+    """The question for a wrapper's signature: name of the form to (text, language).
+
+    url: of a server of the model, without /invocations.
+    """
     body: Json = {"messages": messages_of(question)} if wrapper == "transformers" else {"prompt": prompt_of(question)}
     answer = 'answer[0]["choices"][0]["message"]["content"]' if wrapper == "transformers" else "answer[0]"
-    row = f"""import pandas as pd
+    row = f"""import mlflow
+import pandas as pd
 
+model = mlflow.pyfunc.load_model({model_uri!r})
 row = pd.DataFrame([{body!r}])
 answer = model.predict(row)
 print({answer})
@@ -51,7 +56,7 @@ print({answer})
         named: (pretty(body), "json"),
         "pandas row": (row, "python"),
         "curl": (curl(url, body), "bash"),
-        "dataframe_split": (pretty(split), "json"),
+        "dataframe_split": (json.dumps(split, ensure_ascii=False), "json"),
     }
 
 

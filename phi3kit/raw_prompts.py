@@ -77,9 +77,9 @@ class _Part:
 
 def _parts(text: str) -> Iterator[_Part]:
     found = list(_SPECIAL.finditer(text))
-    ends = [each.start() for each in found[1:]] + [len(text)]
-    yield _Part("", 0, text[: found[0].start()] if found else text)
-    for each, end in zip(found, ends, strict=True):
+    begins = [each.start() for each in found] + [len(text)]
+    yield _Part("", 0, text[: begins[0]])
+    for each, end in zip(found, begins[1:], strict=True):
         yield _Part(each[0], each.start(), text[each.end() : end])
 
 
@@ -242,7 +242,7 @@ class _Reader:
                 len(self._whole.rstrip()),
                 "breaks",
                 f"The answer is not opened: {ASSISTANT} is missing at the end.",
-                f"The model has to write {ASSISTANT} itself, and that token ends its answer: nothing comes, or something else.",
+                f"A model has begun its answers behind {ASSISTANT} only. It writes on in the place before it: noise, or nothing.",
                 f"Write {ASSISTANT} at the end.",
             )
 

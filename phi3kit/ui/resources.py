@@ -12,7 +12,7 @@ import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
-from phi3kit import logged_models, targets
+from phi3kit import logged_models, registry, targets
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Jobs
 from phi3kit.builds.plan import Plan, make_plan
@@ -20,6 +20,7 @@ from phi3kit.connections import Connection, list_connections
 from phi3kit.errors import Phi3KitError
 from phi3kit.logged_models import LoggedModel
 from phi3kit.records import Endpoint
+from phi3kit.registry import Choice, RegisteredModel
 from phi3kit.settings import Settings, read_settings
 from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
@@ -57,6 +58,8 @@ def secrets() -> dict[str, object]:
 def kit() -> Kit:
     """The shared parts. Raises SettingInvalid or StorageFailed."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = read_settings(secrets())
     open_store(settings)
@@ -85,6 +88,16 @@ def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None)
     return targets.endpoint_of(target, kit().pool, secrets(), on_wait)
 
 
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _registered(home: str) -> list[RegisteredModel]:
+    return registry.list_registered(kit().settings)
+
+
+def choices() -> list[Choice]:
+    """What can be chosen by name: aliases, versions, logged models, newest first. Raises StorageFailed."""
+    return registry.choices(models(), _registered(str(kit().settings.home)))
+
+
 @st.cache_data(ttl=_FRESH_S, show_spinner="Reading the logged turns")
 def _turns(home: str) -> pd.DataFrame:
     return read_turns(kit().settings)
@@ -98,6 +111,7 @@ def turns() -> pd.DataFrame:
 def forget_lists() -> None:
     """Read the lists anew: something was built or logged."""
     _models.clear()
+    _registered.clear()
     _turns.clear()
 
 
