@@ -21,6 +21,7 @@ from phi3kit.errors import EndpointFailed, StorageFailed, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
 from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, tokens_per_second
 from phi3kit.settings import Settings
+from phi3kit.tokens import Tokenized, read_tokenized
 from phi3kit.transport import Line, errors, http_client, not_the_protocol, parsing
 from phi3kit.usage.outbox import Outbox
 
@@ -228,11 +229,11 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
     )
 
 
-def count_tokens(endpoint: Endpoint, prompt: Sequence[Message] | str) -> int:
-    """Prompt tokens as the worker would count them. Raises WorkerFailed or RequestInvalid."""
+def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
+    """The tokens of a prompt, as a phi3kit worker would cut it. Raises WorkerFailed or RequestInvalid."""
     with errors(endpoint), _client(endpoint, root=True) as client:
-        reply: Any = client.post("/tokenize", body=_as_json(prompt), cast_to=object)
-        return int(reply["count"])
+        reply: Any = client.post("/tokenize", body={**_as_json(prompt), "return_pieces": True}, cast_to=object)
+        return read_tokenized(reply)
 
 
 def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:

@@ -206,12 +206,13 @@ class CompletionRequest(_Request):
 
 
 class TokenizeRequest(BaseModel):
-    """The body of POST /tokenize: a raw prompt or messages."""
+    """The body of POST /tokenize: a raw prompt or messages. return_pieces: each token's text, bytes, kind and span."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
     prompt: Text | None = None
     messages: list[ChatMessage] | None = None
+    return_pieces: bool = False
 
 
 class DetokenizeRequest(BaseModel):
