@@ -25,7 +25,7 @@ _NEW = "New connection"
 _PROTOCOLS: dict[Protocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
 _TAKES: dict[Interface, str] = {"openai": "messages", "raw": "a prompt"}
 _TESTED = "connection_tested"  # what the last test said
-_FOUND = "connection_found"  # the same, until the fields have taken it over
+_SILENCE_S = 120
 
 
 def connections_button(key: str) -> None:
@@ -38,37 +38,44 @@ def connections_button(key: str) -> None:
 
 @st.dialog("Connections", width="medium", icon=":material/lan:")
 def _dialog() -> None:
+    edit_connections()
+
+
+def edit_connections() -> None:
+    """What is in the dialog: one connection's fields, Test, Save and Remove. Saving and removing run the page anew."""
     with shell.errors_shown():
         settings, keys = resources.kit().settings, resources.secrets()
         kept = {each.name: each for each in list_connections(settings.home)}
         chosen = st.selectbox("Connection", [_NEW, *kept], key="connection_chosen") if kept else _NEW
-        values = _fields(kept.get(chosen), key_names(keys))
+        connection = kept.get(chosen)
+        key = f"connection_{chosen}" if connection else "connection"
+        values = _address_fields(connection, key, key_names(keys))
+        details = st.container(horizontal=True)
         with st.container(horizontal=True):
             save = st.button("Save", type="primary", icon=":material/save:", key="connection_save")
             test = st.button("Test", icon=":material/network_check:", key="connection_test")
-            remove = chosen in kept and st.button("Remove", icon=":material/delete:", key="connection_remove")
+            remove = connection and st.button("Remove", icon=":material/delete:", key="connection_remove")
         if remove:
             remove_connection(chosen, settings.home)
             st.rerun()
         if test:
             with st.spinner(f"Asking {values['url'] or 'the endpoint'}"):
-                found = st.session_state[_FOUND] = _test(values, keys)
-                st.session_state[_TESTED] = (_address(values), found)
-            st.rerun(scope="fragment")  # the fields above take over what was found
+                found = _test(values, key, keys)
+            st.session_state[_TESTED] = (_address(values), found)
+            if isinstance(found, Probe):
+                _take_over(found, key)
+        with details:  # behind the test, which fills them
+            values |= _detail_fields(connection, key, values)
         if save:
             save_connection(Connection(**values), settings.home)
-            if chosen in kept and chosen != values["name"]:
+            if connection and chosen != values["name"]:
                 remove_connection(chosen, settings.home)
             st.rerun()
         _show_test(_tested(values))
 
 
-def _fields(kept: Connection | None, names: Sequence[str]) -> dict[str, Any]:
-    """The fields of a connection, as Connection's arguments."""
-    key = f"connection_{kept.name}" if kept else "connection"
-    found = st.session_state.pop(_FOUND, None)
-    if isinstance(found, Probe):
-        _take_over(found, key)
+def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """What is asked how: name, protocol, URL and key, as Connection's arguments."""
     with st.container(horizontal=True):
         name = st.text_input("Name", kept.name if kept else "", key=f"{key}_name", max_chars=40, placeholder="lab")
         protocol = st.segmented_control(
@@ -84,42 +91,41 @@ def _fields(kept: Connection | None, names: Sequence[str]) -> dict[str, Any]:
         "URL", kept.url if kept else "", key=f"{key}_url", placeholder="http://127.0.0.1:8000",
         help="Its root, or what OpenAI's own client calls base_url. No redirect is followed.",
     )  # fmt: skip
-    key_options = ["", *sorted({*names, *([kept.key_name] if kept and kept.key_name else [])})]
+    options = ["", *sorted({*names, *([kept.key_name] if kept and kept.key_name else [])})]
     key_name = st.selectbox(
         "Key",
-        key_options,
-        index=key_options.index(kept.key_name) if kept else 0,
+        options,
+        index=options.index(kept.key_name) if kept else 0,
         format_func=lambda each: each or "none",
         key=f"{key}_key",
         help=f"The name of a secret or environment variable that begins with {KEY_PREFIX}. The key itself is not kept.",
     )
-    values: dict[str, Any] = {
-        "name": name or "",
-        "url": (url or "").strip(),
-        "protocol": protocol,
-        "key_name": key_name,
-    }
-    with st.container(horizontal=True):
-        if protocol == "openai":
-            values["model"] = _model(kept, key, _tested(values))
-        else:
-            values["takes"] = st.segmented_control(
-                "It takes",
-                list(_TAKES),
-                default=kept.takes if kept else "openai",
-                format_func=lambda each: _TAKES[each],
-                required=True,
-                key=f"{key}_takes",
-                help="Test finds out, by asking a short question.",
-            )
-        values["context_tokens"] = st.number_input(
-            "Context", 1, 2**24, kept.context_tokens if kept else None, key=f"{key}_context", placeholder="unknown",
-            width=150, help="Tokens that prompt and answer may have together.",
-        )  # fmt: skip
-        values["silence_s"] = st.number_input(
-            "Patience, s", 1, 3600, kept.silence_s if kept else 120, key=f"{key}_silence", width=150,
-            help="After so many seconds without a byte it has failed.",
-        )  # fmt: skip
+    return {"name": name or "", "url": (url or "").strip(), "protocol": protocol, "key_name": key_name}
+
+
+def _detail_fields(kept: Connection | None, key: str, address: dict[str, Any]) -> dict[str, Any]:
+    """What a test can find out, and how long to wait, as Connection's arguments."""
+    values: dict[str, Any] = {}
+    if address["protocol"] == "openai":
+        values["model"] = _model(kept, key, _tested(address))
+    else:
+        values["takes"] = st.segmented_control(
+            "It takes",
+            list(_TAKES),
+            default=kept.takes if kept else "openai",
+            format_func=lambda each: _TAKES[each],
+            required=True,
+            key=f"{key}_takes",
+            help="Test finds out, by asking a short question.",
+        )
+    values["context_tokens"] = st.number_input(
+        "Context", 1, 2**24, kept.context_tokens if kept else None, key=f"{key}_context", placeholder="unknown",
+        width=150, help="Tokens that prompt and answer may have together.",
+    )  # fmt: skip
+    values["silence_s"] = st.number_input(
+        "Patience, s", 1, 3600, kept.silence_s if kept else _SILENCE_S, key=f"{key}_silence", width=150,
+        help="After so many seconds without a byte it has failed.",
+    )  # fmt: skip
     return values
 
 
@@ -150,9 +156,14 @@ def _take_over(found: Probe, key: str) -> None:
         st.session_state[f"{key}_takes"] = found.takes
 
 
-def _test(values: dict[str, Any], keys: dict[str, object]) -> Probe | Phi3KitError:
+def _test(address: dict[str, Any], key: str, keys: dict[str, object]) -> Probe | Phi3KitError:
+    details = {
+        "name": address["name"] or "new",
+        "model": st.session_state.get(f"{key}_model") or "",
+        "silence_s": st.session_state.get(f"{key}_silence") or _SILENCE_S,
+    }
     try:
-        return probe(Connection(**values | {"name": values["name"] or "new"}), keys)
+        return probe(Connection(**address | details), keys)
     except Phi3KitError as error:
         return error
 

@@ -210,7 +210,8 @@ def caption(answer: Answer) -> str:
         parts.append(f"whole answer after {shell.seconds(answer.duration_s)}")
     if answer.tokens_per_second is not None:
         parts.append(f"{answer.tokens_per_second:,.0f} tokens/s")
-    return " · ".join([*parts, answer.finish_reason or ""])
+    reason = "no known finish reason" if answer.finish_reason == "other" else answer.finish_reason or ""
+    return " · ".join([*parts, reason])
 
 
 def response_json(turn: ChatTurn) -> dict[str, object]:
