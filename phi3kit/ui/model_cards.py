@@ -4,6 +4,7 @@ Knows widgets and what they call. What a version is, the registry knows.
 """
 
 from functools import partial
+from typing import Literal
 
 import pandas as pd
 import streamlit as st
@@ -15,6 +16,9 @@ from phi3kit.registry import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.signatures import describe
 from phi3kit.ui import acting, resources, shell, theme
 from phi3kit.usage.charts import totals
+
+_NOTATION_HEIGHT = 230  # pixels, in which a long signature scrolls
+_LONG_NOTATION = 500  # characters
 
 
 def logged_table(models: list[LoggedModel], registered: list[RegisteredModel]) -> LoggedModel:
@@ -114,7 +118,9 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
             return
         signature, files, use = st.tabs(["Signature", "Files", "Use"])
         with signature, shell.errors_shown():
-            st.code(describe(resources.signature(model.model_uri)).notation, language=None, wrap_lines=True, height=230)
+            notation = describe(resources.signature(model.model_uri)).notation
+            height: int | Literal["content"] = _NOTATION_HEIGHT if len(notation) > _LONG_NOTATION else "content"
+            st.code(notation, language=None, wrap_lines=True, height=height)
         with files, shell.errors_shown():
             table = pd.DataFrame(resources.files(model.model_uri), columns=["file", "bytes"])
             st.dataframe(
