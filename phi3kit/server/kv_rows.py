@@ -27,7 +27,7 @@ class KvRows:
         self._head_bytes = self.tokens * head_size * dtype.itemsize
         self._token_bytes = head_size * dtype.itemsize
         self._heads = heads
-        self._maps = [mmap.mmap(-1, rows * heads * self._head_bytes) for _ in range(2 * layers)]
+        self._maps = [_reserved(rows * heads * self._head_bytes) for _ in range(2 * layers)]
         for pages in self._maps:
             # Where huge pages are the rule, one token in a head would take 2 MB. A kernel without any refuses the advice.
             with contextlib.suppress(OSError):
@@ -102,6 +102,13 @@ def gathering(held: Sequence[int], wanted: Sequence[int]) -> tuple[int, list[tup
 
     first = min(range(len(held) - count + 1), key=tokens_moved)
     return first, exchanges(first)
+
+
+def _reserved(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    # Private: the pages of a shared map, which is the default, stay in the system's memory when they are given back.
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _advise(pages: mmap.mmap, advice: str, start: int, length: int) -> None:
