@@ -13,7 +13,7 @@ KIT = PROJECT_ROOT / "phi3kit"
 FLOORS = {
     "errors": 1, "records": 1, "wrappers": 1, "embedded": 1,
     "chat_template": 2, "openai_schema": 2, "signatures": 2, "settings": 2, "onnx_export": 2,
-    "data_folder": 2, "machine": 2, "word_diff": 2,
+    "data_folder": 2, "machine": 2, "job_folder": 2, "word_diff": 2,
     "store": 3, "usage": 3, "sources": 3, "connections": 3, "logged_models": 3, "workers": 3, "snippets": 3,
     "builds": 4, "client": 4, "targets": 4, "conversation": 4, "server": 4, "ui": 4,
     "__main__": 5,
