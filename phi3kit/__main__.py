@@ -1,6 +1,6 @@
-"""Command line: build, serve, chat, compare signatures, read usage.
+"""Command line: build, serve, chat, compare signatures, read usage, answer batches.
 
-    python -m phi3kit build|serve|chat|signatures|usage …
+    python -m phi3kit build|serve|chat|signatures|usage|batch …
 
 Knows arguments and what is printed. A user's error is one line on stderr and exit code 2.
 """
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from phi3kit.cli.batch import add_batch
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
 from phi3kit.settings import Settings, child_environment, read_settings
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--format", choices=["table", "csv", "json", "parquet"], default="table")
     usage.add_argument("-o", "--output", type=Path, metavar="FILE")
     usage.set_defaults(run=_usage)
+    add_batch(commands)
     return parser
 
 

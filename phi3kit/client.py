@@ -7,7 +7,7 @@ Knows OpenAI's protocol and its errors. Knows no processes and no pages.
 import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
@@ -87,11 +87,21 @@ class Answer:
         return self.prompt_tokens + self.completion_tokens
 
 
-def ask(endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings) -> Answer:
-    """The whole answer at once. Raises RequestInvalid, Busy or WorkerFailed; the last leaves a turn in the outbox."""
+def connect(endpoint: Endpoint) -> OpenAI:
+    """A connection for many questions, also from several threads: making one takes 20 ms and more. To be closed."""
+    return _client(endpoint)
+
+
+def ask(
+    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, connection: OpenAI | None = None
+) -> Answer:
+    """The whole answer at once. Raises RequestInvalid, Busy or WorkerFailed; the last leaves a turn in the outbox.
+
+    connection: one that `connect` gave; without one the question has its own.
+    """
     began, began_at = time.perf_counter(), time.time()
     try:
-        with _errors(endpoint), _client(endpoint) as client:
+        with _errors(endpoint), nullcontext(connection) if connection else _client(endpoint) as client:
             create = _resource(client, request.interface).create
             reply: Any = create(
                 **request.body(endpoint.model or endpoint.model_uri), stream=False, extra_headers=context.headers()

@@ -92,8 +92,11 @@ class Journal:
         """Every result, in the order of rows."""
         self.write()
         with self._errors():
-            for values in self._connection.execute(f"select {_COLUMNS} from results order by row"):  # noqa: S608
-                yield RowResult(*values[:6], bool(values[6]))
+            found = self._connection.execute(f"select {_COLUMNS} from results order by row")  # noqa: S608
+            for row, completion, prompt_tokens, completion_tokens, finish_reason, error, final in found:
+                yield RowResult(
+                    row, completion, prompt_tokens, completion_tokens, finish_reason, error, final=bool(final)
+                )
 
     def counts(self) -> tuple[int, int, int]:
         """(rows with an error, prompt tokens, completion tokens) of all results."""
