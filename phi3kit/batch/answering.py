@@ -104,7 +104,7 @@ class Answering:
             except Busy as error:
                 time.sleep(error.retry_after_s)
             except RequestInvalid as error:
-                return failed(row, error, final=True)
+                return failed(row, error.why, final=True)  # the worker's own words; around them are the client's
             else:
                 reason = answer.finish_reason or "error"
                 return RowResult(row, answer.text, answer.prompt_tokens, answer.completion_tokens, reason)

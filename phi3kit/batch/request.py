@@ -117,7 +117,7 @@ class RowResult:
     final: bool = True  # False: it may succeed when it is asked again
 
 
-def failed(row: int, error: Exception, *, final: bool) -> RowResult:
+def failed(row: int, error: Exception | str, *, final: bool) -> RowResult:
     """The result of a row that has none."""
     return RowResult(row, "", 0, 0, "error", " ".join(str(error).split()), final)
 
