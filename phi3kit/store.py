@@ -7,10 +7,11 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 from mlflow import MlflowClient
@@ -23,6 +24,9 @@ from phi3kit.settings import Settings
 
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
+EVALUATIONS_EXPERIMENT = "phi3kit-evaluations"
+
+T = TypeVar("T")
 
 # What the file system says of a folder, not of a server that is away (requests' errors are OSErrors too).
 _FOLDER_ERRORS = {*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -50,7 +54,7 @@ def _open(home: Path, tracking_uri: str) -> MlflowClient:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         _look_at_sqlite(tracking_uri)
         try:
-            return MlflowClient(tracking_uri)
+            return MlflowClient(tracking_uri, registry_uri=tracking_uri)
         except ModuleNotFoundError as error:  # the database's driver
             raise MlflowException(str(error)) from error
 
@@ -84,6 +88,16 @@ def experiment_id(settings: Settings, name: str) -> str:
                 next_step=f"Restore it: mlflow experiments restore --experiment-id {experiment and experiment.experiment_id}",
             )
         return str(experiment.experiment_id)
+
+
+def known(get: Callable[[], T]) -> T | None:
+    """What the store has; None for what it does not know: never there, deleted, or in another store."""
+    try:
+        return get()
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
 
 
 @contextmanager
