@@ -1,6 +1,6 @@
-"""Command line: build, serve, chat, compare signatures, read usage, bundle for Azure ML, answer batches.
+"""Command line: build, serve, chat, compare signatures, read usage, answer batches, evaluate, bundle for Azure ML.
 
-    python -m phi3kit build|serve|chat|signatures|usage|azure|batch …
+    python -m phi3kit build|serve|chat|signatures|usage|azure|batch|evaluate …
 
 Knows arguments and what is printed. A user's error is one line on stderr and exit code 2.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from phi3kit.cli.batch import add_batch
+from phi3kit.cli.evaluate import add_evaluate
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
 from phi3kit.settings import Settings, child_environment, read_settings
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     azure.add_argument("-o", "--output", type=Path, metavar="FILE.zip", required=True)
     azure.set_defaults(run=_azure)
     add_batch(commands)
+    add_evaluate(commands)
     return parser
 
 

@@ -40,12 +40,12 @@ _GRACE_S = 10.0  # from asking a job to end until it is killed
 class JobKind:
     """One kind of work: `name` is its folder in the data folder; jobs of one kind go one after the other.
 
-    failed: makes the kind's own error of what, why and what to do.
+    failed: the kind's own error.
     """
 
     name: str
     word: str  # in sentences: "the build"
-    failed: Callable[[str, str, str], Phi3KitError]
+    failed: type[Phi3KitError]
 
     def home(self, settings: Settings) -> Path:
         """Where its jobs lie."""
@@ -75,14 +75,38 @@ class JobKind:
             f"This is a mistake in phi3kit: report it with the {self.word}'s log.",
         )
 
-    def vanished(self, folder: Path, next_step: str) -> Phi3KitError:
-        """What is said of a job whose process is gone and left no word."""
+    def standing(self, folder: Path, lines: list[dict[str, Any]], ahead: int, next_step: str) -> "Standing":
+        """How a job stands now.
+
+        lines: what read_lines gave. ahead: jobs that go first. next_step: what to do when it was ended before its time.
+        """
+        began = began_at(folder)
+        if end := end_of(lines):
+            error = self.failed(**end["error"]) if end["error"] else None
+            if end["state"] == "cancelled":
+                error = self.failed(f"The {self.word} was cancelled.", "Somebody ended it.", next_step)
+            return Standing(end["state"], began, max(0.0, float(end["seconds"])), error)
+        if alive(folder):
+            return Standing("queued" if ahead else "running", began, max(0.0, time.time() - began), None)
+        if end_of(lines := read_lines(folder)):  # it came to its end while its lines were looked at
+            return self.standing(folder, lines, ahead, next_step)
         last = next((line.strip() for line in reversed(log(folder).splitlines()[-20:]) if line.strip()), "")
-        return self.failed(
+        vanished = self.failed(
             f"The {self.word} ended without a word.",
             f"Its process was killed, perhaps because memory ran out. {last}".strip(),
             next_step,
         )
+        return Standing("failed", began, max(0.0, last_write(folder) - began), vanished)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What became of a job, or how long it runs."""
+
+    state: JobState
+    began_at: float  # seconds since the epoch
+    seconds: float  # so far, or in all
+    error: Phi3KitError | None
 
 
 class Launcher:

@@ -107,7 +107,14 @@ class Answering:
                 return failed(row, error.why, final=True)  # the worker's own words; around them are the client's
             else:
                 reason = answer.finish_reason or "error"
-                return RowResult(row, answer.text, answer.prompt_tokens, answer.completion_tokens, reason)
+                return RowResult(
+                    row,
+                    answer.text,
+                    answer.prompt_tokens,
+                    answer.completion_tokens,
+                    reason,
+                    duration_s=answer.duration_s,
+                )
 
     def _connect(self) -> None:
         """A ready worker, the running one or a new one, and a connection to it."""

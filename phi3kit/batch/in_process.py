@@ -87,4 +87,5 @@ class InProcess:
             broke = choice.done.error if choice.done and choice.done.error else RuntimeError("The answer broke off.")
             return failed(row, broke, final=False), record
         tokens = (len(turn.prompt_ids), choice.completion_tokens)
-        return RowResult(row, choice.text, *tokens, choice.done.finish_reason), record
+        reason, duration_s = choice.done.finish_reason, choice.done.duration_s
+        return RowResult(row, choice.text, *tokens, reason, duration_s=duration_s), record

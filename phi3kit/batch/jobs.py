@@ -3,7 +3,6 @@
 Knows what a batch reports. Folders and processes are job_folder's. Imports none of what a batch needs.
 """
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,33 +117,20 @@ def _read(folder: Path) -> BatchJob | None:
 
 def _job(folder: Path) -> BatchJob:
     request = BatchRequest.from_json(job_folder.read_request(folder))
-    alive = job_folder.alive(folder)  # looked at before the events: an end that comes in between is then read
     lines = job_folder.read_lines(folder)
-    began_at = job_folder.began_at(folder)
     ahead = next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
     found: dict[str, Any] | None = next((line for line in lines if "completion_tokens" in line), None)
     at = job_folder.read_progress(folder)
-    state: JobState
-    error: Phi3KitError | None = None
-    if end := job_folder.end_of(lines):
-        state, seconds = end["state"], float(end["seconds"])
-        error = BatchFailed(**end["error"]) if end["error"] else None
-        if state == "cancelled":
-            error = BatchFailed("The batch was stopped.", "Somebody ended it.", _GO_ON)
-    elif alive:
-        state, seconds = "queued" if ahead else "running", time.time() - began_at
-    else:
-        state, seconds = "failed", job_folder.last_write(folder) - began_at
-        error = BATCHES.vanished(folder, _GO_ON)
+    standing = BATCHES.standing(folder, lines, ahead, _GO_ON)
     return BatchJob(
         job_id=folder.name,
         request=request,
-        state=state,
-        began_at=began_at,
-        seconds=max(0.0, seconds),
+        state=standing.state,
+        began_at=standing.began_at,
+        seconds=standing.seconds,
         ahead=ahead,
         progress=Progress(**at) if at else None,
         summary=Summary(**found) if found else None,
-        error=error,
+        error=standing.error,
         folder=folder,
     )

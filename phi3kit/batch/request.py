@@ -106,7 +106,7 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row got. Field names are the output's columns, but for `row` and `final`."""
+    """What a row got. Field names are the output's columns, but for `row`, `final` and `duration_s`."""
 
     row: int  # from 0
     completion: str
@@ -115,6 +115,7 @@ class RowResult:
     finish_reason: FinishReason
     error: str | None = None
     final: bool = True  # False: it may succeed when it is asked again
+    duration_s: float = 0.0  # as the engine measured it; 0 for a row that was not asked, or that an earlier run asked
 
 
 def failed(row: int, error: Exception | str, *, final: bool) -> RowResult:

@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from phi3kit.batch.answering import AT_ONCE, Answering, Prompt
 from phi3kit.batch.events import Pace, Progress, Summary
@@ -17,6 +16,7 @@ from phi3kit.batch.request import BatchRequest, Mapped, RowResult, failed, key_o
 from phi3kit.batch.tables import Table, open_table, read_rows
 from phi3kit.errors import RequestInvalid
 from phi3kit.logged_models import ResolvedModel, resolve
+from phi3kit.model_uris import canonical
 from phi3kit.settings import Settings
 from phi3kit.workers import WorkerPool
 
@@ -36,7 +36,7 @@ def run_batch(request: BatchRequest, settings: Settings, report: Report, pool: W
     table = open_table(request.input, request.reading)
     mapped = map_columns(request, table)
     check_output(table, request.output)
-    model = resolve(request.model_uri, settings)
+    model = resolve(canonical(request.model_uri, settings), settings)  # an alias may move meanwhile
     key = key_of(request, table, mapped, _digest(model))
     with Journal(settings, key, fresh=request.fresh) as journal:
         done = journal.done(table.rows)
@@ -73,7 +73,7 @@ def write_so_far(request: BatchRequest, settings: Settings) -> int:
     """Write what a stopped batch has computed, with empty cells for the rest; how many rows that is."""
     table = open_table(request.input, request.reading)
     mapped = map_columns(request, table)
-    key = key_of(request, table, mapped, _digest(resolve(request.model_uri, settings)))
+    key = key_of(request, table, mapped, _digest(resolve(canonical(request.model_uri, settings), settings)))
     with Journal(settings, key) as journal:
         write_output(table, journal.results(), request.output)
         return sum(journal.done(table.rows))
@@ -120,11 +120,11 @@ def _answers(
         if pool is None:
             pool = WorkerPool(settings)
             ended.callback(pool.close)
-        answering = Answering(pool, request.model_uri, request.sampling, settings, batch_id)
+        answering = Answering(pool, model.model_uri, request.sampling, settings, batch_id)
         ended.callback(answering.close)
         yield lambda rows: answering.answers(rows, request.at_once or AT_ONCE)
 
 
 def _digest(model: ResolvedModel) -> str:
     """What tells this model from every other one, however it was named: MLflow's own description of it."""
-    return hashlib.sha256((Path(model.folder) / "MLmodel").read_bytes()).hexdigest()
+    return hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()

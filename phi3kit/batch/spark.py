@@ -46,7 +46,7 @@ _MOST_ROWS_A_TASK = 1024
 
 _RESULT_SCHEMA = (
     "row long, completion string, prompt_tokens long, completion_tokens long, "
-    "finish_reason string, error string, final boolean, turn string"
+    "finish_reason string, error string, final boolean, duration_s double, turn string"
 )
 
 

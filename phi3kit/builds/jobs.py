@@ -3,7 +3,6 @@
 Knows what a build reports. Folders and processes are job_folder's. Imports none of what a build needs.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,8 @@ from phi3kit.job_folder import JobKind, JobState, Launcher
 from phi3kit.settings import Settings
 
 BUILDS = JobKind("builds", "build", BuildFailed)
+
+_NEXT_STEP = "Nothing half-built is listed. Build again, with more free memory if it ran out."
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,6 @@ def _read(folder: Path) -> Job | None:
 
 def _job(folder: Path) -> Job:
     asked = job_folder.read_request(folder)
-    alive = job_folder.alive(folder)  # looked at before the events: an end that comes in between is then read
     lines = job_folder.read_lines(folder)
     steps: list[Step] = []
     notes: list[Note] = []
@@ -137,36 +137,18 @@ def _job(folder: Path) -> Job:
             notes.append(event)
         elif "model_uri" in line:
             built.append(line)
-    began_at = job_folder.began_at(folder)
-    end = job_folder.end_of(lines)
-    state: JobState
-    error: Phi3KitError | None = None
-    if end:
-        state, seconds = end["state"], float(end["seconds"])
-        error = BuildFailed(**end["error"]) if end["error"] else None
-        if state == "cancelled":
-            error = BuildFailed(
-                "The build was cancelled.", "Somebody ended it.", "Nothing half-built is listed. Build again."
-            )
-    elif alive:
-        state, seconds = "queued" if ahead else "running", time.time() - began_at
-    else:
-        state, seconds, error = "failed", job_folder.last_write(folder) - began_at, _vanished(folder)
+    at = BUILDS.standing(folder, lines, ahead, _NEXT_STEP)
     return Job(
         job_id=folder.name,
         request=BuildRequest(tuple(asked["wrappers"]), asked["source"], asked["precision"], asked["register"]),
-        state=state,
-        began_at=began_at,
-        seconds=max(0.0, seconds),
+        state=at.state,
+        began_at=at.began_at,
+        seconds=at.seconds,
         ahead=ahead,
         steps=tuple(steps),
         progress=progress,
         notes=tuple(notes),
         built=tuple(built),
-        error=error,
+        error=at.error,
         folder=folder,
     )
-
-
-def _vanished(folder: Path) -> Phi3KitError:
-    return BUILDS.vanished(folder, "Nothing half-built is listed. Free some memory and build again.")
