@@ -47,6 +47,11 @@ class Sampling:
         return Request(prompt, self.temperature, self.max_tokens, self.top_p, self.seed, self.stop)
 
 
+def sampling_of(request: Request) -> Sampling:
+    """How one request is answered, for many."""
+    return Sampling(request.temperature, request.max_tokens, request.top_p, request.seed, request.stop)
+
+
 @dataclass(frozen=True)
 class BatchRequest:
     """What should be computed."""

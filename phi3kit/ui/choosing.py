@@ -7,6 +7,7 @@ import streamlit as st
 
 from phi3kit import targets
 from phi3kit.records import SERVED, Served
+from phi3kit.registry import Choice
 from phi3kit.targets import Target
 from phi3kit.ui import resources, shell
 
@@ -43,6 +44,34 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         else "Newest first. The small model ships with the app and knows only its corpus.",
     )
     return of_wrapper.get(uri)
+
+
+def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
+    """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
+    by_uri = {choice.model_uri: choice for choice in resources.choices()}
+    if not by_uri:
+        shell.empty_state(
+            "No model is built yet. Build one first; the small one takes seconds.",
+            "build",
+            "Build a wrapper",
+            ":material/deployed_code:",
+        )
+        return None
+    uri = st.selectbox(
+        label,
+        list(by_uri),
+        index=min(at, len(by_uri) - 1),
+        format_func=lambda each: choice_label(by_uri[each]),
+        key=key,
+        width=330,
+        help="Aliases first, then versions, then logged models, newest first.",
+    )
+    return by_uri[uri]
+
+
+def choice_label(choice: Choice) -> str:
+    """A choice in a list: its alias or version and wrapper, or what the logged model is."""
+    return f"{choice.label or shell.model_label(choice.model)} · {choice.model.wrapper}"
 
 
 def available() -> list[Target]:
