@@ -175,7 +175,7 @@ def _table(path: Path, reading: Reading, changed_at: float) -> Table | Phi3KitEr
         return error
 
 
-def table(path: Path, reading: Reading = Reading()) -> Table:
+def table(path: Path, reading: Reading) -> Table:
     """A table that was looked through. Raises TableInvalid."""
     found = _table(path, reading, path.stat().st_mtime if path.exists() else 0.0)
     if isinstance(found, Phi3KitError):
