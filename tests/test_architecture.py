@@ -15,9 +15,9 @@ FLOORS = {
     "chat_template": 2, "openai_schema": 2, "signatures": 2, "settings": 2, "onnx_export": 2,
     "data_folder": 2, "machine": 2, "word_diff": 2, "processes": 2, "job_folder": 2,
     "store": 3, "model_uris": 3, "usage": 3, "sources": 3, "connections": 3, "logged_models": 3, "workers": 3,
-    "snippets": 3, "registry": 4, "versions": 4, "deployment": 4, "builds": 4, "client": 4, "targets": 4,
+    "snippets": 3, "registry": 4, "versions": 4, "deployment": 4, "tour": 4, "builds": 4, "client": 4, "targets": 4,
     "batch": 4, "evaluation": 4, "conversation": 4, "server": 4, "ui": 4,
-    "cli": 5, "__main__": 5,
+    "cli": 5, "project": 5, "__main__": 5,
 }  # fmt: skip
 # The recipe of the embedded model stands apart: it may use what it needs, and nothing of the house imports it.
 APART = {"corpus", "conversations", "tokenizer", "train", "evaluate", "withheld"}
