@@ -1,6 +1,6 @@
-"""Command line: build, serve, chat, compare signatures, read usage, bundle for Azure ML.
+"""Command line: build, serve, chat, compare signatures, read usage, answer batches, evaluate, bundle for Azure ML.
 
-    python -m phi3kit build|serve|chat|signatures|usage|azure …
+    python -m phi3kit build|serve|chat|signatures|usage|azure|batch|evaluate …
 
 Knows arguments and what is printed. A user's error is one line on stderr and exit code 2.
 """
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from phi3kit.cli.batch import add_batch
+from phi3kit.cli.evaluate import add_evaluate
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
 from phi3kit.settings import Settings, child_environment, read_settings
@@ -79,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     azure.add_argument("model_uri", metavar="MODEL_URI")
     azure.add_argument("-o", "--output", type=Path, metavar="FILE.zip", required=True)
     azure.set_defaults(run=_azure)
+    add_batch(commands)
+    add_evaluate(commands)
     return parser
 
 

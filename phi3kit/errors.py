@@ -8,6 +8,8 @@ Phi3KitError
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
+├── TableInvalid         a file of prompts cannot be read, or has no column to take them from
+├── BatchFailed          a batch cannot go on; what it computed is kept
 ├── RequestInvalid       a request's value is wrong (the API's 400)
 │   └── PromptTooLong    more tokens than the context
 ├── Busy                 the worker's queue is full (the API's 429)
@@ -62,6 +64,14 @@ class BuildFailed(Phi3KitError):
 
 class WorkerFailed(Phi3KitError):
     """A worker did not start, or died."""
+
+
+class TableInvalid(Phi3KitError):
+    """A file of prompts cannot be read, or has no column to take them from."""
+
+
+class BatchFailed(Phi3KitError):
+    """A batch cannot begin, or not go on; what it computed is kept and the same batch goes on from there."""
 
 
 class RequestInvalid(Phi3KitError):

@@ -7,18 +7,22 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
 from phi3kit import logged_models, registry, targets, versions
+from phi3kit.batch.jobs import BatchJobs
+from phi3kit.batch.tables import Reading, Table, open_table
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Jobs
 from phi3kit.builds.plan import Plan, make_plan
 from phi3kit.connections import Connection, list_connections
 from phi3kit.deployment.servers import ScoringServers
 from phi3kit.errors import Phi3KitError
+from phi3kit.evaluation.jobs import EvaluationJobs
 from phi3kit.logged_models import LoggedModel
 from phi3kit.records import Endpoint
 from phi3kit.registry import Choice, RegisteredModel
@@ -44,10 +48,14 @@ class Kit:
     writer: UsageWriter
     builds: Jobs
     servers: ScoringServers
+    batches: BatchJobs
+    evaluations: EvaluationJobs
 
     def close(self) -> None:
-        """End workers, scoring servers, writer and the builds that this app started."""
+        """End workers, scoring servers, writer, and the builds, batches and evaluations that this app started."""
         self.builds.close()
+        self.batches.close()
+        self.evaluations.close()
         self.servers.close()
         self.pool.close()
         self.writer.close()
@@ -67,7 +75,15 @@ def kit() -> Kit:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = read_settings(secrets())
     open_store(settings)
-    shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), Jobs(settings), ScoringServers(settings))
+    shared = Kit(
+        settings,
+        WorkerPool(settings),
+        UsageWriter(settings),
+        Jobs(settings),
+        ScoringServers(settings),
+        BatchJobs(settings),
+        EvaluationJobs(settings),
+    )
     shared.writer.start()
     return shared
 
@@ -148,6 +164,22 @@ def _planned(request: BuildRequest, home: str) -> tuple[Source, Plan] | Phi3KitE
 def plan(request: BuildRequest) -> tuple[Source, Plan]:
     """The source of a build and what it needs. Raises SourceInvalid or DownloadFailed."""
     found = _planned(request, str(kit().settings.home))
+    if isinstance(found, Phi3KitError):
+        raise found
+    return found
+
+
+@st.cache_data(max_entries=20, show_spinner="Looking through the table")
+def _table(path: Path, reading: Reading, changed_at: float) -> Table | Phi3KitError:
+    try:
+        return open_table(path, reading)
+    except Phi3KitError as error:  # kept too: a big file that is wrong is not read again with every click
+        return error
+
+
+def table(path: Path, reading: Reading) -> Table:
+    """A table that was looked through. Raises TableInvalid."""
+    found = _table(path, reading, path.stat().st_mtime if path.exists() else 0.0)
     if isinstance(found, Phi3KitError):
         raise found
     return found
