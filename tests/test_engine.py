@@ -22,10 +22,16 @@ from tests.waiting import wait_for
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 END = TOKENIZER.token_to_id("<|end|>")
+ASSISTANT = TOKENIZER.token_to_id("<|assistant|>")
 
 
 def ids(text: str) -> list[int]:
     return list(TOKENIZER.encode(text, add_special_tokens=False).ids)
+
+
+def asked(prompt: str) -> list[int]:
+    """A prompt behind which an answer begins: an answer to one that ends in text would go on with its space."""
+    return [*ids(prompt), ASSISTANT]
 
 
 def byte_ids(data: bytes) -> list[int]:
@@ -75,7 +81,7 @@ class ScriptedRuntime:
     max_sequences = 32
 
     def __init__(self, scripts: Mapping[str, list[int | Exception]]) -> None:
-        self._scripts = {tuple(ids(prompt)): script for prompt, script in scripts.items()}
+        self._scripts = {tuple(asked(prompt)): script for prompt, script in scripts.items()}
         self.may_write = threading.Event()
         self.may_write.set()
         self.prompts: list[list[int]] = []  # in the order in which their last token was computed
@@ -150,7 +156,7 @@ def start() -> Iterator[Start]:
 
 
 def a_job(reader: Reader, max_tokens: int = 100, stop: tuple[str, ...] = (), prompt: str = "Hi") -> Job:
-    return Job(ids(prompt), max_tokens, Sampling(), stop, reader)
+    return Job(asked(prompt), max_tokens, Sampling(), stop, reader)
 
 
 def load(folder: Path) -> tuple[Runtime, KvCache]:
@@ -254,7 +260,7 @@ class TestCancel:
         done = second.done()
         assert (done.finish_reason, done.completion_tokens, done.time_to_first_token_s) == ("cancelled", 0, None)
         assert first.done().finish_reason == "stop"
-        assert runtime.prompts == [ids("Hi")]
+        assert runtime.prompts == [asked("Hi")]
 
 
 class TestTogether:
@@ -345,7 +351,7 @@ class TestQueue:
         runtime.may_write.set()
         readers["third"].done()
         assert ended == ["first", "second", "third"]
-        assert runtime.prompts == [ids("first"), ids("second"), ids("third")]
+        assert runtime.prompts == [asked("first"), asked("second"), asked("third")]
 
     def test_a_full_queue_is_busy_and_says_how_many_wait(self, start: Start) -> None:
         runtime = ScriptedRuntime({name: [*ids("one"), END] for name in ("a", "b", "c", "d")})
@@ -384,12 +390,12 @@ class TestQueue:
         runtime.may_write.set()
         wait_for("the end of the engine", lambda: not engine.running)
         assert (first.done().finish_reason, later.done().finish_reason) == ("stop", "cancelled")
-        assert runtime.prompts == [ids("Hi")]
+        assert runtime.prompts == [asked("Hi")]
 
 
 class TestMemory:
     def test_the_next_turn_of_a_conversation_computes_only_what_is_new(self, start: Start) -> None:
-        first, more = "Hi", "Hi there you"
+        first, more = "Hi", "Hi<|assistant|>there you"
         runtime = ScriptedRuntime({first: [*ids("there"), END], more: [END]})
         engine = start(runtime)
         readers = [Reader(), Reader()]
@@ -398,8 +404,8 @@ class TestMemory:
         runtime.computed.clear()
         engine.submit(a_job(readers[1], prompt=more))
         cached = readers[1].done().cached_prompt_tokens
-        assert cached == len(ids("Hi there"))
-        assert sum(tokens for _, tokens in runtime.computed) == len(ids(more)) - cached
+        assert cached == len(ids("Hi<|assistant|>there"))
+        assert sum(tokens for _, tokens in runtime.computed) == len(asked(more)) - cached
 
     def test_answers_to_one_prompt_read_it_once_between_them(self, start: Start) -> None:
         prompt = "word " * 150
@@ -411,9 +417,9 @@ class TestMemory:
         runtime.may_write.set()
         assert [reader.done().finish_reason for reader in readers] == ["stop"] * 3
         read = sum(tokens for _, tokens in runtime.computed) - 3 * len(ids("fine"))
-        assert len(ids(prompt)) <= read < 1.5 * len(ids(prompt))
+        assert len(asked(prompt)) <= read < 1.5 * len(asked(prompt))
         found = sum(reader.done().cached_prompt_tokens for reader in readers)
-        assert found + read == 3 * len(ids(prompt))
+        assert found + read == 3 * len(asked(prompt))
 
     def test_a_sequence_that_broke_off_is_not_used_again(self, start: Start) -> None:
         runtime = ScriptedRuntime({"Hi": [RuntimeError("broken")]})
