@@ -5,28 +5,28 @@ what a turn cost and records it; of a remote endpoint both are done here, with t
 Knows no processes and no pages.
 """
 
-import logging
 import time
 import uuid
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
 from openai import OpenAI
 
 from phi3kit import invocations
-from phi3kit.errors import EndpointFailed, StorageFailed, WorkerFailed
+from phi3kit.errors import EndpointFailed, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
-from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, tokens_per_second
+from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, TurnText, tokens_per_second
 from phi3kit.settings import Settings
 from phi3kit.tokens import Tokenized, read_tokenized
 from phi3kit.transport import Line, errors, http_client, not_the_protocol, parsing
+from phi3kit.usage.budgets import Budgets
+from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
-
-log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 0.1
 
@@ -126,7 +126,9 @@ def ask(
             reply: Any = create(**body, stream=False, extra_headers=context.headers())
     except WorkerFailed:
         spent_s = time.perf_counter() - began
-        _record(endpoint, request, context, settings, Answer(finish_reason="error", duration_s=spent_s), began_at)
+        broken = Answer(finish_reason="error", duration_s=spent_s)
+        # When the worker did record it, its record has the same id and stays.
+        _keeper(settings).keep(_turn(endpoint, request, context, settings, broken, began_at))
         raise
     choice = reply.choices[0]
     answer = Answer(
@@ -144,13 +146,17 @@ def stream(
 
     Closing the iterator cancels the turn at the endpoint, and so does cutting its `line` from another thread: then it
     ends with an answer that has no finish_reason. A worker records its turns; a worker that dies, and a remote endpoint,
-    leave a turn in the outbox by this iterator. Raises RequestInvalid, Busy, and WorkerFailed or EndpointFailed.
+    leave a turn in the outbox by this iterator. Raises RequestInvalid, Busy, BudgetSpent, and WorkerFailed or EndpointFailed.
     """
     line = line or Line()
     remote = endpoint.wrapper == "remote"
     began, began_at = time.perf_counter(), time.time()
     answer = Answer(tokens_counted=not remote)
     ended: FinishReason | None = None  # to be recorded here
+    if remote:
+        keeper, turn = _keeper(settings), _turn(endpoint, request, context, settings, answer, began_at)
+        keeper.admit(turn)
+        keeper.begin(replace(turn, finish_reason="error", error_code="app_died"))
     steps = _invoked(endpoint, request, context, line) if endpoint.protocol == "invocations" else None
     steps = steps or _streamed(endpoint, request, context, line)
     try:
@@ -169,7 +175,7 @@ def stream(
         steps.close()
         if ended:
             answer = replace(answer, finish_reason=ended, duration_s=answer.duration_s or time.perf_counter() - began)
-            _record(endpoint, request, context, settings, answer, began_at)
+            _keeper(settings).keep(_turn(endpoint, request, context, settings, answer, began_at))
 
 
 def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
@@ -322,11 +328,18 @@ def _with_seen_speed(answer: Answer) -> Answer:
     return replace(answer, tokens_per_second=speed)
 
 
-def _record(
+@lru_cache(maxsize=4)
+def _keeper(settings: Settings) -> Keeper:
+    """One for the process: it holds the lock by which a turn whose process died is found."""
+    budgets = Budgets(settings.daily_tokens, settings.daily_tokens_per_user)
+    return Keeper(Outbox(settings.home), budgets, log_text=settings.log_text)
+
+
+def _turn(
     endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, answer: Answer, began_at: float
-) -> None:
-    """Keep a turn that nobody else may have kept; when a worker did, its record has the same id and stays."""
-    turn = TurnRecord(
+) -> TurnRecord:
+    """The record of a turn that no worker may have kept."""
+    return TurnRecord(
         turn_id=context.turn_id,
         at=began_at,
         wrapper=endpoint.wrapper,
@@ -346,9 +359,6 @@ def _record(
         top_p=request.top_p,
         seed=request.seed,
         tokens_counted=answer.tokens_counted,
+        prompt_key=_keeper(settings).prompt_key(request.prompt),
+        text=TurnText(request.prompt, (answer.text,)) if settings.log_text else None,
     )
-    try:
-        Outbox(settings.home).add(turn)
-    except StorageFailed as error:
-        # The answer, or why there is none, is more use to its reader than an error about the log.
-        log.error("turn not recorded: %s %s", error, turn)
