@@ -216,3 +216,9 @@ class TestRefusal:
         (tmp_path / "MLmodel").write_text(artifacts, "utf-8")
         with pytest.raises(WorkerFailed, match="position_ids"):
             load_runtime(tmp_path, "onnx", threads=1)
+
+
+def test_more_addresses_than_the_system_lends_are_an_error_that_says_so(export: Path) -> None:
+    runtime = OnnxRuntime(export, threads=1)
+    with pytest.raises(WorkerFailed, match=r"does not lend addresses for 32 of .*PHI3KIT_KV_BUDGET_MB"):
+        runtime.limit(2**36)

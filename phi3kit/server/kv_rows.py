@@ -22,7 +22,7 @@ class KvRows:
     def __init__(self, layers: int, heads: int, head_size: int, dtype: "np.dtype[Any]", rows: int, tokens: int) -> None:
         """tokens: the most that a row will hold. Raises OSError when the system does not lend so many addresses."""
         self.block_tokens = block_tokens(head_size, dtype)
-        self.tokens = math.ceil(tokens / self.block_tokens) * self.block_tokens
+        self.tokens = self._whole_blocks(tokens)
         shape = (rows, heads, self.tokens, head_size)
         self._head_bytes = self.tokens * head_size * dtype.itemsize
         self._token_bytes = head_size * dtype.itemsize
@@ -36,9 +36,8 @@ class KvRows:
 
     def free(self, row: int, begin: int, end: int) -> None:
         """Give back the memory of the tokens from `begin` to `end`, but for a block that `begin` lies within."""
-        begin, end = (math.ceil(each / self.block_tokens) * self.block_tokens for each in (begin, end))
         for pages in self._maps:
-            self._free(pages, row, begin, end)
+            self._free(pages, row, self._whole_blocks(begin), self._whole_blocks(end))
 
     def copy(self, source: int, target: int, begin: int, end: int) -> None:
         """Copy the tokens from `begin` to `end` of one row to the same place in another."""
@@ -47,18 +46,18 @@ class KvRows:
 
     def swap(self, one: int, other: int, held_one: int, held_other: int) -> None:
         """Exchange two rows that hold so many tokens. Array by array, so that no row is in memory twice."""
+        # Made before anything moves: without memory for it, both rows are as they were.
+        kept = np.empty_like(self.arrays[0][one, :, :held_one])
+        less, begin, end = (one, held_other, held_one) if held_one > held_other else (other, held_one, held_other)
+        begin, end = self._whole_blocks(begin), self._whole_blocks(end)
         for array, pages in zip(self.arrays, self._maps, strict=True):
-            kept = array[one, :, :held_one].copy() if held_other else None
-            if kept is None:
-                array[other, :, :held_one] = array[one, :, :held_one]
-            else:
-                array[one, :, :held_other] = array[other, :, :held_other]
-                array[other, :, :held_one] = kept
-            shorter, begin, end = (
-                (one, held_other, held_one) if held_one > held_other else (other, held_one, held_other)
-            )
-            begin, end = (math.ceil(each / self.block_tokens) * self.block_tokens for each in (begin, end))
-            self._free(pages, shorter, begin, end)
+            kept[:] = array[one, :, :held_one]
+            array[one, :, :held_other] = array[other, :, :held_other]
+            array[other, :, :held_one] = kept
+            self._free(pages, less, begin, end)
+
+    def _whole_blocks(self, tokens: int) -> int:
+        return math.ceil(tokens / self.block_tokens) * self.block_tokens
 
     def _free(self, pages: mmap.mmap, row: int, begin: int, end: int) -> None:
         for start, length in self._ranges(row, begin, end):

@@ -53,7 +53,7 @@ class OnnxGraph:
         self._rows: KvRows | None = None
 
     def rows(self, count: int, tokens: int) -> KvRows:
-        """Room for so many sequences of so many tokens; the runs that come use it."""
+        """Room for so many sequences of so many tokens; the runs that come use it. Raises OSError without addresses."""
         self._bindings.clear()
         self._rows = KvRows(self.layers, self.heads, self.head_size, self.kv_dtype, count, tokens)
         return self._rows

@@ -64,26 +64,25 @@ class OnnxRuntime:
         self.block_tokens = block_tokens(graph.head_size, graph.kv_dtype)
         self._sequences: list[OnnxSequence | None] = [None] * _ROWS
         self._last_row = -1  # of the run before: a new sequence is put behind it
-        self._longest = self.context_tokens
-        self._rows: KvRows | None = None
+        self._rows: KvRows | None = None  # laid out with the first sequence at the latest
 
     @property
     def rows(self) -> KvRows:
-        """The memory of all sequences, laid out when the first one is opened. Raises WorkerFailed without addresses."""
-        if self._rows is None:
-            try:
-                self._rows = self._graph.rows(_ROWS, self._longest)
-            except OSError as error:
-                raise WorkerFailed(
-                    what="There is no room for conversations.",
-                    why=f"The system does not lend addresses for {_ROWS} of {self._longest:,} tokens: {error.strerror}.",
-                    next_step="Lower PHI3KIT_KV_BUDGET_MB, or let the system lend more (vm.overcommit_memory).",
-                ) from error
+        """The memory of all sequences."""
+        assert self._rows is not None
         return self._rows
 
     def limit(self, longest: int) -> None:
-        """See Runtime.limit."""
-        self._longest = longest
+        """See Runtime.limit: lays out the memory. Raises WorkerFailed when the system does not lend the addresses."""
+        assert self._rows is None
+        try:
+            self._rows = self._graph.rows(_ROWS, longest)
+        except (OSError, OverflowError) as error:
+            raise WorkerFailed(
+                what="There is no room for conversations.",
+                why=f"The system does not lend addresses for {_ROWS} of {longest:,} tokens: {error}.",
+                next_step="Lower PHI3KIT_KV_BUDGET_MB, or let the system lend more (vm.overcommit_memory).",
+            ) from error
 
     def is_long(self, tokens: int) -> bool:
         """Whether a text of so many tokens needs the factors for long ones."""
@@ -91,7 +90,8 @@ class OnnxRuntime:
 
     def open(self, longest: int) -> OnnxSequence:
         """See Runtime.open."""
-        assert self.rows
+        if self._rows is None:
+            self.limit(self.context_tokens)
         free = (row for row, sequence in enumerate(self._sequences) if sequence is None)
         row = min(free, key=lambda row: abs(row - self._last_row - 1))
         sequence = self._sequences[row] = OnnxSequence(self, row, self.is_long(longest))
