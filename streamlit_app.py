@@ -12,6 +12,7 @@ chosen = st.navigation(
         "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
         "Package": [
             st.Page("pages/build.py", title="Build", icon=":material/deployed_code:"),
+            st.Page("pages/models.py", title="Models", icon=":material/inventory_2:"),
             st.Page("pages/signatures.py", title="Signatures", icon=":material/schema:"),
         ],
         "Talk": [
@@ -19,6 +20,7 @@ chosen = st.navigation(
             st.Page("pages/prompt.py", title="Prompt", icon=":material/code_blocks:"),
         ],
         "Measure": [st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:")],
+        "Hand over": [st.Page("pages/deploy.py", title="Deploy", icon=":material/rocket_launch:")],
     }
 )
 with st.sidebar, shell.errors_shown():

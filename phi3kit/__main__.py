@@ -1,6 +1,6 @@
-"""Command line: build, serve, chat, compare signatures, read usage.
+"""Command line: build, serve, chat, compare signatures, read usage, bundle for Azure ML.
 
-    python -m phi3kit build|serve|chat|signatures|usage …
+    python -m phi3kit build|serve|chat|signatures|usage|azure …
 
 Knows arguments and what is printed. A user's error is one line on stderr and exit code 2.
 """
@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--format", choices=["table", "csv", "json", "parquet"], default="table")
     usage.add_argument("-o", "--output", type=Path, metavar="FILE")
     usage.set_defaults(run=_usage)
+
+    azure = commands.add_parser("azure", help="bundle a logged model for an Azure ML online endpoint")
+    azure.add_argument("model_uri", metavar="MODEL_URI")
+    azure.add_argument("-o", "--output", type=Path, metavar="FILE.zip", required=True)
+    azure.set_defaults(run=_azure)
     return parser
 
 
@@ -196,6 +201,15 @@ def _usage(arguments: argparse.Namespace) -> None:
     write_waiting(settings)
     turns = since(read_turns(settings), arguments.since)
     write(turns, arguments.format, arguments.output)
+
+
+def _azure(arguments: argparse.Namespace) -> None:
+    from phi3kit.deployment.azure import plan_bundle, save_bundle
+
+    bundle = plan_bundle(arguments.model_uri, read_settings())
+    print(f"{bundle.model_bytes / 1e6:,.1f} MB of {bundle.model_uri} for {bundle.instance_type}", file=sys.stderr)
+    save_bundle(bundle, arguments.output)
+    print(arguments.output)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -61,6 +61,7 @@ class Choice:
     model_uri: str
     label: str  # the alias or version; empty for a logged model, which pages name by source and date
     model: LoggedModel
+    registered_as: str | None = None  # the name of an alias or a version
 
 
 def list_registered(settings: Settings) -> list[RegisteredModel]:
@@ -81,18 +82,16 @@ def list_registered(settings: Settings) -> list[RegisteredModel]:
 
 def choices(models: Sequence[LoggedModel], registered: Sequence[RegisteredModel]) -> list[Choice]:
     """What can be chosen: aliases, then versions, then logged models, newest first; no version that leads nowhere."""
-    versions = [each for model in registered for each in model.versions]
+    versions = [(each, each.model) for name in registered for each in name.versions if each.model]
     return [
         *(
-            Choice(f"models:/{each.name}@{alias}", f"{each.name}@{alias} · version {each.version}", each.model)
-            for each in versions
-            if each.model
+            Choice(f"models:/{each.name}@{alias}", f"{each.name}@{alias} · version {each.version}", model, each.name)
+            for each, model in versions
             for alias in each.aliases
         ),
         *(
-            Choice(each.model_uri, f"{each.name} · version {each.version}", each.model)
-            for each in versions
-            if each.model
+            Choice(each.model_uri, f"{each.name} · version {each.version}", model, each.name)
+            for each, model in versions
         ),
         *(Choice(model.model_uri, "", model) for model in models),
     ]

@@ -96,7 +96,7 @@ def test_the_app_process_never_imports_a_heavy_library(tmp_path: Path) -> None:
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file("streamlit_app.py", default_timeout=60).run()
-for page in ("build", "signatures", "chat", "prompt", "usage"):
+for page in ("build", "models", "signatures", "chat", "prompt", "usage", "deploy"):
     app = app.switch_page(f"pages/{page}.py").run()
     assert not app.exception, app.exception
 print("loaded:", [name for name in ("torch", "transformers", "onnxruntime", "onnxruntime_genai") if name in sys.modules])

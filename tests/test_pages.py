@@ -16,7 +16,7 @@ from tests.conftest import CHAPTER_PROMPT, Built
 from tests.hub_server import local_hub
 from tests.waiting import wait_for
 
-PAGES = ("home", "build", "signatures", "chat", "prompt", "usage")
+PAGES = ("home", "build", "models", "signatures", "chat", "prompt", "usage", "deploy")
 
 
 def open_page(name: str) -> AppTest:
@@ -74,6 +74,8 @@ class TestEmpty:
         said = {
             "home": "Nothing is built yet",
             "build": "Nothing is built yet",
+            "models": "Nothing is built yet",
+            "deploy": "Nothing is built yet",
             "signatures": "Not built yet: transformers and onnx",
             "chat": "No model is built yet",
             "prompt": "No model is built yet",

@@ -1,6 +1,6 @@
 """Resources: what all sessions of the app share, made once a process.
 
-Knows settings, worker pool, usage writer and builds; everything here is safe to share.
+Knows settings, worker pool, scoring servers, usage writer and builds; everything here is safe to share.
 """
 
 import logging
@@ -12,11 +12,12 @@ import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
-from phi3kit import logged_models, registry, targets
+from phi3kit import logged_models, registry, targets, versions
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Jobs
 from phi3kit.builds.plan import Plan, make_plan
 from phi3kit.connections import Connection, list_connections
+from phi3kit.deployment.servers import ScoringServers
 from phi3kit.errors import Phi3KitError
 from phi3kit.logged_models import LoggedModel
 from phi3kit.records import Endpoint
@@ -27,6 +28,7 @@ from phi3kit.store import open_store
 from phi3kit.targets import Target
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import UsageWriter
+from phi3kit.versions import Evaluation
 from phi3kit.workers import WorkerPool
 
 _FRESH_S = 3.0  # seconds that a list from the store may be old
@@ -41,10 +43,12 @@ class Kit:
     pool: WorkerPool
     writer: UsageWriter
     builds: Jobs
+    servers: ScoringServers
 
     def close(self) -> None:
-        """End workers, writer and the builds that this app started."""
+        """End workers, scoring servers, writer and the builds that this app started."""
         self.builds.close()
+        self.servers.close()
         self.pool.close()
         self.writer.close()
 
@@ -63,7 +67,7 @@ def kit() -> Kit:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = read_settings(secrets())
     open_store(settings)
-    shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), Jobs(settings))
+    shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), Jobs(settings), ScoringServers(settings))
     shared.writer.start()
     return shared
 
@@ -78,6 +82,31 @@ def models() -> list[LoggedModel]:
     return _models(str(kit().settings.home))
 
 
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _registered(home: str) -> list[RegisteredModel]:
+    return registry.list_registered(kit().settings)
+
+
+def registered() -> list[RegisteredModel]:
+    """The registered models with their versions and aliases. Raises StorageFailed."""
+    return _registered(str(kit().settings.home))
+
+
+def choices() -> list[Choice]:
+    """Aliases, versions and logged models that can be chosen. Raises StorageFailed."""
+    return registry.choices(models(), registered())
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _evaluations(home: str) -> dict[str, Evaluation]:
+    return versions.evaluations(registered(), kit().settings)
+
+
+def evaluations() -> dict[str, Evaluation]:
+    """Logged model URI to its newest evaluation. Raises StorageFailed."""
+    return _evaluations(str(kit().settings.home))
+
+
 def connections() -> list[Connection]:
     """The remote endpoints that were added. Raises StorageFailed."""
     return list_connections(kit().settings.home)
@@ -86,16 +115,6 @@ def connections() -> list[Connection]:
 def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None) -> Endpoint:
     """Where a target answers. Raises ModelNotFound, WorkerFailed or ConnectionInvalid."""
     return targets.endpoint_of(target, kit().pool, secrets(), on_wait)
-
-
-@st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _registered(home: str) -> list[RegisteredModel]:
-    return registry.list_registered(kit().settings)
-
-
-def choices() -> list[Choice]:
-    """What can be chosen by name: aliases, versions, logged models, newest first. Raises StorageFailed."""
-    return registry.choices(models(), _registered(str(kit().settings.home)))
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner="Reading the logged turns")
@@ -112,6 +131,7 @@ def forget_lists() -> None:
     """Read the lists anew: something was built or logged."""
     _models.clear()
     _registered.clear()
+    _evaluations.clear()
     _turns.clear()
 
 
