@@ -193,7 +193,7 @@ def _signatures(arguments: argparse.Namespace) -> None:
         print(f"{uri}\n{describe(signature).notation}\n")
     width = max(len(row.name) for row in rows)
     for row in rows:
-        print(f"{row.part:8} {row.name:{width}}  {row.a or '-'!s:28} {row.b or '-'!s:28} {row.verdict}")
+        print(f"{row.part:8} {row.name:{width}}  {row.in_a or '-':28} {row.in_b or '-':28} {row.verdict}")
 
 
 def _usage(arguments: argparse.Namespace) -> None:

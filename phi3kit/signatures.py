@@ -96,6 +96,16 @@ class Row:
         return "same" if self.a == self.b else "differs"
 
     @property
+    def in_a(self) -> str | None:
+        """Type and whether it is required, in A."""
+        return None if self.a is None else str(self.a)
+
+    @property
+    def in_b(self) -> str | None:
+        """Likewise in B."""
+        return None if self.b is None else str(self.b)
+
+    @property
     def type(self) -> str:
         """The type in both, or what it is in A and what in B."""
         return self._both([each.type for each in (self.a, self.b) if each])
@@ -107,8 +117,7 @@ class Row:
 
     def as_json(self) -> dict[str, object]:
         """For the CLI."""
-        in_a, in_b = (None if each is None else str(each) for each in (self.a, self.b))
-        return {"part": self.part, "name": self.name, "in_a": in_a, "in_b": in_b, "verdict": self.verdict}
+        return {"part": self.part, "name": self.name, "in_a": self.in_a, "in_b": self.in_b, "verdict": self.verdict}
 
     def _both(self, words: list[str]) -> str:
         return " → ".join(dict.fromkeys(words))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+PHI3_4K_CONTEXT, PHI3_4K_WINDOW = 4096, 2047  # of the Phi-3 models with the short context
+
 TokenKind = Literal["text", "special", "byte"]
 
 

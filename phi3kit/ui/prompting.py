@@ -42,6 +42,7 @@ _WEIGHTS = {
     "changes": ":orange[:material/warning:]",
     "breaks": ":red[:material/error:]",
 }
+_OPEN_RUNS = 3
 _SHOWN_CHARACTERS = 20_000  # of a prompt among the runs
 _MESSAGES = TypeAdapter(list[ChatMessage])
 
@@ -174,16 +175,27 @@ def show_difference(runs: Conversation) -> None:
 
 
 def show_runs(runs: Conversation) -> None:
-    """What was sent and what came back, newest first."""
-    for number, turn in reversed(list(enumerate(runs.turns, start=1))):
-        with st.container(border=True):
-            st.caption(f"Run {number}")
-            st.code(_cut(turn.text), language=None, wrap_lines=True)
-            talk.show_answer(turn, key=f"prompt_{number}")
-            st.button(
-                "Edit again", key=f"prompt_again_{number}", type="tertiary", icon=":material/edit:", on_click=replace,
-                args=(turn.text,),
-            )  # fmt: skip
+    """What was sent and what came back, newest first; older ones folded away."""
+    numbered = list(enumerate(runs.turns, start=1))[::-1]
+    for number, turn in numbered[:_OPEN_RUNS]:
+        _show_run(number, turn)
+    if older := numbered[_OPEN_RUNS:]:
+        folded = st.expander(f"{len(older):,} earlier", key="prompt_earlier", on_change="rerun")
+        if folded.open:
+            with folded:
+                for number, turn in older:
+                    _show_run(number, turn)
+
+
+def _show_run(number: int, turn: ChatTurn) -> None:
+    with st.container(border=True):
+        st.caption(f"Run {number}")
+        st.code(_cut(turn.text), language=None, wrap_lines=True)
+        talk.show_answer(turn, key=f"prompt_{number}")
+        st.button(
+            "Edit again", key=f"prompt_again_{number}", type="tertiary", icon=":material/edit:", on_click=replace,
+            args=(turn.text,),
+        )  # fmt: skip
 
 
 _SAMPLE = (Message("user", "What is the capital of Spain?"),)

@@ -9,14 +9,15 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from phi3kit.tokens import Token, Tokenized, swallowed
+from phi3kit.tokens import PHI3_4K_CONTEXT, PHI3_4K_WINDOW, Token, Tokenized, swallowed
 from phi3kit.ui import shell, theme
 from phi3kit.ui.literal import literal
 
 _DRAWN_TOKENS = 300  # more chips make a browser slow; a click draws the rest
+_SCROLLED_TOKENS = 120  # more of them scroll inside their card
 _MARKS = str.maketrans({" ": "\N{OPEN BOX}", "\n": "↵", "\t": "→", "\r": "␍"})
 LEGEND = (
-    ":orange-badge[special] structure · :gray-badge[text] a piece of text · :yellow-badge[0xF0] one byte of a character "
+    "Text and id of each. :orange-badge[special] structure · :gray-badge[text] a piece of text · :yellow-badge[0xF0] one byte of a character "
     "that the vocabulary lacks · :gray[~~↵~~] white space that the special token before it takes away"
 )
 
@@ -41,7 +42,7 @@ def show_tokens(tokenized: Tokenized, prompt: str, key: str) -> None:
         f"Draw all {tokenized.count:,}", key=f"{key}_all", help=f"Without it, the first {_DRAWN_TOKENS} are drawn."
     ):
         shown = tokenized.tokens[:_DRAWN_TOKENS]
-    with st.container(height=min(420, 150 + 9 * len(shown)), border=False):
+    with st.container(height=420 if len(shown) > _SCROLLED_TOKENS else "content", border=False):
         st.markdown(chips(shown, prompt))
     if len(shown) < tokenized.count:
         st.caption(f"{tokenized.count - len(shown):,} tokens more are not drawn.")
@@ -58,7 +59,7 @@ def _chips(tokens: Sequence[Token], prompt: str) -> Iterator[str]:
     for index, token in enumerate(tokens):
         if token.kind == "byte":
             pending += token.bytes
-            yield f":yellow-badge[0x{token.bytes[0]:02X} :small[{token.id}]]"
+            yield f":yellow-badge[0x{token.bytes[0]:02X} :small[\\#{token.id}]]"
             whole = index + 1 == len(tokens) or tokens[index + 1].kind != "byte"
             if whole:
                 yield f":gray[\\= {literal(bytes(pending).decode(errors='replace').translate(_MARKS))}]"
@@ -66,7 +67,7 @@ def _chips(tokens: Sequence[Token], prompt: str) -> Iterator[str]:
             continue
         text = literal(token.text.translate(_MARKS)) or "&nbsp;"
         colour = "orange" if token.kind == "special" else "gray"
-        yield f":{colour}-badge[{text} :small[{token.id}]]"
+        yield f":{colour}-badge[{text} :small[\\#{token.id}]]"
         if taken := swallowed(token, prompt):
             yield f":gray[~~{literal(taken.translate(_MARKS))}~~]"
 
@@ -79,37 +80,41 @@ def show_meter(tokenized: Tokenized, max_tokens: int, key: str) -> bool:
     st.markdown(f"{count:,} of {limit:,} tokens · {room}")
     st.plotly_chart(_meter(tokenized, max_tokens), key=key, config=shell.CHART_CONFIG | {"staticPlot": True})
     window = tokenized.window_tokens
-    if window is None:
+    answer = f"Pale: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
+    if window is not None and count > window:
         st.caption(
-            "This model looks back to the beginning of its context; the transformers wrapper has a window of 2,047."
+            f"{answer}:orange[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
         )
-    elif count > window:
+    elif window is None and limit == PHI3_4K_CONTEXT:
         st.caption(
-            f":orange[:material/warning:] Behind its window of {window:,} tokens the model forgets the beginning."
+            f"{answer}This export reads all of it; the transformers wrapper looks {PHI3_4K_WINDOW:,} tokens back."
         )
+    else:
+        st.caption(answer)
     return fits
+
+
+def _answer_tokens(tokenized: Tokenized, max_tokens: int) -> int:
+    return max(min(max_tokens, tokenized.context_tokens - tokenized.count), 0)
 
 
 def _meter(tokenized: Tokenized, max_tokens: int) -> go.Figure:
     colours = theme.palette()
     limit = tokenized.context_tokens
-    answer = max(min(max_tokens, limit - tokenized.count), 0)
+    answer = _answer_tokens(tokenized, max_tokens)
     figure = go.Figure()
     for tokens, colour, opacity in ((tokenized.count, colours.prompt, 1.0), (answer, colours.completion, 0.35)):
         figure.add_bar(x=[tokens], y=[""], orientation="h", marker_color=colour, opacity=opacity, width=0.5)
-    marks = [0, limit] if tokenized.window_tokens is None else [0, tokenized.window_tokens, limit]
-    for mark in marks[1:]:
-        figure.add_vline(x=mark, line={"color": colours.text, "width": 1, "dash": "solid" if mark == limit else "dot"})
-    words = {
-        0: "0",
-        limit: f"limit {limit:,}",
-        tokenized.window_tokens or -1: f"window {tokenized.window_tokens or 0:,}",
-    }
+    # An export has no window, but beyond that of its sibling the two wrappers may answer differently: marked too.
+    window = tokenized.window_tokens or (PHI3_4K_WINDOW if limit == PHI3_4K_CONTEXT else limit)
+    words = {0: "0", window: f"window {window:,}", limit: f"limit {limit:,}"}
+    for mark, line in ((window, "dot"), (limit, "solid")):
+        figure.add_vline(x=mark, line={"color": colours.text, "width": 1, "dash": line})
     figure.update_layout(
         barmode="stack", height=58, showlegend=False, margin={"l": 4, "r": 4, "t": 0, "b": 22},
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": colours.text, "size": 12},
         xaxis={
-            "range": [0, max(limit, tokenized.count) * 1.002], "tickvals": marks, "ticktext": [words[mark] for mark in marks],
+            "range": [0, max(limit, tokenized.count) * 1.002], "tickvals": list(words), "ticktext": list(words.values()),
             "showgrid": False, "zeroline": False, "ticklabelposition": "outside left", "automargin": False,
         },
         yaxis={"visible": False},
