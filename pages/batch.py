@@ -19,9 +19,7 @@ with shell.errors_shown():
         choice = choosing.choose_model("batch_model")
         file = batching.choose_file() if choice else None
     if choice and file:
-        reading = batching.reading_of(file)
-        table = resources.table(file, reading)
-        batching.show_table(table)
+        table, reading = batching.show_table(file)
         columns = batching.map_table(table)
         with st.container(horizontal=True, vertical_alignment="bottom"):
             asked = talk.parameters("batch", targets.of_model(choice.model, choice.label), "")

@@ -103,11 +103,13 @@ response = self.phi3_model.generate(self.params)
 return self.tokenizer.decode(
     response[0][len(self.params.input_ids):])""",
         today="""generator = og.Generator(self.model, params)
-generator.append_tokens(self.tokenizer.encode(prompt))
+ids = self.tokenizer.encode(prompt)
+generator.append_tokens(ids)
 stream = self.tokenizer.create_stream()
 while not generator.is_done():
     generator.generate_next_token()
-    piece = stream.decode(generator.get_next_tokens()[0])""",
+    token = generator.get_next_tokens()[0]
+    piece = stream.decode(token)""",
         why=(
             "`input_ids` and `Model.generate` left onnxruntime-genai with version 0.6. A Generator takes the prompt and gives "
             "one token at a time.",
@@ -160,9 +162,11 @@ while not generator.is_done():
         chapter="""messages = [{"role": "user", "content": "What is the capital of Spain?"}]
 response[0]['choices'][0]['message']['content']""",
         today="""model = mlflow.pyfunc.load_model(model_uri)
-messages = [{"role": "user", "content": "What is the capital of Spain?"}]
+messages = [{"role": "user",
+    "content": "What is the capital of Spain?"}]
 response = model.predict({"messages": messages})
-print(response[0]["choices"][0]["message"]["content"])""",
+message = response[0]["choices"][0]["message"]
+print(message["content"])""",
         why=(
             "The same lines work. Plain `predict` refuses `temperature=0`, `n` and `stream`; phi3kit's workers take them.",
         ),

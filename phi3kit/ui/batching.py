@@ -49,11 +49,24 @@ def choose_file() -> Path | None:
     return keep_upload(given.name, given.getvalue(), resources.kit().settings) if given else None
 
 
-def reading_of(file: Path) -> Reading:
+def show_table(file: Path) -> tuple[Table, Reading]:
+    """The table's first rows and how many there are; how a CSV is read can be set there. Raises TableInvalid."""
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            title = st.empty()
+            reading = _reading_of(file)
+        title.markdown(f"**{shell.plain(file.name)}**", width="content")
+        table = resources.table(file, reading)
+        title.markdown(f"**{shell.plain(file.name)}** · {table.rows:,} rows", width="content")
+        st.dataframe(list(islice(read_rows(table), _PREVIEW_ROWS)), hide_index=True, alt="The table's first rows")
+    return table, reading
+
+
+def _reading_of(file: Path) -> Reading:
     """How a CSV is read, in a popover; other formats say it themselves."""
     if FORMATS.get(file.suffix.lower()) != "csv":
         return Reading()
-    with st.popover("CSV", icon=":material/csv:"):
+    with st.popover("How it is read", icon=":material/tune:"):
         header = st.toggle("The first row names the columns", value=True, key="batch_header")
         encoding = st.selectbox(
             "Encoding", _ENCODINGS, index=None, placeholder="UTF-8, or as its first bytes say", accept_new_options=True,
@@ -64,13 +77,6 @@ def reading_of(file: Path) -> Reading:
             key="batch_delimiter",
         )  # fmt: skip
     return Reading(header, encoding, delimiter)
-
-
-def show_table(table: Table) -> None:
-    """The first rows, and how many there are."""
-    with st.container(border=True):
-        st.markdown(f"**{shell.plain(table.path.name)}** · {table.rows:,} rows")
-        st.dataframe(list(islice(read_rows(table), _PREVIEW_ROWS)), hide_index=True, alt="The table's first rows")
 
 
 def map_table(table: Table) -> dict[str, str | None]:
@@ -202,14 +208,22 @@ def _show_result(job: BatchJob) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             f"Download {job.request.output.name}", job.request.output.read_bytes, file_name=job.request.output.name,
-            icon=":material/download:", type="primary", on_click="ignore", key="batch_download",
+            icon=":material/download:", on_click="ignore", key="batch_download",
         )  # fmt: skip
         only_failed = st.toggle("Failed rows only", key="batch_failed", disabled=not summary.failed)
         st.page_link(shell.page("usage"), label="What it cost", icon=":material/monitoring:")
-    rows = read_rows(resources.table(job.request.output, Reading(header=job.request.reading.header)))
-    if only_failed and job.request.reading.header:
-        rows = (row for row in rows if row["error"])
-    st.dataframe(list(islice(rows, _RESULT_ROWS)), hide_index=True, alt="The rows with their completions")
+    table = resources.table(job.request.output, Reading(header=job.request.reading.header))
+    rows = read_rows(table)
+    *columns, completion, prompt_tokens, completion_tokens, finish_reason, error = table.columns
+    if only_failed:
+        rows = (row for row in rows if row[error])
+    after = [error] if summary.failed else []  # a reason is read before a count
+    st.dataframe(
+        list(islice(rows, _RESULT_ROWS)),
+        hide_index=True,
+        column_order=[*columns, completion, *after, prompt_tokens, completion_tokens, finish_reason],
+        alt="The rows with their completions",
+    )
     if summary.rows > _RESULT_ROWS:
         st.caption(f"The first {_RESULT_ROWS:,} rows. The download has all of them.")
 

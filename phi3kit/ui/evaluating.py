@@ -3,6 +3,8 @@
 Knows how these are drawn. What is scored, the kit knows.
 """
 
+from typing import Literal
+
 import pandas as pd
 import streamlit as st
 
@@ -70,6 +72,7 @@ def _live_job() -> None:
     job = resources.kit().evaluations.latest()
     if job is None or not job.active:
         forget()
+        st.session_state["evaluated"] = job.run_id if job else None
         resources.forget_lists()
         st.rerun()
     else:
@@ -156,11 +159,13 @@ def show_list(found: list[Evaluation]) -> None:
 def show_versus(found: list[Evaluation]) -> None:
     """Two evaluations of the same questions side by side."""
     by_id = {each.run_id: each for each in found}
+    if (newest := st.session_state.pop("evaluated", None)) in by_id:
+        st.session_state["versus_a"] = newest
     with st.container(border=True):
         st.markdown("**Question by question**")
         with st.container(horizontal=True):
             first = st.selectbox(
-                "A", list(by_id), format_func=lambda each: label(by_id[each]), key="versus_a", width=420
+                "A", list(by_id), format_func=lambda each: label(by_id[each]), key="versus_a", width=380
             )
             a = by_id[first]
             same = [each.run_id for each in found if each.digest == a.digest and each.run_id != first]
@@ -169,7 +174,7 @@ def show_versus(found: list[Evaluation]) -> None:
                 second = first
             else:
                 second = st.selectbox(
-                    "B", same, format_func=lambda each: label(by_id[each]), key=f"versus_b_{first}", width=420
+                    "B", same, format_func=lambda each: label(by_id[each]), key=f"versus_b_{first}", width=380
                 )
         b = by_id[second]
         _show_scores(a, b)
@@ -179,6 +184,9 @@ def show_versus(found: list[Evaluation]) -> None:
         shown = _viewed(both, view)
         columns = ["question", "expected", "answer_a", *(["answer_b", "better"] if same else [])]
         st.caption(f"{len(shown):,} of {len(both):,} questions")
+        if shown.empty:
+            _show_promotion(a, b)
+            return
         st.dataframe(
             shown[columns],
             hide_index=True,
@@ -189,15 +197,28 @@ def show_versus(found: list[Evaluation]) -> None:
 
 
 def _show_scores(a: Evaluation, b: Evaluation) -> None:
+    alone = a is b
     with st.container(horizontal=True):
         for name, title in (("exact", "Exact"), ("contains", "Contains"), ("word_f1", "Word F1")):
-            left, right = getattr(a, name), getattr(b, name)
-            delta = None if a is b else f"{(left - right) * 100:+.1f} points against B"
-            st.metric(f"{title}, A", f"{left:.1%}", delta, border=True, height="stretch")
-        delta = None if a is b else f"{(a.latency_s - b.latency_s) * 1000:+,.0f} ms against B"
-        st.metric("Latency, A", shell.seconds(a.latency_s), delta, delta_color="inverse", border=True, height="stretch")
+            left = getattr(a, name)
+            points = round((left - getattr(b, name)) * 100, 1)
+            _metric(
+                f"{title}, A", f"{left:.1%}", None if alone else points, f"{points:+.1f} points against B", "normal"
+            )
+        saved_ms = round((a.latency_s - b.latency_s) * 1000)
+        words = f"{saved_ms:+,} ms against B"
+        _metric("Latency, A", shell.seconds(a.latency_s), None if alone else saved_ms, words, "inverse")
     if a.at_once != b.at_once:
         st.caption(f"Latency does not compare: {a.at_once} requests were under way together in A and {b.at_once} in B.")
+
+
+def _metric(title: str, value: str, difference: float | None, words: str, colour: Literal["normal", "inverse"]) -> None:
+    """A figure, and what it is against B's; None when there is no B."""
+    if difference == 0:
+        st.metric(title, value, "the same as B", delta_color="off", delta_arrow="off", border=True, height="stretch")
+    else:
+        delta = None if difference is None else words
+        st.metric(title, value, delta, delta_color=colour, border=True, height="stretch")
 
 
 def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
