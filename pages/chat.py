@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from phi3kit.conversation import Conversation
+from phi3kit.chat.conversation import Conversation
 from phi3kit.ui import chat_form, chats, choosing, drawer, messages, resources, share, shell, talk
 
 SUGGESTIONS = (

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from phi3kit import chat_template
-from phi3kit.conversation import Conversation
+from phi3kit.chat.conversation import Conversation
+from phi3kit.prompts import chat_template
 from phi3kit.ui import choosing, live_text, prompting, shell, talk
 
 shell.begin("Prompt")

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.records import Endpoint, WrapperName
 from phi3kit.settings import PROJECT_ROOT, Settings, read_settings
-from phi3kit.workers import WorkerPool
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
 

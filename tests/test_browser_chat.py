@@ -17,9 +17,9 @@ import httpx
 import psutil
 import pytest
 
-from phi3kit.saved_conversations import SavedConversations
+from phi3kit.chat.saved import SavedConversations
+from phi3kit.chat.transcripts import from_openai
 from phi3kit.settings import PROJECT_ROOT
-from phi3kit.transcripts import from_openai
 from tests.conftest import Built
 from tests.test_browser import CHROMIUM, FLAGS, REQUIRED, idle, last_answer, send
 

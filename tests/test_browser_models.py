@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from phi3kit import registry
-from phi3kit.logged_models import list_models
+from phi3kit.registry import names as registry
+from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import PROJECT_ROOT, Settings
 from tests.conftest import Built
 from tests.samples import copy_of_store

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from phi3kit import client
-from phi3kit.client import Request, TurnContext
+from phi3kit.endpoints import client
+from phi3kit.endpoints.client import Request, TurnContext
 from phi3kit.records import Endpoint, Message
 from tests.conftest import Built
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from phi3kit.client import Answer, Request
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.endpoints.client import Answer, Request
 from phi3kit.errors import WorkerFailed
 from phi3kit.records import FinishReason, Message
 from tests.samples import turn

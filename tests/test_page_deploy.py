@@ -9,7 +9,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit import registry
+from phi3kit.registry import names as registry
 from phi3kit.settings import Settings
 from phi3kit.ui import resources
 from tests.conftest import Built

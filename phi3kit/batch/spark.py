@@ -26,7 +26,7 @@ from phi3kit.batch.answering import Prompt
 from phi3kit.batch.executor import Load, answered, first_line, trouble
 from phi3kit.batch.request import RowResult, Sampling, failed
 from phi3kit.errors import BatchFailed
-from phi3kit.logged_models import ResolvedModel
+from phi3kit.registry.logged_models import ResolvedModel
 from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.usage.outbox import Outbox, from_json
 

@@ -18,9 +18,9 @@ from typing import Literal
 import httpx
 
 from phi3kit.errors import Busy, RequestInvalid, WorkerFailed
-from phi3kit.logged_models import resolve
 from phi3kit.processes import end, log_tail, tell_to_end
 from phi3kit.records import WrapperName
+from phi3kit.registry.logged_models import resolve
 from phi3kit.settings import Settings, child_environment
 
 ServerState = Literal["starting", "ready", "ended"]

@@ -5,10 +5,10 @@ Knows widgets. What can be talked to, targets know.
 
 import streamlit as st
 
-from phi3kit import targets
+from phi3kit.endpoints import targets
+from phi3kit.endpoints.targets import Target
 from phi3kit.records import SERVED, Interface, Served
-from phi3kit.registry import Choice
-from phi3kit.targets import Target
+from phi3kit.registry.names import Choice
 from phi3kit.ui import connecting, resources, shell, talk
 
 
@@ -68,7 +68,12 @@ def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
     """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
     by_uri = {choice.model_uri: choice for choice in resources.choices()}
     if not by_uri:
-        nothing_yet()
+        shell.empty_state(
+            "No model is built yet. Build one first; the small one takes seconds.",
+            "build",
+            "Build a wrapper",
+            ":material/deployed_code:",
+        )
         return None
     uri = st.selectbox(
         label,

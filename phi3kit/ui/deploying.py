@@ -18,7 +18,7 @@ from phi3kit.deployment.recipes import Recipe
 from phi3kit.deployment.servers import ServerStatus
 from phi3kit.errors import Phi3KitError
 from phi3kit.processes import log_tail
-from phi3kit.registry import Choice
+from phi3kit.registry.names import Choice
 from phi3kit.ui import acting, resources, shell, theme
 
 _LOG_LINES = 30

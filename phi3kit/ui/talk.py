@@ -10,14 +10,14 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from phi3kit import client
-from phi3kit.chat_settings import MAX_SEED, MIN_TOP_P, ChatSettings
-from phi3kit.client import Answer, Request, TurnContext
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.chat.settings import MAX_SEED, MIN_TOP_P, ChatSettings
+from phi3kit.endpoints import client
+from phi3kit.endpoints.client import Answer, Request, TurnContext
+from phi3kit.endpoints.targets import Target
 from phi3kit.errors import Phi3KitError
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, ChoicePart, new_id, response, usage
 from phi3kit.records import Interface, Message, Served, TurnRecord
-from phi3kit.targets import Target
 from phi3kit.ui import resources, shell, theme
 from phi3kit.usage.outbox import Outbox
 

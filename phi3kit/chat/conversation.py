@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from phi3kit.client import Answer, Request
+from phi3kit.endpoints.client import Answer, Request
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import Message, Served, TurnRecord
 

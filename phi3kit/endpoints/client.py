@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from openai import OpenAI
 
-from phi3kit import invocations
+from phi3kit.endpoints import invocations
+from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing
 from phi3kit.errors import EndpointFailed, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
+from phi3kit.prompts.tokens import Tokenized, read_tokenized
 from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, TurnText, tokens_per_second
 from phi3kit.settings import Settings
-from phi3kit.tokens import Tokenized, read_tokenized
-from phi3kit.transport import Line, errors, http_client, not_the_protocol, parsing
 from phi3kit.usage.budgets import Budgets
 from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox

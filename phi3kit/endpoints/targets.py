@@ -6,11 +6,11 @@ Knows the worker pool and connections. Draws nothing, asks nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from phi3kit import connections
-from phi3kit.connections import Connection
-from phi3kit.logged_models import LoggedModel
+from phi3kit.endpoints import connections
+from phi3kit.endpoints.connections import Connection
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.records import Endpoint, Served
-from phi3kit.workers import WorkerPool
+from phi3kit.registry.logged_models import LoggedModel
 
 
 @dataclass(frozen=True)
