@@ -84,8 +84,9 @@ class TestScoringServer:
     def test_it_starts_answers_and_stops_from_the_page(self, store: Settings) -> None:
         app = click(route("mlflow models serve"), "Start")
         (status,) = resources.kit().servers.statuses()
+        assert "MLflow loads the model" in words(app)
         wait_for("a ready server", lambda: resources.kit().servers.statuses()[0].state == "ready", 90)
-        app = click(app, "Send")
+        app = click(app.run(), "Send")
         assert [each.value for each in app.error] == []
         assert json.loads(app.json[0].value) == ["The capital of Spain is Madrid."]
         assert "200" in words(app)

@@ -36,7 +36,7 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         width=300,
         help="An endpoint that was added under Connections."
         if remote
-        else "Newest first. The small model ships with the app and knows only its corpus.",
+        else "Aliases and versions first, then logged models, newest first. The small one knows only its corpus.",
     )
     connecting.connections_button(key)
     return of_wrapper.get(uri)
@@ -93,6 +93,10 @@ def choice_label(choice: Choice) -> str:
 
 
 def available() -> list[Target]:
-    """Everything that can be talked to: logged models, newest first, then connections. Raises StorageFailed."""
-    models = [targets.of_model(model, shell.model_label(model)) for model in resources.models()]
+    """Everything that can be talked to: aliases, versions, logged models, then connections. Raises StorageFailed."""
+    models = [
+        targets.of_model(choice.model, choice.label or shell.model_label(choice.model), choice.model_uri)
+        for choice in resources.choices()
+        if not choice.model.files_gone
+    ]
     return models + [targets.of_connection(connection) for connection in resources.connections()]
