@@ -51,6 +51,12 @@ def run_cli(
     )
 
 
+@pytest.fixture(autouse=True)
+def _main_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit's test runner leaves the page that it ran as __main__, which processes of later tests would run again."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @dataclass(frozen=True)
 class Built:
     """Both wrappers, built once for all tests, and what the command line said."""
