@@ -13,7 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from phi3kit.errors import Busy, ModelNotFound, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.errors import (
+    BudgetSpent,
+    Busy,
+    ModelNotFound,
+    Phi3KitError,
+    RequestInvalid,
+    StorageFailed,
+    WorkerFailed,
+)  # fmt: skip
 from phi3kit.records import ROLES, FinishReason, Message
 
 DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is reserved at once
@@ -198,12 +206,13 @@ class CompletionRequest(_Request):
 
 
 class TokenizeRequest(BaseModel):
-    """The body of POST /tokenize: a raw prompt or messages."""
+    """The body of POST /tokenize: a raw prompt or messages. return_pieces: each token's text, bytes, kind and span."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
     prompt: Text | None = None
     messages: list[ChatMessage] | None = None
+    return_pieces: bool = False
 
 
 class DetokenizeRequest(BaseModel):
@@ -320,6 +329,10 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         status, kind, param, code = 404, "invalid_request_error", "model", "model_not_found"
     elif isinstance(error, Busy):
         status, kind, code = 429, "rate_limit_error", "queue_full"
+    elif isinstance(error, BudgetSpent):
+        status, kind, code = 429, "insufficient_quota", "insufficient_quota"
+    elif isinstance(error, StorageFailed):
+        status, kind, code = 503, "server_error", "turns_not_kept"
     elif isinstance(error, WorkerFailed):
         status, kind, code = 503, "server_error", "not_ready"
     else:

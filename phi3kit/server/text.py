@@ -21,6 +21,11 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
     return token.replace("▁", " ").encode()
 
 
+def is_byte_token(tokenizer: Tokenizer, token_id: int) -> bool:
+    """Whether a token is one byte of a character that the vocabulary lacks."""
+    return _BYTE_TOKEN.fullmatch(tokenizer.id_to_token(token_id) or "") is not None
+
+
 class AnswerText:
     """Grows token by token; never hands out half a character or the beginning of a stop string.
 

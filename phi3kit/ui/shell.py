@@ -22,6 +22,7 @@ _STATE_WORDS = {
     "ready": ":green[●] ready",
     "starting": ":orange[●] loading",
     "stopped": ":gray[●] stopped",
+    "ended": ":red[●] ended",
 }
 
 
@@ -85,6 +86,11 @@ def model_label(model: LoggedModel) -> str:
 def source_label(source: str) -> str:
     """A source as the pages name it."""
     return "embedded (small)" if source == EMBEDDED else PurePath(source).name or source
+
+
+def state(name: str) -> str:
+    """A worker's or server's state as Markdown."""
+    return _STATE_WORDS[name]
 
 
 def timezone() -> str:

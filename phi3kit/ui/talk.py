@@ -120,7 +120,7 @@ def run_turn(
             endpoint = resources.endpoint(target, lambda what: waiting.update(label=f"{what} ({target.wrapper})"))
             steps = client.stream(endpoint, request, context, shared.settings)
             for answer in steps:
-                if answer.completion_tokens:
+                if answer.completion_tokens or answer.text:
                     break
                 before = answer.queue_place
                 waiting.update(label=f"Waiting; {before} before you" if before else "Reading the prompt")
@@ -197,14 +197,21 @@ def show_context(conversation: Conversation, target: Target, place: DeltaGenerat
 
 def caption(answer: Answer) -> str:
     """What an answer cost, in one line."""
-    parts = [f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} = {answer.total_tokens:,} tokens"]
+    parts = [
+        f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} = {answer.total_tokens:,} tokens"
+        if answer.tokens_counted
+        else "the endpoint gave no token counts"
+    ]
     if answer.cached_prompt_tokens:
         parts.append(f"{answer.cached_prompt_tokens:,} of the prompt cached")
     if answer.time_to_first_token_s is not None:
         parts.append(f"first token {shell.seconds(answer.time_to_first_token_s)}")
+    elif answer.text:
+        parts.append(f"whole answer after {shell.seconds(answer.duration_s)}")
     if answer.tokens_per_second is not None:
         parts.append(f"{answer.tokens_per_second:,.0f} tokens/s")
-    return " · ".join([*parts, answer.finish_reason or ""])
+    reason = "no known finish reason" if answer.finish_reason == "other" else answer.finish_reason or ""
+    return " · ".join([*parts, reason])
 
 
 def response_json(turn: ChatTurn) -> dict[str, object]:
