@@ -110,6 +110,13 @@ class TestBranches:
         assert texts(chat.siblings(chat.shown[1])) == ["Two", "Deux"]
         assert texts(chat.siblings(chat.shown[0])) == ["One"]
 
+    def test_what_another_tab_made_earlier_stands_before(self):
+        chat = chain(said("One", "1", at=1.0), said("Later", "2", at=3.0))
+        chat.merge([said("Earlier", "3", parent="One", at=2.0)])
+        assert texts(chat.siblings(chat.shown[1])) == ["Earlier", "Later"]
+        chat.show("One")
+        assert texts(chat.shown) == ["One", "Later"]
+
     def test_an_answer_that_was_completed_steps_back_until_the_completion_is_gone(self):
         chat = chain(said("One", "Once upon", "length"))
         chat.add(said("Whole", " a time.", continues="One", begun="Once upon"))
