@@ -4,9 +4,12 @@ Phi3KitError
 ├── SourceInvalid        the weights cannot be used
 ├── DownloadFailed       the weights did not arrive, and trying again may help
 ├── ConnectionInvalid    a remote endpoint's URL, name or key cannot be used
+├── EndpointFailed       a remote endpoint did not answer as it should
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
+├── TableInvalid         a file of prompts cannot be read, or has no column to take them from
+├── BatchFailed          a batch cannot go on; what it computed is kept
 ├── RequestInvalid       a request's value is wrong (the API's 400)
 │   └── PromptTooLong    more tokens than the context
 ├── Busy                 the worker's queue is full (the API's 429)
@@ -14,6 +17,10 @@ Phi3KitError
 ├── StorageFailed        the data folder or the tracking store cannot be written or read
 └── SettingInvalid       an environment variable or secret has a wrong value
 """
+
+from typing import Literal
+
+Failure = Literal["refused", "host", "tls", "timeout", "redirect", "unauthorized", "not found", "protocol", "server"]
 
 
 class Phi3KitError(Exception):
@@ -43,12 +50,28 @@ class ConnectionInvalid(Phi3KitError):
     """What a connection to a remote endpoint says cannot be used: its URL, its name, its key."""
 
 
+class EndpointFailed(Phi3KitError):
+    """A remote endpoint did not answer as it should; `kind` says in one word how."""
+
+    def __init__(self, what: str, why: str, next_step: str, *, kind: Failure) -> None:
+        super().__init__(what, why, next_step)
+        self.kind = kind
+
+
 class BuildFailed(Phi3KitError):
     """A step of a build did not succeed; nothing half-logged is left."""
 
 
 class WorkerFailed(Phi3KitError):
     """A worker did not start, or died."""
+
+
+class TableInvalid(Phi3KitError):
+    """A file of prompts cannot be read, or has no column to take them from."""
+
+
+class BatchFailed(Phi3KitError):
+    """A batch cannot begin, or not go on; what it computed is kept and the same batch goes on from there."""
 
 
 class RequestInvalid(Phi3KitError):
@@ -80,7 +103,7 @@ class Busy(Phi3KitError):
     def __init__(self, waiting: int, retry_after_s: int) -> None:
         super().__init__(
             what="The model is busy.",
-            why=f"{waiting} requests are waiting already.",
+            why=f"{waiting} requests are waiting already." if waiting else "It takes no more requests at the moment.",
             next_step=f"Try again in {retry_after_s} s.",
         )
         self.retry_after_s = retry_after_s

@@ -44,6 +44,8 @@ class Endpoint:
     api_path: str = "/v1"  # where OpenAI's routes begin
     model: str = ""  # what the endpoint calls it; the model URI when empty
     takes: Interface = "openai"  # of an /invocations endpoint: messages, or a raw prompt
+    silence_s: float = 600.0  # after so long without a byte it has failed; a real Phi-3 may read a prompt for minutes
+    name: str = ""  # of the connection, as errors name it
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 from mlflow import MlflowClient
@@ -24,6 +25,9 @@ from phi3kit.settings import Settings, tracking_credentials
 
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
+EVALUATIONS_EXPERIMENT = "phi3kit-evaluations"
+
+T = TypeVar("T")
 
 # What the file system says of a folder, not of a server that is away (requests' errors are OSErrors too).
 _FOLDER_ERRORS = {*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -55,7 +59,7 @@ def _open(home: Path, tracking_uri: str) -> MlflowClient:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of every run that ends
         _look_at_sqlite(tracking_uri)
         try:
-            return MlflowClient(tracking_uri)
+            return MlflowClient(tracking_uri, registry_uri=tracking_uri)
         except ModuleNotFoundError as error:  # the database's driver
             raise MlflowException(str(error)) from error
 
@@ -89,6 +93,16 @@ def experiment_id(settings: Settings, name: str) -> str:
                 next_step=f"Restore it: mlflow experiments restore --experiment-id {experiment and experiment.experiment_id}",
             )
         return str(experiment.experiment_id)
+
+
+def known(get: Callable[[], T]) -> T | None:
+    """What the store has; None for what it does not know: never there, deleted, or in another store."""
+    try:
+        return get()
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
 
 
 @contextmanager

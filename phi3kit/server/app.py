@@ -32,7 +32,9 @@ from phi3kit.openai_schema import (
 from phi3kit.records import WrapperName
 from phi3kit.server.description import add_schemas, takes
 from phi3kit.server.engine import Engine
+from phi3kit.server.loading import sliding_window
 from phi3kit.server.metrics import WorkerMetrics
+from phi3kit.server.pieces import raw_tokens, tokens_of
 from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
 from phi3kit.server.turns import Caller, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn
 from phi3kit.usage.budgets import Budgets
@@ -133,12 +135,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
-        if body.messages is not None:
-            messages = tuple(message.as_message() for message in body.messages)
-            ids = await asyncio.to_thread(message_ids, messages, engine.runtime)
-        else:
-            ids = await asyncio.to_thread(raw_ids, body.prompt or "", engine.runtime)
-        return {"tokens": ids, "count": len(ids), "max_model_len": engine.runtime.context_tokens}
+        return await asyncio.to_thread(_tokenized, body, engine, config)
 
     @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
     async def detokenize(request: Request) -> dict[str, Any]:
@@ -196,6 +193,22 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
     return app
+
+
+def _tokenized(body: TokenizeRequest, engine: Engine, config: WorkerConfig) -> dict[str, Any]:
+    runtime = engine.runtime
+    if body.messages is not None:
+        ids = message_ids(tuple(message.as_message() for message in body.messages), runtime)
+    else:
+        ids = raw_ids(body.prompt or "", runtime)
+    answer = {"tokens": ids, "count": len(ids), "max_model_len": runtime.context_tokens}
+    if body.return_pieces:
+        tokens = (
+            tokens_of(runtime.tokenizer, ids) if body.prompt is None else raw_tokens(runtime.tokenizer, body.prompt)
+        )
+        answer["pieces"] = [token.as_json() for token in tokens]
+        answer["sliding_window"] = sliding_window(config.folder, config.wrapper)
+    return answer
 
 
 async def _run_unless_gone(request: Request, parts: Parts) -> bool:

@@ -45,7 +45,8 @@ class Guard:
     def _refused(self, request: Request) -> Response | None:
         if request.url.path == "/health":
             return None
-        self._activity.last_request_at = time.monotonic()
+        if request.url.path != "/metrics":  # who only watches does not keep a worker from ending when idle
+            self._activity.last_request_at = time.monotonic()
         if self._api_key is not None and not _key_matches(request, self._api_key):
             return refusal(
                 401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import unquote
 
-from phi3kit.chat_template import prompt_ids
+from phi3kit.chat_template import ASSISTANT, END, prompt_ids
 from phi3kit.errors import PromptTooLong, RequestInvalid
 from phi3kit.openai_schema import (
     DEFAULT_MAX_TOKENS,
@@ -28,7 +28,7 @@ from phi3kit.server.inbox import Inbox, Step
 from phi3kit.server.runtime import Runtime
 from phi3kit.server.sampling import Sampling
 from phi3kit.server.text import token_bytes
-from phi3kit.usage.keeper import Keeper
+from phi3kit.usage.keeper import TurnKeeper
 
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
@@ -108,7 +108,7 @@ class Turn:
         done = self.choices[0].done
         return done.cached_prompt_tokens if done else 0
 
-    async def parts(self, keeper: Keeper) -> AsyncGenerator[list[Part], None]:
+    async def parts(self, keeper: TurnKeeper) -> AsyncGenerator[list[Part], None]:
         """What was written since the last time, until every choice is done; first an empty list, once queued.
 
         `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
@@ -136,7 +136,7 @@ class Turn:
                 # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
                 await asyncio.shield(asyncio.ensure_future(self._drain(inbox, keeper)))
 
-    async def _drain(self, inbox: Inbox, keeper: Keeper) -> None:
+    async def _drain(self, inbox: Inbox, keeper: TurnKeeper) -> None:
         while any(choice.done is None for choice in self.choices):
             self._take(await inbox.steps())
         keeper.keep(self._whole_record(keeper))
@@ -179,7 +179,7 @@ class Turn:
         written = token_bytes(self.engine.runtime.tokenizer, token_id)
         return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest)
 
-    def _whole_record(self, keeper: Keeper) -> TurnRecord:
+    def _whole_record(self, keeper: TurnKeeper) -> TurnRecord:
         """What this turn cost, and what was said when that is logged."""
         text = TurnText(self.said, tuple(choice.text for choice in self.choices)) if keeper.log_text else None
         return replace(self.record(), text=text, prompt_key=self.prompt_key)
@@ -215,7 +215,7 @@ class Turn:
 
 def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
     """A turn from messages. Raises RequestInvalid or PromptTooLong."""
-    ids = message_ids(request.conversation(), engine.runtime)
+    ids = message_ids(request.conversation(), engine.runtime, begun=bool(request.continue_final_message))
     max_tokens = request.max_completion_tokens or request.max_tokens
     return _turn(request, ids, max_tokens, request.likeliest(), caller, engine, "openai", wrapper, model_uri)
 
@@ -226,9 +226,16 @@ def raw_turn(request: CompletionRequest, caller: Caller, engine: Engine, wrapper
     return _turn(request, ids, request.max_tokens, request.logprobs, caller, engine, "raw", wrapper, model_uri)
 
 
-def message_ids(messages: tuple[Message, ...], runtime: Runtime) -> list[int]:
-    """Token ids of messages; special tokens inside them are text."""
-    return prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
+def message_ids(messages: tuple[Message, ...], runtime: Runtime, *, begun: bool = False) -> list[int]:
+    """Token ids of messages; special tokens inside them are text.
+
+    begun: the last message is the beginning of the answer and stays open, instead of a new answer's beginning behind it.
+    """
+    ids = prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
+    if not begun:
+        return ids
+    closing = raw_ids(f"{END}\n", runtime) + raw_ids(f"{ASSISTANT}\n", runtime)
+    return ids[: -len(closing)]
 
 
 def raw_ids(text: str, runtime: Runtime) -> list[int]:

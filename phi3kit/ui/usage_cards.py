@@ -15,7 +15,7 @@ from phi3kit.ui import resources, shell, theme, turn_drawer
 from phi3kit.ui.usage_filters import Chosen
 from phi3kit.usage import budgets, charts, prices, summary
 from phi3kit.usage.budgets import Budgets
-from phi3kit.usage.reader import Reading
+from phi3kit.usage.reader import TurnsReading
 
 CHART_CONFIG = {
     "displaylogo": False,
@@ -32,7 +32,7 @@ MEASURES = {
 }
 
 
-def state(reading: Reading) -> None:
+def state(reading: TurnsReading) -> None:
     """What waits to be written, what is being read, and what in the experiment is no turn."""
     writer = resources.kit().writer.state()
     if writer.waiting:
@@ -63,7 +63,7 @@ def _await_news() -> None:
     st.caption(f":material/sync: Comparing with MLflow{count}")
 
 
-def odd_runs(reading: Reading) -> None:
+def odd_runs(reading: TurnsReading) -> None:
     """What is in the experiment and is no turn."""
     snapshot = reading.snapshot
     if snapshot is None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from phi3kit.chat_template import raw_prompt
 from phi3kit.errors import BudgetSpent, StorageFailed
@@ -22,6 +23,28 @@ log = logging.getLogger(__name__)
 
 _MOST_IN_MEMORY = 1000  # turns; behind them no new one begins, so that none is lost
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+
+
+class TurnKeeper(Protocol):
+    """What a turn needs while it is made. `Keeper` is the worker's."""
+
+    log_text: bool  # whether records carry what was said
+
+    def admit(self, turn: TurnRecord) -> None:
+        """Let a turn begin, or raise why not."""
+        ...
+
+    def begin(self, turn: TurnRecord) -> None:
+        """Note a turn that is being made."""
+        ...
+
+    def keep(self, turn: TurnRecord) -> None:
+        """Keep a turn that has ended."""
+        ...
+
+    def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
+        """What is equal for equal prompts."""
+        ...
 
 
 class Keeper:
@@ -36,7 +59,7 @@ class Keeper:
         count: Callable[[TurnRecord], None] = lambda turn: None,
     ) -> None:
         """count: told of every turn that ended."""
-        self.log_text = log_text  # whether records carry what was said
+        self.log_text = log_text
         self._outbox, self._budgets, self._count = outbox, budgets, count
         self._unkept: deque[TurnRecord] = deque()
         self._guard = threading.Lock()

@@ -62,7 +62,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TurnsReading:
     """What a page can show at once, and what goes on behind it."""
 
     snapshot: Snapshot | None
@@ -97,7 +97,7 @@ class TurnsReader:
         self._done = threading.Event()
         self._tried_at = -1e9
 
-    def current(self, max_age_s: float = 3.0, wait_s: float | None = None, *, whole: bool = False) -> Reading:
+    def current(self, max_age_s: float = 3.0, wait_s: float | None = None, *, whole: bool = False) -> TurnsReading:
         """What is known now, after waiting at most so long for what is being read.
 
         max_age_s: what is older is read again, in the background. wait_s: None waits long for few turns, which are read
@@ -113,7 +113,7 @@ class TurnsReader:
             self._show_what_is_there()
         few = self._snapshot is not None and len(self._snapshot.turns) <= _SLICE
         self._done.wait(wait_s if wait_s is not None else _WAIT_FOR_FEW_S if few else _WAIT_FOR_MANY_S)
-        return Reading(self._snapshot, self._progress, self._error)
+        return TurnsReading(self._snapshot, self._progress, self._error)
 
     def forget(self) -> None:
         """Read again at the next asking: something was logged."""

@@ -23,6 +23,7 @@ from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.traces import trace_id_of, write_trace
+from phi3kit.usage.votes import Votes, write_votes
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
     outbox.sync()
     outbox.adopt_orphans()
     doubtful = outbox.doubtful(_SERVER_GIVES_UP_S)
-    if not outbox.waiting() and not doubtful:
+    if not outbox.waiting() and not doubtful and not Votes(settings.home).ready():
         return 0
     lock = FileLock(settings.home / "outbox.lock")
     try:
@@ -129,6 +130,7 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
                 outbox.refuse(claimed[0].turn_id, error.why)
         for turn_id, run_id in doubtful:
             _settle(settings, outbox, turn_id, run_id)
+        write_votes(settings)
     finally:
         lock.release()
     return count
