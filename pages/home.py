@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.ui import building, resources, shell
-from phi3kit.usage.charts import faster_wrapper, totals
+from phi3kit.usage.summary import faster_wrapper, totals
 
 STEPS = (
     ("build", "Build", "Log both wrappers from the small Phi-3 that ships with the app."),

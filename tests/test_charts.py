@@ -4,16 +4,20 @@ import pandas as pd
 import pytest
 
 from phi3kit.usage.charts import (
-    Faster,
+    REST,
     Palette,
-    Totals,
+    Width,
     bucket,
-    by_wrapper,
-    faster_wrapper,
+    distribution,
+    endings,
+    names_of,
+    tokens_a_conversation,
     tokens_by,
     tokens_over_time,
-    totals,
+    turns_at,
+    turns_between,
 )
+from phi3kit.usage.summary import conversations
 from tests.samples import TURN, table, turn
 
 PALETTE = Palette("#0000aa", "#00aa00", "#aa0000", "#aa00aa", "#222222", "#dddddd")
@@ -23,29 +27,6 @@ NO_TURNS = table(TURN).head(0)
 
 def at(iso: str) -> float:
     return pd.Timestamp(iso).timestamp()
-
-
-def speed(tokens_per_second: float) -> dict[str, float | int]:
-    """Values that give a turn this decoding speed: 11 tokens, 10 of them behind the first."""
-    first = 0.5
-    return {
-        "completion_tokens": 11,
-        "time_to_first_token_s": first,
-        "duration_s": first + 10 / tokens_per_second,
-    }
-
-
-class TestTotals:
-    def test_tokens_are_summed_and_times_are_quantiles(self):
-        turns = table(*(turn(str(n), time_to_first_token_s=n / 100, duration_s=n / 100 + 1) for n in range(1, 101)))
-        assert totals(turns) == Totals(100, 1000, 500, 1500, pytest.approx(0.9505), pytest.approx(4.0))
-
-    def test_turns_without_a_measure_do_not_count_as_zero(self):
-        turns = table(turn("a", **speed(20)), turn("b", completion_tokens=0, time_to_first_token_s=None))
-        assert totals(turns) == Totals(2, 20, 11, 31, pytest.approx(0.5), pytest.approx(20))
-
-    def test_no_turns_are_zeros_and_no_measures(self):
-        assert totals(NO_TURNS) == Totals(0, 0, 0, 0, None, None)
 
 
 class TestBucket:
@@ -66,6 +47,13 @@ class TestBucket:
     def test_the_bars_are_as_wide_as_the_period_asks(self, hours: float, width: str):
         assert bucket(table(turn("a"), turn("b", at=TURN.at + hours * HOUR))) == width
 
+    @pytest.mark.parametrize(("asked", "width"), [("hour", "1h"), ("day", "1D"), ("week", "7D")])
+    def test_a_width_that_is_asked_for_is_taken(self, asked: Width, width: str):
+        assert bucket(table(turn("a"), turn("b", at=TURN.at + 480 * HOUR)), asked) == width
+
+    def test_a_width_that_would_give_thousands_of_bars_is_not(self):
+        assert bucket(table(turn("a"), turn("b", at=TURN.at + 8760 * HOUR)), "hour") == "7D"
+
     def test_no_turns_have_a_width_too(self):
         assert bucket(NO_TURNS) == "1h"
 
@@ -80,6 +68,22 @@ class TestTokensOverTime:
         assert list(prompt.customdata) == [30, 6]
         assert (prompt.name, completion.name, figure.layout.barmode) == ("prompt", "completion", "stack")
         assert (prompt.marker.color, completion.marker.color) == (PALETTE.prompt, PALETTE.completion)
+
+    def test_cached_prompt_tokens_are_a_part_of_the_bar_and_not_counted_twice(self):
+        prompt, cached, completion = tokens_over_time(table(turn("a", cached_prompt_tokens=4)), PALETTE, "UTC").data
+        assert [list(part.y) for part in (prompt, cached, completion)] == [[6], [4], [5]]
+        assert (cached.name, list(prompt.customdata)) == ("cached prompt", [15])
+
+    def test_a_week_begins_on_monday(self):
+        turns = table(turn("sunday", at=at("2026-01-04T23:00Z")), turn("monday", at=at("2026-01-05T01:00Z")))
+        prompt = tokens_over_time(turns, PALETTE, "UTC", "week").data[0]
+        assert [str(time)[:10] for time in prompt.x] == ["2025-12-29", "2026-01-05"]
+
+    def test_the_turns_of_a_bar_are_found_by_where_it_stands(self):
+        turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 3000))
+        first, second = tokens_over_time(turns, PALETTE, "Asia/Tokyo").data[0].x
+        assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first)[:16]])["turn_id"]) == ["a", "b"]
+        assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first), str(second)])["turn_id"]) == ["a", "b", "c"]
 
     def test_few_bars_have_room_around_them(self):
         figure = tokens_over_time(table(turn("a")), PALETTE, "UTC")
@@ -114,25 +118,61 @@ class TestTokensBy:
         prompt, completion = tokens_by(turns, "user", PALETTE).data
         assert (list(prompt.y), list(prompt.x), list(completion.x)) == (["ada", "bob"], [20, 10], [10, 5])
 
+    def test_the_most_come_first_and_many_small_ones_are_one_bar(self):
+        turns = table(*(turn(f"t{n}", user=f"u{n:02}", completion_tokens=n) for n in range(1, 21)))
+        prompt, completion = tokens_by(turns, "user", PALETTE).data
+        assert list(prompt.y) == [*(f"u{n:02}" for n in range(20, 8, -1)), REST]
+        assert (sum(prompt.x), sum(completion.x)) == (200, 210)
+        assert (names_of(turns, "user") == REST).sum() == 8
 
-class TestByWrapper:
-    def test_a_wrapper_with_the_measure_is_a_box_in_its_colour_and_unit(self):
+    def test_a_missing_value_is_unknown(self):
+        turns = table(turn("a", user="ada")).assign(user=pd.array([None], dtype="str"))
+        assert list(tokens_by(turns, "user", PALETTE).data[0].y) == ["unknown"]
+
+
+class TestDistribution:
+    def test_a_wrapper_with_the_measure_is_a_histogram_in_its_colour_and_unit(self):
         turns = table(turn("a"), turn("b"), turn("c", wrapper="transformers", time_to_first_token_s=None))
-        (box,) = by_wrapper(turns, "time_to_first_token_s", "ms", PALETTE).data
-        assert (box.name, list(box.x), box.marker.color) == ("onnx", [500, 500], PALETTE.onnx)
+        (bars,) = distribution(turns, "time_to_first_token_s", "ms", PALETTE).data
+        assert (bars.name, sum(bars.y), bars.marker.color) == ("onnx", 2, PALETTE.onnx)
+        (filled,) = [number for number, count in enumerate(bars.y) if count]
+        low, high = bars.customdata[filled]
+        assert low <= 500 < high
 
-    def test_other_units_are_not_scaled(self):
-        (box,) = by_wrapper(table(turn(**speed(20))), "tokens_per_second", "tokens/s", PALETTE).data
-        assert list(box.x) == pytest.approx([20])
+    def test_a_remote_endpoint_is_gray(self):
+        (bars,) = distribution(table(turn(wrapper="remote")), "duration_s", "ms", PALETTE).data
+        assert bars.marker.color == PALETTE.neutral
+
+    def test_every_turn_is_in_exactly_one_bar_and_found_by_it(self):
+        turns = table(*(turn(f"t{n}", duration_s=0.6 + n / 7, time_to_first_token_s=0.5) for n in range(50)))
+        (bars,) = distribution(turns, "duration_s", "ms", PALETTE).data
+        found = [turns_between(turns, "duration_s", "ms", "onnx", low, high) for low, high in bars.customdata]
+        assert [len(each) for each in found] == list(bars.y)
+        assert sorted(pd.concat(found)["turn_id"]) == sorted(turns["turn_id"])
+
+    def test_no_measure_is_a_chart_without_bars(self):
+        turns = table(turn(time_to_first_token_s=None))
+        assert distribution(turns, "time_to_first_token_s", "ms", PALETTE).data == ()
 
 
-class TestFasterWrapper:
-    def test_is_the_one_with_the_higher_median_and_how_many_times(self):
-        speeds = [("onnx", 30), ("onnx", 10), ("onnx", 20), ("transformers", 50)]
-        turns = table(*(turn(str(n), wrapper=wrapper, **speed(each)) for n, (wrapper, each) in enumerate(speeds)))
-        assert faster_wrapper(turns) == Faster("transformers", pytest.approx(2.5))
+class TestEndings:
+    def test_counts_turns_by_how_they_ended_and_errors_by_their_code(self):
+        turns = table(
+            turn("a"),
+            turn("b"),
+            turn("c", finish_reason="error", error_code="insufficient_quota"),
+            turn("d", wrapper="transformers", finish_reason="error"),
+        )
+        transformers, onnx = endings(turns, PALETTE).data
+        assert (transformers.name, list(transformers.y), list(transformers.x)) == ("transformers", ["error"], [1])
+        assert dict(zip(onnx.y, onnx.x, strict=True)) == {"stop": 2, "error: insufficient_quota": 1}
 
-    def test_is_nobody_until_both_have_answered(self):
-        unmeasured = turn("b", wrapper="transformers", completion_tokens=1)
-        assert faster_wrapper(table(turn("a"), unmeasured)) is None
-        assert faster_wrapper(NO_TURNS) is None
+
+class TestTokensAConversation:
+    def test_conversations_are_counted_in_bins_that_double(self):
+        turns = table(turn("a"), turn("b", conversation_id="c2"), turn("c", conversation_id="c2"))
+        (bars,) = tokens_a_conversation(conversations(turns), PALETTE).data
+        assert (list(bars.x), list(bars.y)) == (["8–15", "16–31"], [1, 1])
+
+    def test_none_are_a_chart_without_bars(self):
+        assert tokens_a_conversation(conversations(NO_TURNS), PALETTE).data == ()

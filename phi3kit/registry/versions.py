@@ -15,7 +15,7 @@ from phi3kit.registry.logged_models import LoggedModel
 from phi3kit.registry.names import RegisteredModel
 from phi3kit.settings import Settings
 from phi3kit.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
-from phi3kit.usage.charts import Totals, totals
+from phi3kit.usage.summary import Totals, totals
 
 SCORES = ("exact", "contains", "word_f1")  # shares from 0 to 1
 
@@ -46,7 +46,7 @@ def names_of(model_uri: str, registered: Sequence[RegisteredModel]) -> set[str]:
 
 
 def turns_of(turns: pd.DataFrame, model_uri: str, registered: Sequence[RegisteredModel]) -> pd.DataFrame:
-    """The turns that a logged model answered. turns, and what returns: the columns of usage.reader."""
+    """The turns that a logged model answered. turns, and what returns: the columns of usage.turns_table."""
     return turns[turns["model_uri"].isin(names_of(model_uri, registered))]
 
 

@@ -17,7 +17,7 @@ from phi3kit.registry.logged_models import LoggedModel
 from phi3kit.registry.names import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.signatures.describe import describe
 from phi3kit.ui import acting, resources, shell, theme
-from phi3kit.usage.charts import totals
+from phi3kit.usage.summary import totals
 
 _NOTATION_HEIGHT = 230  # pixels, in which a long signature scrolls
 _LONG_NOTATION = 500  # characters

@@ -34,7 +34,8 @@ from phi3kit.registry.versions import Evaluation
 from phi3kit.settings import Settings, read_settings
 from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
-from phi3kit.usage.reader import read_turns
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.reader import TurnsReader, TurnsReading
 from phi3kit.usage.writer import UsageWriter
 
 _FRESH_S = 3.0  # seconds that a list from the store may be old
@@ -48,6 +49,8 @@ class Kit:
     settings: Settings
     pool: WorkerPool
     writer: UsageWriter
+    reader: TurnsReader
+    outbox: Outbox
     builds: Jobs
     servers: ScoringServers
     batches: BatchJobs
@@ -81,6 +84,8 @@ def kit() -> Kit:
         settings,
         WorkerPool(settings),
         UsageWriter(settings),
+        TurnsReader(settings),
+        Outbox(settings.home),
         Jobs(settings),
         ScoringServers(settings),
         BatchJobs(settings),
@@ -135,14 +140,32 @@ def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None)
     return targets.endpoint_of(target, kit().pool, secrets(), on_wait)
 
 
-@st.cache_data(ttl=_FRESH_S, show_spinner="Reading the logged turns")
-def _turns(home: str) -> pd.DataFrame:
-    return read_turns(kit().settings)
+def reading(*, whole: bool = False) -> TurnsReading:
+    """The logged turns as far as they are known, after a short wait; while they are read from nothing, a progress bar.
+
+    whole: compare every run with the store. Raises StorageFailed when nothing is known.
+    """
+    reader = kit().reader
+    found = reader.current(whole=whole)
+    if found.snapshot is None and found.error is None:
+        bar = st.progress(0.0, "Reading the logged turns")
+        while found.snapshot is None and found.error is None:
+            reader.wait(0.2)
+            found = reader.current(wait_s=0)
+            if found.progress and found.progress.runs:
+                text = f"Reading the logged turns: {found.progress.runs:,} runs"
+                bar.progress(found.progress.share, text)
+        bar.empty()
+    if found.snapshot is None and found.error is not None:
+        raise found.error
+    return found
 
 
 def turns() -> pd.DataFrame:
-    """The logged turns, newest first. Raises StorageFailed."""
-    return _turns(str(kit().settings.home))
+    """The logged turns, newest first; not to be changed. Raises StorageFailed."""
+    snapshot = reading().snapshot
+    assert snapshot is not None
+    return snapshot.turns
 
 
 def forget_lists() -> None:
@@ -150,7 +173,7 @@ def forget_lists() -> None:
     _models.clear()
     _registered.clear()
     _evaluations.clear()
-    _turns.clear()
+    kit().reader.forget()
 
 
 @st.cache_data(ttl=_PLAN_FRESH_S, max_entries=20, show_spinner="Looking at the source")

@@ -98,6 +98,11 @@ def timezone() -> str:
     return st.context.timezone or "UTC"
 
 
+def counted(count: int, what: str) -> str:
+    """A number and what it counts: 1 turn, 1,200 turns."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def size(count: float) -> str:
     """A size in MB, or in GB from one on, with one decimal."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

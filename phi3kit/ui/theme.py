@@ -10,11 +10,13 @@ from phi3kit.records import Served
 from phi3kit.usage.charts import Palette
 
 _LIGHT = Palette(
-    transformers="#6b5bd6", onnx="#0f9d8a", prompt="#7a8699", completion="#4c5bd4", text="#1d2433", grid="#dfe3ec"
-)
+    transformers="#6b5bd6", onnx="#0f9d8a", prompt="#7a8699", completion="#4c5bd4", text="#1d2433", grid="#dfe3ec",
+    cached="#c9cfda", neutral="#8a94a6", background="#ffffff",
+)  # fmt: skip
 _DARK = Palette(
-    transformers="#9c8cff", onnx="#35c9b4", prompt="#9aa6ba", completion="#8e9bff", text="#e6e9f2", grid="#2c3343"
-)
+    transformers="#9c8cff", onnx="#35c9b4", prompt="#9aa6ba", completion="#8e9bff", text="#e6e9f2", grid="#2c3343",
+    cached="#4a5266", neutral="#8a94a6", background="#11141c",
+)  # fmt: skip
 
 WRAPPER_COLOURS: dict[Served, str] = {"transformers": "violet", "onnx": "green", "remote": "gray"}
 

@@ -55,3 +55,8 @@ def meters(budgets: Budgets, outbox: Outbox, users: list[str], now: float | None
     if budgets.each_user is not None:
         found += [Meter(user, outbox.spent_tokens(day, user), budgets.each_user, renews_at) for user in users]
     return found
+
+
+def today(now: float | None = None) -> str:
+    """The day that budgets count now (YYYY-MM-DD, UTC)."""
+    return day_of(time.time() if now is None else now)

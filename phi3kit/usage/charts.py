@@ -1,14 +1,26 @@
-"""Charts: the table of turns as Plotly figures, and the figures' figures.
+"""Charts: the table of turns as Plotly figures, and which turns a bar stands for.
 
 Knows turns, colours and axes. Reads no store, draws on no page.
 """
 
+import itertools
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from phi3kit.records import WRAPPERS, WrapperName
+from phi3kit.usage.summary import outcomes, served
+
+Width = Literal["auto", "hour", "day", "week"]
+WIDTHS: dict[Width, str] = {"hour": "1h", "day": "1D", "week": "7D"}
+
+_FEWEST_BARS = 24  # for which the chart has room
+_MOST_BARS = 2000  # of one chart: a year of hours is not drawn as hours
+_MOST_NAMES = 12  # of one chart; the rest is one bar
+_BINS_A_DECADE = 16
+REST = "all others"
 
 
 @dataclass(frozen=True)
@@ -21,126 +33,209 @@ class Palette:
     completion: str
     text: str
     grid: str
+    cached: str = "#c9cfda"
+    neutral: str = "#7a8699"  # what is neither wrapper: a remote endpoint, another program
+    background: str = "rgba(0,0,0,0)"  # of an image that is saved
 
-    def of(self, wrapper: WrapperName) -> str:
-        """A wrapper's colour."""
-        return self.transformers if wrapper == "transformers" else self.onnx
-
-
-@dataclass(frozen=True)
-class Totals:
-    """The numbers above the charts; None where no turn has the measure."""
-
-    turns: int
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    time_to_first_token_p95_s: float | None
-    tokens_per_second_median: float | None
+    def of(self, wrapper: str) -> str:
+        """A wrapper's colour; gray for what is none."""
+        return {"transformers": self.transformers, "onnx": self.onnx}.get(wrapper, self.neutral)
 
 
-def totals(turns: pd.DataFrame) -> Totals:
-    """Sums and quantiles of the turns."""
-
-    def quantile(column: str, share: float) -> float | None:
-        values = turns[column].dropna()
-        return float(values.quantile(share)) if len(values) else None
-
-    return Totals(
-        turns=len(turns),
-        prompt_tokens=int(turns["prompt_tokens"].sum()),
-        completion_tokens=int(turns["completion_tokens"].sum()),
-        total_tokens=int(turns["total_tokens"].sum()),
-        time_to_first_token_p95_s=quantile("time_to_first_token_s", 0.95),
-        tokens_per_second_median=quantile("tokens_per_second", 0.5),
-    )
-
-
-def bucket(turns: pd.DataFrame) -> str:
-    """The width of a bar: what gives at most 80 bars over the period the turns cover, and mostly more than 12."""
+def bucket(turns: pd.DataFrame, width: Width = "auto") -> str:
+    """The width of a bar: the one asked for when it gives not too many bars, or else what gives at most 80 bars over
+    the period the turns cover, and mostly more than 12."""
     if turns.empty:
-        return "1h"
+        return WIDTHS.get(width, "1h")
     span = turns["at"].max() - turns["at"].min()
+    if width in WIDTHS and span <= _MOST_BARS * pd.Timedelta(WIDTHS[width]):
+        return WIDTHS[width]
     widths = ("1s", "5s", "15s", "1min", "5min", "15min", "1h", "6h", "1D", "7D")
-    return next((width for width in widths if span <= 80 * pd.Timedelta(width)), "7D")
+    return next((each for each in widths if span <= 80 * pd.Timedelta(each)), "7D")
 
 
-def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str) -> go.Figure:
-    """Prompt and completion tokens, stacked, by time in the viewer's zone."""
-    width = bucket(turns)
-    local = turns.assign(at=turns["at"].dt.tz_convert(timezone))
-    sums = local.groupby(local["at"].dt.floor(width, ambiguous=False, nonexistent="shift_forward"))[
-        ["prompt_tokens", "completion_tokens", "total_tokens"]
-    ].sum()
-    # Plotly would show a time with a zone as UTC.
-    times = pd.DatetimeIndex(sums.index).tz_localize(None)
+def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width: Width = "auto") -> go.Figure:
+    """Prompt, cached and completion tokens, stacked, by time in the viewer's zone."""
+    span = bucket(turns, width)
+    sums = _parts(turns).groupby(_bars(turns, timezone, span)).sum()
+    times = pd.DatetimeIndex(sums.index)
     figure = go.Figure()
-    for column, colour in (("prompt_tokens", palette.prompt), ("completion_tokens", palette.completion)):
-        name = column.removesuffix("_tokens")
+    for name, colour in _PARTS.items():
+        if name == "cached prompt" and not sums[name].any():
+            continue
         figure.add_bar(
             x=times,
-            y=sums[column],
+            y=sums[name],
             name=name,
-            marker_color=colour,
-            width=pd.Timedelta(width).total_seconds() * 1000 * 0.85,
-            customdata=sums["total_tokens"],
+            marker_color=getattr(palette, colour),
+            width=pd.Timedelta(span).total_seconds() * 1000 * 0.85,
+            customdata=sums["total"],
             hovertemplate=f"%{{y:,}} {name} tokens<br>%{{customdata:,}} in all<extra></extra>",
         )
     figure.update_layout(barmode="stack")
     figure.update_xaxes(type="date", tickformatstops=_TICKS)
     if len(times):
         # Room around few bars: one alone would fill the chart and look like a wall.
-        bars = (times[-1] - times[0]) / pd.Timedelta(width)
-        margin = pd.Timedelta(width) * max(1.0, (_FEWEST_BARS - bars) / 2)
+        bars = (times[-1] - times[0]) / pd.Timedelta(span)
+        margin = pd.Timedelta(span) * max(1.0, (_FEWEST_BARS - bars) / 2)
         figure.update_xaxes(range=[times[0] - margin, times[-1] + margin])
     return _laid_out(figure, palette)
 
 
+def turns_at(turns: pd.DataFrame, timezone: str, width: Width, times: list[str]) -> pd.DataFrame:
+    """The turns of the bars that stand at `times` (the bars' x) in `tokens_over_time`."""
+    wanted = pd.to_datetime(pd.Series(times, dtype="str")).to_numpy()
+    return turns[_bars(turns, timezone, bucket(turns, width)).isin(wanted)]
+
+
 def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
-    """Prompt and completion tokens of each value of `column`, side by side."""
-    sums = turns.groupby(column)[["prompt_tokens", "completion_tokens"]].sum()
+    """Prompt and completion tokens of each value of `column`, most first; the many last ones as one bar."""
+    sums = _parts(turns).groupby(names_of(turns, column)).sum()
+    sums = sums.loc[sums["total"].sort_values(ascending=False, kind="stable").index]
+    sums = sums.loc[[*(name for name in sums.index if name != REST), *(name for name in sums.index if name == REST)]]
     figure = go.Figure()
-    for part, colour in (("prompt_tokens", palette.prompt), ("completion_tokens", palette.completion)):
+    for name, colour in _PARTS.items():
+        if name == "cached prompt" and not sums[name].any():
+            continue
         figure.add_bar(
             y=[str(value) for value in sums.index],
-            x=sums[part],
+            x=sums[name],
             orientation="h",
-            name=part.removesuffix("_tokens"),
-            marker_color=colour,
-            hovertemplate="%{x:,} tokens<extra>%{y}</extra>",
+            name=name,
+            marker_color=getattr(palette, colour),
+            hovertemplate=f"%{{x:,}} {name} tokens<extra>%{{y}}</extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.45)
-    return _laid_out(figure, palette, height=200)
+    figure.update_yaxes(type="category", autorange="reversed", ticklabeloverflow="allow")
+    return _laid_out(figure, palette, height=max(200, 60 + 34 * len(sums)))
 
 
-def by_wrapper(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
-    """The spread of a measure for each wrapper, on a logarithmic axis: every turn a point over its box."""
+def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
+    """The bar of `tokens_by` that each turn is in."""
+    names = turns[column].fillna("unknown")
+    most = turns.groupby(names)["total_tokens"].sum().nlargest(_MOST_NAMES).index
+    few = names.nunique() <= _MOST_NAMES + 1
+    return names if few else names.where(names.isin(most), REST)
+
+
+def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
+    """How many turns of each wrapper have which measure, in bins of equal width on a logarithmic axis."""
     figure = go.Figure()
     scale = 1000.0 if unit == "ms" else 1.0
-    for wrapper in WRAPPERS:
-        values = turns.loc[turns["wrapper"] == wrapper, column].dropna() * scale
-        if len(values):
-            figure.add_box(
-                x=values,
-                name=wrapper,
-                marker_color=palette.of(wrapper),
-                boxpoints="all" if len(values) <= 300 else "outliers",
-                jitter=0.5,
-                pointpos=0,
-                marker_size=4,
-                line_width=1.5,
-                hovertemplate=f"%{{x:,.1f}} {unit}<extra>{wrapper}</extra>",
-            )
-    figure.update_xaxes(type="log", title_text=unit, dtick=1, tickformat=",")
+    edges = _edges(turns[column])
+    for wrapper in served(turns):
+        values = turns.loc[turns["wrapper"] == wrapper, column].dropna()
+        values = values[values > 0]
+        if not len(values):
+            continue
+        counts, _ = np.histogram(values, edges)
+        lows, highs = edges[:-1] * scale, edges[1:] * scale
+        figure.add_bar(
+            x=np.sqrt(lows * highs),
+            y=counts,
+            width=highs - lows,
+            name=wrapper,
+            marker_color=palette.of(wrapper),
+            opacity=0.65,
+            customdata=np.column_stack([lows, highs]),
+            hovertemplate=f"%{{y:,}} turns: %{{customdata[0]:,.3~g}} to %{{customdata[1]:,.3~g}} {unit}"
+            f"<extra>{wrapper}</extra>",
+        )
+    figure.update_layout(barmode="overlay", bargap=0)
+    figure.update_xaxes(
+        type="log", title_text=unit, dtick=1, tickformat=",~g", minor={"dtick": "D1", "ticks": "outside"}
+    )
+    figure.update_yaxes(title_text="turns")
     return _laid_out(figure, palette, height=240)
 
 
-_FEWEST_BARS = 24  # for which the chart has room
+def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
+    """The turns of one bar of `distribution`."""
+    scale = 1000.0 if unit == "ms" else 1.0
+    values = turns[column] * scale
+    return turns[(turns["wrapper"] == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
+
+
+def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
+    """How many turns ended in which way, for each wrapper."""
+    table = outcomes(turns)
+    figure = go.Figure()
+    for wrapper in served(turns):
+        part = table[table["wrapper"] == wrapper]
+        figure.add_bar(
+            y=part["outcome"],
+            x=part["turns"],
+            orientation="h",
+            name=wrapper,
+            marker_color=palette.of(wrapper),
+            hovertemplate=f"%{{x:,}} turns<extra>{wrapper}</extra>",
+        )
+    figure.update_layout(barmode="stack", bargap=0.45)
+    figure.update_yaxes(type="category", autorange="reversed")
+    return _laid_out(figure, palette, height=max(200, 60 + 34 * table["outcome"].nunique()))
+
+
+def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.Figure:
+    """How many conversations took how many tokens, in bins that double."""
+    figure = go.Figure()
+    tokens = conversations["total_tokens"]
+    tokens = tokens[tokens > 0]
+    if len(tokens):
+        lowest, highest = int(np.log2(tokens.min())), int(np.log2(tokens.max()))
+        edges = 2.0 ** np.arange(lowest, highest + 2)
+        counts, _ = np.histogram(tokens, edges)
+        figure.add_bar(
+            x=[f"{low:,.0f}–{high - 1:,.0f}" for low, high in itertools.pairwise(edges)],
+            y=counts,
+            marker_color=palette.neutral,
+            hovertemplate="%{y:,} conversations: %{x} tokens<extra></extra>",
+        )
+    figure.update_layout(bargap=0.1, showlegend=False)
+    figure.update_xaxes(type="category", title_text="tokens of a conversation")
+    figure.update_yaxes(title_text="conversations")
+    return _laid_out(figure, palette, height=240)
+
+
+_PARTS = {"prompt": "prompt", "cached prompt": "cached", "completion": "completion"}
 _TICKS = [
     {"dtickrange": [None, 60_000], "value": "%H:%M:%S"},
     {"dtickrange": [60_000, 86_400_000], "value": "%H:%M\n%d %b"},
     {"dtickrange": [86_400_000, None], "value": "%d %b"},
 ]
+
+
+def _parts(turns: pd.DataFrame) -> pd.DataFrame:
+    """The tokens of each turn by what they are; a cached prompt token is not among the other prompt tokens."""
+    return pd.DataFrame(
+        {
+            "prompt": turns["prompt_tokens"] - turns["cached_prompt_tokens"],
+            "cached prompt": turns["cached_prompt_tokens"],
+            "completion": turns["completion_tokens"],
+            "total": turns["total_tokens"],
+        }
+    )
+
+
+def _bars(turns: pd.DataFrame, timezone: str, span: str) -> pd.Series:
+    """When the bar of each turn begins, on the viewer's clock. A week begins on Monday.
+
+    Without its zone: Plotly would show a time with one as UTC, and an hour that comes twice is one bar.
+    """
+    local = turns["at"].dt.tz_convert(timezone).dt.tz_localize(None)
+    if span == "7D":
+        local = local - pd.to_timedelta(local.dt.day_of_week, unit="D")
+        span = "1D"
+    return local.dt.floor(span)
+
+
+def _edges(values: pd.Series) -> np.ndarray:
+    """Borders of bins over all values, equally wide on a logarithmic axis."""
+    found = values[values > 0].dropna()
+    if not len(found):
+        return np.array([1.0, 2.0])
+    low = np.floor(np.log10(found.min()) * _BINS_A_DECADE)
+    high = np.floor(np.log10(found.max()) * _BINS_A_DECADE) + 1
+    return 10.0 ** (np.arange(low, high + 1) / _BINS_A_DECADE)
 
 
 def _laid_out(figure: go.Figure, palette: Palette, *, height: int = 320) -> go.Figure:
@@ -156,7 +251,7 @@ def _laid_out(figure: go.Figure, palette: Palette, *, height: int = 320) -> go.F
             "title": None,
             "traceorder": "normal",
         },
-        paper_bgcolor="rgba(0,0,0,0)",
+        paper_bgcolor=palette.background,
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": palette.text, "size": 12},
         separators=".,",
@@ -165,20 +260,3 @@ def _laid_out(figure: go.Figure, palette: Palette, *, height: int = 320) -> go.F
     figure.update_xaxes(showgrid=False, automargin=True, linecolor=palette.grid)
     figure.update_yaxes(gridcolor=palette.grid, automargin=True, rangemode="tozero")
     return figure
-
-
-@dataclass(frozen=True)
-class Faster:
-    """The wrapper with the higher median speed, and how many times the other's it is."""
-
-    wrapper: WrapperName
-    ratio: float
-
-
-def faster_wrapper(turns: pd.DataFrame) -> Faster | None:
-    """Compare the wrappers' median tokens/s; None until both have answered."""
-    medians = turns.groupby("wrapper")["tokens_per_second"].median().dropna()
-    if not set(WRAPPERS) <= set(medians.index):
-        return None
-    wrapper: WrapperName = max(WRAPPERS, key=lambda name: float(medians[name]))
-    return Faster(wrapper, float(medians.max() / medians[list(WRAPPERS)].min()))

@@ -3,11 +3,13 @@
 Knows formats. Reads no store.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+import pyarrow as pa
 
 from phi3kit.errors import RequestInvalid, StorageFailed
 
@@ -25,13 +27,25 @@ def to_json(turns: pd.DataFrame) -> str:
     return str(turns.to_json(orient="records", date_format="iso", force_ascii=False))
 
 
+def to_parquet(turns: pd.DataFrame) -> bytes:
+    """A Parquet file."""
+    file = io.BytesIO()
+    _for_parquet(turns).to_parquet(file, index=False)
+    return file.getvalue()
+
+
+def _for_parquet(turns: pd.DataFrame) -> pd.DataFrame:
+    """pyarrow warns of pandas' times with a zone; a time of pyarrow's own it takes as it is."""
+    return turns.assign(at=turns["at"].astype(pd.ArrowDtype(pa.timestamp("ms", "UTC"))))
+
+
 def write(turns: pd.DataFrame, format_: Format, output: Path | None) -> None:
     """Write the turns to a file, or to stdout when `output` is None. Raises RequestInvalid or StorageFailed."""
     if format_ == "parquet" and output is None:
         raise RequestInvalid("Parquet cannot be printed.", "It is a binary format.", "Add -o FILE.", param="format")
     try:
         if format_ == "parquet":
-            turns.to_parquet(output, index=False)
+            _for_parquet(turns).to_parquet(output, index=False)
             return
         text = {"csv": to_csv, "json": to_json, "table": _to_table}[format_](turns)
         if output is None:

@@ -38,6 +38,7 @@ _VERSION = "1"  # of the copy's columns; another one is read anew
 _SLICE = 1000  # runs that are compared at once
 _OVERLAP_MS = 600_000  # a run may become readable some time after those that began later
 _COMPARE_S = 1.0  # how long an update may compare
+_WAIT_FOR_FEW_S, _WAIT_FOR_MANY_S = 3.0, 0.15
 _LONGEST_OTHER_S = 300.0  # that another process may read from nothing
 
 
@@ -61,7 +62,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TurnsReading:
     """What a page can show at once, and what goes on behind it."""
 
     snapshot: Snapshot | None
@@ -94,12 +95,13 @@ class TurnsReader:
         self._error: Phi3KitError | None = None
         self._thread: threading.Thread | None = None
         self._done = threading.Event()
-        self._tried_at = 0.0
+        self._tried_at = -1e9
 
-    def current(self, max_age_s: float = 3.0, wait_s: float = 0.3, *, whole: bool = False) -> Reading:
+    def current(self, max_age_s: float = 3.0, wait_s: float | None = None, *, whole: bool = False) -> TurnsReading:
         """What is known now, after waiting at most so long for what is being read.
 
-        max_age_s: what is older is read again, in the background. whole: compare every run with the store.
+        max_age_s: what is older is read again, in the background. wait_s: None waits long for few turns, which are read
+        quickly, and hardly for many. whole: compare every run with the store.
         """
         with self._state:
             due = whole or time.monotonic() - self._tried_at > max_age_s
@@ -109,8 +111,13 @@ class TurnsReader:
                 self._thread.start()
         if self._snapshot is None and self._copy is None:
             self._show_what_is_there()
-        self._done.wait(wait_s)
-        return Reading(self._snapshot, self._progress, self._error)
+        few = self._snapshot is not None and len(self._snapshot.turns) <= _SLICE
+        self._done.wait(wait_s if wait_s is not None else _WAIT_FOR_FEW_S if few else _WAIT_FOR_MANY_S)
+        return TurnsReading(self._snapshot, self._progress, self._error)
+
+    def forget(self) -> None:
+        """Read again at the next asking: something was logged."""
+        self._tried_at = -1e9
 
     def wait(self, seconds: float) -> bool:
         """Wait for what is being read; whether it is done."""
@@ -196,7 +203,7 @@ class TurnsReader:
 
     def _take_in_new(self, runs: Runs, copy: _Copy) -> bool:
         """Take in runs that were written since the last time, and take out those that were deleted; whether any were."""
-        late = [int(at * 1000) for _, at in self._outbox.written_since(copy.read_at - _OVERLAP_MS / 1000)]
+        late = [int(at * 1000) for _, at in self._outbox.written_since(copy.read_at)]
         begin = min([int(copy.rows["start_ms"].iloc[0]) - _OVERLAP_MS, *late])
         changed = _replace(copy, _table(runs.between(begin, None)), begin, None)
         days = runs.days()

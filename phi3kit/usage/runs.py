@@ -35,6 +35,7 @@ DAY_MS = 86_400_000
 
 _PAGE = 5000  # runs that are put together at once
 _REQUEST = 1000  # runs a request to the client
+_ENDED = "attributes.status != 'RUNNING'"
 _TABLES: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (SqlLatestMetric, METRICS, ""), (SqlParam, PARAMS, ""), (SqlTag, TAGS, "phi3kit."),
 )  # fmt: skip
@@ -80,7 +81,7 @@ class ClientRuns:
         self, begin_ms: int | None, end_ms: int | None, report: Report = lambda count, last_ms: None
     ) -> Iterator[pd.DataFrame]:
         """See Runs."""
-        bounds = ["attributes.status != 'RUNNING'"]
+        bounds = [_ENDED]
         bounds += [f"attributes.start_time >= {begin_ms}"] if begin_ms is not None else []
         bounds += [f"attributes.start_time < {end_ms}"] if end_ms is not None else []
         token = None
@@ -102,7 +103,9 @@ class ClientRuns:
     def span(self) -> tuple[int, int] | None:
         """See Runs."""
         ends = [
-            self._client.search_runs([self._experiment], max_results=1, order_by=[f"attributes.start_time {order}"])
+            self._client.search_runs(
+                [self._experiment], _ENDED, max_results=1, order_by=[f"attributes.start_time {order}"]
+            )
             for order in ("ASC", "DESC")
         ]
         return (int(ends[0][0].info.start_time), int(ends[1][0].info.start_time)) if all(ends) else None

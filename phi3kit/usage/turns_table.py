@@ -33,8 +33,7 @@ def turns_of(runs: pd.DataFrame) -> pd.DataFrame:
 def turns_in(sorted_out: pd.DataFrame) -> pd.DataFrame:
     """The turns among the rows of `sort_out`, with the columns COLUMNS; a turn that was written twice is there once."""
     ours = sorted_out["odd"] == ""
-    twice = sorted_out["turn_id"].where(ours).duplicated() & sorted_out["turn_id"].notna()
-    wanted = ours & ~twice
+    wanted = ours & ~_twice(sorted_out, ours)
     turns = (
         sorted_out if wanted.all() else sorted_out[wanted].reset_index(drop=True)
     )  # pandas shares what it need not copy
@@ -46,9 +45,14 @@ def oddities(sorted_out: pd.DataFrame) -> dict[str, int]:
     """How many runs are no turns, by the reason; most first."""
     reasons = sorted_out.loc[sorted_out["odd"] != "", "odd"].value_counts()
     found = {str(reason): int(count) for reason, count in reasons.items()}
-    turns = sorted_out[sorted_out["odd"] == ""]
-    twice = int((turns["turn_id"].duplicated() & turns["turn_id"].notna()).sum())
+    twice = int(_twice(sorted_out, sorted_out["odd"] == "").sum())
     return found | ({"written twice": twice} if twice else {})
+
+
+def _twice(rows: pd.DataFrame, ours: pd.Series) -> pd.Series:
+    """Which rows are a turn's later runs; the rows are newest first."""
+    turn_ids = rows["turn_id"].where(ours)
+    return turn_ids.duplicated(keep="last") & turn_ids.notna()
 
 
 def sort_out(table: pd.DataFrame) -> pd.DataFrame:

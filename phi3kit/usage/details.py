@@ -1,0 +1,76 @@
+"""Details: one logged turn in full, as MLflow has it, and where MLflow's own pages show it.
+
+Knows runs and traces of one turn. Reads no table, draws nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow.entities import Trace
+from mlflow.exceptions import MlflowException
+from mlflow.tracing.client import TracingClient
+
+from phi3kit.records import ROLES, Message
+from phi3kit.settings import Settings
+from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.usage.traces import trace_id_of
+
+
+@dataclass(frozen=True)
+class TurnDetails:
+    """What is known of a turn beyond its row."""
+
+    run_url: str  # in MLflow's own pages
+    trace_url: str | None  # None: the turn has no trace
+    prompt: tuple[Message, ...] | str | None  # None: its text was not logged
+    completions: tuple[str, ...]
+
+
+def turn_details(settings: Settings, run_id: str, turn_id: str | None) -> TurnDetails:
+    """Read a turn's trace. Raises StorageFailed."""
+    open_store(settings)
+    experiment = experiment_id(settings, USAGE_EXPERIMENT)
+    root = f"{settings.mlflow_url}/#/experiments/{experiment}"
+    trace = _trace(settings, turn_id) if turn_id else None
+    prompt, completions = _said(trace) if trace else (None, ())
+    return TurnDetails(
+        run_url=f"{root}/runs/{run_id}",
+        trace_url=f"{root}/traces?selectedEvaluationId={trace.info.trace_id}" if trace else None,
+        prompt=prompt,
+        completions=completions,
+    )
+
+
+def _trace(settings: Settings, turn_id: str) -> Trace | None:
+    with storage_errors(settings.home):
+        try:
+            return TracingClient(settings.tracking_uri).get_trace(trace_id_of(turn_id))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):  # a run of an earlier phi3kit
+                return None
+            raise
+
+
+def _said(trace: Trace) -> tuple[tuple[Message, ...] | str | None, tuple[str, ...]]:
+    """The text of a trace of ours; of anybody else's nothing."""
+    if not trace.data.spans:
+        return None, ()
+    inputs, outputs = trace.data.spans[0].inputs, trace.data.spans[0].outputs
+    if not isinstance(inputs, dict) or not isinstance(outputs, dict):
+        return None, ()
+    choices = outputs.get("choices")
+    completions = tuple(_text(choice) for choice in choices) if isinstance(choices, list) else ()
+    if isinstance(inputs.get("prompt"), str):
+        return inputs["prompt"], completions
+    messages = inputs.get("messages")
+    if not isinstance(messages, list):
+        return None, completions
+    known = [each for each in messages if isinstance(each, dict) and each.get("role") in ROLES]
+    return tuple(Message(each["role"], str(each.get("content", ""))) for each in known), completions
+
+
+def _text(choice: Any) -> str:
+    if not isinstance(choice, dict):
+        return ""
+    message = choice.get("message")
+    return str(choice.get("text") or (message.get("content") if isinstance(message, dict) else "") or "")

@@ -1,0 +1,100 @@
+"""Prices: what tokens cost, by one's own statement and by others' list prices.
+
+Prices are in US dollars for a million tokens. One's own are kept in the data folder; list prices are those that MLflow
+ships in its model catalog. Knows no store.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+
+from phi3kit.errors import StorageFailed
+
+_MILLION = 1_000_000
+_CATALOG = {  # of MLflow's catalog: what one would compare a small model with
+    "azure_ai": ("Phi-3-mini-4k-instruct", "Phi-3-medium-4k-instruct", "Phi-4-mini-instruct", "Phi-4"),
+    "openai": ("gpt-4o-mini", "gpt-4.1-mini", "gpt-5-mini", "gpt-4o"),
+    "anthropic": ("claude-haiku-4-5",),
+}
+_PROVIDERS = {"azure_ai": "Azure AI", "openai": "OpenAI", "anthropic": "Anthropic"}
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens of each kind; a prompt token that was cached costs `cached_prompt` alone."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    cached_prompt: float = 0.0
+
+    def cost(self, turns: pd.DataFrame) -> float:
+        """What the turns' tokens cost, in US dollars."""
+        prompt, cached = int(turns["prompt_tokens"].sum()), int(turns["cached_prompt_tokens"].sum())
+        spent = (prompt - cached) * self.prompt + cached * self.cached_prompt
+        return (spent + int(turns["completion_tokens"].sum()) * self.completion) / _MILLION
+
+
+def load(home: Path) -> dict[str, Price]:
+    """One's own prices by wrapper; what was never stated costs nothing. Raises StorageFailed."""
+    try:
+        found = json.loads((home / "prices.json").read_text("utf-8"))
+        return {
+            str(wrapper): Price(**{name: float(value) for name, value in each.items()})
+            for wrapper, each in found.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise StorageFailed(
+            "The prices cannot be read.", f"prices.json: {error}.", "Correct or remove the file in the data folder."
+        ) from error
+
+
+def save(home: Path, prices: dict[str, Price]) -> None:
+    """Keep one's own prices. Raises StorageFailed."""
+    new = home / f"prices.json.{os.getpid()}.new"
+    try:
+        new.write_text(json.dumps({wrapper: asdict(price) for wrapper, price in prices.items()}, indent=2), "utf-8")
+        new.replace(home / "prices.json")
+    except OSError as error:
+        raise StorageFailed(
+            "The prices cannot be kept.", f"{error.strerror or error}.", "Free some space in the data folder."
+        ) from error
+
+
+def cost(turns: pd.DataFrame, prices: dict[str, Price]) -> float:
+    """What the turns cost by one's own prices, in US dollars."""
+    return sum(price.cost(turns[turns["wrapper"] == wrapper]) for wrapper, price in prices.items())
+
+
+@lru_cache(maxsize=1)
+def list_prices() -> dict[str, Price]:
+    """List prices by model, as the installed MLflow states them."""
+    found = {}
+    for provider, models in _CATALOG.items():
+        source = files("mlflow").joinpath("utils", "model_catalog", f"{provider}.json")
+        catalog = json.loads(source.read_text("utf-8"))["models"]
+        for model in models:
+            pricing = catalog.get(model, {}).get("pricing", {})
+            prompt, completion = pricing.get("input_per_million_tokens"), pricing.get("output_per_million_tokens")
+            if prompt is not None and completion is not None:
+                cached = pricing.get("cache_read_per_million_tokens", prompt)
+                found[f"{model} ({_PROVIDERS[provider]})"] = Price(float(prompt), float(completion), float(cached))
+    return found
+
+
+def compared(turns: pd.DataFrame, prices: dict[str, Price]) -> pd.DataFrame:
+    """The same tokens by every list price, the cheapest first, under one's own: model, prompt, cached_prompt,
+    completion (US dollars for a million tokens; None for one's own, which differ by wrapper), cost."""
+    rows = [("These turns, by your prices", None, None, None, cost(turns, prices))]
+    others = [
+        (model, price.prompt, price.cached_prompt, price.completion, price.cost(turns))
+        for model, price in list_prices().items()
+    ]
+    rows += sorted(others, key=lambda row: row[-1])  # type: ignore[arg-type,return-value]
+    return pd.DataFrame(rows, columns=["model", "prompt", "cached_prompt", "completion", "cost"])
