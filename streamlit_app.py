@@ -18,6 +18,7 @@ chosen = st.navigation(
         "Talk": [
             st.Page("pages/chat.py", title="Chat", icon=":material/forum:"),
             st.Page("pages/prompt.py", title="Prompt", icon=":material/code_blocks:"),
+            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
         ],
         "Measure": [
             st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:"),

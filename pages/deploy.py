@@ -9,9 +9,7 @@ ROUTES = ("phi3kit serve", "mlflow models serve", "Docker image", "systemd", "Co
 PORTS = {"phi3kit serve": 8000, "mlflow models serve": 5001, "Docker image": 5001, "systemd": 8000}
 
 shell.begin("Deploy")
-st.markdown(
-    "Commands and files that serve one model elsewhere; each command is run in phi3kit's tests as it stands here."
-)
+st.markdown("Commands and files that serve one model: on this machine, as a service, in containers, or on Azure ML.")
 with shell.errors_shown():
     acting.show_outcome()
     found = {choice.model_uri: choice for choice in resources.choices() if not choice.model.files_gone}

@@ -198,7 +198,8 @@ def _signatures(arguments: argparse.Namespace) -> None:
 
 def _usage(arguments: argparse.Namespace) -> None:
     from phi3kit.usage.export import write
-    from phi3kit.usage.reader import read_turns, since
+    from phi3kit.usage.reader import read_turns
+    from phi3kit.usage.turns_table import since
     from phi3kit.usage.writer import write_waiting
 
     settings = read_settings()

@@ -1,27 +1,34 @@
 """Client: ask an endpoint, whole or streamed, and say what the turn cost.
 
-Talks through the `openai` client only; /tokenize, which OpenAI does not have, goes over the same connection.
-Knows OpenAI's protocol and its errors. Knows no processes and no pages.
+Talks through the `openai` client; /tokenize, which OpenAI does not have, goes over the same connection. A worker says
+what a turn cost and records it; of a remote endpoint both are done here, with times as they are seen from here.
+Knows no processes and no pages.
 """
 
 import time
 import uuid
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-import openai
 from openai import OpenAI
 
-from phi3kit.errors import Busy, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit import invocations
+from phi3kit.errors import EndpointFailed, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
-from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord
+from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, TurnText, tokens_per_second
 from phi3kit.settings import Settings
+from phi3kit.tokens import Tokenized, read_tokenized
+from phi3kit.transport import Line, errors, http_client, not_the_protocol, parsing
+from phi3kit.usage.budgets import Budgets
+from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
 
-_CONNECT_AND_SILENCE_S = 600.0  # a real Phi-3 may read a long prompt for minutes
+_HEARTBEAT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    continues: bool = False  # the last message is the beginning of the answer
 
     @property
     def interface(self) -> Interface:
@@ -45,7 +53,9 @@ class Request:
         content = _as_json(self.prompt)
         sampling = {"temperature": self.temperature, "max_tokens": self.max_tokens, "top_p": self.top_p}
         optional = {"seed": self.seed, "stop": list(self.stop) or None}
-        return {"model": model_uri, **content, **sampling, **{k: v for k, v in optional.items() if v is not None}}
+        begun = {"continue_final_message": True, "add_generation_prompt": False} if self.continues else {}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"model": model_uri, **content, **sampling, **given, **begun}
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,11 @@ class TurnContext:
             "X-Phi3kit-Origin": self.origin,
         }
 
+    def headers_to(self, endpoint: Endpoint) -> dict[str, str]:
+        """What an endpoint is told: a remote one learns the turn's id, and not who asks."""
+        told = self.headers()
+        return {"X-Phi3kit-Turn-Id": told["X-Phi3kit-Turn-Id"]} if endpoint.wrapper == "remote" else told
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -80,6 +95,7 @@ class Answer:
     time_to_first_token_s: float | None = None
     duration_s: float = 0.0
     tokens_per_second: float | None = None
+    tokens_counted: bool = True  # False: a remote endpoint has given no usage (yet), and the counts are 0
 
     @property
     def total_tokens(self) -> int:
@@ -95,19 +111,24 @@ def connect(endpoint: Endpoint) -> OpenAI:
 def ask(
     endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, connection: OpenAI | None = None
 ) -> Answer:
-    """The whole answer at once. Raises RequestInvalid, Busy or WorkerFailed; the last leaves a turn in the outbox.
+    """The whole answer at once. Raises RequestInvalid, Busy, and WorkerFailed or EndpointFailed.
 
-    connection: one that `connect` gave; without one the question has its own.
+    The last two leave a turn in the outbox. connection: one that `connect` gave; without one the question has its own.
     """
+    if endpoint.wrapper == "remote":
+        *_, answer = stream(endpoint, request, context, settings)
+        return answer
     began, began_at = time.perf_counter(), time.time()
     try:
-        with _errors(endpoint), nullcontext(connection) if connection else _client(endpoint) as client:
+        with errors(endpoint), nullcontext(connection) if connection else _client(endpoint) as client:
             create = _resource(client, request.interface).create
-            reply: Any = create(
-                **request.body(endpoint.model or endpoint.model_uri), stream=False, extra_headers=context.headers()
-            )
+            body = _with_extra(request.body(endpoint.model_uri))
+            reply: Any = create(**body, stream=False, extra_headers=context.headers())
     except WorkerFailed:
-        _record_broken(endpoint, request, context, settings, Answer(), began_at, time.perf_counter() - began)
+        spent_s = time.perf_counter() - began
+        broken = Answer(finish_reason="error", duration_s=spent_s)
+        # When the worker did record it, its record has the same id and stays.
+        _keeper(settings).keep(_turn(endpoint, request, context, settings, broken, began_at))
         raise
     choice = reply.choices[0]
     answer = Answer(
@@ -119,48 +140,127 @@ def ask(
 
 
 def stream(
-    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings
+    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, line: Line | None = None
 ) -> Generator[Answer, None, None]:
     """Longer and longer answers, the first one an empty one; the last one has a finish_reason and its cost.
 
-    Closing the iterator cancels the turn in the worker. A worker that dies leaves a turn in the outbox with what was
-    received. Raises RequestInvalid, Busy or WorkerFailed.
+    Closing the iterator cancels the turn at the endpoint, and so does cutting its `line` from another thread: then it
+    ends with an answer that has no finish_reason. A worker records its turns; a worker that dies, and a remote endpoint,
+    leave a turn in the outbox by this iterator. Raises RequestInvalid, Busy, BudgetSpent, and WorkerFailed or EndpointFailed.
     """
+    line = line or Line()
+    remote = endpoint.wrapper == "remote"
     began, began_at = time.perf_counter(), time.time()
-    answer = Answer()
+    answer = Answer(tokens_counted=not remote)
+    ended: FinishReason | None = None  # to be recorded here
+    if remote:
+        keeper, turn = _keeper(settings), _turn(endpoint, request, context, settings, answer, began_at)
+        keeper.admit(turn)
+        keeper.begin(replace(turn, finish_reason="error", error_code="app_died"))
+    steps = _invoked(endpoint, request, context, line) if endpoint.protocol == "invocations" else None
+    steps = steps or _streamed(endpoint, request, context, line)
     try:
-        with _errors(endpoint), _client(endpoint) as client:
-            body = request.body(endpoint.model or endpoint.model_uri)
-            options = {"include_usage": True, "continuous_usage_stats": True}
-            create = _resource(client, request.interface).with_raw_response.create
-            reply: Any = create(**body, stream=True, stream_options=options, extra_headers=context.headers())
-            answer = Answer(queue_place=_whole(reply.headers.get(QUEUE_HEADER), default=0))
-            chunks: Any = reply.parse()
-            with chunks:
-                yield answer
-                for chunk in chunks:
-                    answer = _grown(answer, chunk, time.perf_counter() - began)
-                    yield answer
-            if answer.finish_reason is None:
-                raise WorkerFailed(
-                    "The answer broke off.", "The worker ended the stream before its end.", "Send the message again."
-                )
-    except WorkerFailed:
-        _record_broken(endpoint, request, context, settings, answer, began_at, time.perf_counter() - began)
+        for answer in steps:
+            yield answer
+        ended = answer.finish_reason if remote else None
+    except GeneratorExit:
+        ended = (answer.finish_reason or "cancelled") if remote else None
         raise
+    except (WorkerFailed, EndpointFailed):
+        if not line.is_cut:
+            ended = "error"
+            raise
+        ended = "cancelled" if remote else None
+    finally:
+        steps.close()
+        if ended:
+            answer = replace(answer, finish_reason=ended, duration_s=answer.duration_s or time.perf_counter() - began)
+            _keeper(settings).keep(_turn(endpoint, request, context, settings, answer, began_at))
 
 
-def count_tokens(endpoint: Endpoint, prompt: Sequence[Message] | str) -> int:
-    """Prompt tokens as the worker would count them. Raises WorkerFailed or RequestInvalid."""
-    with _errors(endpoint), _client(endpoint, root=True) as client:
-        reply: Any = client.post("/tokenize", body=_as_json(prompt), cast_to=object)
-        return int(reply["count"])
+def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
+    """By OpenAI's protocol."""
+    began = time.perf_counter()
+    remote = endpoint.wrapper == "remote"
+    with errors(endpoint), _client(endpoint, line) as client:
+        body = _with_extra(request.body(endpoint.model or endpoint.model_uri))
+        # Counts with each piece: vLLM has them too, others refuse what they do not know.
+        options = {"include_usage": True, **({} if remote else {"continuous_usage_stats": True})}
+        create = _resource(client, request.interface).with_raw_response.create
+        headers = context.headers_to(endpoint)
+        reply: Any = create(**body, stream=True, stream_options=options, extra_headers=headers)
+        if remote and not (kind := reply.headers.get("Content-Type", "nothing")).startswith("text/event-stream"):
+            raise not_the_protocol(endpoint, f"It answered with {kind[:60]} and not with a stream of events.")
+        answer = Answer(queue_place=_whole(reply.headers.get(QUEUE_HEADER), default=0), tokens_counted=not remote)
+        with parsing(endpoint), reply.parse() as chunks:
+            yield answer
+            for chunk in chunks:
+                answer = _grown(answer, chunk, time.perf_counter() - began, remote)
+                yield answer
+        if answer.finish_reason is None:
+            raise _broken_off(endpoint)
+
+
+def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
+    if endpoint.wrapper == "remote":
+        return EndpointFailed(
+            f"The answer of {endpoint.name} broke off.",
+            "The endpoint ended the stream before its end.",
+            "Send it again.",
+            kind="server",
+        )
+    return WorkerFailed(
+        "The answer broke off.", "The worker ended the stream before its end.", "Send the message again."
+    )
+
+
+def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
+    """By MLflow's /invocations: empty answers while the whole one is awaited, so that a reader can stop."""
+    began = time.perf_counter()
+    body = invocations.payload(
+        request.prompt, endpoint.takes, temperature=request.temperature, max_tokens=request.max_tokens,
+        top_p=request.top_p, seed=request.seed, stop=request.stop,
+    )  # fmt: skip
+    thread = ThreadPoolExecutor(1)
+    coming = thread.submit(invocations.invoke, endpoint, body, context.headers_to(endpoint), line)
+    thread.shutdown(wait=False)  # it ends with its request
+    try:
+        while not coming.done():
+            yield Answer(tokens_counted=False)
+            wait([coming], timeout=_HEARTBEAT_S)
+    finally:
+        if not coming.done():
+            line.cut()
+    reply = coming.result()
+    counted = reply.prompt_tokens is not None and reply.completion_tokens is not None
+    yield Answer(
+        text=reply.text,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=(reply.prompt_tokens or 0) if counted else 0,
+        completion_tokens=(reply.completion_tokens or 0) if counted else 0,
+        tokens_counted=counted,
+        duration_s=time.perf_counter() - began,
+    )
+
+
+def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
+    """The tokens of a prompt, as a phi3kit worker would cut it. Raises WorkerFailed or RequestInvalid."""
+    with errors(endpoint), _client(endpoint, root=True) as client:
+        reply: Any = client.post("/tokenize", body={**_as_json(prompt), "return_pieces": True}, cast_to=object)
+        return read_tokenized(reply)
 
 
 def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
     return {"messages": [asdict(message) for message in prompt]}
+
+
+def _with_extra(body: dict[str, Any]) -> dict[str, Any]:
+    """The body as arguments of the `openai` client, which takes what OpenAI does not have by another door."""
+    extra = {name: body[name] for name in ("continue_final_message", "add_generation_prompt") if name in body}
+    known = {name: value for name, value in body.items() if name not in extra}
+    return {**known, "extra_body": extra} if extra else known
 
 
 def _resource(client: OpenAI, interface: Interface) -> Any:
@@ -172,41 +272,49 @@ def _whole(header: str | None, default: int) -> int:
     return int(header) if header and header.isdecimal() else default
 
 
-def _client(endpoint: Endpoint, *, root: bool = False) -> OpenAI:
+def _client(endpoint: Endpoint, line: Line | None = None, *, root: bool = False) -> OpenAI:
     return OpenAI(
         base_url=endpoint.base_url if root else f"{endpoint.base_url}{endpoint.api_path}",
         api_key=endpoint.api_key or "none",
         max_retries=0,  # a turn that is sent twice is answered, counted and logged twice
-        timeout=_CONNECT_AND_SILENCE_S,
+        timeout=endpoint.silence_s,
+        http_client=http_client(endpoint, line),
     )
 
 
-def _grown(answer: Answer, chunk: Any, elapsed_s: float) -> Answer:
+def _grown(answer: Answer, chunk: Any, elapsed_s: float, remote: bool) -> Answer:
     for choice in chunk.choices:
         piece = choice.text if hasattr(choice, "text") else choice.delta.content
-        answer = replace(
-            answer, text=answer.text + (piece or ""), finish_reason=choice.finish_reason or answer.finish_reason
-        )
+        reason = choice.finish_reason
+        if remote and reason:
+            reason = invocations.finish_reason_of(reason)
+        answer = replace(answer, text=answer.text + (piece or ""), finish_reason=reason or answer.finish_reason)
     answer = _with_usage(answer, chunk.usage)
-    if answer.time_to_first_token_s is None and answer.completion_tokens:
+    if answer.time_to_first_token_s is None and (answer.text if remote else answer.completion_tokens):
         answer = replace(answer, time_to_first_token_s=elapsed_s)
-    return _with_timings(replace(answer, duration_s=elapsed_s), chunk)
+    answer = replace(answer, duration_s=elapsed_s)
+    return _with_seen_speed(answer) if remote else _with_timings(answer, chunk)
 
 
 def _with_usage(answer: Answer, usage: Any) -> Answer:
     if usage is None:
         return answer
     details = usage.prompt_tokens_details
+    prompt_tokens = invocations.count_of(usage.prompt_tokens)
+    completion_tokens = invocations.count_of(usage.completion_tokens)
+    if prompt_tokens is None or completion_tokens is None:
+        return answer
     return replace(
         answer,
-        prompt_tokens=usage.prompt_tokens,
-        cached_prompt_tokens=(details.cached_tokens if details else None) or 0,
-        completion_tokens=usage.completion_tokens,
+        prompt_tokens=prompt_tokens,
+        cached_prompt_tokens=invocations.count_of(details.cached_tokens if details else None) or 0,
+        completion_tokens=completion_tokens,
+        tokens_counted=True,
     )
 
 
 def _with_timings(answer: Answer, reply: Any) -> Answer:
-    """A phi3kit worker measures where the tokens are made; another endpoint leaves what was seen from here."""
+    """A worker measures where the tokens are made."""
     timings = (reply.model_extra or {}).get("phi3kit")
     if not timings:
         return answer
@@ -214,17 +322,24 @@ def _with_timings(answer: Answer, reply: Any) -> Answer:
     return replace(answer, **{name: timings[name] for name in names})
 
 
-def _record_broken(
-    endpoint: Endpoint,
-    request: Request,
-    context: TurnContext,
-    settings: Settings,
-    answer: Answer,
-    began_at: float,
-    duration_s: float,
-) -> None:
-    """Keep a turn that the worker may not have been able to record; when it did, its record has the same id and stays."""
-    turn = TurnRecord(
+def _with_seen_speed(answer: Answer) -> Answer:
+    """A remote endpoint is measured from here, the network's time with it."""
+    speed = tokens_per_second(answer.completion_tokens, answer.duration_s, answer.time_to_first_token_s)
+    return replace(answer, tokens_per_second=speed)
+
+
+@lru_cache(maxsize=4)
+def _keeper(settings: Settings) -> Keeper:
+    """One for the process: it holds the lock by which a turn whose process died is found."""
+    budgets = Budgets(settings.daily_tokens, settings.daily_tokens_per_user)
+    return Keeper(Outbox(settings.home), budgets, log_text=settings.log_text)
+
+
+def _turn(
+    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, answer: Answer, began_at: float
+) -> TurnRecord:
+    """The record of a turn that no worker may have kept."""
+    return TurnRecord(
         turn_id=context.turn_id,
         at=began_at,
         wrapper=endpoint.wrapper,
@@ -233,41 +348,17 @@ def _record_broken(
         origin=context.origin,
         user=context.user,
         conversation_id=context.conversation_id,
-        finish_reason="error",
+        finish_reason=answer.finish_reason or "error",
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         cached_prompt_tokens=answer.cached_prompt_tokens,
-        duration_s=duration_s,
+        duration_s=answer.duration_s,
         time_to_first_token_s=answer.time_to_first_token_s,
         temperature=request.temperature,
         max_tokens=request.max_tokens,
         top_p=request.top_p,
         seed=request.seed,
+        tokens_counted=answer.tokens_counted,
+        prompt_key=_keeper(settings).prompt_key(request.prompt),
+        text=TurnText(request.prompt, (answer.text,)) if settings.log_text else None,
     )
-    Outbox(settings.home).add(turn)
-
-
-@contextmanager
-def _errors(endpoint: Endpoint) -> Iterator[None]:
-    """Translate the `openai` client's errors into the kit's."""
-    again = "Send it again; the worker is started anew when it is gone."
-    try:
-        yield
-    except Phi3KitError:
-        raise
-    except openai.RateLimitError as error:
-        raise Busy(waiting=0, retry_after_s=_whole(error.response.headers.get("Retry-After"), default=2)) from error
-    except openai.APIStatusError as error:
-        body: Any = error.body if isinstance(error.body, dict) else {}
-        message = str(body.get("message") or error)
-        if error.status_code in (400, 413, 422):
-            raise RequestInvalid(
-                "The worker refused the request.", message, "Change the value and send it again.",
-                param=body.get("param"), code=str(body.get("code") or "invalid_value"),
-            ) from error  # fmt: skip
-        raise WorkerFailed(f"The worker answered {error.status_code}.", message, again) from error
-    except openai.APIError as error:  # no connection, a broken one, or an error inside a stream
-        why = error.message if error.message and error.message != "Connection error." else "The worker is not there."
-        raise WorkerFailed("The worker did not finish its answer.", why, again) from error
-    except OSError as error:
-        raise WorkerFailed("The worker did not finish its answer.", f"{error}.", again) from error

@@ -19,6 +19,7 @@ from phi3kit.records import Endpoint, Interface, Protocol
 
 KEY_PREFIX = "PHI3KIT_KEY_"  # a person who adds connections may send a key anywhere: only keys meant for it
 _LONGEST_NAME = 40
+_LONGEST_SILENCE_S = 3600
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Connection:
     key_name: str = ""  # of the secret or environment variable with the key; empty: no key is sent
     context_tokens: int | None = None
     takes: Interface = "openai"  # of an /invocations server: messages, or a raw prompt
+    silence_s: int = 120  # after so long without a byte it has failed
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -42,9 +44,11 @@ class Connection:
                 f"Only secrets whose name begins with {KEY_PREFIX} are sent to remote endpoints.",
                 f"Put the key into a secret or environment variable such as {KEY_PREFIX}LAB and write that name here.",
             )
-        if self.protocol == "openai" and not self.model:
+        if not 1 <= self.silence_s <= _LONGEST_SILENCE_S:
             raise ConnectionInvalid(
-                "The model's name is missing.", "OpenAI's protocol names a model.", "Test lists what the endpoint has."
+                "The time limit cannot be used.",
+                f"It is {self.silence_s} s; from 1 to {_LONGEST_SILENCE_S:,} make sense.",
+                "Correct it.",
             )
         if self.context_tokens is not None and self.context_tokens < 1:
             raise ConnectionInvalid("The context is too small.", "It holds at least 1 token.", "Correct it.")
@@ -77,7 +81,11 @@ def list_connections(home: Path) -> list[Connection]:
 
 
 def save_connection(connection: Connection, home: Path) -> None:
-    """Keep a connection, in the place of the one with its name. Raises StorageFailed."""
+    """Keep a connection, in the place of the one with its name. Raises ConnectionInvalid or StorageFailed."""
+    if connection.protocol == "openai" and not connection.model:
+        raise ConnectionInvalid(
+            "The model's name is missing.", "OpenAI's protocol names a model.", "Test lists what the endpoint has."
+        )
     with writing(home), _lock(home):
         others = [each for each in list_connections(home) if each.name != connection.name]
         _write([*others, connection], home)
@@ -87,6 +95,11 @@ def remove_connection(name: str, home: Path) -> None:
     """Forget a connection; nothing when there is none of that name. Raises StorageFailed."""
     with writing(home), _lock(home):
         _write([each for each in list_connections(home) if each.name != name], home)
+
+
+def key_names(keys: Mapping[str, object]) -> list[str]:
+    """The secrets that a connection may name, sorted."""
+    return sorted(name for name, key in keys.items() if name.startswith(KEY_PREFIX) and name.isidentifier() and key)
 
 
 def endpoint_of(connection: Connection, keys: Mapping[str, object]) -> Endpoint:
@@ -108,6 +121,8 @@ def endpoint_of(connection: Connection, keys: Mapping[str, object]) -> Endpoint:
         api_path=api_path,
         model=connection.model,
         takes=connection.takes,
+        silence_s=connection.silence_s,
+        name=connection.name,
     )
 
 

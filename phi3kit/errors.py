@@ -4,6 +4,7 @@ Phi3KitError
 ├── SourceInvalid        the weights cannot be used
 ├── DownloadFailed       the weights did not arrive, and trying again may help
 ├── ConnectionInvalid    a remote endpoint's URL, name or key cannot be used
+├── EndpointFailed       a remote endpoint did not answer as it should
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
@@ -12,9 +13,14 @@ Phi3KitError
 ├── RequestInvalid       a request's value is wrong (the API's 400)
 │   └── PromptTooLong    more tokens than the context
 ├── Busy                 the worker's queue is full (the API's 429)
+├── BudgetSpent          the day's tokens are spent (the API's 429, insufficient_quota)
 ├── StorageFailed        the data folder or the tracking store cannot be written or read
 └── SettingInvalid       an environment variable or secret has a wrong value
 """
+
+from typing import Literal
+
+Failure = Literal["refused", "host", "tls", "timeout", "redirect", "unauthorized", "not found", "protocol", "server"]
 
 
 class Phi3KitError(Exception):
@@ -42,6 +48,14 @@ class ModelNotFound(Phi3KitError):
 
 class ConnectionInvalid(Phi3KitError):
     """What a connection to a remote endpoint says cannot be used: its URL, its name, its key."""
+
+
+class EndpointFailed(Phi3KitError):
+    """A remote endpoint did not answer as it should; `kind` says in one word how."""
+
+    def __init__(self, what: str, why: str, next_step: str, *, kind: Failure) -> None:
+        super().__init__(what, why, next_step)
+        self.kind = kind
 
 
 class BuildFailed(Phi3KitError):
@@ -89,10 +103,28 @@ class Busy(Phi3KitError):
     def __init__(self, waiting: int, retry_after_s: int) -> None:
         super().__init__(
             what="The model is busy.",
-            why=f"{waiting} requests are waiting already.",
+            why=f"{waiting} requests are waiting already." if waiting else "It takes no more requests at the moment.",
             next_step=f"Try again in {retry_after_s} s.",
         )
         self.retry_after_s = retry_after_s
+
+
+class BudgetSpent(Phi3KitError):
+    """The tokens that all users, or this one, may spend a day are spent; `renews_in_s` seconds until the next day."""
+
+    def __init__(self, spent: int, budget: int, user: str | None, renews_in_s: int) -> None:
+        whose = f"The daily token budget of {user}" if user is not None else "The daily token budget"
+        super().__init__(
+            what=f"{whose} is spent.",
+            why=f"{spent:,} of {budget:,} tokens are used, and the prompt counts too.",
+            next_step=f"It renews at 00:00 UTC, in {_span(renews_in_s)}.",
+        )
+        self.renews_in_s = renews_in_s
+
+
+def _span(seconds: int) -> str:
+    hours, minutes = divmod(max(seconds, 60) // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 class StorageFailed(Phi3KitError):

@@ -21,7 +21,7 @@ PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp32")
 
 Interface = Literal["openai", "raw"]
 Origin = Literal["ui", "api", "batch"]
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "error", "other"]  # other: a remote endpoint gave none of these
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,16 @@ class Endpoint:
     api_path: str = "/v1"  # where OpenAI's routes begin
     model: str = ""  # what the endpoint calls it; the model URI when empty
     takes: Interface = "openai"  # of an /invocations endpoint: messages, or a raw prompt
+    silence_s: float = 600.0  # after so long without a byte it has failed; a real Phi-3 may read a prompt for minutes
+    name: str = ""  # of the connection, as errors name it
+
+
+@dataclass(frozen=True)
+class TurnText:
+    """What was said in one turn."""
+
+    prompt: tuple[Message, ...] | str  # messages, or one raw prompt
+    completions: tuple[str, ...]  # one a choice, as far as they came
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,10 @@ class TurnRecord:
     max_tokens: int
     top_p: float
     seed: int | None
+    tokens_counted: bool = True  # False: a remote endpoint gave no usage, and the counts are 0
+    error_code: str | None = None  # OpenAI's word for why finish_reason is "error"
+    prompt_key: str | None = None  # equal for equal prompts, on one machine; says nothing about them
+    text: TurnText | None = field(default=None, repr=False)  # None: text is not logged. Not in repr: that goes to logs
 
     @property
     def total_tokens(self) -> int:
@@ -77,7 +91,12 @@ class TurnRecord:
     @property
     def tokens_per_second(self) -> float | None:
         """Decoding speed: tokens behind the first one, over the time behind it. None below two tokens."""
-        if self.time_to_first_token_s is None or self.completion_tokens < 2:
-            return None
-        elapsed_s = self.duration_s - self.time_to_first_token_s
-        return (self.completion_tokens - 1) / elapsed_s if elapsed_s > 0 else None
+        return tokens_per_second(self.completion_tokens, self.duration_s, self.time_to_first_token_s)
+
+
+def tokens_per_second(completion_tokens: int, duration_s: float, time_to_first_token_s: float | None) -> float | None:
+    """Decoding speed: tokens behind the first one, over the time behind it. None below two tokens."""
+    if time_to_first_token_s is None or completion_tokens < 2:
+        return None
+    elapsed_s = duration_s - time_to_first_token_s
+    return (completion_tokens - 1) / elapsed_s if elapsed_s > 0 else None

@@ -45,7 +45,7 @@ def table(*turns: TurnRecord) -> "pd.DataFrame":
     """Turns as the reader gives them, by the way of MLflow's table of runs."""
     import pandas as pd
 
-    from phi3kit.usage.reader import turns_of
+    from phi3kit.usage.turns_table import turns_of
     from phi3kit.usage.writer import metrics_of, params_of, tags_of
 
     return turns_of(

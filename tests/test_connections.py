@@ -49,9 +49,10 @@ class TestConnection:
         with pytest.raises(ConnectionInvalid, match="PHI3KIT_KEY_"):
             replace(LAB, key_name=name)
 
-    def test_openai_needs_a_model_and_invocations_does_not(self) -> None:
+    def test_openai_needs_a_model_and_invocations_does_not(self, tmp_path: Path) -> None:
         with pytest.raises(ConnectionInvalid, match="model"):
-            Connection("lab", "http://host")
+            save_connection(Connection("lab", "http://host"), tmp_path)
+        assert list_connections(tmp_path) == []
         served = Connection("served", "http://host:5000", "invocations")
         assert (served.model_uri, served.label) == ("remote:served", "served · /invocations")
         assert (LAB.model_uri, LAB.label) == ("remote:lab/phi3", "lab · phi3")

@@ -88,7 +88,8 @@ class TestBundle:
         self, unpacked: tuple[WrapperName, Path], built: Built
     ) -> None:
         _, folder = unpacked
-        texts = [path.read_bytes() for path in folder.rglob("*") if path.suffix in ("", ".yaml", ".yml", ".md", ".sh")]
+        kinds = ("", ".yaml", ".yml", ".md", ".sh")
+        texts = [path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix in kinds]
         assert len(texts) >= 7
         for text in texts:
             assert str(built.home).encode() not in text
@@ -232,27 +233,28 @@ def azure_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+def check(azure_python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the bundle's own script says of its files, read by Azure's loader."""
+    command = [str(azure_python), str(folder / "deploy.py"), "--check"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
 class TestAzuresOwnLoader:
-    def test_it_reads_endpoint_and_deployment_and_knows_a_mistake(
-        self, azure_python: Path, unpacked: tuple[WrapperName, Path]
-    ) -> None:
+    def test_it_reads_endpoint_and_deployment(self, azure_python: Path, unpacked: tuple[WrapperName, Path]) -> None:
         wrapper, folder = unpacked
-
-        def check() -> subprocess.CompletedProcess[str]:
-            command = [str(azure_python), str(folder / "deploy.py"), "--check"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-        done = check()
+        done = check(azure_python, folder)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.strip() == f"{folder.name}/blue: 1 x Standard_DS3_v2"
         assert folder.name.startswith(f"phi3-{wrapper}-")
-        deployment = folder / "deployment.yml"
-        right = deployment.read_text()
-        deployment.write_text(right.replace("instance_count: 1", "instance_count: many"))
-        wrong = check()
-        deployment.write_text(right)
-        assert wrong.returncode != 0
-        assert "Not a valid integer" in wrong.stderr
+
+    def test_it_knows_a_mistake(self, azure_python: Path, built: Built, tmp_path: Path) -> None:
+        bundle = azure.plan_bundle(built.uri("onnx"), built.settings)
+        for name in ("deploy.py", "endpoint.yml", "deployment.yml"):
+            wrong = bundle.text(name).replace("instance_count: 1", "instance_count: many")
+            (tmp_path / name).write_text(wrong)
+        done = check(azure_python, tmp_path)
+        assert done.returncode != 0
+        assert "Not a valid integer" in done.stderr
 
 
 class TestPins:

@@ -182,26 +182,6 @@ class TestBroken:
         assert any("PHI3KIT\\_IDLE\\_SECONDS" in each.value for each in app.error)
 
 
-class TestSignatures:
-    def test_both_signatures_and_the_chapters_stand_side_by_side(self, full_home: Built) -> None:
-        app = open_page("signatures")
-        notations = [each.value for each in app.code]
-        assert len(notations) == 4
-        assert sum("'prompt': string (required)" in each for each in notations) == 2
-        (table,) = app.dataframe
-        assert {"part", "field", "transformers", "onnx", "verdict"} == set(table.value.columns)
-        assert "only onnx" in set(table.value["verdict"])
-
-    def test_todays_chat_signature_is_compared_with_the_chapters(self, full_home: Built) -> None:
-        app = open_page("signatures")
-        view = next(each for each in app.segmented_control if each.label == "Compare")
-        view.set_value("transformers: chapter and today").run()
-        table = app.dataframe[0].value.set_index("field")
-        assert table.loc["top_p", "verdict"] == "only today"
-        assert table.loc["temperature", "verdict"] == "same"
-        assert table.loc["messages[].content", "verdict"] == "differs"
-
-
 class TestChat:
     @pytest.mark.parametrize("wrapper", ["transformers", "onnx"])
     def test_a_question_is_answered_with_its_usage_under_it(self, full_home: Built, wrapper: str) -> None:

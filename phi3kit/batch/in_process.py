@@ -5,10 +5,8 @@ Knows the server's parts. Knows no Spark.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,40 @@ from phi3kit.batch.request import RowResult, failed
 from phi3kit.errors import Phi3KitError
 from phi3kit.machine import free_memory_bytes
 from phi3kit.openai_schema import ChatRequest, CompletionRequest, error_body
-from phi3kit.records import TurnRecord, WrapperName
+from phi3kit.records import Message, TurnRecord, WrapperName
 from phi3kit.server.engine import Engine
 from phi3kit.server.kv_cache import KvCache, budget_for
 from phi3kit.server.loading import load_runtime
 from phi3kit.server.runtime import Runtime
 from phi3kit.server.turns import Caller, chat_turn, raw_turn
+from phi3kit.usage.outbox import to_json
 
 AT_ONCE = 8  # as many answers as the engine writes at once
 
 _LOOK_S = 0.02
+
+
+class _Kept:
+    """Keeps turns in memory: an executor has no data folder, and the driver knows budgets and outbox."""
+
+    log_text = False
+
+    def __init__(self) -> None:
+        self.turns: list[TurnRecord] = []
+
+    def admit(self, turn: TurnRecord) -> None:
+        """See TurnKeeper."""
+
+    def begin(self, turn: TurnRecord) -> None:
+        """See TurnKeeper."""
+
+    def keep(self, turn: TurnRecord) -> None:
+        """See TurnKeeper."""
+        self.turns.append(turn)
+
+    def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
+        """See TurnKeeper: there is no secret to make one of."""
+        return None
 
 
 class InProcess:
@@ -68,7 +90,7 @@ class InProcess:
         return asyncio.run(all_of_them())
 
     async def _one(self, row: int, body: Mapping[str, Any], batch_id: str) -> tuple[RowResult, str | None]:
-        kept: list[TurnRecord] = []
+        kept = _Kept()
         caller = Caller.from_headers({"x-phi3kit-conversation-id": batch_id, "x-phi3kit-origin": "batch"}, self._user)
         try:
             if "messages" in body:
@@ -77,12 +99,12 @@ class InProcess:
             else:
                 raw = CompletionRequest.model_validate(body)
                 turn = raw_turn(raw, caller, self._engine, self._wrapper, self._model_uri)
-            async for _ in turn.parts(kept.append):
+            async for _ in turn.parts(kept):
                 pass
         except (Phi3KitError, ValidationError) as error:
             _, told = error_body(error)
             return failed(row, told["error"]["message"], final=True), None
-        choice, record = turn.choices[0], json.dumps(asdict(kept[0]))
+        choice, record = turn.choices[0], to_json(kept.turns[0])
         if choice.done is None or choice.done.error:
             broke = choice.done.error if choice.done and choice.done.error else RuntimeError("The answer broke off.")
             return failed(row, broke, final=False), record

@@ -27,9 +27,8 @@ from phi3kit.batch.executor import Load, answered, first_line, trouble
 from phi3kit.batch.request import RowResult, Sampling, failed
 from phi3kit.errors import BatchFailed
 from phi3kit.logged_models import ResolvedModel
-from phi3kit.records import TurnRecord
 from phi3kit.settings import PROJECT_ROOT, Settings
-from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.outbox import Outbox, from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +115,7 @@ class SparkAnswering:
             return self._computed(bodies[:middle]) + self._computed(bodies[middle:])
         for each in found:
             if each["turn"]:
-                self._outbox.add(TurnRecord(**json.loads(each["turn"])))
+                self._outbox.add(from_json(each["turn"]))
         return [RowResult(*(each[field.name] for field in fields(RowResult))) for each in found]
 
     def _prepared(self, master: str, model: ResolvedModel, batch_id: str) -> "Callable[..., Iterator[pd.DataFrame]]":

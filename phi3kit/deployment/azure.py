@@ -50,6 +50,7 @@ class Bundle:
     model_uri: str
     wrapper: WrapperName
     folder: Path
+    files: tuple[str, ...]  # of the folder, that go in as they are
     model_bytes: int
     instance_type: str
     texts: tuple[tuple[str, str], ...]  # path in the folder, content
@@ -73,7 +74,8 @@ def plan_bundle(model_uri: str, settings: Settings) -> Bundle:
     name = f"phi3-{model.wrapper}-{short}"
     pins = [line.strip() for line in requirements if line.strip()]
     python = ".".join(str(described["flavors"]["python_function"]["python_version"]).split(".")[:2])
-    size = sum(path.stat().st_size for path in _model_files(model.folder))
+    files = _model_files(model.folder)
+    size = sum((model.folder / name).stat().st_size for name in files)
     instance = instance_for(size)
     texts = {
         "README.md": _readme(name, model.wrapper, model.model_uri, size, instance),
@@ -89,7 +91,7 @@ def plan_bundle(model_uri: str, settings: Settings) -> Bundle:
         "sample-request.json": json.dumps(sample_request(model.wrapper), indent=2) + "\n",
         "score/score.py": (_FILES / "score.py").read_text("utf-8"),
     }
-    return Bundle(name, model.model_uri, model.wrapper, model.folder, size, instance, tuple(texts.items()))
+    return Bundle(name, model.model_uri, model.wrapper, model.folder, files, size, instance, tuple(texts.items()))
 
 
 def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], None] = lambda done: None) -> None:
@@ -99,7 +101,7 @@ def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], 
     """
     written = 0
     parts: list[tuple[str, bytes | Path]] = [(path, text.encode()) for path, text in bundle.texts]
-    parts += [(f"model/{path.relative_to(bundle.folder).as_posix()}", path) for path in _model_files(bundle.folder)]
+    parts += [(f"model/{name}", bundle.folder / name) for name in bundle.files]
     with zipfile.ZipFile(target, "w") as archive:
         for path, content in sorted(parts, key=lambda part: part[0]):
             entry = zipfile.ZipInfo(f"{bundle.name}/{path}", _EPOCH)
@@ -152,10 +154,9 @@ def instance_for(model_bytes: int) -> str:
     return next((name for name, memory_gb in _SIZES if memory_gb >= needed_gb), _SIZES[-1][0])
 
 
-def _model_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in _LEFT_OUT
-    )
+def _model_files(folder: Path) -> tuple[str, ...]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return tuple(sorted(name for name in names if name not in _LEFT_OUT))
 
 
 def _for_azure(described: dict[str, Any]) -> dict[str, Any]:

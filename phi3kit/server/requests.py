@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit import openai_schema
-from phi3kit.errors import Busy, RequestInvalid
+from phi3kit.errors import BudgetSpent, Busy, RequestInvalid
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -90,6 +90,9 @@ def error_response(error: Exception) -> Response:
         return too_large()
     status, body = openai_schema.error_body(error)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
+    if isinstance(error, BudgetSpent):
+        # The `openai` client would try again at once, twice; it is told not to.
+        headers = {"Retry-After": str(error.renews_in_s), "X-Should-Retry": "false"}
     if status == 503:
         headers = {"Retry-After": "2"}
     return JSONResponse(body, status, headers)

@@ -6,10 +6,10 @@ Knows widgets. What can be talked to, targets know.
 import streamlit as st
 
 from phi3kit import targets
-from phi3kit.records import SERVED, Served
+from phi3kit.records import SERVED, Interface, Served
 from phi3kit.registry import Choice
 from phi3kit.targets import Target
-from phi3kit.ui import resources, shell
+from phi3kit.ui import connecting, resources, shell, talk
 
 
 def choose_target(key: str, preferred: Served) -> Target | None:
@@ -20,12 +20,7 @@ def choose_target(key: str, preferred: Served) -> Target | None:
     found = available()
     served = [each for each in SERVED if any(t.wrapper == each for t in found)]
     if not served:
-        shell.empty_state(
-            "No model is built yet. Build one and talk to it here; the small one takes seconds.",
-            "build",
-            "Build a wrapper",
-            ":material/deployed_code:",
-        )
+        nothing_yet()
         return None
     default = preferred if preferred in served else served[0]
     wrapper = st.segmented_control(
@@ -39,23 +34,41 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         format_func=lambda each: of_wrapper[each].label,
         key=f"{key}_model_{wrapper}",
         width=300,
-        help="An endpoint that you added under Connections on Compare."
+        help="An endpoint that was added under Connections."
         if remote
         else "Newest first. The small model ships with the app and knows only its corpus.",
     )
+    connecting.connections_button(key)
     return of_wrapper.get(uri)
+
+
+def nothing_yet() -> None:
+    """The empty state of a page that needs something to talk to."""
+    shell.empty_state(
+        "No model is built yet. Build one and talk to it here; the small one takes seconds.",
+        "build",
+        "Build a wrapper",
+        ":material/deployed_code:",
+    )
+    connecting.connections_button("nothing")
+
+
+def note(target: Target, interface: Interface) -> str | None:
+    """A sentence when what is sent is not what the target's own input is, or not all of it is heard."""
+    if target.connection is None:
+        return talk.native_note(target.wrapper, interface)
+    if target.connection.protocol == "openai":
+        return None
+    if target.connection.takes == "raw":
+        return "It takes a prompt alone: temperature, max tokens and stop strings are the endpoint's own."
+    return "MLflow gives the whole answer at once; it takes no seed."
 
 
 def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
     """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
     by_uri = {choice.model_uri: choice for choice in resources.choices()}
     if not by_uri:
-        shell.empty_state(
-            "No model is built yet. Build one first; the small one takes seconds.",
-            "build",
-            "Build a wrapper",
-            ":material/deployed_code:",
-        )
+        nothing_yet()
         return None
     uri = st.selectbox(
         label,

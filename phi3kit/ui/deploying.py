@@ -43,8 +43,7 @@ def show_recipe(recipe: Recipe) -> None:
             st.markdown(f"{number}. {step.what}{needs}")
             st.code(step.command, language="bash", wrap_lines=True)
         for file in recipe.files:
-            with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-                st.markdown(f"**{shell.plain(file.name)}**", width="content")
+            with st.expander(shell.plain(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
                 st.download_button(
                     "Download",
                     file.text,
@@ -54,7 +53,6 @@ def show_recipe(recipe: Recipe) -> None:
                     on_click="ignore",
                     key=f"file_{file.name}",
                 )
-            with st.expander("Show the file", expanded=len(recipe.files) == 1):
                 st.code(file.text, language=file.language if file.language != "text" else None)
         for note in recipe.notes:
             st.caption(note)

@@ -3,7 +3,9 @@
 Knows widgets and what they call. What a version is, the registry knows.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import pandas as pd
 import streamlit as st
@@ -15,6 +17,9 @@ from phi3kit.registry import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.signatures import describe
 from phi3kit.ui import acting, resources, shell, theme
 from phi3kit.usage.charts import totals
+
+_NOTATION_HEIGHT = 230  # pixels, in which a long signature scrolls
+_LONG_NOTATION = 500  # characters
 
 
 def logged_table(models: list[LoggedModel], registered: list[RegisteredModel]) -> LoggedModel:
@@ -114,7 +119,9 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
             return
         signature, files, use = st.tabs(["Signature", "Files", "Use"])
         with signature, shell.errors_shown():
-            st.code(describe(resources.signature(model.model_uri)).notation, language=None, wrap_lines=True, height=230)
+            notation = describe(resources.signature(model.model_uri)).notation
+            height: int | Literal["content"] = _NOTATION_HEIGHT if len(notation) > _LONG_NOTATION else "content"
+            st.code(notation, language=None, wrap_lines=True, height=height)
         with files, shell.errors_shown():
             table = pd.DataFrame(resources.files(model.model_uri), columns=["file", "bytes"])
             st.dataframe(
@@ -304,9 +311,7 @@ def _confirm_delete(model: LoggedModel, registered: list[RegisteredModel]) -> No
     st.markdown("This deletes, and nothing brings it back:\n" + "\n".join(f"- {each}" for each in gone))
     turns = len(versions.turns_of(resources.turns(), model.model_uri, registered))
     st.caption(f"Its worker ends. Its run and its {turns:,} logged turns stay.")
-    if _confirmed():
-        acting.attempt(partial(_delete_model, model), f"Deleted {model.model_uri}")
-        st.rerun()
+    _confirm(partial(_delete_model, model), f"Deleted {model.model_uri}")
 
 
 def _delete_model(model: LoggedModel) -> None:
@@ -323,17 +328,24 @@ def _confirm_delete_version(version: Version) -> None:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
         st.markdown(f"Who asks for **{shell.plain(names)}** finds nothing afterwards.")
     st.caption("The logged model and its files stay.")
-    if _confirmed():
-        act = partial(registry.delete_version, version.name, version.version, resources.kit().settings)
-        acting.attempt(act, f"Deleted {version.model_uri}")
-        st.rerun()
+    act = partial(registry.delete_version, version.name, version.version, resources.kit().settings)
+    _confirm(act, f"Deleted {version.model_uri}")
 
 
-def _confirmed() -> bool:
+def _confirm(act: Callable[[], object], done: str) -> None:
+    """The two buttons under a question; either closes it."""
     with st.container(horizontal=True, horizontal_alignment="right"):
-        if st.button("Keep", key="keep"):
+        keep = st.button("Keep", key="keep")
+        delete = st.button(
+            "Delete",
+            type="primary",
+            icon=":material/delete:",
+            key="confirm_delete",
+            on_click=acting.attempt,
+            args=(act, done),
+        )
+        if keep or delete:
             st.rerun()
-        return st.button("Delete", type="primary", icon=":material/delete:", key="confirm_delete")
 
 
 def _versions_of(model: LoggedModel, registered: list[RegisteredModel]) -> list[Version]:

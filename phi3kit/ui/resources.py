@@ -70,6 +70,8 @@ def secrets() -> dict[str, object]:
 def kit() -> Kit:
     """The shared parts. Raises SettingInvalid or StorageFailed."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = read_settings(secrets())
     open_store(settings)

@@ -56,8 +56,8 @@ def show_versus(found: list[Choice]) -> None:
                 {
                     "part": row.part,
                     "field": row.name,
-                    "A": row.in_a or "–",
-                    "B": row.in_b or "–",
+                    "A": str(row.a or "–"),
+                    "B": str(row.b or "–"),
                     "verdict": row.verdict,
                 }
                 for row in fields

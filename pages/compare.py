@@ -1,0 +1,79 @@
+"""Compare: one message to two or three models at once, their answers side by side, and a vote."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from phi3kit.comparison import Comparison
+from phi3kit.records import Message
+from phi3kit.ui import comparing, connecting, resources, shell
+
+SUGGESTIONS = (
+    "What is the capital of Spain?",
+    "Ποια είναι η πρωτεύουσα της Ισπανίας;",
+    "Explain MLflow in detail.",
+    "List the capitals of Europe.",
+)
+
+shell.begin("Compare")
+st.markdown("One message to two or three models at once, logged here or elsewhere.")
+with shell.errors_shown():
+    comparisons: list[Comparison] = st.session_state.setdefault("comparisons", [])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        count = st.segmented_control(
+            "Sides", [2, 3], default=2, required=True, key="compare_count", persist_state="session"
+        )
+        interface = st.segmented_control(
+            "Send",
+            ["openai", "raw"],
+            default="openai",
+            required=True,
+            format_func=lambda each: {"openai": "a message", "raw": "a raw prompt"}[each],
+            key="compare_interface",
+            persist_state="session",
+            help="A raw prompt is the text that the model reads, special tokens and all.",
+        )
+        settings_row = st.container(horizontal=True, vertical_alignment="bottom", width="content")
+    sides = comparing.choose_sides(count, interface)
+    if sides:
+        with settings_row:
+            with st.popover(
+                "System",
+                icon=":material/psychology:",
+                disabled=interface == "raw",
+                help="The first message: how the model should behave.",
+            ):
+                system_prompt = st.text_area(
+                    "System prompt",
+                    key="compare_system",
+                    persist_state="session",
+                    placeholder="You are a helpful assistant.",
+                )
+            separate = st.toggle(
+                "Separate parameters", key="compare_separate", persist_state="session", help="Each side has its own."
+            )
+            requests = comparing.parameters(sides, separate)
+            connecting.connections_button("compare")
+            if st.button("Clear", icon=":material/clear_all:", disabled=not comparisons):
+                comparisons.clear()
+                st.rerun()
+        with st.container():  # in its place, not at the window's foot: the newest answers stand right under it
+            text = st.chat_input("Ask both" if count == 2 else "Ask all three", key="compare_text")
+        suggesting = st.empty()
+        if not comparisons:
+            text = suggesting.pills("Try one of these", SUGGESTIONS, key="compare_suggestion") or text
+        newest = st.container()
+        for comparison in reversed(comparisons):
+            comparing.show(comparison, newest=comparison is comparisons[-1])
+        comparing.show_tally()
+        if text and text.strip():
+            system = (Message("system", system_prompt),) if system_prompt and system_prompt.strip() else ()
+            prompt = text if interface == "raw" else (*system, Message("user", text))
+            suggesting.empty()
+            with newest:
+                asked = [replace(request, prompt=prompt) for request in requests]
+                comparing.run(sides, asked, text, comparisons.append)
+            resources.forget_lists()
+            st.rerun()
+        elif text:
+            newest.warning("The message is empty. Write something and send it again.", icon=":material/edit:")

@@ -1,0 +1,90 @@
+"""Lanes: one answer a lane, each read by a thread of its own into a plain object, so that several grow side by side.
+
+Knows threads and the client. Draws nothing: who draws looks at the lanes as often as it likes.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from phi3kit import client
+from phi3kit.client import Answer, Request, TurnContext
+from phi3kit.errors import Phi3KitError
+from phi3kit.records import Endpoint
+from phi3kit.settings import Settings
+from phi3kit.transport import Line
+
+FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
+
+
+class Lane:
+    """One request on its way. Its attributes are written by its thread alone and may be read at any time."""
+
+    def __init__(self, find: FindEndpoint, request: Request, context: TurnContext, settings: Settings) -> None:
+        """find: gives the endpoint, calling what it is given with what it waits for."""
+        self.request, self.context = request, context
+        self.answer = Answer()
+        self.waits_for: str | None = "Starting"  # None once there is text, or an end
+        self.asked = False  # whether the request went out: then there is, or will be, a record of it
+        self.error: Phi3KitError | None = None
+        self._bug: Exception | None = None
+        self._find, self._settings = find, settings
+        self._line = Line()
+        self._thread = threading.Thread(target=self._read, name="lane", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer has ended, well or not."""
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End the answer now; what came stays in `answer`."""
+        self._line.cut()
+
+    def settled_answer(self) -> Answer:
+        """The answer as it is kept: with a finish reason, whatever ended it. Raises what was a bug."""
+        if self._bug:
+            raise self._bug
+        answer = self.answer
+        return answer if answer.finish_reason else replace(answer, finish_reason="error" if self.error else "cancelled")
+
+    def _read(self) -> None:
+        try:
+            endpoint = self._find(self._wait_for)
+            if self._line.is_cut:
+                return
+            self.asked = True
+            self._wait_for("Asking")
+            for answer in client.stream(endpoint, self.request, self.context, self._settings, self._line):
+                self.answer = answer
+                if answer.text or answer.completion_tokens:
+                    self.waits_for = None
+                elif answer.queue_place:
+                    self._wait_for(f"Waiting; {answer.queue_place} before you")
+                else:
+                    self._wait_for("Reading the prompt")
+                if self._line.is_cut:  # it may have been cut before there was a connection
+                    return
+        except Phi3KitError as error:
+            self.error = error
+        except Exception as error:  # shown by the thread that draws, not lost in this one
+            self._bug = error
+        finally:
+            self.waits_for = None
+
+    def _wait_for(self, what: str) -> None:
+        self.waits_for = what
+
+
+def stop_all(lanes: Sequence[Lane], patience_s: float = 2.0) -> None:
+    """Stop the lanes, and wait a moment for their last words."""
+    for lane in lanes:
+        lane.stop()
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and not all(lane.done for lane in lanes):
+        time.sleep(0.01)

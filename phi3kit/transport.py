@@ -1,0 +1,251 @@
+"""Transport: HTTP to an endpoint: what goes out and where, how a request is cut short, and each failure by its name.
+
+Knows HTTP and its libraries' errors. What is asked and answered, the client knows.
+"""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx2
+import openai
+
+from phi3kit.errors import Busy, EndpointFailed, Failure, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.records import Endpoint
+
+CONNECT_S = 10.0
+_LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
+_PROTOCOLS = {"openai": "OpenAI's protocol", "invocations": "MLflow's /invocations"}
+# What the `openai` client adds from the environment by itself; it is meant for OpenAI and for nobody else.
+_FOREIGN_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
+
+
+class Line:
+    """The connection of one request; another thread can cut it while the request waits for an answer."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._stream: Any = None
+        self._cut = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether `cut` was called: what fails after it is no failure of the endpoint."""
+        return self._cut
+
+    def cut(self) -> None:
+        """End the request now, or as soon as it has a connection. The other side sees its reader go."""
+        with self._guard:
+            self._cut = True
+            self._shut()
+
+    def _shut(self) -> None:
+        sock = self._stream.get_extra_info("socket") if self._stream else None
+        if sock:
+            # close() would leave a thread that reads it waiting. An error: it has ended by itself.
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """What the HTTP library calls with each step; only connections are of interest."""
+        if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            return
+        with self._guard:
+            self._stream = info["return_value"]
+            if self._cut:
+                self._shut()
+
+
+def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
+    """A client that follows no redirect and sends a remote endpoint its own key and nobody else's."""
+
+    def prepare(request: httpx2.Request) -> None:
+        if line:
+            request.extensions = {**request.extensions, "trace": line.trace}
+        if endpoint.wrapper == "remote":
+            for name in _FOREIGN_HEADERS:
+                request.headers.pop(name, None)
+            if endpoint.api_key:
+                request.headers["Authorization"] = f"Bearer {endpoint.api_key}"
+
+    return httpx2.Client(
+        timeout=httpx2.Timeout(endpoint.silence_s, connect=CONNECT_S),
+        follow_redirects=False,
+        event_hooks={"request": [prepare]},
+    )
+
+
+@contextmanager
+def errors(endpoint: Endpoint) -> Iterator[None]:
+    """Translate what HTTP libraries raise: RequestInvalid, Busy, and WorkerFailed or EndpointFailed."""
+    try:
+        yield
+    except Phi3KitError:
+        raise
+    except openai.RateLimitError as error:
+        raise _busy(error.response) from error
+    except openai.APIStatusError as error:
+        raise status_error(endpoint, error.response, error.body) from error
+    except (openai.APIError, httpx2.HTTPError, OSError) as error:  # no connection, a broken one, an error in a stream
+        raise (_remote(endpoint, error) if endpoint.wrapper == "remote" else _worker(error)) from error
+
+
+@contextmanager
+def parsing(endpoint: Endpoint) -> Iterator[None]:
+    """A remote endpoint's answer is read here: when it has not the form it should, that is a failure with a name."""
+    try:
+        yield
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+        if endpoint.wrapper != "remote":
+            raise
+        raise not_the_protocol(endpoint, "Its answer has not the form that the protocol asks for.") from error
+
+
+def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) -> Phi3KitError:
+    """The error for a status that is no success. body: what the response says, as parsed JSON where it is some."""
+    status, message, code, param = response.status_code, *_said(body)
+    if status == 429:
+        return _busy(response)
+    if endpoint.wrapper != "remote":
+        if status in (400, 413, 422):
+            return RequestInvalid(
+                "The worker refused the request.", message, "Change the value and send it again.",
+                param=param, code=code or "invalid_value",
+            )  # fmt: skip
+        return WorkerFailed(f"The worker answered {status}.", message, _SEND_AGAIN)
+    who = f"The endpoint {endpoint.name}"
+    if 300 <= status < 400:
+        to = httpx2.URL(response.headers.get("Location", "")).host or "another place"
+        return EndpointFailed(
+            f"{who} redirects to {to}.",
+            "That is not followed: the message and the key would go there.",
+            "If you trust that address, write it as the URL under Connections.",
+            kind="redirect",
+        )
+    if status in (401, 403):
+        key = "Check the key" if endpoint.api_key else "Name the secret that holds its key"
+        return EndpointFailed(
+            f"{who} lets nobody in without the right key ({status}).", message, f"{key} under Connections.",
+            kind="unauthorized",
+        )  # fmt: skip
+    if status == 404 and code is not None:  # the protocol's own 404: there is no such model
+        return EndpointFailed(
+            f"{who} does not have that ({status}).", message, "Test the connection: it lists the models there are.",
+            kind="not found",
+        )  # fmt: skip
+    if status in (404, 405, 415):
+        return not_the_protocol(endpoint, f"It answered {status} to {response.request.url.path}.")
+    if status in (400, 413, 422):
+        return RequestInvalid(
+            f"{who} refused the request.", message, "Change the value and send it again.",
+            param=param, code=code or "invalid_value",
+        )  # fmt: skip
+    return EndpointFailed(f"{who} answered {status}.", message, "Look at its log, then send it again.", kind="server")
+
+
+def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
+    """The error for an endpoint that speaks something else."""
+    return EndpointFailed(
+        f"The endpoint {endpoint.name} does not speak {_PROTOCOLS[endpoint.protocol]}.",
+        why,
+        "Check URL and protocol under Connections.",
+        kind="protocol",
+    )
+
+
+_SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
+
+
+def _busy(response: httpx2.Response) -> Busy:
+    after = response.headers.get("Retry-After", "")
+    return Busy(waiting=0, retry_after_s=int(after) if after.isdecimal() else 2)
+
+
+def _worker(error: Exception) -> WorkerFailed:
+    why = error.message if isinstance(error, openai.APIError) else f"{error}."
+    if not why or why == "Connection error.":
+        why = "The worker is not there."
+    return WorkerFailed("The worker did not finish its answer.", why, _SEND_AGAIN)
+
+
+def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
+    """Which failure it was, from the error and what caused it."""
+    chain = list(_causes(error))
+    unreachable = f"The endpoint {endpoint.name} cannot be reached."
+
+    def failed(what: str, why: str, next_step: str, kind: Failure) -> EndpointFailed:
+        return EndpointFailed(what, why, next_step, kind=kind)
+
+    def found(*kinds: type[BaseException]) -> BaseException | None:
+        return next((each for each in chain if isinstance(each, kinds)), None)
+
+    if tls := found(ssl.SSLError):
+        why = f"TLS failed: {getattr(tls, 'verify_message', '') or getattr(tls, 'reason', '') or tls}."
+        return failed(unreachable, why, "Use a certificate that this machine trusts, or check http and https.", "tls")
+    if found(socket.gaierror):
+        return failed(unreachable, f"There is no host {httpx2.URL(endpoint.base_url).host}.", _CORRECT, "host")
+    if found(ConnectionRefusedError):
+        return failed(unreachable, f"Nothing listens at {endpoint.base_url}: refused.", _START_OR_CORRECT, "refused")
+    if found(httpx2.ConnectTimeout):
+        return failed(unreachable, f"No connection within {CONNECT_S:,.0f} s.", _START_OR_CORRECT, "timeout")
+    if found(httpx2.TimeoutException, openai.APITimeoutError, TimeoutError):
+        return failed(
+            f"The endpoint {endpoint.name} did not answer in time.",
+            f"Nothing came for {endpoint.silence_s:,.0f} s.",
+            "Send it again, or give it more seconds under Connections.",
+            "timeout",
+        )
+    if found(httpx2.ConnectError):
+        return failed(unreachable, _short(str(found(OSError) or chain[-1])), _START_OR_CORRECT, "refused")
+    if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
+        message = _said(error.body)[0] if error.body else _short(error.message)
+        return failed(f"The endpoint {endpoint.name} failed in its answer.", message, "Send it again.", "server")
+    if (broken := found(httpx2.RemoteProtocolError)) and str(broken).startswith("illegal"):  # h11's word for no HTTP
+        return not_the_protocol(endpoint, "What answers there is no HTTP.")
+    if broken and str(broken).startswith("Server disconnected"):
+        return failed(
+            f"The endpoint {endpoint.name} closed the connection without an answer.",
+            "It failed, or it speaks something other than HTTP.",
+            "Look at its log, or check the URL under Connections.",
+            "server",
+        )
+    return failed(f"The answer of {endpoint.name} broke off.", _short(str(chain[-1])), "Send it again.", "server")
+
+
+_CORRECT = "Correct the URL under Connections."
+_START_OR_CORRECT = "Start the server there, or correct the URL under Connections."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _said(body: object) -> tuple[str, str | None, str | None]:
+    """Message, code and param of an error body, in OpenAI's shape or MLflow's; a code only where it is one of those."""
+    if isinstance(text := body, str):
+        try:
+            body = json.loads(text)
+        except ValueError:
+            return _short(text) or "It says nothing more.", None, None
+    said: dict[str, Any] = body if isinstance(body, dict) else {}
+    if isinstance(said.get("error"), dict):
+        said = said["error"]
+    if not isinstance(message := said.get("message"), str):
+        return _short(json.dumps(body, ensure_ascii=False)) if body else "It says nothing more.", None, None
+    code = said.get("code") or said.get("type") or said.get("error_code") or "error"
+    param = said.get("param")
+    return _short(message), str(code), param if isinstance(param, str) else None
+
+
+def _short(text: str) -> str:
+    """One line, with an end."""
+    line = " ".join(text.split())
+    if len(line) > _LONGEST_MESSAGE:
+        return f"{line[: _LONGEST_MESSAGE - 1]}…"
+    return line if line.endswith((".", "!", "?", "…")) or not line else f"{line}."
