@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,7 @@ from phi3kit.batch.run import run_batch
 from phi3kit.errors import BatchFailed
 from phi3kit.records import Endpoint, Message, TurnRecord
 from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
+from phi3kit.usage.outbox import from_json
 from phi3kit.workers import WorkerPool
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.samples import copy_of_store
@@ -63,7 +65,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def batch_turns(settings: Settings) -> list[TurnRecord]:
     """The turns that batches made, as they were recorded."""
     with sqlite3.connect(settings.home / "outbox.db") as database:
-        found = [TurnRecord(**json.loads(text)) for (text,) in database.execute("select record from turns")]
+        found = [from_json(text) for (text,) in database.execute("select record from turns")]
     return [turn for turn in found if turn.origin == "batch"]
 
 
@@ -218,13 +220,21 @@ class TestRun:
 
 
 class _Scripted(BaseHTTPRequestHandler):
-    """A worker's HTTP: it echoes, says that it is busy once, and hangs up on a message that says poison."""
+    """A worker's HTTP: it echoes, is busy once, hangs up on "poison", and its budget is spent at "broke"."""
 
     busy_once = True
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = body["messages"][-1]["content"]
+        if "broke" in text:
+            error = {
+                "message": "The daily token budget is spent.",
+                "type": "insufficient_quota",
+                "code": "insufficient_quota",
+            }
+            self._answer(429, {"error": error}, retry_after_s=20_000)
+            return
         if "poison" in text:
             self.connection.close()
             return
@@ -239,12 +249,12 @@ class _Scripted(BaseHTTPRequestHandler):
             {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage},
         )
 
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
+    def _answer(self, status: int, body: dict[str, Any], retry_after_s: int = 0) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("Retry-After", "0")
+        self.send_header("Retry-After", str(retry_after_s))
         self.end_headers()
         self.wfile.write(content)
 
@@ -292,6 +302,13 @@ class TestAnswering:
         rows = ((number, (Message("user", "poison"),)) for number in range(1000))
         with scripted(tmp_path) as answering, pytest.raises(BatchFailed, match="breaks with every row"):
             list(answering.answers(rows, 2))
+
+    def test_a_spent_budget_ends_the_batch_and_is_not_slept_through(self, tmp_path: Path) -> None:
+        rows = ((number, (Message("user", "broke"),)) for number in range(5))
+        began = time.monotonic()
+        with scripted(tmp_path) as answering, pytest.raises(BatchFailed, match="The daily token budget is spent"):
+            list(answering.answers(rows, 2))
+        assert time.monotonic() - began < 20
 
 
 class TestJobs:
