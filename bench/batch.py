@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +23,7 @@ from bench.__main__ import as_table, machine, weights_of
 from bench.builds import Figures, build
 from phi3kit.batch.request import BatchRequest, Sampling
 from phi3kit.batch.run import run_batch
+from phi3kit.chat_template import raw_prompt
 from phi3kit.embedded import QUESTIONS_FILE
 from phi3kit.logged_models import list_models
 from phi3kit.records import Message
@@ -37,57 +38,51 @@ def prompts(rows: int) -> list[str]:
     return found[:rows]
 
 
-def one_by_one(model: Any, messages: Sequence[str], tokens: int) -> float:
-    """Completion tokens/s of plain predict, a row a call; counted by the tokenizer that wrote them."""
-    from phi3kit import chat_template
-
-    wrapper = model.unwrap_python_model()
-    began, written = time.perf_counter(), 0
-    for text in messages:
-        (answer,) = model.predict({"prompt": chat_template.raw_prompt([Message("user", text)])})
-        # Its end token is not in the text; an answer that was cut has none.
-        written += min(len(wrapper.tokenizer.encode(answer)) + 1, tokens)
-    return written / (time.perf_counter() - began)
+def one_by_one(model: Any, messages: Sequence[str]) -> tuple[float, list[str]]:
+    """Seconds and answers of plain predict, a row a call."""
+    began = time.perf_counter()
+    answers = [model.predict({"prompt": raw_prompt([Message("user", text)])})[0] for text in messages]
+    return time.perf_counter() - began, answers
 
 
-def batched(settings: Settings, pool: WorkerPool, uri: str, messages: Sequence[str], tokens: int, work: Path) -> float:
-    """Completion tokens/s of a batch; the worker is loaded already, as the model of the other side is."""
-    table = work / "in.csv"
-    with table.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerows([["message"], *([text] for text in messages)])
-    request = BatchRequest(uri, table, work / "out.csv", sampling=Sampling(max_tokens=tokens), fresh=True)
+def batched(request: BatchRequest, settings: Settings, pool: WorkerPool) -> tuple[float, int, list[str]]:
+    """Seconds, completion tokens and answers of a batch; the worker has loaded its model before."""
     summary = run_batch(request, settings, lambda progress: None, pool)
     assert summary.failed == 0, summary
-    return float(summary.tokens_per_s or 0)
+    with request.output.open(encoding="utf-8", newline="") as file:
+        return summary.seconds, summary.completion_tokens, [row["completion"] for row in csv.DictReader(file)]
 
 
 def figures(source: str, work: Path, rows: int, tokens: int, repeat: int) -> Figures:
     """Both ways in turn, and their ratio."""
-    home = work / "home"
-    build(source, "onnx", home)
-    settings = read_settings({"PHI3KIT_HOME": str(home)})
+    build(source, "onnx", work / "home")
+    settings = read_settings({"PHI3KIT_HOME": str(work / "home")})
     uri = list_models(settings, "onnx")[0].model_uri
     messages = prompts(rows)
+    with (work / "in.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["message"], *([text] for text in messages)])
+    request = BatchRequest(uri, work / "in.csv", work / "out.csv", sampling=Sampling(max_tokens=tokens), fresh=True)
     model = mlflow.pyfunc.load_model(uri, model_config={"max_tokens": tokens})
     pool = WorkerPool(settings)
-    found: dict[str, list[float]] = {"batch": [], "one by one": []}
+    together_s, alone_s = [], []
     try:
         pool.endpoint(uri)
-        sides: dict[str, Callable[[], float]] = {
-            "batch": lambda: batched(settings, pool, uri, messages, tokens, work),
-            "one by one": lambda: one_by_one(model, messages, tokens),
-        }
         for _ in range(repeat):
-            for name, measure in sides.items():
-                found[name].append(measure())
+            seconds, written, batch_answers = batched(request, settings, pool)
+            together_s.append(seconds)
+            seconds, answers = one_by_one(model, messages)
+            alone_s.append(seconds)
     finally:
         pool.close()
-    speeds = {name: median(values) for name, values in found.items()}
+    same = sum(one.strip() == other.strip() for one, other in zip(answers, batch_answers, strict=True))
+    # Greedy answers are the same either way, so the batch's count of tokens is both ways'.
     return {
         "rows": rows,
-        **{f"tokens/s, {name}": speed for name, speed in speeds.items()},
-        "batch / one by one": speeds["batch"] / speeds["one by one"],
+        "completion tokens": written,
+        "same answers": f"{same} of {rows}",
+        "tokens/s, batch": written / median(together_s),
+        "tokens/s, one by one": written / median(alone_s),
+        "batch / one by one": median(alone_s) / median(together_s),
     }
 
 
