@@ -12,6 +12,7 @@ chosen = st.navigation(
         "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
         "Package": [
             st.Page("pages/build.py", title="Build", icon=":material/deployed_code:"),
+            st.Page("pages/models.py", title="Models", icon=":material/inventory_2:"),
             st.Page("pages/signatures.py", title="Signatures", icon=":material/schema:"),
         ],
         "Talk": [
@@ -19,7 +20,15 @@ chosen = st.navigation(
             st.Page("pages/prompt.py", title="Prompt", icon=":material/code_blocks:"),
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
         ],
-        "Measure": [st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:")],
+        "Measure": [
+            st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:"),
+            st.Page("pages/batch.py", title="Batch", icon=":material/table_rows:"),
+            st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:"),
+        ],
+        "Hand over": [
+            st.Page("pages/deploy.py", title="Deploy", icon=":material/rocket_launch:"),
+            st.Page("pages/tour.py", title="Tour", icon=":material/signpost:"),
+        ],
     }
 )
 with st.sidebar, shell.errors_shown():

@@ -1,11 +1,9 @@
 """Chat: talk to a logged model or a remote endpoint with OpenAI messages."""
 
-from dataclasses import replace
-
 import streamlit as st
 
 from phi3kit.conversation import Conversation
-from phi3kit.ui import choosing, resources, shell, talk
+from phi3kit.ui import chat_form, chats, choosing, drawer, messages, resources, share, shell, talk
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -15,50 +13,52 @@ SUGGESTIONS = (
     "List the capitals of Europe.",
 )
 
+
+def send(key: str) -> None:
+    """Ask what was written or chosen, behind what the reader saw."""
+    text = str(st.session_state.get(key) or "")
+    conversation: Conversation = st.session_state["conversation"]
+    if text.strip():
+        chats.ask(chats.Pending(text, conversation.leaf))
+    elif text:
+        chats.note("The message is empty. Write something and send it again.")
+
+
 shell.begin("Chat")
 with shell.errors_shown():
-    conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
+    conversation = chats.current()
+    chat_form.prepare()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        target = choosing.choose_target("chat", preferred="transformers")
-        if target:
-            with st.popover(
-                "System", icon=":material/psychology:", help="The first message: how the model should behave."
-            ):
-                system_prompt = st.text_area(
-                    "System prompt",
-                    key="system_prompt",
-                    persist_state="session",
-                    placeholder="You are a helpful assistant.",
-                )
-            request = talk.parameters("chat", target, ())
-            if st.button("New chat", icon=":material/add:", disabled=not conversation.turns):
-                conversation = st.session_state["conversation"] = Conversation()
-    if target:
+        target = choosing.choose_target(chat_form.KEY, preferred="transformers")
+        settings = chat_form.settings_popover(target) if target else None
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            "New chat",
+            icon=":material/add:",
+            key="new_chat",
+            on_click=chats.new,
+            disabled=not conversation.turns,
+            shortcut="Ctrl+Shift+O",
+        )
+        drawer.button()
+        if target and settings:
+            share.popover(conversation, settings, target)
+            talk.settle(conversation)
+            talk.show_context(conversation, target, st.empty())
+    chats.show_notes()
+    if target and settings:
         if note := talk.native_note(target.wrapper, "openai"):
             st.caption(note)
-        talk.settle(conversation)
-        meter = st.empty()
-        talk.show_context(conversation, target, meter)
-        suggestion = None
-        if not conversation.turns:
-            place = st.empty()
-            suggestion = place.pills("Try one of these", SUGGESTIONS, key=f"suggestion_{conversation.id}")
-        for number, turn in enumerate(conversation.turns):
-            with st.chat_message("user", avatar=":material/person:"):
-                st.text(turn.text)
-            with st.chat_message("assistant", avatar=":material/neurology:"):
-                talk.show_answer(turn, key=f"turn_{number}")
-        text = st.chat_input("Ask Phi-3") or suggestion
-        if text and text.strip():
-            if suggestion:
-                place.empty()
-            with st.chat_message("user", avatar=":material/person:"):
-                st.text(text)
-            with st.chat_message("assistant", avatar=":material/neurology:"):
-                asked = replace(request, prompt=conversation.messages(system_prompt or "", text))
-                talk.run_turn(target, asked, text, conversation.id, conversation.turns.append)
-                talk.show_answer(conversation.turns[-1], key=f"turn_{len(conversation.turns) - 1}")
-            talk.show_context(conversation, target, meter)
+        st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",))
+        pending = chats.pending()
+        key = f"suggestion_{conversation.id}"
+        if not conversation.turns and not pending:
+            st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,))
+        turns = conversation.path(pending.parent) if pending else conversation.shown
+        messages.show(conversation, turns, choosing.available(), target, last=not pending)
+        if pending:
+            messages.answer(conversation, pending, settings, target)
             resources.forget_lists()
-        elif text:
-            st.warning("The message is empty. Write something and send it again.", icon=":material/edit:")
+            st.rerun()  # draws the answer with all that can be done to it
+    chats.save(conversation)
+    chats.name_in_address(conversation)

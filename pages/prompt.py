@@ -1,12 +1,10 @@
-"""Prompt: send a raw prompt, special tokens and all, and see its tokens counted before."""
-
-from dataclasses import replace
+"""Prompt: send a raw prompt, special tokens and all; see it as tokens and as messages before, and what flaws do to it."""
 
 import streamlit as st
 
 from phi3kit import chat_template
 from phi3kit.conversation import Conversation
-from phi3kit.ui import choosing, live_text, prompting, resources, shell, talk
+from phi3kit.ui import choosing, live_text, prompting, shell, talk
 
 shell.begin("Prompt")
 st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
@@ -18,22 +16,30 @@ with shell.errors_shown():
     if target and request:
         if note := talk.native_note(target.wrapper, "raw"):
             st.caption(note)
-        with st.container(horizontal=True):
-            for label, part in prompting.PARTS.items():
-                st.button(
-                    label, key=f"part_{label}", on_click=prompting.insert, args=(part,), help=prompting.HELP[label]
-                )
-            for label, example in prompting.EXAMPLES.items():
-                st.button(label, key=f"example_{label}", type="tertiary", on_click=prompting.replace, args=(example,))
-        prompt = live_text.text_area("Raw prompt", key="raw_prompt", height=200, placeholder=chat_template.EXAMPLE)
-        fits = prompting.show_count(target, prompt)
-        send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
+        editor, views = st.columns(2)
+        with editor, st.container(border=True):
+            prompting.show_parts()
+            prompt = live_text.text_area("Raw prompt", key="raw_prompt", height=260, placeholder=chat_template.EXAMPLE)
+            found = prompting.tokenized(target, prompt)
+            fits = prompting.show_count(found, request.max_tokens)
+            send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
+        with views, st.container(border=True):
+            view = st.segmented_control(
+                "View", ["Tokens", "Messages", "What if"], default="Tokens", required=True, key="prompt_view",
+                persist_state="session", label_visibility="collapsed",
+            )  # fmt: skip
+            if view == "Tokens":
+                prompting.show_tokens(found, prompt)
+            elif view == "Messages":
+                prompting.show_messages(prompt)
+            elif not send:
+                prompting.show_variants(target, request, prompt, found, runs)
         output = st.container()
         if send and prompt:
             with output, st.container(border=True):
-                talk.run_turn(target, replace(request, prompt=prompt), prompt, runs.id, runs.turns.append)
-            resources.forget_lists()
+                prompting.send(target, request, prompt, runs)
             st.rerun()
         talk.settle(runs)
         with output:
+            prompting.show_difference(runs)
             prompting.show_runs(runs)

@@ -1,6 +1,6 @@
-"""Command line: build, serve, chat, compare signatures, read usage.
+"""Command line: build, serve, chat, compare signatures, read usage, answer batches, evaluate, bundle for Azure ML.
 
-    python -m phi3kit build|serve|chat|signatures|usage …
+    python -m phi3kit build|serve|chat|signatures|usage|azure|batch|evaluate …
 
 Knows arguments and what is printed. A user's error is one line on stderr and exit code 2.
 """
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from phi3kit.cli.batch import add_batch
+from phi3kit.cli.evaluate import add_evaluate
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
 from phi3kit.settings import Settings, child_environment, read_settings
@@ -74,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--format", choices=["table", "csv", "json", "parquet"], default="table")
     usage.add_argument("-o", "--output", type=Path, metavar="FILE")
     usage.set_defaults(run=_usage)
+
+    azure = commands.add_parser("azure", help="bundle a logged model for an Azure ML online endpoint")
+    azure.add_argument("model_uri", metavar="MODEL_URI")
+    azure.add_argument("-o", "--output", type=Path, metavar="FILE.zip", required=True)
+    azure.set_defaults(run=_azure)
+    add_batch(commands)
+    add_evaluate(commands)
     return parser
 
 
@@ -146,7 +155,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     settings = read_settings()
     model = resolve(arguments.model_uri, settings)
     command = [
-        *(sys.executable, "-m", "phi3kit.server", str(model.folder), "--model-uri", arguments.model_uri),
+        *(sys.executable, "-m", "phi3kit.server", str(model.folder), "--model-uri", model.model_uri),
         *("--wrapper", model.wrapper, "--host", arguments.host, "--port", str(arguments.port)),
     ]
     # The worker starts from a clean process: MLflow, which found the model, would cost it 150 MB.
@@ -189,13 +198,23 @@ def _signatures(arguments: argparse.Namespace) -> None:
 
 def _usage(arguments: argparse.Namespace) -> None:
     from phi3kit.usage.export import write
-    from phi3kit.usage.reader import read_turns, since
+    from phi3kit.usage.reader import read_turns
+    from phi3kit.usage.turns_table import since
     from phi3kit.usage.writer import write_waiting
 
     settings = read_settings()
     write_waiting(settings)
     turns = since(read_turns(settings), arguments.since)
     write(turns, arguments.format, arguments.output)
+
+
+def _azure(arguments: argparse.Namespace) -> None:
+    from phi3kit.deployment.azure import plan_bundle, save_bundle
+
+    bundle = plan_bundle(arguments.model_uri, read_settings())
+    print(f"{bundle.model_bytes / 1e6:,.1f} MB of {bundle.model_uri} for {bundle.instance_type}", file=sys.stderr)
+    save_bundle(bundle, arguments.output)
+    print(arguments.output)
 
 
 def main(argv: list[str] | None = None) -> int:

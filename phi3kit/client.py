@@ -5,26 +5,28 @@ what a turn cost and records it; of a remote endpoint both are done here, with t
 Knows no processes and no pages.
 """
 
-import logging
 import time
 import uuid
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
 from openai import OpenAI
 
 from phi3kit import invocations
-from phi3kit.errors import EndpointFailed, StorageFailed, WorkerFailed
+from phi3kit.errors import EndpointFailed, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
-from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, tokens_per_second
+from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, TurnText, tokens_per_second
 from phi3kit.settings import Settings
+from phi3kit.tokens import Tokenized, read_tokenized
 from phi3kit.transport import Line, errors, http_client, not_the_protocol, parsing
+from phi3kit.usage.budgets import Budgets
+from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
-
-log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 0.1
 
@@ -39,6 +41,7 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    continues: bool = False  # the last message is the beginning of the answer
 
     @property
     def interface(self) -> Interface:
@@ -50,7 +53,9 @@ class Request:
         content = _as_json(self.prompt)
         sampling = {"temperature": self.temperature, "max_tokens": self.max_tokens, "top_p": self.top_p}
         optional = {"seed": self.seed, "stop": list(self.stop) or None}
-        return {"model": model_uri, **content, **sampling, **{k: v for k, v in optional.items() if v is not None}}
+        begun = {"continue_final_message": True, "add_generation_prompt": False} if self.continues else {}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"model": model_uri, **content, **sampling, **given, **begun}
 
 
 @dataclass(frozen=True)
@@ -98,22 +103,32 @@ class Answer:
         return self.prompt_tokens + self.completion_tokens
 
 
-def ask(endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings) -> Answer:
+def connect(endpoint: Endpoint) -> OpenAI:
+    """A connection for many questions, also from several threads: making one takes 20 ms and more. To be closed."""
+    return _client(endpoint)
+
+
+def ask(
+    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, connection: OpenAI | None = None
+) -> Answer:
     """The whole answer at once. Raises RequestInvalid, Busy, and WorkerFailed or EndpointFailed.
 
-    The last two leave a turn in the outbox.
+    The last two leave a turn in the outbox. connection: one that `connect` gave; without one the question has its own.
     """
     if endpoint.wrapper == "remote":
         *_, answer = stream(endpoint, request, context, settings)
         return answer
     began, began_at = time.perf_counter(), time.time()
     try:
-        with errors(endpoint), _client(endpoint) as client:
+        with errors(endpoint), nullcontext(connection) if connection else _client(endpoint) as client:
             create = _resource(client, request.interface).create
-            reply: Any = create(**request.body(endpoint.model_uri), stream=False, extra_headers=context.headers())
+            body = _with_extra(request.body(endpoint.model_uri))
+            reply: Any = create(**body, stream=False, extra_headers=context.headers())
     except WorkerFailed:
         spent_s = time.perf_counter() - began
-        _record(endpoint, request, context, settings, Answer(finish_reason="error", duration_s=spent_s), began_at)
+        broken = Answer(finish_reason="error", duration_s=spent_s)
+        # When the worker did record it, its record has the same id and stays.
+        _keeper(settings).keep(_turn(endpoint, request, context, settings, broken, began_at))
         raise
     choice = reply.choices[0]
     answer = Answer(
@@ -131,13 +146,17 @@ def stream(
 
     Closing the iterator cancels the turn at the endpoint, and so does cutting its `line` from another thread: then it
     ends with an answer that has no finish_reason. A worker records its turns; a worker that dies, and a remote endpoint,
-    leave a turn in the outbox by this iterator. Raises RequestInvalid, Busy, and WorkerFailed or EndpointFailed.
+    leave a turn in the outbox by this iterator. Raises RequestInvalid, Busy, BudgetSpent, and WorkerFailed or EndpointFailed.
     """
     line = line or Line()
     remote = endpoint.wrapper == "remote"
     began, began_at = time.perf_counter(), time.time()
     answer = Answer(tokens_counted=not remote)
     ended: FinishReason | None = None  # to be recorded here
+    if remote:
+        keeper, turn = _keeper(settings), _turn(endpoint, request, context, settings, answer, began_at)
+        keeper.admit(turn)
+        keeper.begin(replace(turn, finish_reason="error", error_code="app_died"))
     steps = _invoked(endpoint, request, context, line) if endpoint.protocol == "invocations" else None
     steps = steps or _streamed(endpoint, request, context, line)
     try:
@@ -156,7 +175,7 @@ def stream(
         steps.close()
         if ended:
             answer = replace(answer, finish_reason=ended, duration_s=answer.duration_s or time.perf_counter() - began)
-            _record(endpoint, request, context, settings, answer, began_at)
+            _keeper(settings).keep(_turn(endpoint, request, context, settings, answer, began_at))
 
 
 def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
@@ -164,7 +183,7 @@ def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: 
     began = time.perf_counter()
     remote = endpoint.wrapper == "remote"
     with errors(endpoint), _client(endpoint, line) as client:
-        body = request.body(endpoint.model or endpoint.model_uri)
+        body = _with_extra(request.body(endpoint.model or endpoint.model_uri))
         # Counts with each piece: vLLM has them too, others refuse what they do not know.
         options = {"include_usage": True, **({} if remote else {"continuous_usage_stats": True})}
         create = _resource(client, request.interface).with_raw_response.create
@@ -224,17 +243,24 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
     )
 
 
-def count_tokens(endpoint: Endpoint, prompt: Sequence[Message] | str) -> int:
-    """Prompt tokens as the worker would count them. Raises WorkerFailed or RequestInvalid."""
+def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
+    """The tokens of a prompt, as a phi3kit worker would cut it. Raises WorkerFailed or RequestInvalid."""
     with errors(endpoint), _client(endpoint, root=True) as client:
-        reply: Any = client.post("/tokenize", body=_as_json(prompt), cast_to=object)
-        return int(reply["count"])
+        reply: Any = client.post("/tokenize", body={**_as_json(prompt), "return_pieces": True}, cast_to=object)
+        return read_tokenized(reply)
 
 
 def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
     return {"messages": [asdict(message) for message in prompt]}
+
+
+def _with_extra(body: dict[str, Any]) -> dict[str, Any]:
+    """The body as arguments of the `openai` client, which takes what OpenAI does not have by another door."""
+    extra = {name: body[name] for name in ("continue_final_message", "add_generation_prompt") if name in body}
+    known = {name: value for name, value in body.items() if name not in extra}
+    return {**known, "extra_body": extra} if extra else known
 
 
 def _resource(client: OpenAI, interface: Interface) -> Any:
@@ -302,11 +328,18 @@ def _with_seen_speed(answer: Answer) -> Answer:
     return replace(answer, tokens_per_second=speed)
 
 
-def _record(
+@lru_cache(maxsize=4)
+def _keeper(settings: Settings) -> Keeper:
+    """One for the process: it holds the lock by which a turn whose process died is found."""
+    budgets = Budgets(settings.daily_tokens, settings.daily_tokens_per_user)
+    return Keeper(Outbox(settings.home), budgets, log_text=settings.log_text)
+
+
+def _turn(
     endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, answer: Answer, began_at: float
-) -> None:
-    """Keep a turn that nobody else may have kept; when a worker did, its record has the same id and stays."""
-    turn = TurnRecord(
+) -> TurnRecord:
+    """The record of a turn that no worker may have kept."""
+    return TurnRecord(
         turn_id=context.turn_id,
         at=began_at,
         wrapper=endpoint.wrapper,
@@ -326,9 +359,6 @@ def _record(
         top_p=request.top_p,
         seed=request.seed,
         tokens_counted=answer.tokens_counted,
+        prompt_key=_keeper(settings).prompt_key(request.prompt),
+        text=TurnText(request.prompt, (answer.text,)) if settings.log_text else None,
     )
-    try:
-        Outbox(settings.home).add(turn)
-    except StorageFailed as error:
-        # The answer, or why there is none, is more use to its reader than an error about the log.
-        log.error("turn not recorded: %s %s", error, turn)

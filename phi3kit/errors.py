@@ -8,9 +8,12 @@ Phi3KitError
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
+├── TableInvalid         a file of prompts cannot be read, or has no column to take them from
+├── BatchFailed          a batch cannot go on; what it computed is kept
 ├── RequestInvalid       a request's value is wrong (the API's 400)
 │   └── PromptTooLong    more tokens than the context
 ├── Busy                 the worker's queue is full (the API's 429)
+├── BudgetSpent          the day's tokens are spent (the API's 429, insufficient_quota)
 ├── StorageFailed        the data folder or the tracking store cannot be written or read
 └── SettingInvalid       an environment variable or secret has a wrong value
 """
@@ -63,6 +66,14 @@ class WorkerFailed(Phi3KitError):
     """A worker did not start, or died."""
 
 
+class TableInvalid(Phi3KitError):
+    """A file of prompts cannot be read, or has no column to take them from."""
+
+
+class BatchFailed(Phi3KitError):
+    """A batch cannot begin, or not go on; what it computed is kept and the same batch goes on from there."""
+
+
 class RequestInvalid(Phi3KitError):
     """A request's value is wrong. `param` names the field, `code` is OpenAI's word where it has one."""
 
@@ -96,6 +107,24 @@ class Busy(Phi3KitError):
             next_step=f"Try again in {retry_after_s} s.",
         )
         self.retry_after_s = retry_after_s
+
+
+class BudgetSpent(Phi3KitError):
+    """The tokens that all users, or this one, may spend a day are spent; `renews_in_s` seconds until the next day."""
+
+    def __init__(self, spent: int, budget: int, user: str | None, renews_in_s: int) -> None:
+        whose = f"The daily token budget of {user}" if user is not None else "The daily token budget"
+        super().__init__(
+            what=f"{whose} is spent.",
+            why=f"{spent:,} of {budget:,} tokens are used, and the prompt counts too.",
+            next_step=f"It renews at 00:00 UTC, in {_span(renews_in_s)}.",
+        )
+        self.renews_in_s = renews_in_s
+
+
+def _span(seconds: int) -> str:
+    hours, minutes = divmod(max(seconds, 60) // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 class StorageFailed(Phi3KitError):

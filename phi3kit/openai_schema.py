@@ -1,7 +1,8 @@
 """OpenAI's wire format: what a worker accepts and how it answers.
 
 Knows names, bounds and shapes of requests, responses, chunks and errors. Knows no model and no server.
-Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize and continuous_usage_stats as vLLM has them.
+Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize, continuous_usage_stats, continue_final_message and
+add_generation_prompt as vLLM has them.
 """
 
 import time
@@ -12,7 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from phi3kit.errors import Busy, ModelNotFound, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.errors import (
+    BudgetSpent,
+    Busy,
+    ModelNotFound,
+    Phi3KitError,
+    RequestInvalid,
+    StorageFailed,
+    WorkerFailed,
+)  # fmt: skip
 from phi3kit.records import ROLES, FinishReason, Message
 
 DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is reserved at once
@@ -127,6 +136,8 @@ class ChatRequest(_Request):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    continue_final_message: bool | None = None  # the last message is the beginning of the answer
+    add_generation_prompt: bool | None = None  # the other way round; may be said too
     tools: Refused = None
     tool_choice: Refused = None
     functions: Refused = None
@@ -153,7 +164,26 @@ class ChatRequest(_Request):
                     next_step="Write something, or leave the message out.",
                     param=f"messages[{index}].content",
                 )
+        self._check_end(messages[-1])
         return messages
+
+    def _check_end(self, last: Message) -> None:
+        begun = bool(self.continue_final_message)
+        if begun and last.role != "assistant":
+            raise RequestInvalid(
+                what="There is no answer to continue.",
+                why=f"continue_final_message is true, and the last message is the {last.role}'s.",
+                next_step="End the messages with the assistant's, or leave continue_final_message out.",
+                param="continue_final_message",
+            )
+        if self.add_generation_prompt is begun:
+            raise RequestInvalid(
+                what="The request is unclear.",
+                why="An answer either continues the last message or follows it: of continue_final_message and "
+                "add_generation_prompt one is true.",
+                next_step="Leave add_generation_prompt out.",
+                param="add_generation_prompt",
+            )
 
 
 class CompletionRequest(_Request):
@@ -176,12 +206,13 @@ class CompletionRequest(_Request):
 
 
 class TokenizeRequest(BaseModel):
-    """The body of POST /tokenize: a raw prompt or messages."""
+    """The body of POST /tokenize: a raw prompt or messages. return_pieces: each token's text, bytes, kind and span."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
     prompt: Text | None = None
     messages: list[ChatMessage] | None = None
+    return_pieces: bool = False
 
 
 class DetokenizeRequest(BaseModel):
@@ -298,6 +329,10 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         status, kind, param, code = 404, "invalid_request_error", "model", "model_not_found"
     elif isinstance(error, Busy):
         status, kind, code = 429, "rate_limit_error", "queue_full"
+    elif isinstance(error, BudgetSpent):
+        status, kind, code = 429, "insufficient_quota", "insufficient_quota"
+    elif isinstance(error, StorageFailed):
+        status, kind, code = 503, "server_error", "turns_not_kept"
     elif isinstance(error, WorkerFailed):
         status, kind, code = 503, "server_error", "not_ready"
     else:

@@ -49,6 +49,14 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class TurnText:
+    """What was said in one turn."""
+
+    prompt: tuple[Message, ...] | str  # messages, or one raw prompt
+    completions: tuple[str, ...]  # one a choice, as far as they came
+
+
+@dataclass(frozen=True)
 class TurnRecord:
     """What one turn cost. It becomes a run in phi3kit-usage; field names are the metric and tag names there."""
 
@@ -71,6 +79,9 @@ class TurnRecord:
     top_p: float
     seed: int | None
     tokens_counted: bool = True  # False: a remote endpoint gave no usage, and the counts are 0
+    error_code: str | None = None  # OpenAI's word for why finish_reason is "error"
+    prompt_key: str | None = None  # equal for equal prompts, on one machine; says nothing about them
+    text: TurnText | None = field(default=None, repr=False)  # None: text is not logged. Not in repr: that goes to logs
 
     @property
     def total_tokens(self) -> int:

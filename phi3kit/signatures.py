@@ -4,15 +4,16 @@ Knows MLflow's ModelSignature and the chapter's notation. Loads no model, opens 
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from mlflow.models import ModelSignature
-from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Map, Object, Property, Schema
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Map, Object, ParamSchema, Property, Schema
 
 from phi3kit.records import WrapperName
 
-Part = Literal["inputs", "outputs"]
+Part = Literal["inputs", "outputs", "params"]
+PARTS: tuple[Part, ...] = ("inputs", "outputs", "params")
 Verdict = Literal["same", "differs", "only A", "only B"]
 
 
@@ -82,21 +83,44 @@ class Row:
 
     part: Part
     name: str
-    in_a: str | None
-    in_b: str | None
+    a: Field | None
+    b: Field | None
 
     @property
     def verdict(self) -> Verdict:
         """Whether both have it, and alike."""
-        if self.in_a is None:
+        if self.a is None:
             return "only B"
-        if self.in_b is None:
+        if self.b is None:
             return "only A"
-        return "same" if self.in_a == self.in_b else "differs"
+        return "same" if self.a == self.b else "differs"
+
+    @property
+    def in_a(self) -> str | None:
+        """Type and whether it is required, in A."""
+        return None if self.a is None else str(self.a)
+
+    @property
+    def in_b(self) -> str | None:
+        """Likewise in B."""
+        return None if self.b is None else str(self.b)
+
+    @property
+    def type(self) -> str:
+        """The type in both, or what it is in A and what in B."""
+        return self._both([each.type for each in (self.a, self.b) if each])
+
+    @property
+    def required(self) -> str:
+        """Likewise, whether it must be there."""
+        return self._both(["required" if each.required else "optional" for each in (self.a, self.b) if each])
 
     def as_json(self) -> dict[str, object]:
         """For the CLI."""
-        return {**asdict(self), "verdict": self.verdict}
+        return {"part": self.part, "name": self.name, "in_a": self.in_a, "in_b": self.in_b, "verdict": self.verdict}
+
+    def _both(self, words: list[str]) -> str:
+        return " → ".join(dict.fromkeys(words))
 
 
 def describe(signature: ModelSignature) -> Description:
@@ -107,15 +131,19 @@ def describe(signature: ModelSignature) -> Description:
         inputs=inputs,
         outputs=outputs,
         params=params,
-        fields=(*_fields("inputs", signature.inputs), *_fields("outputs", signature.outputs)),
+        fields=(
+            *_fields("inputs", signature.inputs),
+            *_fields("outputs", signature.outputs),
+            *_param_fields(signature.params),
+        ),
     )
 
 
 def compare(a: ModelSignature, b: ModelSignature) -> list[Row]:
-    """Every field of both, inputs first, in A's order and then what only B has."""
-    fields_a = {(field.part, field.name): str(field) for field in describe(a).fields}
-    fields_b = {(field.part, field.name): str(field) for field in describe(b).fields}
-    keys = sorted({**fields_a, **fields_b}, key=lambda key: key[0])  # stable: keeps each part's order
+    """Every field of both: inputs, outputs, params, each in A's order and then what only B has."""
+    fields_a = {(field.part, field.name): field for field in describe(a).fields}
+    fields_b = {(field.part, field.name): field for field in describe(b).fields}
+    keys = sorted({**fields_a, **fields_b}, key=lambda key: PARTS.index(key[0]))  # stable: keeps each part's order
     return [Row(part, name, fields_a.get((part, name)), fields_b.get((part, name))) for part, name in keys]
 
 
@@ -125,6 +153,13 @@ def _fields(part: Part, schema: Schema | None) -> Iterator[Field]:
             yield Field(part, getattr(column, "name", None) or "(tensor)", "tensor", True)
             continue
         yield from _unfold(part, column.name or "(unnamed)", column.type, bool(column.required))
+
+
+def _param_fields(params: ParamSchema | None) -> Iterator[Field]:
+    """Params are never required: each has a default."""
+    for param in params.params if params is not None else []:
+        array = "" if param.shape is None else f" of shape {param.shape}"
+        yield Field("params", param.name, f"{_type_name(param.dtype)}{array}, default {param.default!r}", False)
 
 
 def _unfold(part: Part, name: str, type_: object, required: bool) -> Iterator[Field]:

@@ -5,12 +5,14 @@ Knows where runs and artifacts go, and turns a store that cannot be used into on
 
 import errno
 import os
+import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 from mlflow import MlflowClient
@@ -19,13 +21,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from phi3kit.data_folder import DISK_FULL, prepare_home, unwritable
 from phi3kit.errors import StorageFailed
-from phi3kit.settings import Settings
+from phi3kit.settings import Settings, tracking_credentials
 
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
+EVALUATIONS_EXPERIMENT = "phi3kit-evaluations"
+
+T = TypeVar("T")
 
 # What the file system says of a folder, not of a server that is away (requests' errors are OSErrors too).
 _FOLDER_ERRORS = {*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
+
+_LONGEST_REASON = 300  # characters
 
 _opening = threading.Lock()  # sessions and the writer open the store at the same moment
 
@@ -33,6 +40,7 @@ _opening = threading.Lock()  # sessions and the writer open the store at the sam
 def open_store(settings: Settings) -> MlflowClient:
     """Point MLflow at the store, create what is missing, and return a client. Raises StorageFailed."""
     with _opening:
+        os.environ.update(tracking_credentials(settings))  # from secrets.toml; MLflow reads them nowhere else
         client = _open(settings.home, settings.tracking_uri)
         # MLflow's own functions use the process's store; another one may have been opened in between.
         if mlflow.get_tracking_uri() != settings.tracking_uri or mlflow.get_registry_uri() != settings.tracking_uri:
@@ -48,9 +56,10 @@ def _open(home: Path, tracking_uri: str) -> MlflowClient:
         # MLflow leaves a process that cannot reach its server waiting for four minutes; a page cannot.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of every run that ends
         _look_at_sqlite(tracking_uri)
         try:
-            return MlflowClient(tracking_uri)
+            return MlflowClient(tracking_uri, registry_uri=tracking_uri)
         except ModuleNotFoundError as error:  # the database's driver
             raise MlflowException(str(error)) from error
 
@@ -86,6 +95,16 @@ def experiment_id(settings: Settings, name: str) -> str:
         return str(experiment.experiment_id)
 
 
+def known(get: Callable[[], T]) -> T | None:
+    """What the store has; None for what it does not know: never there, deleted, or in another store."""
+    try:
+        return get()
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
 @contextmanager
 def storage_errors(home: Path) -> Iterator[None]:
     """Translate what MLflow and the file system say about a store that does not work."""
@@ -97,9 +116,38 @@ def storage_errors(home: Path) -> Iterator[None]:
         if getattr(error, "errno", None) in _FOLDER_ERRORS or "disk is full" in str(error):
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "The disk is full"
             raise unwritable(home, f"{reason}.") from error
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StorageFailed(
-            what="The tracking store did not answer.",
-            why=first_line if first_line.endswith(".") else f"{first_line}.",
-            next_step=f"Check MLFLOW_TRACKING_URI and the free space in {home}, then try again.",
-        ) from error
+        raise _not_answered(error, home) from error
+
+
+def _not_answered(error: Exception, home: Path) -> StorageFailed:
+    text = str(error).strip()
+    status = _http_status(text)
+    if status in (401, 403):
+        return StorageFailed(
+            what="The tracking server refused phi3kit.",
+            why=f"It answered {status}: the name, the password or the token is missing or wrong, or may not do this.",
+            next_step="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+        )
+    if "mlflow db upgrade" in text:
+        return StorageFailed(
+            what="The tracking store was made by another version of MLflow.",
+            why=f"Its tables are not those of MLflow {mlflow.__version__}.",
+            next_step="Make a backup of the database, then run: mlflow db upgrade with its URI.",
+        )
+    why, found, body = text.partition("Response body:")
+    if found:
+        why = f"{why.strip()} It sent {'a web page' if '<' in body[:20] else 'something else'}, not MLflow's JSON."
+    first_line = why.splitlines()[0] if why else type(error).__name__
+    if len(first_line) > _LONGEST_REASON:
+        first_line = f"{first_line[:_LONGEST_REASON]}…"
+    return StorageFailed(
+        what="The tracking store did not answer.",
+        why=first_line if first_line.endswith(".") else f"{first_line}.",
+        next_step=f"Check MLFLOW_TRACKING_URI and the free space in {home}, then try again.",
+    )
+
+
+def _http_status(text: str) -> int | None:
+    """The status that a server answered with, as MLflow writes it into its message."""
+    found = re.search(r"failed with error code (\d{3})|(\d{3}) (?:Client|Server) Error", text)
+    return int(found[1] or found[2]) if found else None

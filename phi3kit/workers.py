@@ -1,6 +1,8 @@
 """Workers: start one process a logged model when it is needed, watch it, stop it.
 
-Knows processes, ports and keys. What a worker answers, the client knows.
+Knows processes, ports and keys. What a worker answers, the client knows. A worker belongs to a logged model and not to
+the name it was asked by: an alias that moved gets the worker of the model it points to now, and turns are logged under
+the model itself (models:/m-…), so that no chart mixes two models.
 """
 
 import hashlib
@@ -10,42 +12,64 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from phi3kit.errors import ModelNotFound, WorkerFailed
 from phi3kit.logged_models import resolve
-from phi3kit.records import Endpoint, Served
+from phi3kit.model_uris import canonical
+from phi3kit.processes import end, log_tail, tell_to_end
+from phi3kit.records import Endpoint, WrapperName
 from phi3kit.settings import Settings, child_environment
 
 WorkerState = Literal["starting", "ready", "stopped"]
 
 _LOG_LINES_IN_ERROR = 3
+_LOOK_S = 2.0  # a page waits so long for a worker's own figures
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
     """What the pages show of a worker."""
 
-    model_uri: str
-    wrapper: Served
+    model_uri: str  # the logged model's own
+    wrapper: WrapperName
     state: WorkerState
     pid: int
     memory_bytes: int | None  # resident set; None when the process is gone
     log_file: Path
+    started_at: float  # seconds since the epoch
+    asked_as: tuple[str, ...]  # the URIs that led to it: aliases, versions
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a ready worker says of itself."""
+
+    turns: int  # since it started
+    prompt_tokens: int
+    completion_tokens: int
+    active: int  # answers being written now
+    waiting: int
+    kv_reserved_bytes: int
+    kv_budget_bytes: int
+    threads: int
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen[str]
     endpoint: Endpoint
+    wrapper: WrapperName
     log_file: Path
+    started_at: float
+    asked_as: tuple[str, ...] = ()
     ready: bool = False
 
 
@@ -61,8 +85,10 @@ class WorkerPool:
     def endpoint(self, model_uri: str, on_wait: Callable[[str], None] = lambda what: None) -> Endpoint:
         """A ready worker for the model: the running one, or a new one in the place of one that died.
 
-        on_wait is called with what is being waited for. Raises ModelNotFound or WorkerFailed.
+        model_uri: anything that MLflow resolves; an alias is followed with each call.
+        on_wait is called with what is being waited for. Raises ModelNotFound, WorkerFailed or StorageFailed.
         """
+        asked, model_uri = model_uri, canonical(model_uri, self._settings)
         with self._guard:
             starting = self._starting.setdefault(model_uri, threading.Lock())
         with starting:
@@ -70,6 +96,7 @@ class WorkerPool:
             if worker is None:
                 on_wait("Starting the worker")
                 worker = self._start(model_uri)
+            self._remember(asked, worker)
             if not worker.ready:
                 on_wait("Loading the model")
                 self._wait_until_ready(worker)
@@ -81,22 +108,45 @@ class WorkerPool:
             workers = list(self._workers.values())
         return [_status(worker) for worker in workers]
 
+    def activity(self, model_uri: str) -> Activity | None:
+        """What the model's worker counts, as it says itself; None when there is none that answers.
+
+        model_uri: as statuses() names it.
+        """
+        worker = self._running(model_uri)
+        if worker is None or not worker.ready:
+            return None
+        headers = {"Authorization": f"Bearer {worker.endpoint.api_key}"}
+        try:
+            with httpx.Client(base_url=worker.endpoint.base_url, headers=headers, timeout=_LOOK_S) as client:
+                return _activity(client.get("/health").json(), client.get("/metrics").text)
+        except (httpx.HTTPError, ValueError, KeyError):  # it ends at this moment, or is too busy to say
+            return None
+
     def stop(self, model_uri: str) -> None:
-        """End the model's worker, if there is one."""
+        """End the model's worker, if there is one. model_uri: as statuses() names it."""
         with self._guard:
             worker = self._workers.pop(model_uri, None)
         if worker:
-            _end(worker.process)
+            end(worker.process)
 
     def close(self) -> None:
         """End all workers."""
         with self._guard:
             workers, self._workers = list(self._workers.values()), {}
         for worker in workers:
-            if worker.process.stdin:
-                worker.process.stdin.close()  # all are told first, then waited for
+            tell_to_end(worker.process)  # all are told first, then waited for
         for worker in workers:
-            _end(worker.process)
+            end(worker.process)
+
+    def _remember(self, asked: str, worker: _Worker) -> None:
+        """An alias or a version leads to one worker: the one that it led to last."""
+        if asked == worker.endpoint.model_uri:
+            return
+        with self._guard:
+            for each in self._workers.values():
+                each.asked_as = tuple(uri for uri in each.asked_as if uri != asked)
+            worker.asked_as += (asked,)
 
     def _running(self, model_uri: str) -> _Worker | None:
         with self._guard:
@@ -122,12 +172,13 @@ class WorkerPool:
             process.wait()
             raise _did_not_start(model_uri, log_file, f"it ended with exit code {process.returncode}")
         endpoint = Endpoint(f"http://127.0.0.1:{json.loads(first_line)['port']}", key, model_uri, model.wrapper)
-        worker = _Worker(process, endpoint, log_file)
+        worker = _Worker(process, endpoint, model.wrapper, log_file, time.time())
         with self._guard:
             died = self._workers.get(model_uri)
             self._workers[model_uri] = worker
         if died:
-            _end(died.process)  # closes its pipes
+            worker.asked_as = died.asked_as
+            end(died.process)  # closes its pipes
         return worker
 
     def _wait_until_ready(self, worker: _Worker) -> None:
@@ -158,15 +209,6 @@ class WorkerPool:
         )
 
 
-def log_tail(log_file: Path, lines: int) -> list[str]:
-    """The last lines of a worker's log."""
-    try:
-        with log_file.open(encoding="utf-8", errors="replace") as file:
-            return [line.rstrip() for line in deque(file, maxlen=lines)]
-    except OSError:
-        return []
-
-
 def _did_not_start(model_uri: str, log_file: Path, how: str) -> WorkerFailed:
     tail = " ".join(log_tail(log_file, _LOG_LINES_IN_ERROR))
     return WorkerFailed(
@@ -186,17 +228,29 @@ def _status(worker: _Worker) -> WorkerStatus:
             alive = False
     state: WorkerState = "stopped" if not alive else "ready" if worker.ready else "starting"
     return WorkerStatus(
-        worker.endpoint.model_uri, worker.endpoint.wrapper, state, worker.process.pid, memory, worker.log_file
+        worker.endpoint.model_uri,
+        worker.wrapper,
+        state,
+        worker.process.pid,
+        memory,
+        worker.log_file,
+        worker.started_at,
+        worker.asked_as,
     )
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream:
-            stream.close()
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _activity(health: dict[str, Any], metrics: str) -> Activity:
+    counted: dict[str, float] = {}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            counted[sample.name] = counted.get(sample.name, 0) + sample.value  # over all finish reasons
+    return Activity(
+        turns=int(counted.get("phi3kit_turns_total", 0)),
+        prompt_tokens=int(counted.get("phi3kit_prompt_tokens_total", 0)),
+        completion_tokens=int(counted.get("phi3kit_completion_tokens_total", 0)),
+        active=int(health["active"]),
+        waiting=int(health["waiting"]),
+        kv_reserved_bytes=int(health["kv_cache"]["reserved_bytes"]),
+        kv_budget_bytes=int(health["kv_cache"]["budget_bytes"]),
+        threads=int(health["threads"]["count"]),
+    )

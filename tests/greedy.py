@@ -3,10 +3,18 @@
 from phi3kit.server.runtime import Logits, Runtime, TokenSequence
 
 
-def appended(sequence: TokenSequence, ids: list[int], slice_tokens: int = 4096) -> Logits:
+def stepped(runtime: Runtime, sequence: TokenSequence, ids: list[int]) -> Logits:
+    """The scores behind `ids`, computed in one step."""
+    (result,) = runtime.step([(sequence, ids)])
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def appended(runtime: Runtime, sequence: TokenSequence, ids: list[int], slice_tokens: int = 4096) -> Logits:
     """The scores behind all of `ids`, so many tokens at a time."""
     for begin in range(0, len(ids), slice_tokens):
-        logits = sequence.append(ids[begin : begin + slice_tokens])
+        logits = stepped(runtime, sequence, ids[begin : begin + slice_tokens])
     return logits
 
 
@@ -14,9 +22,9 @@ def greedy(
     runtime: Runtime, sequence: TokenSequence, prompt: list[int], max_tokens: int = 60, slice_tokens: int = 4096
 ) -> str:
     """What the model says greedily behind a prompt."""
-    logits = appended(sequence, prompt, slice_tokens)
+    logits = appended(runtime, sequence, prompt, slice_tokens)
     written: list[int] = []
     while len(written) < max_tokens and (token := int(logits.argmax())) not in runtime.end_ids:
         written.append(token)
-        logits = sequence.append((token,))
+        logits = stepped(runtime, sequence, [token])
     return str(runtime.tokenizer.decode(written))

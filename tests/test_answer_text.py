@@ -52,6 +52,28 @@ class TestPush:
         assert text.endswith("Madrid.")
 
 
+class TestGoingOn:
+    """An answer that goes on from text, and not from a special token."""
+
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_text_and_answer_are_the_whole_wherever_it_was_cut(self, text: str):
+        ids = ids_of(text)
+        for cut in range(1, len(ids)):
+            begun = TOKENIZER.decode(ids[:cut])
+            if begun.endswith("\ufffd"):  # cut inside a character
+                continue
+            answer = AnswerText(TOKENIZER, (), [*ids_of("<|assistant|>\n"), *ids[:cut]])
+            assert begun + "".join(answer.push(each) for each in ids[cut:]) + answer.finish() == text
+
+    def test_behind_a_special_token_the_first_space_is_the_tokens_own(self):
+        answer = AnswerText(TOKENIZER, (), ids_of("<|user|>\nHi<|end|>\n<|assistant|>\n"))
+        assert "".join(map(answer.push, ids_of("Hello there"))) == "Hello there"
+
+    def test_a_broken_byte_behind_a_beginning_is_shown(self):
+        answer = AnswerText(TOKENIZER, (), ids_of("Up"))
+        assert "".join(map(answer.push, byte_ids(ROCKET[:1]))) + answer.finish() == "\ufffd"
+
+
 class TestStop:
     @pytest.mark.parametrize("text", TEXTS)
     def test_the_text_ends_before_any_stop_string_wherever_tokens_begin(self, text: str):

@@ -208,7 +208,7 @@ class TestThePath:
     def test_6_the_signatures_stand_side_by_side(self, page: "playwright.Page") -> None:
         go(page, "Signatures")
         page.get_by_text("'prompt': string (required)").first.wait_for()
-        assert page.get_by_test_id("stCode").count() == 4
+        assert page.get_by_test_id("stCode").count() == 2
 
     def test_7_usage_shows_exactly_those_turns(
         self, app: tuple[str, Path, int], page: "playwright.Page", shown: list[tuple[int, int, int, str]]

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from phi3kit.client import Answer, Request, TurnContext, ask, count_tokens, stream
+from phi3kit.client import Answer, Request, TurnContext, ask, stream, tokenize
 from phi3kit.errors import Busy, RequestInvalid, WorkerFailed
 from phi3kit.records import Message, TurnRecord
 from phi3kit.usage.outbox import Outbox
@@ -138,7 +138,7 @@ class TestStream:
         with pytest.raises(WorkerFailed, match="worker"):
             ask(endpoint, Request(CAPITAL), a_context(), built.settings)
         with pytest.raises(WorkerFailed, match="worker"):
-            count_tokens(endpoint, CAPITAL)
+            tokenize(endpoint, CAPITAL)
         again = own_pool.endpoint(built.uri("onnx"))
         assert ask(again, Request(CAPITAL), a_context(), built.settings).text == "The capital of Spain is Madrid."
 
@@ -200,14 +200,14 @@ class TestRefusal:
 class TestCountTokens:
     def test_messages_and_their_raw_prompt_count_as_the_turn_does(self, endpoint: Endpoint, built: Built) -> None:
         answer = ask(endpoint, Request(CAPITAL, max_tokens=1), a_context(), built.settings)
-        assert count_tokens(endpoint, CAPITAL) == count_tokens(endpoint, CAPITAL_RAW) == answer.prompt_tokens
+        assert tokenize(endpoint, CAPITAL).count == tokenize(endpoint, CAPITAL_RAW).count == answer.prompt_tokens
 
     def test_special_tokens_are_text_in_a_message_and_structure_in_a_raw_prompt(self, endpoint: Endpoint) -> None:
-        assert count_tokens(endpoint, "<|end|>") == 1
-        empty = count_tokens(endpoint, (Message("user", ""),))
-        assert count_tokens(endpoint, (Message("user", "<|end|>"),)) > empty + 1
+        assert tokenize(endpoint, "<|end|>").count == 1
+        empty = tokenize(endpoint, (Message("user", ""),)).count
+        assert tokenize(endpoint, (Message("user", "<|end|>"),)).count > empty + 1
 
     def test_a_wrong_role_is_invalid(self, endpoint: Endpoint) -> None:
         with pytest.raises(RequestInvalid) as caught:
-            count_tokens(endpoint, (Message("robot", "Hi"),))  # type: ignore[arg-type]
+            tokenize(endpoint, (Message("robot", "Hi"),))  # type: ignore[arg-type]
         assert caught.value.param == "messages[0].role"

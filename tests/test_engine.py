@@ -1,4 +1,4 @@
-"""The engine: answers that take turns, counted to the token, whatever the model does."""
+"""The engine: answers that are written together, counted to the token, whatever the model does."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,17 +15,23 @@ from phi3kit.logged_models import resolve
 from phi3kit.server.engine import Done, Engine, Job, Piece
 from phi3kit.server.kv_cache import KvCache
 from phi3kit.server.loading import load_runtime
-from phi3kit.server.runtime import Logits, Runtime
+from phi3kit.server.runtime import Logits, Runtime, TokenSequence, Work
 from phi3kit.server.sampling import Sampling
 from tests.conftest import Built
 from tests.waiting import wait_for
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 END = TOKENIZER.token_to_id("<|end|>")
+ASSISTANT = TOKENIZER.token_to_id("<|assistant|>")
 
 
 def ids(text: str) -> list[int]:
     return list(TOKENIZER.encode(text, add_special_tokens=False).ids)
+
+
+def asked(prompt: str) -> list[int]:
+    """A prompt behind which an answer begins: an answer to one that ends in text would go on with its space."""
+    return [*ids(prompt), ASSISTANT]
 
 
 def byte_ids(data: bytes) -> list[int]:
@@ -40,18 +46,25 @@ class ScriptedSequence:
         self.ids: list[int] = []
         self._runtime = runtime
 
-    def append(self, given: Sequence[int]) -> Logits:
+    def append(self, given: Sequence[int]) -> Logits | Exception:
         self.ids += given
         logits = np.zeros(TOKENIZER.get_vocab_size(), dtype=np.float32)
         step = self._runtime.next_step(self.ids, len(given))
         if isinstance(step, Exception):
-            raise step
+            return step
         if step is not None:
             logits[step] = 1
         return logits
 
+    def serves(self, longest: int) -> bool:
+        return True
+
     def truncate(self, length: int) -> bool:
         del self.ids[length:]
+        return True
+
+    def copy(self, other: TokenSequence, length: int) -> bool:
+        self.ids += other.ids[len(self.ids) : length]
         return True
 
     def close(self) -> None:
@@ -59,19 +72,22 @@ class ScriptedSequence:
 
 
 class ScriptedRuntime:
-    """Writes the given tokens, a script a prompt; an exception in a script is raised there."""
+    """Writes the given tokens, a script a prompt; an exception in a script is what the step gives there."""
 
     tokenizer = text_tokenizer = TOKENIZER
     context_tokens = 4096
     end_ids = frozenset({END})
-    bytes_per_token = 1
+    bytes_per_token = block_tokens = 1
+    max_sequences = 32
 
     def __init__(self, scripts: Mapping[str, list[int | Exception]]) -> None:
-        self._scripts = {tuple(ids(prompt)): script for prompt, script in scripts.items()}
+        self._scripts = {tuple(asked(prompt)): script for prompt, script in scripts.items()}
         self.may_write = threading.Event()
         self.may_write.set()
         self.prompts: list[list[int]] = []  # in the order in which their last token was computed
-        self.computed: list[tuple[str, int]] = []  # (first word of the sequence, tokens) of each step
+        self.computed: list[tuple[str, int]] = []  # (first word of the sequence, tokens), one behind the other
+        self.together: list[int] = []  # sequences in each step
+        self.broken: Exception | None = None  # what the next step raises as a whole
 
     def next_step(self, sequence: list[int], given: int) -> int | Exception | None:
         assert self.may_write.wait(30)
@@ -83,8 +99,18 @@ class ScriptedRuntime:
                 return script[len(sequence) - len(prompt)]
         return None
 
-    def open(self, capacity: int) -> ScriptedSequence:
+    def limit(self, longest: int) -> None:
+        pass
+
+    def open(self, longest: int) -> ScriptedSequence:
         return ScriptedSequence(self)
+
+    def step(self, work: Work) -> list[Logits | Exception]:
+        self.together.append(len(work))
+        if self.broken:
+            raise self.broken
+        sequences = [(sequence, ids) for sequence, ids in work if isinstance(sequence, ScriptedSequence)]
+        return [sequence.append(ids) for sequence, ids in sequences]
 
 
 class Reader:
@@ -130,7 +156,7 @@ def start() -> Iterator[Start]:
 
 
 def a_job(reader: Reader, max_tokens: int = 100, stop: tuple[str, ...] = (), prompt: str = "Hi") -> Job:
-    return Job(ids(prompt), max_tokens, Sampling(), stop, reader)
+    return Job(asked(prompt), max_tokens, Sampling(), stop, reader)
 
 
 def load(folder: Path) -> tuple[Runtime, KvCache]:
@@ -234,11 +260,11 @@ class TestCancel:
         done = second.done()
         assert (done.finish_reason, done.completion_tokens, done.time_to_first_token_s) == ("cancelled", 0, None)
         assert first.done().finish_reason == "stop"
-        assert runtime.prompts == [ids("Hi")]
+        assert runtime.prompts == [asked("Hi")]
 
 
-class TestTakingTurns:
-    def test_active_answers_are_written_a_token_each(self, start: Start) -> None:
+class TestTogether:
+    def test_active_answers_are_written_a_token_each_in_one_step(self, start: Start) -> None:
         runtime = ScriptedRuntime({"one": [*ids("a b c d e f"), END], "two": [*ids("g h i j k l"), END]})
         runtime.may_write.clear()
         engine = start(runtime)
@@ -251,6 +277,8 @@ class TestTakingTurns:
         order = [word for word, _ in runtime.computed]
         together = order[order.index("two") : -2]
         assert all(one != other for one, other in pairwise(together))
+        steps_of_two = runtime.together.count(2)
+        assert steps_of_two >= len(ids("a b c d e f")) - 1  # but the first tokens, which end the reading of a prompt
 
     def test_a_newcomer_does_not_wait_for_the_end_of_another_answer(self, start: Start) -> None:
         runtime = ScriptedRuntime({"long": [*ids("word " * 400)], "short": [*ids("at once"), END]})
@@ -323,7 +351,7 @@ class TestQueue:
         runtime.may_write.set()
         readers["third"].done()
         assert ended == ["first", "second", "third"]
-        assert runtime.prompts == [ids("first"), ids("second"), ids("third")]
+        assert runtime.prompts == [asked("first"), asked("second"), asked("third")]
 
     def test_a_full_queue_is_busy_and_says_how_many_wait(self, start: Start) -> None:
         runtime = ScriptedRuntime({name: [*ids("one"), END] for name in ("a", "b", "c", "d")})
@@ -362,12 +390,12 @@ class TestQueue:
         runtime.may_write.set()
         wait_for("the end of the engine", lambda: not engine.running)
         assert (first.done().finish_reason, later.done().finish_reason) == ("stop", "cancelled")
-        assert runtime.prompts == [ids("Hi")]
+        assert runtime.prompts == [asked("Hi")]
 
 
 class TestMemory:
     def test_the_next_turn_of_a_conversation_computes_only_what_is_new(self, start: Start) -> None:
-        first, more = "Hi", "Hi there you"
+        first, more = "Hi", "Hi<|assistant|>there you"
         runtime = ScriptedRuntime({first: [*ids("there"), END], more: [END]})
         engine = start(runtime)
         readers = [Reader(), Reader()]
@@ -376,8 +404,22 @@ class TestMemory:
         runtime.computed.clear()
         engine.submit(a_job(readers[1], prompt=more))
         cached = readers[1].done().cached_prompt_tokens
-        assert cached == len(ids("Hi there"))
-        assert sum(tokens for _, tokens in runtime.computed) == len(ids(more)) - cached
+        assert cached == len(ids("Hi<|assistant|>there"))
+        assert sum(tokens for _, tokens in runtime.computed) == len(asked(more)) - cached
+
+    def test_answers_to_one_prompt_read_it_once_between_them(self, start: Start) -> None:
+        prompt = "word " * 150
+        runtime = ScriptedRuntime({prompt: [*ids("fine"), END]})
+        runtime.may_write.clear()
+        engine = start(runtime)
+        readers = [Reader() for _ in range(3)]
+        engine.submit(*(a_job(reader, prompt=prompt) for reader in readers))
+        runtime.may_write.set()
+        assert [reader.done().finish_reason for reader in readers] == ["stop"] * 3
+        read = sum(tokens for _, tokens in runtime.computed) - 3 * len(ids("fine"))
+        assert len(asked(prompt)) <= read < 1.5 * len(asked(prompt))
+        found = sum(reader.done().cached_prompt_tokens for reader in readers)
+        assert found + read == 3 * len(asked(prompt))
 
     def test_a_sequence_that_broke_off_is_not_used_again(self, start: Start) -> None:
         runtime = ScriptedRuntime({"Hi": [RuntimeError("broken")]})
@@ -400,6 +442,30 @@ class TestFailure:
         assert (done.finish_reason, done.error, done.completion_tokens) == ("error", broken, 2)
         assert first.text == TOKENIZER.decode(ids("one two")[:2])
         assert (second.done().finish_reason, second.text) == ("stop", "fine")
+
+    def test_what_fails_in_a_step_with_others_ends_alone(self, start: Start) -> None:
+        script = ids("one two three four five six seven eight nine ten")
+        runtime = ScriptedRuntime({"a": [*script, END], "b": [*script[:4], RuntimeError("b")], "c": [*script, END]})
+        runtime.may_write.clear()
+        engine = start(runtime)
+        readers = [Reader() for _ in range(3)]
+        for reader, prompt in zip(readers, "abc", strict=True):
+            engine.submit(a_job(reader, prompt=prompt))
+        runtime.may_write.set()
+        assert [reader.done().finish_reason for reader in readers] == ["stop", "error", "stop"]
+        assert readers[0].text == readers[2].text == TOKENIZER.decode(script)
+        assert (readers[1].done().completion_tokens, max(runtime.together)) == (4, 3)
+
+    def test_a_step_that_fails_as_a_whole_ends_its_answers_and_the_next_are_answered(self, start: Start) -> None:
+        runtime = ScriptedRuntime({"Hi": [*ids("one"), END]})
+        engine = start(runtime)
+        runtime.broken = RuntimeError("no memory for the scores")
+        broken, fine = Reader(), Reader()
+        engine.submit(a_job(broken))
+        assert broken.done().error is runtime.broken
+        runtime.broken = None
+        engine.submit(a_job(fine))
+        assert (fine.done().finish_reason, fine.text) == ("stop", "one")
 
     def test_a_model_that_is_still_loading_is_not_ready(self) -> None:
         engine = Engine(lambda: load(Path("unused")), 4)

@@ -10,7 +10,7 @@ import pytest
 
 from phi3kit.errors import RequestInvalid, StorageFailed
 from phi3kit.usage.export import Format, to_csv, to_json, write
-from phi3kit.usage.reader import COLUMNS
+from phi3kit.usage.turns_table import COLUMNS
 from tests.samples import TURN, table, turn
 
 TURNS = table(turn("t1", user='Ελένη, "Λ"', seed=7), turn("t2", completion_tokens=0, time_to_first_token_s=None))

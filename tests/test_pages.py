@@ -16,7 +16,7 @@ from tests.conftest import CHAPTER_PROMPT, Built
 from tests.hub_server import local_hub
 from tests.waiting import wait_for
 
-PAGES = ("home", "build", "signatures", "chat", "prompt", "usage")
+PAGES = ("home", "build", "models", "signatures", "chat", "prompt", "usage", "deploy")
 
 
 def open_page(name: str) -> AppTest:
@@ -74,6 +74,8 @@ class TestEmpty:
         said = {
             "home": "Nothing is built yet",
             "build": "Nothing is built yet",
+            "models": "Nothing is built yet",
+            "deploy": "Nothing is built yet",
             "signatures": "Not built yet: transformers and onnx",
             "chat": "No model is built yet",
             "prompt": "No model is built yet",
@@ -178,26 +180,6 @@ class TestBroken:
         st.cache_resource.clear()
         app = open_page("home")
         assert any("PHI3KIT\\_IDLE\\_SECONDS" in each.value for each in app.error)
-
-
-class TestSignatures:
-    def test_both_signatures_and_the_chapters_stand_side_by_side(self, full_home: Built) -> None:
-        app = open_page("signatures")
-        notations = [each.value for each in app.code]
-        assert len(notations) == 4
-        assert sum("'prompt': string (required)" in each for each in notations) == 2
-        (table,) = app.dataframe
-        assert {"part", "field", "transformers", "onnx", "verdict"} == set(table.value.columns)
-        assert "only onnx" in set(table.value["verdict"])
-
-    def test_todays_chat_signature_is_compared_with_the_chapters(self, full_home: Built) -> None:
-        app = open_page("signatures")
-        view = next(each for each in app.segmented_control if each.label == "Compare")
-        view.set_value("transformers: chapter and today").run()
-        table = app.dataframe[0].value.set_index("field")
-        assert table.loc["top_p", "verdict"] == "only today"
-        assert table.loc["temperature", "verdict"] == "same"
-        assert table.loc["messages[].content", "verdict"] == "differs"
 
 
 class TestChat:

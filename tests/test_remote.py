@@ -15,11 +15,11 @@ import pytest
 
 from phi3kit.client import Answer, Request, TurnContext, ask, stream
 from phi3kit.connections import Connection, endpoint_of
-from phi3kit.errors import Busy, EndpointFailed, RequestInvalid
+from phi3kit.errors import BudgetSpent, Busy, EndpointFailed, RequestInvalid
 from phi3kit.invocations import payload, read_reply
 from phi3kit.logged_models import resolve
 from phi3kit.probe import probe
-from phi3kit.records import WRAPPERS, Endpoint, Message, TurnRecord
+from phi3kit.records import WRAPPERS, Endpoint, Message, TurnRecord, TurnText
 from phi3kit.settings import Settings
 from phi3kit.transport import Line
 from phi3kit.usage.outbox import Outbox
@@ -339,6 +339,22 @@ class TestForeign:
         assert answer.time_to_first_token_s is not None
         turn = the_only_turn(here)
         assert (turn.total_tokens, turn.tokens_counted, turn.tokens_per_second) == (0, False, None)
+
+    def test_its_text_is_logged_here_unless_that_is_switched_off(self, tmp_path: Path) -> None:
+        for value, text in (("1", TurnText(CAPITAL, ("Hi",))), ("0", None)):
+            settings = settings_for(tmp_path / value, PHI3KIT_LOG_TEXT=value)
+            with scripted(event_stream(CHUNK, END, "[DONE]")) as server:
+                ask(to(server.url), Request(CAPITAL), a_context(), settings)
+            assert the_only_turn(settings).text == text
+
+    def test_a_spent_budget_is_told_before_the_endpoint_is_asked(self, tmp_path: Path) -> None:
+        settings = settings_for(tmp_path, PHI3KIT_DAILY_TOKENS="10")
+        usage = '{"id":"1","choices":[],"usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}'
+        with scripted(event_stream(CHUNK, END, usage, "[DONE]")) as server:
+            ask(to(server.url), Request(CAPITAL), a_context(), settings)
+            with pytest.raises(BudgetSpent):
+                ask(to(server.url), Request(CAPITAL), a_context(), settings)
+        assert len(server.requests) == 1
 
     @pytest.mark.parametrize(
         "usage",

@@ -5,7 +5,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Object, ParamSchema, ParamSpec, Property, Schema
 
 from phi3kit.records import WrapperName
-from phi3kit.signatures import Row, chapter_signature, compare, describe
+from phi3kit.signatures import Field, Row, chapter_signature, compare, describe
 
 # As the chapter prints them, code block by code block.
 CHAPTER_TRANSFORMERS = """
@@ -82,8 +82,8 @@ class TestCompare:
 
     def test_a_field_on_one_side_only_is_missing_on_the_other(self):
         rows = compare(chapter_signature("onnx"), chapter_signature("transformers"))
-        assert rows[0] == Row("inputs", "prompt", "string (required)", None)
-        assert rows[1] == Row("inputs", "messages", None, "Array(object) (required)")
+        assert rows[0] == Row("inputs", "prompt", Field("inputs", "prompt", "string", True), None)
+        assert rows[1] == Row("inputs", "messages", None, Field("inputs", "messages", "Array(object)", True))
         assert [row.name for row in rows if row.verdict == "only A"] == ["prompt", "(unnamed)"]
         assert {row.verdict for row in rows} == {"only A", "only B"}
 
@@ -109,3 +109,23 @@ class TestCompare:
             {"part": "inputs", "name": "n", "in_a": "long (required)", "in_b": "double (required)"}
             | {"verdict": "differs"},
         ]
+
+    def test_a_row_says_in_one_word_each_what_both_have_and_in_two_what_differs(self):
+        a = inputs_of(ColSpec(DataType.string, "stop"), ColSpec(DataType.long, "n"))
+        b = inputs_of(ColSpec(DataType.string, "stop", required=False), ColSpec(DataType.double, "n"))
+        assert [(row.type, row.required) for row in compare(a, b)] == [
+            ("string", "required → optional"),
+            ("long → double", "required"),
+        ]
+
+    def test_params_are_compared_with_their_defaults_behind_the_outputs(self):
+        a, b = (inputs_of(ColSpec(DataType.string, "prompt")) for _ in "ab")
+        a.params = ParamSchema([ParamSpec("temperature", DataType.double, 0.2), ParamSpec("top_k", DataType.long, 50)])
+        b.params = ParamSchema([ParamSpec("temperature", DataType.double, 0.7)])
+        rows = compare(a, b)
+        assert [(row.part, row.name, row.type, row.verdict) for row in rows] == [
+            ("inputs", "prompt", "string", "same"),
+            ("params", "temperature", "double, default 0.2 → double, default 0.7", "differs"),
+            ("params", "top_k", "long, default 50", "only A"),
+        ]
+        assert not any(row.a.required for row in rows if row.part == "params" and row.a)

@@ -10,7 +10,8 @@ from phi3kit.errors import RequestInvalid, StorageFailed
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.reader import COLUMNS, read_turns, since
+from phi3kit.usage.reader import read_turns
+from phi3kit.usage.turns_table import COLUMNS, since
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import settings_for
 from tests.samples import TURN, new_store, table, turn

@@ -15,14 +15,19 @@ import openai
 import pytest
 from openai import OpenAI
 
+from phi3kit import registry
+from phi3kit.client import Request, TurnContext, ask
 from phi3kit.errors import ModelNotFound, WorkerFailed
 from phi3kit.logged_models import resolve
+from phi3kit.records import WRAPPERS, Message
 from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
 from phi3kit.store import open_store
+from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.workers import Endpoint, WorkerPool
 from phi3kit.wrappers.log import MODEL_NAMES
 from tests.conftest import Built, run_cli, settings_for
+from tests.samples import artifacts_of, copy_of_store
 from tests.waiting import has_ended, wait_for
 
 
@@ -53,6 +58,7 @@ def open_pool() -> Iterator[Callable[[Settings], WorkerPool]]:
 
 
 OpenPool = Callable[[Settings], WorkerPool]
+CONTEXT = TurnContext(user="ada", origin="api")
 
 
 class TestPool:
@@ -307,3 +313,73 @@ class TestServe:
         done = run_cli("serve", "models:/nobody/1", "--port", "0", home=built.home)
         assert (done.returncode, done.stdout) == (2, "")
         assert_one_line(done.stderr, "models:/nobody/1")
+
+
+class TestAliases:
+    def test_a_moved_alias_is_followed_and_its_turns_are_logged_under_the_model_itself(
+        self, open_pool: OpenPool, built: Built, tmp_path: Path
+    ) -> None:
+        settings = copy_of_store(built.settings, tmp_path)
+        for wrapper in WRAPPERS:
+            registry.register(built.uri(wrapper), "phi3", settings)
+        registry.set_alias("phi3", "champion", 1, settings)
+        pool = open_pool(settings)
+        first = pool.endpoint("models:/phi3@champion")
+        assert (first.model_uri, first.wrapper) == (built.uri(WRAPPERS[0]), WRAPPERS[0])
+        assert pool.endpoint("models:/phi3/1") == first  # one model has one worker, however it is named
+        registry.set_alias("phi3", "champion", 2, settings)
+        second = pool.endpoint("models:/phi3@champion")
+        assert (second.model_uri, second.wrapper) == (built.uri(WRAPPERS[1]), WRAPPERS[1])
+        assert {status.model_uri: status.asked_as for status in pool.statuses()} == {
+            built.uri(WRAPPERS[0]): ("models:/phi3/1",),
+            built.uri(WRAPPERS[1]): ("models:/phi3@champion",),
+        }
+        answer = ask(second, Request((Message("user", "What is the capital of Spain?"),)), CONTEXT, settings)
+        record = Outbox(settings.home).find(CONTEXT.turn_id)
+        assert record is not None
+        assert (answer.text, record.model_uri) == ("The capital of Spain is Madrid.", built.uri(WRAPPERS[1]))
+
+    def test_an_alias_that_was_removed_is_not_found_though_a_worker_runs(
+        self, open_pool: OpenPool, built: Built, tmp_path: Path
+    ) -> None:
+        settings = copy_of_store(built.settings, tmp_path)
+        registry.register(built.uri("onnx"), "phi3", settings, aliases=["champion"])
+        pool = open_pool(settings)
+        pool.endpoint("models:/phi3@champion")
+        registry.remove_alias("phi3", "champion", settings)
+        with pytest.raises(ModelNotFound, match="points nowhere"):
+            pool.endpoint("models:/phi3@champion")
+
+    def test_a_model_whose_files_are_gone_says_so(self, open_pool: OpenPool, built: Built, tmp_path: Path) -> None:
+        settings = copy_of_store(built.settings, tmp_path)
+        shutil.rmtree(artifacts_of(built.uri("onnx"), settings).parent)
+        with pytest.raises(ModelNotFound, match=r"The files of models:/m-.* are gone"):
+            open_pool(settings).endpoint(built.uri("onnx"))
+
+
+class TestActivity:
+    def test_a_worker_counts_its_turns_and_watching_does_not_keep_it_from_ending(
+        self, open_pool: OpenPool, built: Built
+    ) -> None:
+        pool = open_pool(settings_for(built.home, PHI3KIT_IDLE_SECONDS="2"))
+        uri = built.uri("onnx")
+        assert pool.activity(uri) is None
+        endpoint = pool.endpoint(uri)
+        before = pool.activity(uri)
+        answer = ask(
+            endpoint, Request("<|user|>\nHello<|end|>\n<|assistant|>\n"), TurnContext("ada", "api"), built.settings
+        )
+        after = pool.activity(uri)
+        assert before is not None
+        assert after is not None
+        assert (before.turns, before.completion_tokens) == (0, 0)
+        assert (after.turns, after.prompt_tokens, after.completion_tokens) == (
+            1, answer.prompt_tokens, answer.completion_tokens,
+        )  # fmt: skip
+        assert after.kv_budget_bytes > 0
+        assert after.threads >= 1
+        wait_for(
+            "the end of a worker that is only watched",
+            lambda: pool.activity(uri) is None and pool.statuses()[0].state == "stopped",
+            seconds=20,
+        )

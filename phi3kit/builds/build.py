@@ -10,29 +10,28 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.models.model import ModelInfo
-from mlflow.utils.file_utils import local_file_uri_to_path
 
 from phi3kit import chat_template
 from phi3kit.builds.events import BuildRequest, Progress, Report, Steps
 from phi3kit.data_folder import DISK_FULL
 from phi3kit.errors import BuildFailed, Phi3KitError
+from phi3kit.logged_models import SIZE_TAG, delete_files
 from phi3kit.records import Message, Precision, WrapperName
+from phi3kit.registry import register
 from phi3kit.settings import Settings
 from phi3kit.sources.find import Source, fetch
-from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, open_store, storage_errors
-
-T = TypeVar("T")
+from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
 
 CHECKED_TAG = "phi3kit.checked"  # only a model that carries it is listed: logged whole, and it answered
 
@@ -109,10 +108,10 @@ def build(
             registered = None
             if request.register:
                 with steps.step("register"):
-                    version = mlflow.register_model(info.model_uri, request.register)
-                    registered = f"models:/{version.name}/{version.version}"
+                    registered = register(info.model_uri, request.register, settings).model_uri
             size_bytes = mlflow.models.Model.load(info.model_uri).model_size_bytes or 0
-            client.set_logged_model_tags(info.model_id, {"phi3kit.wrapper": wrapper, **facts, CHECKED_TAG: "true"})
+            tags = {"phi3kit.wrapper": wrapper, **facts, SIZE_TAG: str(size_bytes), CHECKED_TAG: "true"}
+            client.set_logged_model_tags(info.model_id, tags)
         except (Phi3KitError, MlflowException, KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:
@@ -185,36 +184,24 @@ def _run(
 
 def _take_back(client: MlflowClient, run_id: str) -> None:
     """Mark a run as failed and delete the models that it logged, files too; one that was checked stays."""
-    run = _known(client.get_run, run_id)
+    run = known(lambda: client.get_run(run_id))
     if run is None:
         return
     outputs = run.outputs.model_outputs if run.outputs else []
-    models = [model for output in outputs if (model := _known(client.get_logged_model, output.model_id))]
+    models = [model for output in outputs if (model := _model(client, output.model_id))]
     checked = [model for model in models if CHECKED_TAG in model.tags]
     for model in models:
         if model not in checked:
-            _delete_files(model)
+            with contextlib.suppress(Exception):  # files that stay do not keep the entry
+                delete_files(model)
             client.delete_logged_model(model.model_id)
     # Logging ends a run as finished, and only then comes the check.
     if run.info.lifecycle_stage == "active" and not checked:
         client.set_terminated(run_id, "FAILED")
 
 
-def _known(get: Callable[[str], T], name: str) -> T | None:
-    """What the store has under a name; None for what it does not know: of another store, or deleted there."""
-    try:
-        return get(name)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
-
-
-def _delete_files(model: LoggedModel) -> None:
-    """MLflow keeps a deleted model's files; nobody wants gigabytes that never answered."""
-    if model.artifact_location.startswith(("file:", "/")):
-        folder = Path(local_file_uri_to_path(model.artifact_location))
-        shutil.rmtree(folder.parent if folder.parent.name == model.model_id else folder, ignore_errors=True)
+def _model(client: MlflowClient, model_id: str) -> LoggedModel | None:
+    return known(lambda: client.get_logged_model(model_id))
 
 
 def _precision(wrapper: WrapperName, source: Source, asked: Precision) -> str:

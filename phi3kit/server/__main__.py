@@ -29,6 +29,7 @@ from phi3kit.server.loading import load_runtime
 from phi3kit.server.requests import Activity
 from phi3kit.server.runtime import Runtime
 from phi3kit.settings import read_settings
+from phi3kit.usage.budgets import Budgets
 
 
 def main() -> int:
@@ -68,6 +69,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         api_key=settings.api_key,
         max_queue=settings.max_queue,
         threads=choose_threads(settings.threads),
+        budgets=Budgets(settings.daily_tokens, settings.daily_tokens_per_user),
+        log_text=settings.log_text,
     )
 
     # transformers imports scipy where it finds it, for losses that no worker computes: 37 MB. None says it is not there.

@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
 from phi3kit import openai_schema
-from phi3kit.errors import Phi3KitError, RequestInvalid, StorageFailed
+from phi3kit.errors import Phi3KitError, RequestInvalid
 from phi3kit.machine import Threads
 from phi3kit.openai_schema import (
     QUEUE_HEADER,
@@ -29,12 +29,16 @@ from phi3kit.openai_schema import (
     DetokenizeRequest,
     TokenizeRequest,
 )
-from phi3kit.records import TurnRecord, WrapperName
+from phi3kit.records import WrapperName
 from phi3kit.server.description import add_schemas, takes
 from phi3kit.server.engine import Engine
+from phi3kit.server.loading import sliding_window
 from phi3kit.server.metrics import WorkerMetrics
+from phi3kit.server.pieces import raw_tokens, tokens_of
 from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
 from phi3kit.server.turns import Caller, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn
+from phi3kit.usage.budgets import Budgets
+from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -53,12 +57,14 @@ class WorkerConfig:
     api_key: str | None
     max_queue: int
     threads: Threads
+    budgets: Budgets
+    log_text: bool
 
 
 def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> FastAPI:
     """The ASGI application of one worker."""
-    outbox = Outbox(config.home)
     metrics = WorkerMetrics(config.wrapper)
+    keeper = Keeper(Outbox(config.home), config.budgets, log_text=config.log_text, count=metrics.count)
     started_at = int(time.time())
 
     @contextlib.asynccontextmanager
@@ -66,6 +72,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         engine.start()
         yield
         engine.close()
+        keeper.close()
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
@@ -97,6 +104,8 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
             body["kv_cache"] = {
                 "reserved_bytes": engine.cache.reserved_bytes, "budget_bytes": engine.cache.budget_bytes,
             }  # fmt: skip
+        if keeper.unkept:
+            body["turns_in_memory_only"] = keeper.unkept
         if engine.failure:
             body["error"] = str(engine.failure)
         return JSONResponse(body, 200 if engine.state == "ready" else 503)
@@ -126,12 +135,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
-        if body.messages is not None:
-            messages = tuple(message.as_message() for message in body.messages)
-            ids = await asyncio.to_thread(message_ids, messages, engine.runtime)
-        else:
-            ids = await asyncio.to_thread(raw_ids, body.prompt or "", engine.runtime)
-        return {"tokens": ids, "count": len(ids), "max_model_len": engine.runtime.context_tokens}
+        return await asyncio.to_thread(_tokenized, body, engine, config)
 
     @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
     async def detokenize(request: Request) -> dict[str, Any]:
@@ -161,17 +165,9 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         metrics.waiting.set(engine.waiting)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    def keep(record: TurnRecord) -> None:
-        metrics.count(record)
-        try:
-            outbox.add(record)
-        except StorageFailed as error:
-            # The answer is more use to its reader than an error about the log; the log file keeps the count.
-            log.error("turn not recorded: %s %s", error, record)
-
     async def _answer(request: Request, body: ChatRequest | CompletionRequest, turn: Turn) -> Response:
         chat = isinstance(body, ChatRequest)
-        parts = turn.parts(keep)
+        parts = turn.parts(keeper)
         # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
         await anext(parts)
         headers = {QUEUE_HEADER: str(turn.queue_place)}
@@ -197,6 +193,22 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
     return app
+
+
+def _tokenized(body: TokenizeRequest, engine: Engine, config: WorkerConfig) -> dict[str, Any]:
+    runtime = engine.runtime
+    if body.messages is not None:
+        ids = message_ids(tuple(message.as_message() for message in body.messages), runtime)
+    else:
+        ids = raw_ids(body.prompt or "", runtime)
+    answer = {"tokens": ids, "count": len(ids), "max_model_len": runtime.context_tokens}
+    if body.return_pieces:
+        tokens = (
+            tokens_of(runtime.tokenizer, ids) if body.prompt is None else raw_tokens(runtime.tokenizer, body.prompt)
+        )
+        answer["pieces"] = [token.as_json() for token in tokens]
+        answer["sliding_window"] = sliding_window(config.folder, config.wrapper)
+    return answer
 
 
 async def _run_unless_gone(request: Request, parts: Parts) -> bool:

@@ -1,8 +1,9 @@
 """Engine: the one thread that owns the model, who is next, and the queue in front of it.
 
-Active answers take turns: in each round every one that is being written gets a token, and one prompt a slice. So nobody
-waits for another's whole answer, and a reader waits for one slice at the longest, however many newcomers there are.
-An answer becomes active when there is memory for its prompt and its longest end. Knows no HTTP.
+Active answers go on together: in each round every one that is being written gets a token, all in one step of the model,
+and one prompt a slice. So nobody waits for another's whole answer, and a reader waits for one slice at the longest,
+however many newcomers there are. An answer becomes active when there is memory for its prompt and its longest end.
+Knows no HTTP.
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import Literal
 from phi3kit.errors import Busy, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.records import FinishReason
 from phi3kit.server.kv_cache import KvCache, Slot
-from phi3kit.server.runtime import Logits, Runtime
+from phi3kit.server.runtime import Logits, Runtime, TokenSequence, Work
 from phi3kit.server.sampling import Choice, Sampler, Sampling
 from phi3kit.server.text import AnswerText
 
@@ -157,23 +158,32 @@ class Engine:
         while self._wait_for_work():
             if not self._closing:
                 self._admit(runtime, cache)
-            self._round(cache)
+            self._round(runtime, cache)
         for job in self._waiting:
             job.emit(_unwritten(job, "cancelled"))
 
-    def _round(self, cache: KvCache) -> None:
+    def _round(self, runtime: Runtime, cache: KvCache) -> None:
+        for answer in [answer for answer in self._active if answer.cancelled]:
+            self._end(answer, cache, cancelled=True)
+        writing = [answer for answer in self._active if not answer.reading]
         reading = [answer for answer in self._active if answer.reading]
-        slice_tokens = _SLICE if len(reading) == len(self._active) else _SLICE_BESIDE_OTHERS
-        for answer in list(self._active):
-            if answer in reading[1:] and not answer.cancelled:
-                continue
-            if not answer.step(slice_tokens):
+        for answer, result in zip(writing, _computed(runtime, [answer.token for answer in writing]), strict=True):
+            if not answer.take(result):
+                self._end(answer, cache)
+        if reading:
+            answer = reading[0]
+            answer.cached += cache.extend(answer.slot, answer.prompt_ids)  # others may have read the same meanwhile
+            (result,) = _computed(runtime, [answer.slice(_SLICE_BESIDE_OTHERS if writing else _SLICE)])
+            if not answer.take(result):
+                self._end(answer, cache)
+            elif answer.reading:  # the next prompt's turn comes
                 self._active.remove(answer)
-                cache.release(answer.slot, keep=answer.error is None)
-                answer.end()
-        if reading and reading[0].reading and reading[0] in self._active:  # the next prompt's turn comes
-            self._active.remove(reading[0])
-            self._active.append(reading[0])
+                self._active.append(answer)
+
+    def _end(self, answer: "_Answer", cache: KvCache, *, cancelled: bool = False) -> None:
+        self._active.remove(answer)
+        cache.release(answer.slot, keep=answer.error is None)
+        answer.end(cancelled=cancelled)
 
     def _wait_for_work(self) -> bool:
         """Until there is something to do; False when there never will be."""
@@ -219,6 +229,14 @@ def _unwritten(job: Job, finish_reason: FinishReason, error: Exception | None = 
     return Done(finish_reason, 0, 0, None, time.perf_counter() - job.received_at, error)
 
 
+def _computed(runtime: Runtime, work: Work) -> list[Logits | Exception]:
+    """What a step gives; when it fails as a whole, the failure for each."""
+    try:
+        return runtime.step(work) if work else []
+    except Exception as error:  # the engines raise many kinds; the worker lives on and the callers are told
+        return [error] * len(work)
+
+
 class _Answer:
     """One answer in progress. `error` says why it broke off."""
 
@@ -228,8 +246,8 @@ class _Answer:
         self._job = job
         self._end_ids = runtime.end_ids
         self._sampler = Sampler(job.sampling)
-        self._text = AnswerText(runtime.tokenizer, job.stop)
-        self._cached = len(slot.sequence.ids)
+        self._text = AnswerText(runtime.tokenizer, job.stop, job.prompt_ids)
+        self.cached = len(slot.sequence.ids)  # tokens of the prompt that were found in memory
         self._written = 0
         self._last: int | None = None  # the token that is written but not computed yet
         self._first_at: float | None = None
@@ -245,43 +263,51 @@ class _Answer:
         """Whether nobody waits for it any more."""
         return self._job.cancelled.is_set()
 
-    def step(self, slice_tokens: int) -> bool:
-        """Compute a slice of the prompt, or write a token; False when the answer is over."""
-        if self.cancelled:
-            self._finish_reason = "cancelled"
-            return False
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """What it answers."""
+        return self._job.prompt_ids
+
+    @property
+    def token(self) -> tuple[TokenSequence, Sequence[int]]:
+        """The work of a written answer's next step: its last token."""
+        assert self._last is not None
+        return self.slot.sequence, (self._last,)
+
+    def slice(self, tokens: int) -> tuple[TokenSequence, Sequence[int]]:
+        """The work of a read prompt's next step."""
+        begin = len(self.slot.sequence.ids)
+        return self.slot.sequence, self.prompt_ids[begin : begin + tokens]
+
+    def take(self, result: Logits | Exception) -> bool:
+        """Go on with what the step gave; False when the answer is over."""
         try:
-            logits = self._computed(slice_tokens)
-            return logits is None or self._write(self._sampler.choose(logits))
-        except Exception as error:  # the engines raise many kinds; the worker lives on and the caller is told
+            if isinstance(result, Exception):
+                raise result
+            unread = len(self.slot.sequence.ids) < len(self.prompt_ids)
+            return unread or self._write(self._sampler.choose(result))
+        except Exception as error:  # sampling and text can fail too, and only this answer ends
             log.exception("an answer broke off")
             self.error, self._finish_reason = error, "error"
             return False
 
-    def end(self) -> None:
+    def end(self, *, cancelled: bool = False) -> None:
         """Say how it ended."""
         job = self._job
+        if cancelled:
+            self._finish_reason = "cancelled"
         if self._finish_reason != "error" and (rest := self._text.finish()):
             job.emit(Piece(rest, self._written))
         job.emit(
             Done(
                 finish_reason=self._finish_reason,
                 completion_tokens=self._written,
-                cached_prompt_tokens=self._cached,
+                cached_prompt_tokens=self.cached,
                 time_to_first_token_s=self._first_at - job.received_at if self._first_at else None,
                 duration_s=time.perf_counter() - job.received_at,
                 error=self.error,
             )
         )
-
-    def _computed(self, slice_tokens: int) -> Logits | None:
-        """The scores of the next token; None while the prompt is being read."""
-        sequence, prompt = self.slot.sequence, self._job.prompt_ids
-        if self._last is not None:
-            return sequence.append((self._last,))
-        begin = len(sequence.ids)
-        logits = sequence.append(prompt[begin : begin + slice_tokens])
-        return logits if len(sequence.ids) == len(prompt) else None
 
     def _write(self, choice: Choice) -> bool:
         self._first_at = self._first_at or time.perf_counter()

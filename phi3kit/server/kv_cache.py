@@ -1,27 +1,28 @@
 """KV cache: sequences that stay in memory between turns, and how much memory they may take.
 
-A turn takes the idle sequence that begins like its prompt and computes only the rest. Knows tokens and bytes.
-Not for several threads: the engine's alone.
+A turn goes on with the idle sequence that begins like its prompt and computes only the rest; what another sequence has of
+the prompt, such as a system message that all conversations share, it copies. Knows tokens and bytes. Not for several
+threads: the engine's alone.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from phi3kit.server.runtime import Runtime, TokenSequence
 
-_FIRST_ROOM = 2048  # tokens; a conversation that outgrows its room is read anew, so this should not happen often
-_EDIT = 32  # tokens; less is computed anew as fast as it is argued about
+_FEW = 32  # tokens; less is computed anew as fast as it is argued about
 _CONTEXTS_WANTED = 2  # whole ones, or twice as many conversations that fill half of one
 _SHARE_OF_FREE = 3  # without a setting a third of the memory that is free when the model is loaded, at most
 
 
 @dataclass(eq=False)
 class Slot:
-    """A sequence and the room that was taken for it."""
+    """A sequence and the memory that is set aside for it."""
 
     sequence: TokenSequence
-    capacity: int  # tokens
+    reserved: int  # tokens: what it may grow to while a turn is written, what it holds while it is idle
     busy: bool = True
     used_at: float = field(default_factory=time.monotonic)
 
@@ -29,90 +30,108 @@ class Slot:
 class KvCache:
     """All sequences of one model, within a budget."""
 
-    def __init__(self, runtime: Runtime, budget_bytes: int, first_room: int = _FIRST_ROOM) -> None:
-        """first_room: tokens that a new conversation gets where memory allows; doubled as it grows."""
+    def __init__(self, runtime: Runtime, budget_bytes: int) -> None:
         self._runtime = runtime
         self._slots: list[Slot] = []
-        self._first_room = first_room
         self.budget_bytes = budget_bytes
+        runtime.limit(min(runtime.context_tokens, budget_bytes // runtime.bytes_per_token))
 
     @property
     def reserved_bytes(self) -> int:
-        """What all sequences together may grow to."""
-        return sum(slot.capacity for slot in self._slots) * self._runtime.bytes_per_token
+        """What is set aside for all sequences together."""
+        return sum(slot.reserved for slot in self._slots) * self._runtime.bytes_per_token
 
     def fits(self, tokens: int) -> bool:
         """Whether one sequence of so many tokens is within the whole budget."""
-        return tokens * self._runtime.bytes_per_token <= self.budget_bytes
+        return self._rounded(tokens) <= self._budget
 
     def acquire(self, prompt_ids: Sequence[int], max_tokens: int) -> Slot | None:
-        """A sequence with room for prompt and answer, which holds the beginning of the prompt as far as one is kept.
+        """A sequence with memory set aside for prompt and answer, which holds the beginning of the prompt if one is kept.
 
-        Its ids are the cached prompt tokens, always fewer than the prompt has. None while busy sequences leave too
-        little memory: try again when one is released.
+        It holds fewer tokens than the prompt has. None while busy sequences leave too little memory: try again when
+        one is released.
         """
-        needed = len(prompt_ids) + max_tokens
-        slot = self._resumed(prompt_ids, needed)
+        longest = len(prompt_ids) + max_tokens
+        needed = self._rounded(longest)
+        busy = [slot for slot in self._slots if slot.busy]
+        if sum(slot.reserved for slot in busy) + needed > self._budget or len(busy) == self._runtime.max_sequences:
+            return None
+        shared = {slot: _common(slot.sequence.ids, prompt_ids) for slot in self._slots if slot.sequence.serves(longest)}
+        slot = self._to_go_on_with(shared, prompt_ids)
+        slot = self._after_evictions(slot, self._to_copy(shared), needed)
+        # The last token must be computed in any case: its scores are wanted.
+        if slot is not None and not slot.sequence.truncate(min(shared[slot], len(prompt_ids) - 1)):
+            self._close(slot)
+            slot = None
         if slot is None:
-            slot = self._opened(needed)
-        if slot is not None:
-            slot.busy = True
+            slot = Slot(self._runtime.open(longest), needed)
+            self._slots.append(slot)
+        slot.busy, slot.reserved = True, needed
         return slot
+
+    def extend(self, slot: Slot, prompt_ids: Sequence[int]) -> int:
+        """Copy what another sequence has more of the prompt than this one, if that is much; how many tokens."""
+        held = len(slot.sequence.ids)
+        others = {
+            other: min(_common(other.sequence.ids, prompt_ids), len(prompt_ids) - 1)
+            for other in self._slots
+            if other is not slot and len(other.sequence.ids) >= held + _FEW
+        }
+        source = max(others, key=lambda other: others[other], default=None)
+        if source is None or others[source] < held + _FEW:
+            return 0
+        return others[source] - held if slot.sequence.copy(source.sequence, others[source]) else 0
 
     def release(self, slot: Slot, *, keep: bool = True) -> None:
         """Give a sequence back; it stays for the next turn of its conversation, or goes when its content is unsure."""
         slot.busy, slot.used_at = False, time.monotonic()
-        if not keep:
+        slot.reserved = self._rounded(len(slot.sequence.ids))
+        if not keep or not slot.sequence.ids:
             self._close(slot)
 
-    def _resumed(self, prompt_ids: Sequence[int], needed: int) -> Slot | None:
-        """The idle sequence that shares most with the prompt, cut to what it shares."""
-        idle = [slot for slot in self._slots if not slot.busy]
-        shared = {slot: _common(slot.sequence.ids, prompt_ids) for slot in idle}
+    def _to_go_on_with(self, shared: dict[Slot, int], prompt_ids: Sequence[int]) -> Slot | None:
+        """The idle sequence that shares most with the prompt, if it is this conversation's."""
+        idle = [slot for slot in shared if not slot.busy]
         # Of two that share as much, the one that loses less, then the one that was used longest ago.
         slot = max(idle, key=lambda each: (shared[each], -len(each.sequence.ids), -each.used_at), default=None)
         if slot is None:
             return None
-        length = shared[slot]
         # Cutting a sequence costs the conversation that it belongs to, should it go on: worth it when most of the
-        # sequence is shared, when most of a longer prompt is (an edit), or when there is no room for another.
-        worth_it = 2 * length >= len(slot.sequence.ids) or (length >= _EDIT and 2 * length >= len(prompt_ids))
-        if not worth_it and self._room() >= needed:
-            return None
-        if slot.capacity < needed:
-            if worth_it:
-                self._close(slot)  # its conversation has outgrown it
-            return None
-        length = min(length, len(prompt_ids) - 1)  # the last token must be computed: its scores are wanted
-        if not slot.sequence.truncate(length):
-            self._close(slot)
-            return None
+        # sequence is shared, or when most of a longer prompt is (an edit).
+        length, whole = shared[slot], len(slot.sequence.ids)
+        return slot if 2 * length >= whole or (length >= _FEW and 2 * length >= len(prompt_ids)) else None
+
+    def _to_copy(self, shared: dict[Slot, int]) -> Slot | None:
+        """The idle sequence that has most of what could be copied."""
+        idle = [slot for slot in shared if not slot.busy and shared[slot] >= _FEW]
+        return max(idle, key=lambda slot: shared[slot], default=None)
+
+    def _after_evictions(self, slot: Slot | None, source: Slot | None, needed: int) -> Slot | None:
+        """Close idle sequences until there is memory, the one that was used longest ago first, `slot` never.
+
+        The sequence to go on with: `slot`, or without one `source` when even that would have had to be closed.
+        """
+        idle = [each for each in self._slots if not each.busy and each is not slot]
+        idle.sort(key=lambda each: (each is source, each.used_at))
+        for oldest in idle:
+            others = [each for each in self._slots if each is not slot]
+            enough = sum(each.reserved for each in others) + needed <= self._budget
+            if enough and len(others) < self._runtime.max_sequences:
+                break
+            if oldest is source and slot is None:
+                return source
+            self._close(oldest)
         return slot
 
-    def _opened(self, needed: int) -> Slot | None:
-        """A new sequence; idle ones go for it, the one that was used longest ago first."""
-        capacity = self._capacity_for(needed)
-        if self._room() < capacity:
-            capacity = needed
-        idle = sorted((slot for slot in self._slots if not slot.busy), key=lambda slot: slot.used_at)
-        while self._room() < capacity and idle:
-            self._close(idle.pop(0))
-        if self._room() < capacity:
-            return None
-        slot = Slot(self._runtime.open(capacity), capacity)
-        self._slots.append(slot)
-        return slot
+    @property
+    def _budget(self) -> int:
+        """Tokens that all sequences together may hold."""
+        return self.budget_bytes // self._runtime.bytes_per_token
 
-    def _room(self) -> int:
-        """Tokens that the budget has left."""
-        return (self.budget_bytes - self.reserved_bytes) // self._runtime.bytes_per_token
-
-    def _capacity_for(self, needed: int) -> int:
-        """Room to take so that the conversation's next turns find some too: doubling steps up to the context."""
-        capacity = self._first_room
-        while capacity < needed:
-            capacity *= 2
-        return max(min(capacity, self._runtime.context_tokens), needed)
+    def _rounded(self, tokens: int) -> int:
+        """So many tokens in whole blocks of memory."""
+        block = self._runtime.block_tokens
+        return math.ceil(tokens / block) * block
 
     def _close(self, slot: Slot) -> None:
         self._slots.remove(slot)

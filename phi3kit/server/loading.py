@@ -3,12 +3,14 @@
 Knows the MLmodel file of both wrappers. Imports an engine only when it is the one.
 """
 
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from phi3kit.errors import ModelNotFound
+from phi3kit.errors import ModelNotFound, Phi3KitError
 from phi3kit.records import WrapperName
 from phi3kit.server.runtime import Runtime
 
@@ -17,23 +19,46 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
     """Load the logged model that lies in `folder`.
 
     Reads the MLmodel file and the parts that it names, without MLflow: that saves 150 MB a worker.
-    Raises ModelNotFound when a part is missing.
+    Raises ModelNotFound when a part is missing, WorkerFailed when the graph is none that can be run here.
     """
     try:
-        flavors: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))["flavors"]
+        model = _model_folder(folder, wrapper)
         if wrapper == "transformers":
             from phi3kit.server.runtime_transformers import TransformersRuntime  # 250 MB of torch, only where needed
 
-            return TransformersRuntime(
-                folder / flavors["transformers"]["model_binary"], folder / "components/tokenizer", threads
-            )
+            return TransformersRuntime(model, folder / "components/tokenizer", threads)
         from phi3kit.server.runtime_onnx import OnnxRuntime
 
-        (artifact,) = flavors["python_function"]["artifacts"].values()
-        return OnnxRuntime(folder / artifact["path"], threads)
+        return OnnxRuntime(model, threads)
+    except Phi3KitError:
+        raise
     except Exception as error:  # YAML, JSON, tokenizers, safetensors and both engines each raise their own kinds
         raise ModelNotFound(
             what="The logged model cannot be loaded.",
             why=f"Its artifacts are missing or damaged: {str(error).strip().splitlines()[0] if str(error) else error!r}.",
             next_step="Build it again on Build.",
         ) from error
+
+
+@lru_cache(maxsize=1)
+def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
+    """How many tokens back the model looks, as its configuration says; None: to the beginning.
+
+    Phi-3-mini-4k has a window of 2,047. An export by phi3kit has none: its graph attends to everything.
+    """
+    model = _model_folder(folder, wrapper)
+    if wrapper == "onnx":
+        config = json.loads((model / "genai_config.json").read_text("utf-8"))
+        window = config["model"]["decoder"].get("sliding_window", {}).get("window_size")
+    else:
+        window = json.loads((model / "config.json").read_text("utf-8")).get("sliding_window")
+    return int(window) if window else None
+
+
+def _model_folder(folder: Path, wrapper: WrapperName) -> Path:
+    """Where a logged model's weights and configuration lie, as its MLmodel file says."""
+    flavors: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))["flavors"]
+    if wrapper == "transformers":
+        return folder / flavors["transformers"]["model_binary"]
+    (artifact,) = flavors["python_function"]["artifacts"].values()
+    return folder / artifact["path"]

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit import openai_schema
-from phi3kit.errors import Busy, RequestInvalid
+from phi3kit.errors import BudgetSpent, Busy, RequestInvalid
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -45,7 +45,8 @@ class Guard:
     def _refused(self, request: Request) -> Response | None:
         if request.url.path == "/health":
             return None
-        self._activity.last_request_at = time.monotonic()
+        if request.url.path != "/metrics":  # who only watches does not keep a worker from ending when idle
+            self._activity.last_request_at = time.monotonic()
         if self._api_key is not None and not _key_matches(request, self._api_key):
             return refusal(
                 401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key"
@@ -89,6 +90,9 @@ def error_response(error: Exception) -> Response:
         return too_large()
     status, body = openai_schema.error_body(error)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
+    if isinstance(error, BudgetSpent):
+        # The `openai` client would try again at once, twice; it is told not to.
+        headers = {"Retry-After": str(error.renews_in_s), "X-Should-Retry": "false"}
     if status == 503:
         headers = {"Retry-After": "2"}
     return JSONResponse(body, status, headers)

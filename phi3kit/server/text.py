@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+_BEGUN_TOKENS = 32  # of a begun answer, that the first new token is read beside: more than one character's bytes
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
@@ -20,12 +21,22 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
     return token.replace("▁", " ").encode()
 
 
-class AnswerText:
-    """Grows token by token; never hands out half a character or the beginning of a stop string."""
+def is_byte_token(tokenizer: Tokenizer, token_id: int) -> bool:
+    """Whether a token is one byte of a character that the vocabulary lacks."""
+    return _BYTE_TOKEN.fullmatch(tokenizer.id_to_token(token_id) or "") is not None
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+
+class AnswerText:
+    """Grows token by token; never hands out half a character or the beginning of a stop string.
+
+    prompt_ids: what the answer goes on from. Where it ends in text, and not in a special token, the answer's first token
+    keeps the space that it carries: "The capital" goes on with " of Spain".
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._begun = _text_at_end(tokenizer, prompt_ids)
+        self._decoder = DecodeStream(ids=self._begun, skip_special_tokens=True)
         self._stop = tuple(stop)
         self._ids: list[int] = []
         self._text = ""  # everything decoded so far
@@ -43,7 +54,7 @@ class AnswerText:
             return self._decoder.step(self._tokenizer, token_id) or ""
         except Exception:  # tokenizers raises nothing narrower
             # A byte that is no UTF-8 changes how the bytes before it read, and some of them were given out already.
-            whole = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+            whole = self._decoded()
             self._decoder = DecodeStream(ids=[token_id], skip_special_tokens=True)
             return "\ufffd" + whole.rpartition("\ufffd")[2]
 
@@ -52,12 +63,17 @@ class AnswerText:
         if self.stopped:
             return ""
         # An answer that ends inside a character: decode shows what is there, with U+FFFD for the broken bytes.
-        whole = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        whole = self._decoded()
         if whole.startswith(self._text):
             self._text = whole
         elif whole.endswith("\ufffd"):
             self._text += "\ufffd"
         return self._certain(held_back=0)
+
+    def _decoded(self) -> str:
+        """All that was written so far, decoded at once."""
+        before = self._tokenizer.decode(self._begun, skip_special_tokens=True)
+        return self._tokenizer.decode([*self._begun, *self._ids], skip_special_tokens=True)[len(before) :]
 
     def _certain(self, held_back: int) -> str:
         if self.stopped:
@@ -80,3 +96,14 @@ class AnswerText:
             ),
             default=0,
         )
+
+
+def _text_at_end(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[int]:
+    """The last ids of a prompt that are text: those behind its last special token, 32 at most."""
+    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    text: list[int] = []
+    for token_id in reversed(prompt_ids[-_BEGUN_TOKENS:]):
+        if token_id in special:
+            break
+        text.append(token_id)
+    return text[::-1]

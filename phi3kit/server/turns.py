@@ -7,12 +7,12 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import unquote
 
-from phi3kit.chat_template import prompt_ids
+from phi3kit.chat_template import ASSISTANT, END, prompt_ids
 from phi3kit.errors import PromptTooLong, RequestInvalid
 from phi3kit.openai_schema import (
     DEFAULT_MAX_TOKENS,
@@ -20,15 +20,15 @@ from phi3kit.openai_schema import (
     ChoicePart,
     CompletionRequest,
     TokenLogprob,
+    error_body,
 )
-from phi3kit.records import FinishReason, Interface, Message, Origin, TurnRecord, WrapperName
+from phi3kit.records import FinishReason, Interface, Message, Origin, TurnRecord, TurnText, WrapperName
 from phi3kit.server.engine import Done, Engine, Job, Piece
 from phi3kit.server.inbox import Inbox, Step
 from phi3kit.server.runtime import Runtime
 from phi3kit.server.sampling import Sampling
 from phi3kit.server.text import token_bytes
-
-Keep = Callable[[TurnRecord], None]
+from phi3kit.usage.keeper import TurnKeeper
 
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
@@ -90,10 +90,12 @@ class Turn:
     interface: Interface
     wrapper: WrapperName
     model_uri: str
+    said: tuple[Message, ...] | str  # what prompt_ids were made of
     choices: list[Choice]
     began_at: float = field(default_factory=time.time)
     received_at: float = field(default_factory=time.perf_counter)
     queue_place: int = 0  # how many answers were waiting before this one
+    prompt_key: str | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -106,35 +108,38 @@ class Turn:
         done = self.choices[0].done
         return done.cached_prompt_tokens if done else 0
 
-    async def parts(self, keep: Keep) -> AsyncGenerator[list[Part], None]:
+    async def parts(self, keeper: TurnKeeper) -> AsyncGenerator[list[Part], None]:
         """What was written since the last time, until every choice is done; first an empty list, once queued.
 
-        `keep` gets the turn's record before the last parts are given. When the reader goes away the generation is
-        cancelled and the turn is kept all the same. Raises Busy or RequestInvalid before the first list.
+        `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
+        cancelled and the turn is kept all the same. Raises Busy, BudgetSpent or RequestInvalid before the first list.
         """
+        self.prompt_key = keeper.prompt_key(self.said)
+        keeper.admit(self._whole_record(keeper))
         inbox = Inbox()
         jobs = [self._job(index, inbox) for index in range(len(self.choices))]
         self.queue_place = self.engine.submit(*jobs)
         recorded = False
+        keeper.begin(replace(self._whole_record(keeper), error_code="worker_died"))
         try:
             yield []
             while any(choice.done is None for choice in self.choices):
                 parts = self._take(await inbox.steps())
                 if all(choice.done for choice in self.choices):
                     recorded = True
-                    keep(self.record())
+                    keeper.keep(self._whole_record(keeper))
                 yield parts
         finally:
             for job in jobs:
                 job.cancelled.set()
             if not recorded:
                 # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
-                await asyncio.shield(asyncio.ensure_future(self._drain(inbox, keep)))
+                await asyncio.shield(asyncio.ensure_future(self._drain(inbox, keeper)))
 
-    async def _drain(self, inbox: Inbox, keep: Keep) -> None:
+    async def _drain(self, inbox: Inbox, keeper: TurnKeeper) -> None:
         while any(choice.done is None for choice in self.choices):
             self._take(await inbox.steps())
-        keep(self.record())
+        keeper.keep(self._whole_record(keeper))
 
     def _job(self, index: int, inbox: Inbox) -> Job:
         sampling = self.sampling
@@ -174,6 +179,11 @@ class Turn:
         written = token_bytes(self.engine.runtime.tokenizer, token_id)
         return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest)
 
+    def _whole_record(self, keeper: TurnKeeper) -> TurnRecord:
+        """What this turn cost, and what was said when that is logged."""
+        text = TurnText(self.said, tuple(choice.text for choice in self.choices)) if keeper.log_text else None
+        return replace(self.record(), text=text, prompt_key=self.prompt_key)
+
     def record(self) -> TurnRecord:
         """What this turn cost."""
         done = [choice.done for choice in self.choices if choice.done]
@@ -199,12 +209,13 @@ class Turn:
             max_tokens=self.max_tokens,
             top_p=self.sampling.top_p,
             seed=self.sampling.seed,
+            error_code=next((error_body(each.error)[1]["error"]["code"] for each in done if each.error), None),
         )
 
 
 def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
     """A turn from messages. Raises RequestInvalid or PromptTooLong."""
-    ids = message_ids(request.conversation(), engine.runtime)
+    ids = message_ids(request.conversation(), engine.runtime, begun=bool(request.continue_final_message))
     max_tokens = request.max_completion_tokens or request.max_tokens
     return _turn(request, ids, max_tokens, request.likeliest(), caller, engine, "openai", wrapper, model_uri)
 
@@ -215,9 +226,16 @@ def raw_turn(request: CompletionRequest, caller: Caller, engine: Engine, wrapper
     return _turn(request, ids, request.max_tokens, request.logprobs, caller, engine, "raw", wrapper, model_uri)
 
 
-def message_ids(messages: tuple[Message, ...], runtime: Runtime) -> list[int]:
-    """Token ids of messages; special tokens inside them are text."""
-    return prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
+def message_ids(messages: tuple[Message, ...], runtime: Runtime, *, begun: bool = False) -> list[int]:
+    """Token ids of messages; special tokens inside them are text.
+
+    begun: the last message is the beginning of the answer and stays open, instead of a new answer's beginning behind it.
+    """
+    ids = prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
+    if not begun:
+        return ids
+    closing = raw_ids(f"{END}\n", runtime) + raw_ids(f"{ASSISTANT}\n", runtime)
+    return ids[: -len(closing)]
 
 
 def raw_ids(text: str, runtime: Runtime) -> list[int]:
@@ -271,6 +289,7 @@ def _turn(
         interface=interface,
         wrapper=wrapper,
         model_uri=model_uri,
+        said=request.conversation() if isinstance(request, ChatRequest) else request.raw_prompt(),
         choices=[Choice(logprobs=None if logprobs is None else []) for _ in range(request.n or 1)],
     )
 

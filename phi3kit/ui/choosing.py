@@ -7,6 +7,7 @@ import streamlit as st
 
 from phi3kit import targets
 from phi3kit.records import SERVED, Interface, Served
+from phi3kit.registry import Choice
 from phi3kit.targets import Target
 from phi3kit.ui import connecting, resources, shell, talk
 
@@ -61,6 +62,29 @@ def note(target: Target, interface: Interface) -> str | None:
     if target.connection.takes == "raw":
         return "It takes a prompt alone: temperature, max tokens and stop strings are the endpoint's own."
     return "MLflow gives the whole answer at once; it takes no seed."
+
+
+def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
+    """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
+    by_uri = {choice.model_uri: choice for choice in resources.choices()}
+    if not by_uri:
+        nothing_yet()
+        return None
+    uri = st.selectbox(
+        label,
+        list(by_uri),
+        index=min(at, len(by_uri) - 1),
+        format_func=lambda each: choice_label(by_uri[each]),
+        key=key,
+        width=330,
+        help="Aliases first, then versions, then logged models, newest first.",
+    )
+    return by_uri[uri]
+
+
+def choice_label(choice: Choice) -> str:
+    """A choice in a list: its alias or version and wrapper, or what the logged model is."""
+    return f"{choice.label or shell.model_label(choice.model)} · {choice.model.wrapper}"
 
 
 def available() -> list[Target]:

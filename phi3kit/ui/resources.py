@@ -1,31 +1,38 @@
 """Resources: what all sessions of the app share, made once a process.
 
-Knows settings, worker pool, usage writer and builds; everything here is safe to share.
+Knows settings, worker pool, scoring servers, usage writer and builds; everything here is safe to share.
 """
 
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
-from phi3kit import logged_models, targets
+from phi3kit import logged_models, registry, targets, versions
+from phi3kit.batch.jobs import BatchJobs
+from phi3kit.batch.tables import Reading, Table, open_table
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Jobs
 from phi3kit.builds.plan import Plan, make_plan
 from phi3kit.connections import Connection, list_connections
+from phi3kit.deployment.servers import ScoringServers
 from phi3kit.errors import Phi3KitError
+from phi3kit.evaluation.jobs import EvaluationJobs
 from phi3kit.logged_models import LoggedModel
 from phi3kit.records import Endpoint
+from phi3kit.registry import Choice, RegisteredModel
 from phi3kit.settings import Settings, read_settings
 from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
 from phi3kit.targets import Target
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import UsageWriter
+from phi3kit.versions import Evaluation
 from phi3kit.workers import WorkerPool
 
 _FRESH_S = 3.0  # seconds that a list from the store may be old
@@ -40,10 +47,16 @@ class Kit:
     pool: WorkerPool
     writer: UsageWriter
     builds: Jobs
+    servers: ScoringServers
+    batches: BatchJobs
+    evaluations: EvaluationJobs
 
     def close(self) -> None:
-        """End workers, writer and the builds that this app started."""
+        """End workers, scoring servers, writer, and the builds, batches and evaluations that this app started."""
         self.builds.close()
+        self.batches.close()
+        self.evaluations.close()
+        self.servers.close()
         self.pool.close()
         self.writer.close()
 
@@ -57,10 +70,20 @@ def secrets() -> dict[str, object]:
 def kit() -> Kit:
     """The shared parts. Raises SettingInvalid or StorageFailed."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = read_settings(secrets())
     open_store(settings)
-    shared = Kit(settings, WorkerPool(settings), UsageWriter(settings), Jobs(settings))
+    shared = Kit(
+        settings,
+        WorkerPool(settings),
+        UsageWriter(settings),
+        Jobs(settings),
+        ScoringServers(settings),
+        BatchJobs(settings),
+        EvaluationJobs(settings),
+    )
     shared.writer.start()
     return shared
 
@@ -73,6 +96,31 @@ def _models(home: str) -> list[LoggedModel]:
 def models() -> list[LoggedModel]:
     """The built wrappers, newest first. Raises StorageFailed."""
     return _models(str(kit().settings.home))
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _registered(home: str) -> list[RegisteredModel]:
+    return registry.list_registered(kit().settings)
+
+
+def registered() -> list[RegisteredModel]:
+    """The registered models with their versions and aliases. Raises StorageFailed."""
+    return _registered(str(kit().settings.home))
+
+
+def choices() -> list[Choice]:
+    """Aliases, versions and logged models that can be chosen. Raises StorageFailed."""
+    return registry.choices(models(), registered())
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _evaluations(home: str) -> dict[str, Evaluation]:
+    return versions.evaluations(registered(), kit().settings)
+
+
+def evaluations() -> dict[str, Evaluation]:
+    """Logged model URI to its newest evaluation. Raises StorageFailed."""
+    return _evaluations(str(kit().settings.home))
 
 
 def connections() -> list[Connection]:
@@ -98,6 +146,8 @@ def turns() -> pd.DataFrame:
 def forget_lists() -> None:
     """Read the lists anew: something was built or logged."""
     _models.clear()
+    _registered.clear()
+    _evaluations.clear()
     _turns.clear()
 
 
@@ -114,6 +164,22 @@ def _planned(request: BuildRequest, home: str) -> tuple[Source, Plan] | Phi3KitE
 def plan(request: BuildRequest) -> tuple[Source, Plan]:
     """The source of a build and what it needs. Raises SourceInvalid or DownloadFailed."""
     found = _planned(request, str(kit().settings.home))
+    if isinstance(found, Phi3KitError):
+        raise found
+    return found
+
+
+@st.cache_data(max_entries=20, show_spinner="Looking through the table")
+def _table(path: Path, reading: Reading, changed_at: float) -> Table | Phi3KitError:
+    try:
+        return open_table(path, reading)
+    except Phi3KitError as error:  # kept too: a big file that is wrong is not read again with every click
+        return error
+
+
+def table(path: Path, reading: Reading) -> Table:
+    """A table that was looked through. Raises TableInvalid."""
+    found = _table(path, reading, path.stat().st_mtime if path.exists() else 0.0)
     if isinstance(found, Phi3KitError):
         raise found
     return found

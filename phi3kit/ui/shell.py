@@ -13,6 +13,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 from phi3kit.errors import ModelNotFound, Phi3KitError
 from phi3kit.logged_models import LoggedModel
+from phi3kit.safe_markdown import for_pages
 from phi3kit.sources.find import EMBEDDED
 from phi3kit.ui import resources, theme
 
@@ -21,6 +22,7 @@ _STATE_WORDS = {
     "ready": ":green[●] ready",
     "starting": ":orange[●] loading",
     "stopped": ":gray[●] stopped",
+    "ended": ":red[●] ended",
 }
 
 
@@ -65,7 +67,7 @@ def empty_state(sentence: str, link_page: str, link_label: str, icon: str) -> No
 
 def safe_markdown(text: str) -> str:
     """Model output as Markdown that loads nothing: Streamlit escapes HTML, and images become text."""
-    return text.replace("![", "!\\[").replace("$", "\\$")
+    return for_pages(text)
 
 
 def seconds(value: float | None) -> str:
@@ -84,6 +86,11 @@ def model_label(model: LoggedModel) -> str:
 def source_label(source: str) -> str:
     """A source as the pages name it."""
     return "embedded (small)" if source == EMBEDDED else PurePath(source).name or source
+
+
+def state(name: str) -> str:
+    """A worker's or server's state as Markdown."""
+    return _STATE_WORDS[name]
 
 
 def timezone() -> str:

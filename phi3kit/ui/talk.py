@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from phi3kit import client
+from phi3kit.chat_settings import MAX_SEED, MIN_TOP_P, ChatSettings
 from phi3kit.client import Answer, Request, TurnContext
 from phi3kit.conversation import ChatTurn, Conversation
 from phi3kit.errors import Phi3KitError
@@ -26,77 +27,92 @@ _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a bro
 
 def parameters(key: str, target: Target, prompt: tuple[Message, ...] | str) -> Request:
     """A request with the parameters set in a popover."""
-    context_tokens = target.context_tokens or _CONTEXT_TOKENS
     with st.popover("Parameters", icon=":material/tune:"):
-        temperature = st.slider(
-            "Temperature",
-            0.0,
-            2.0,
-            0.0,
-            0.05,
-            key=f"{key}_temperature",
-            persist_state="session",
-            help="0 always takes the likeliest token.",
-        )
-        top_p = st.slider(
-            "Top p",
-            0.05,
-            1.0,
-            1.0,
-            0.05,
-            key=f"{key}_top_p",
-            persist_state="session",
-            help="Sample from the likeliest tokens up to this share.",
-        )
-        max_tokens = st.number_input(
-            "Max tokens",
-            1,
-            context_tokens,
-            min(DEFAULT_MAX_TOKENS, context_tokens),
-            key=f"{key}_max_tokens_{context_tokens}",
-            persist_state="session",
-            help="Of the answer alone.",
-        )
-        seed = st.number_input(
-            "Seed",
-            0,
-            2**31 - 1,
-            None,
-            key=f"{key}_seed",
-            persist_state="session",
-            placeholder="random",
-            help="The same seed draws the same answer.",
-        )
-        stop = st.text_area(
-            "Stop strings",
-            key=f"{key}_stop",
-            persist_state="session",
-            placeholder="one a line",
-            height=80,
-            help="The answer ends before them.",
-        )
-    return Request(
-        prompt=prompt,
+        return parameter_widgets(key, target).request(prompt)
+
+
+def parameter_widgets(key: str, target: Target) -> ChatSettings:
+    """The parameters' widgets, and what they are set to; no system prompt. Their keys are the settings' names."""
+    plain, context_tokens = ChatSettings(), target.context_tokens or _CONTEXT_TOKENS
+    for name, value in (
+        ("temperature", plain.temperature),
+        ("top_p", plain.top_p),
+        ("max_tokens", min(plain.max_tokens, context_tokens)),
+    ):
+        st.session_state.setdefault(f"{key}_{name}", value)
+    # Another model may hold less than the one before it.
+    st.session_state[f"{key}_max_tokens"] = min(st.session_state[f"{key}_max_tokens"] or 1, context_tokens)
+    temperature = st.slider(
+        "Temperature",
+        0.0,
+        2.0,
+        step=0.05,
+        key=f"{key}_temperature",
+        persist_state="session",
+        help="0 always takes the likeliest token.",
+    )
+    top_p = st.slider(
+        "Top p",
+        MIN_TOP_P,
+        1.0,
+        step=0.05,
+        key=f"{key}_top_p",
+        persist_state="session",
+        help="Sample from the likeliest tokens up to this share.",
+    )
+    max_tokens = st.number_input(
+        "Max tokens",
+        1,
+        context_tokens,
+        step=1,
+        key=f"{key}_max_tokens",
+        persist_state="session",
+        help="Of the answer alone.",
+    )
+    seed = st.number_input(
+        "Seed",
+        0,
+        MAX_SEED,
+        None,
+        key=f"{key}_seed",
+        persist_state="session",
+        placeholder="random",
+        help="The same seed draws the same answer.",
+    )
+    stop = st.text_area(
+        "Stop strings",
+        key=f"{key}_stop",
+        persist_state="session",
+        placeholder="one a line",
+        height=80,
+        help="The answer ends before them.",
+    )
+    return ChatSettings(
         temperature=temperature,
-        max_tokens=int(max_tokens),
         top_p=top_p,
+        max_tokens=int(max_tokens or 1),
         seed=None if seed is None else int(seed),
         stop=tuple(line for line in (stop or "").splitlines() if line),
     )
 
 
 def run_turn(
-    target: Target, request: Request, text: str, conversation_id: str, keep: Callable[[ChatTurn], None]
+    target: Target,
+    request: Request,
+    text: str,
+    conversation_id: str,
+    keep: Callable[[ChatTurn], None],
+    begun: str = "",
 ) -> None:
     """Stream an answer into the page; `keep` gets the turn however it ends: done, failed, or stopped by the reader.
 
-    text: what the person wrote (the message, or the raw prompt itself).
+    text: what the person wrote (the message, or the raw prompt itself). begun: what the answer goes on from.
     """
     shared = resources.kit()
     context = TurnContext(user=shared.settings.user, origin="ui", conversation_id=conversation_id)
     place, stopping = st.empty(), st.empty()
     # A click runs the page anew; this run ends at its next use of st, and what came so far is kept.
-    stopping.button("Stop", icon=":material/stop_circle:", key=f"stop_{context.turn_id}")
+    stopping.button("Stop", icon=":material/stop_circle:", key=f"stop_{context.turn_id}", shortcut="Escape")
     answer, error = Answer(), None
     steps = None
     try:
@@ -111,7 +127,7 @@ def run_turn(
         drawn_at = 0.0
         for answer in steps:
             if time.monotonic() - drawn_at >= _DRAW_EVERY_S:
-                place.markdown(shell.safe_markdown(answer.text))
+                place.markdown(shell.safe_markdown(begun + answer.text))
                 drawn_at = time.monotonic()
     except Phi3KitError as caught:
         error = caught
@@ -143,12 +159,9 @@ def settle(conversation: Conversation) -> None:
 
 def show_answer(turn: ChatTurn, key: str) -> None:
     """An answer, its error if it has one, its caption, and both JSONs."""
-    if turn.answer.text:
-        st.markdown(shell.safe_markdown(turn.answer.text))
-    if turn.error:
-        shell.show_error(turn.error, "The answer broke off." if turn.answer.text else "There is no answer.")
+    show_text(turn)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f"{theme.badge(turn.wrapper)} {caption(turn.answer)}", width="content")
+        show_cost(turn)
         with st.popover("JSON", icon=":material/data_object:", type="tertiary", key=f"{key}_json"):
             st.caption("Request")
             st.json(turn.request.body(turn.model_uri), expanded=2)
@@ -156,11 +169,26 @@ def show_answer(turn: ChatTurn, key: str) -> None:
             st.json(response_json(turn), expanded=2)
 
 
+def show_text(turn: ChatTurn) -> None:
+    """An answer, and its error if it has one."""
+    if turn.answer_text:
+        st.markdown(shell.safe_markdown(turn.answer_text))
+    if turn.error:
+        shell.show_error(turn.error, "The answer broke off." if turn.answer_text else "There is no answer.")
+
+
+def show_cost(turn: ChatTurn) -> None:
+    """Who answered and what it cost, in one line."""
+    said = "imported" if turn.wrapper is None else f"{theme.badge(turn.wrapper)} {caption(turn.answer)}"
+    st.caption(said, width="content")
+
+
 def show_context(conversation: Conversation, target: Target, place: DeltaGenerator) -> None:
     """How much of the context the conversation fills, as a meter; nothing before its first turn or without its size."""
-    if not conversation.turns or target.context_tokens is None:
+    counted = [turn for turn in conversation.shown if turn.answer.total_tokens]
+    if not counted or target.context_tokens is None:
         return
-    used = conversation.turns[-1].answer.total_tokens
+    used = counted[-1].answer.total_tokens
     text = f"{used:,} of {target.context_tokens:,} tokens of context used"
     if used > target.context_tokens - DEFAULT_MAX_TOKENS:
         text += " · nearly full: start a new chat for long answers"

@@ -1,89 +1,325 @@
-"""Reader: the logged turns as one table.
+"""Reader: the logged turns, from a copy beside the data folder that is brought up to date by what is new.
 
-Knows MLflow's runs and the columns that pages and files show. Draws nothing, writes nothing.
+Knows which runs to ask MLflow for. The copy is one Parquet file for each store and experiment, replaced as a whole, so
+that readers in several processes never see half of one; one process at a time brings it up to date. New runs are asked
+for by their time, and the runs that are there already are compared with the store slice by slice, in turn: what was
+changed, deleted or logged late is noticed at the next visit to its slice.
 """
 
-from typing import Any
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import mlflow
-import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
 
-from phi3kit.errors import RequestInvalid
+from phi3kit.errors import Phi3KitError, StorageFailed
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.runs import DAY_MS, Runs, runs_of
+from phi3kit.usage.turns_table import oddities, sort_out, turns_in
 
-METRICS = (
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "cached_prompt_tokens",
-    "time_to_first_token_s",
-    "duration_s",
-    "tokens_per_second",
-)
-PARAMS = ("temperature", "max_tokens", "top_p", "seed")
-TAGS = ("wrapper", "interface", "origin", "user", "finish_reason", "model_uri", "conversation_id")
-COLUMNS = ("at", *TAGS[:5], *METRICS, *PARAMS, *TAGS[5:], "run_id")
+log = logging.getLogger(__name__)
 
-_TOKEN_COUNTS = METRICS[:4]
-_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
+Report = Callable[[int, float], None]  # runs read so far, and the share of the whole time that they cover (0 to 1)
+
+_VERSION = "1"  # of the copy's columns; another one is read anew
+_SLICE = 1000  # runs that are compared at once
+_OVERLAP_MS = 600_000  # a run may become readable some time after those that began later
+_COMPARE_S = 1.0  # how long an update may compare
+_LONGEST_OTHER_S = 300.0  # that another process may read from nothing
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The turns as they were at one moment. Shared by all sessions: not to be changed."""
+
+    turns: pd.DataFrame  # columns COLUMNS, newest first, `at` in UTC
+    odd: dict[str, int]  # runs of the experiment that are no turns of ours, by the reason
+    read_at: float  # seconds since the epoch
+    experiment: str
+    compared: float  # the share of the runs that were compared with the store in the last round, 1.0 when all were
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a reading from nothing has come."""
+
+    runs: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a page can show at once, and what goes on behind it."""
+
+    snapshot: Snapshot | None
+    progress: Progress | None  # None when nothing is being read
+    error: Phi3KitError | None  # why the store was not read the last time
+
+
+@dataclass
+class _Copy:
+    """What is in the file."""
+
+    rows: pd.DataFrame
+    read_at: float
+    position: int = 0  # the row at which the next comparing begins
+    stamp: tuple[int, int] | None = None  # of the file that it came from
+
+
+class TurnsReader:
+    """Reads the turns of one store. Safe to share between sessions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._outbox = Outbox(settings.home)
+        self._guard = threading.Lock()  # one update at a time in this process
+        self._state = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._snapshot_of: pd.DataFrame | None = None  # the rows that it was made of
+        self._copy: _Copy | None = None
+        self._progress: Progress | None = None
+        self._error: Phi3KitError | None = None
+        self._thread: threading.Thread | None = None
+        self._done = threading.Event()
+        self._tried_at = 0.0
+
+    def current(self, max_age_s: float = 3.0, wait_s: float = 0.3, *, whole: bool = False) -> Reading:
+        """What is known now, after waiting at most so long for what is being read.
+
+        max_age_s: what is older is read again, in the background. whole: compare every run with the store.
+        """
+        with self._state:
+            due = whole or time.monotonic() - self._tried_at > max_age_s
+            if due and (self._thread is None or not self._thread.is_alive()):
+                self._done.clear()
+                self._thread = threading.Thread(target=self._update, args=(whole,), name="turns-reader", daemon=True)
+                self._thread.start()
+        if self._snapshot is None and self._copy is None:
+            self._show_what_is_there()
+        self._done.wait(wait_s)
+        return Reading(self._snapshot, self._progress, self._error)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for what is being read; whether it is done."""
+        return self._done.wait(seconds)
+
+    def refresh(self, *, whole: bool = False, report: Report = lambda runs, share: None) -> Snapshot:
+        """Bring the copy up to date, and wait for it. Raises StorageFailed."""
+        with self._guard:
+            client = open_store(self._settings)
+            experiment = experiment_id(self._settings, USAGE_EXPERIMENT)
+            path = self._path(client, experiment)
+            with self._only_one(path):
+                copy = self._load(path)
+                with storage_errors(self._settings.home):
+                    runs = runs_of(client, experiment)
+                    if copy is None:
+                        copy, compared = _Copy(_whole(runs, 0, report), time.time()), 1.0
+                        self._save(path, copy)
+                    else:
+                        compared, changed = self._up_to_date(runs, copy, whole, report)
+                        if changed or whole:
+                            self._save(path, copy)
+            same = self._snapshot_of is copy.rows
+            before, self._copy, self._snapshot_of = self._snapshot, copy, copy.rows
+            if before and same and before.experiment == experiment:
+                self._snapshot = replace(before, read_at=copy.read_at, compared=compared)
+            else:
+                self._snapshot = _snapshot(copy, experiment, compared)
+            pa.default_memory_pool().release_unused()
+            return self._snapshot
+
+    def _update(self, whole: bool) -> None:
+        def report(runs: int, share: float) -> None:
+            self._progress = Progress(runs, share)
+
+        try:
+            report(0, 0.0)
+            self.refresh(whole=whole, report=report)
+            self._error = None
+        except Phi3KitError as error:
+            self._error = error
+        except Exception as error:  # a page that waits must hear of it
+            log.exception("turns were not read")
+            self._error = StorageFailed(
+                "The turns could not be read.", f"{type(error).__name__}: {error}.", "Press Refresh to try again."
+            )
+        finally:
+            self._progress = None
+            self._tried_at = time.monotonic()
+            self._done.set()
+
+    def _show_what_is_there(self) -> None:
+        """The copy as it is, before the store has answered."""
+        with suppress(Phi3KitError):
+            client = open_store(self._settings)
+            experiment = experiment_id(self._settings, USAGE_EXPERIMENT)
+            copy = self._load(self._path(client, experiment))
+            if copy is not None and self._snapshot is None:
+                self._snapshot = _snapshot(copy, experiment, 0.0)
+
+    def _up_to_date(self, runs: Runs, copy: _Copy, whole: bool, report: Report) -> tuple[float, bool]:
+        """Take in what is new, changed or gone; the share of the runs that was compared, and whether anything changed."""
+        now = time.time()
+        if len(copy.rows) <= _SLICE or whole:
+            rows = _whole(runs, len(copy.rows), report)
+            copy.read_at, copy.position = now, 0
+            if rows.equals(copy.rows):
+                return 1.0, False
+            copy.rows = rows
+            return 1.0, True
+        changed = self._take_in_new(runs, copy)
+        compared, began = 0, time.monotonic()
+        while compared < len(copy.rows) and time.monotonic() - began < _COMPARE_S:
+            begin, end = copy.position, min(copy.position + _SLICE, len(copy.rows))
+            starts = copy.rows["start_ms"]
+            upper = None if begin == 0 else int(starts.iloc[begin]) + 1
+            lower = None if end == len(copy.rows) else int(starts.iloc[end - 1])
+            changed |= _replace(copy, _table(runs.between(lower, upper)), lower, upper)
+            compared += end - begin
+            copy.position = 0 if lower is None else int((copy.rows["start_ms"] >= lower).sum())
+        copy.read_at = now
+        return min(compared / max(len(copy.rows), 1), 1.0), changed
+
+    def _take_in_new(self, runs: Runs, copy: _Copy) -> bool:
+        """Take in runs that were written since the last time, and take out those that were deleted; whether any were."""
+        late = [int(at * 1000) for _, at in self._outbox.written_since(copy.read_at - _OVERLAP_MS / 1000)]
+        begin = min([int(copy.rows["start_ms"].iloc[0]) - _OVERLAP_MS, *late])
+        changed = _replace(copy, _table(runs.between(begin, None)), begin, None)
+        days = runs.days()
+        if days is None:
+            stays = ~copy.rows["run_id"].isin(runs.deleted())
+            if not stays.all():
+                copy.rows = copy.rows[stays].reset_index(drop=True)
+                changed = True
+            return changed
+        for day in sorted(day for day, _ in days.items() ^ _days_of(copy.rows).items()):
+            begin, end = day * DAY_MS, (day + 1) * DAY_MS
+            changed |= _replace(copy, _table(runs.between(begin, end)), begin, end)
+        return changed
+
+    def _path(self, client: MlflowClient, experiment: str) -> Path:
+        """The copy's file: another one for another store, and for one that was made anew under the same name."""
+        with storage_errors(self._settings.home):
+            made = client.get_experiment(experiment).creation_time
+        key = json.dumps([self._settings.tracking_uri, experiment, made])
+        return self._settings.home / "usage" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
+
+    @contextmanager
+    def _only_one(self, path: Path) -> Iterator[None]:
+        """Only one process brings the copy up to date at a time. Raises StorageFailed."""
+        lock = FileLock(path.with_suffix(".lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=_LONGEST_OTHER_S)
+        except (OSError, Timeout) as error:
+            raise StorageFailed(
+                what="The copy of the logged turns cannot be brought up to date.",
+                why="Another process has been reading them for minutes." if isinstance(error, Timeout) else f"{error}.",
+                next_step="Free some space in the data folder and try again.",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _load(self, path: Path) -> _Copy | None:
+        """The copy as the file has it; None when there is none that can be used."""
+        try:
+            found = path.stat()
+            stamp = (found.st_mtime_ns, found.st_ino)
+            if self._copy is not None and self._copy.stamp == stamp:
+                return self._copy
+            # Threads have memory of their own, and pq.read_table would import pyarrow.dataset: half the memory without.
+            table = pq.ParquetFile(path).read(use_threads=False)
+            about = json.loads((table.schema.metadata or {})[b"phi3kit"])
+            if about["version"] != _VERSION:
+                return None
+            rows = table.to_pandas(split_blocks=True, self_destruct=True, use_threads=False)
+            return _Copy(rows, float(about["read_at"]), int(about["position"]) % max(len(rows), 1), stamp)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            log.warning("the copy of the logged turns is damaged and is made anew: %s", error)
+            return None
+
+    def _save(self, path: Path, copy: _Copy) -> None:
+        about = {"version": _VERSION, "read_at": copy.read_at, "position": copy.position}
+        table = pa.Table.from_pandas(copy.rows, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"phi3kit": json.dumps(about).encode()})
+        new = path.with_suffix(f".{os.getpid()}.new")
+        try:
+            pq.write_table(table, new, compression="zstd", compression_level=1)
+            new.replace(path)
+            found = path.stat()
+            copy.stamp = (found.st_mtime_ns, found.st_ino)
+        except OSError as error:
+            log.warning("the copy of the logged turns was not written: %s", error)
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+
+
+def _whole(runs: Runs, known: int, report: Report) -> pd.DataFrame:
+    """Every run, newest first. known: how many there were, 0 when nobody knows."""
+    span = runs.span()
+    read = 0
+
+    def on_page(count: int, last_ms: int) -> None:
+        nonlocal read
+        read += count
+        first, last = span or (0, 1)
+        report(read, min(read / known if known else (last - last_ms) / max(last - first, 1), 1.0))
+
+    return _table(runs.between(None, None, on_page))
+
+
+def _table(pages: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Pages of runs, sorted out one by one, so that what is not kept of a page is free again."""
+    return _ordered(pd.concat([sort_out(page) for page in pages]))
+
+
+def _replace(copy: _Copy, new: pd.DataFrame, begin_ms: int | None, end_ms: int | None) -> bool:
+    """Put the store's runs of a span in the place of the copy's; whether they differ."""
+    starts = copy.rows["start_ms"]
+    inside = pd.Series(True, index=copy.rows.index)
+    if begin_ms is not None:
+        inside &= starts >= begin_ms
+    if end_ms is not None:
+        inside &= starts < end_ms
+    if copy.rows[inside].reset_index(drop=True).equals(new):
+        return False
+    copy.rows = _ordered(pd.concat([copy.rows[~inside], new]))
+    return True
+
+
+def _days_of(rows: pd.DataFrame) -> dict[int, tuple[int, int]]:
+    """What Runs.days says of the same runs."""
+    day, rest = rows["start_ms"] // DAY_MS, rows["start_ms"] % DAY_MS
+    sums = rest.groupby(day).agg(["size", "sum"])
+    return {int(number): (int(row[0]), int(row[1])) for number, row in zip(sums.index, sums.to_numpy(), strict=True)}
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values(["start_ms", "run_id"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
+def _snapshot(copy: _Copy, experiment: str, compared: float) -> Snapshot:
+    return Snapshot(turns_in(copy.rows), oddities(copy.rows), copy.read_at, experiment, compared)
 
 
 def read_turns(settings: Settings) -> pd.DataFrame:
     """Every turn of phi3kit-usage, newest first, with the columns COLUMNS; `at` is UTC. Raises StorageFailed."""
-    open_store(settings)
-    experiment = experiment_id(settings, USAGE_EXPERIMENT)
-    with storage_errors(settings.home):
-        runs: Any = mlflow.search_runs(
-            experiment_ids=[experiment],
-            filter_string="attributes.status != 'RUNNING'",
-            order_by=["attributes.start_time DESC"],
-            max_results=50_000,
-        )
-    return turns_of(runs)
-
-
-def turns_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table of turns from MLflow's table of runs; runs that other programs wrote are left out."""
-    named = {"start_time": "at", "run_id": "run_id"}
-    named |= {f"metrics.{name}": name for name in METRICS}
-    named |= {f"params.{name}": name for name in PARAMS}
-    named |= {f"tags.phi3kit.{name}": name for name in TAGS}
-    table = runs.reindex(columns=list(named)).rename(columns=named)
-    seeds = pd.array([_whole(value) for value in table["seed"]], dtype="Int64")
-    for name in METRICS + PARAMS:
-        table[name] = pd.to_numeric(table[name], errors="coerce").replace([np.inf, -np.inf], np.nan)
-    counts = table[list(_TOKEN_COUNTS)].fillna({"cached_prompt_tokens": 0})
-    # MLflow stores an infinite metric as the largest float, which no integer holds.
-    ours = table["wrapper"].notna() & ((counts >= 0) & (counts < 2**53)).all(axis="columns")
-    table["seed"] = seeds
-    table = table[ours].reset_index(drop=True)
-    table["at"] = pd.to_datetime(table["at"], utc=True)
-    table[list(_TOKEN_COUNTS)] = table[list(_TOKEN_COUNTS)].fillna(0).astype("int64")
-    return table[list(COLUMNS)]
-
-
-def _whole(text: object) -> int | None:
-    """A seed, digit by digit: a float holds only 53 bits of it."""
-    try:
-        number = int(str(text))
-    except ValueError:
-        return None
-    return number if -(2**63) <= number < 2**63 else None
-
-
-def since(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> pd.DataFrame:
-    """The turns of the last `period`: 12h, 7d, 4w, or all. Raises RequestInvalid."""
-    if period == "all":
-        return turns
-    amount, hours = period[:-1], _HOURS.get(period[-1:])
-    if hours is None or not amount.isdecimal() or not 0 < int(amount) < 10_000:
-        raise RequestInvalid(
-            what=f"The period {period!r} cannot be read.",
-            why="A period is a number with h, d or w behind it.",
-            next_step="Write for example 12h, 7d, 4w, or all.",
-            param="since",
-        )
-    end = now if now is not None else pd.Timestamp.now(tz="UTC")
-    return turns[turns["at"] >= end - pd.Timedelta(hours=int(amount) * hours)]
+    return TurnsReader(settings).refresh().turns

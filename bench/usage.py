@@ -1,0 +1,268 @@
+"""Usage: 100,000 turns, read through the copy and by plain `mlflow.search_runs`: python -m bench.usage [--turns N].
+
+The runs are put into the store's tables in bulk; writing them one by one would take hours. Each figure is taken in a
+process of its own, so that memory is that of the one thing measured.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from phi3kit.records import TurnRecord
+from phi3kit.settings import Settings, read_settings
+
+_DAYS = 90
+_BATCH = 2000
+
+
+def sample_turns(count: int, seed: int = 1) -> list[TurnRecord]:
+    """Turns of both wrappers over 90 days, with every field that the charts use."""
+    chance = random.Random(seed)
+    now = time.time()
+    conversations = [uuid.UUID(int=chance.getrandbits(128)).hex for _ in range(count // 5 + 1)]
+    prompts = [f"{chance.getrandbits(96):024x}" for _ in range(50)]
+    turns = []
+    for number in range(count):
+        wrapper = "onnx" if chance.random() < 0.6 else "transformers"
+        prompt_tokens, completion_tokens = chance.randint(8, 900), chance.randint(1, 400)
+        first_s = chance.lognormvariate(-4.5 if wrapper == "onnx" else -4.0, 0.6)
+        speed = chance.lognormvariate(6.2 if wrapper == "onnx" else 5.6, 0.3)
+        turns.append(
+            TurnRecord(
+                turn_id=uuid.UUID(int=chance.getrandbits(128)).hex,
+                at=now - chance.random() * _DAYS * 86_400 - 60,
+                wrapper=wrapper,  # type: ignore[arg-type]
+                model_uri=f"models:/m-{wrapper}-{number % 3}",
+                interface="openai" if chance.random() < 0.7 else "raw",
+                origin=chance.choice(["ui", "ui", "api", "batch"]),  # type: ignore[arg-type]
+                user=chance.choice(["ada", "bob", "carol", "dora", "eve"]),
+                conversation_id=chance.choice(conversations),
+                finish_reason=chance.choices(["stop", "length", "cancelled", "error"], [90, 6, 3, 1])[0],  # type: ignore[arg-type]
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                cached_prompt_tokens=chance.choice([0, prompt_tokens // 2]),
+                duration_s=first_s + completion_tokens / speed,
+                time_to_first_token_s=first_s,
+                temperature=chance.choice([0.0, 0.7]),
+                max_tokens=1024,
+                top_p=1.0,
+                seed=None,
+                prompt_key=chance.choice(prompts),
+            )
+        )
+    return sorted(turns, key=lambda turn: turn.at)  # as they are written
+
+
+def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
+    """Put the turns into the store's own tables, as the writer's runs would lie there; the experiment's id."""
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
+    from mlflow.tracking._tracking_service.utils import _get_store
+    from sqlalchemy import insert
+
+    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+    from phi3kit.usage.writer import metrics_of, params_of, tags_of
+
+    open_store(settings)
+    experiment = experiment_id(settings, USAGE_EXPERIMENT)
+    store: Any = _get_store(settings.tracking_uri)
+    statuses = {"error": "FAILED", "cancelled": "KILLED"}
+    for begin in range(0, len(turns), _BATCH):
+        runs, metrics, params, tags = [], [], [], []
+        for turn in turns[begin : begin + _BATCH]:
+            run_id = uuid.uuid4().hex
+            at_ms, end_ms = int(turn.at * 1000), int((turn.at + turn.duration_s) * 1000)
+            name = f"turn {turn.wrapper}"
+            runs.append(
+                {
+                    "run_uuid": run_id, "name": name, "source_type": "UNKNOWN", "source_name": "", "entry_point_name": "",
+                    "user_id": "unknown", "status": statuses.get(turn.finish_reason, "FINISHED"), "start_time": at_ms,
+                    "end_time": end_ms, "source_version": "", "lifecycle_stage": "active", "artifact_uri": "",
+                    "experiment_id": int(experiment),
+                }
+            )  # fmt: skip
+            for key, value in metrics_of(turn).items():
+                metrics.append(
+                    {"run_uuid": run_id, "key": key, "value": value, "timestamp": end_ms, "step": 0, "is_nan": False}
+                )
+            params += [{"run_uuid": run_id, "key": key, "value": str(value)} for key, value in params_of(turn).items()]
+            named = {"mlflow.runName": name, **tags_of(turn)}
+            tags += [{"run_uuid": run_id, "key": key, "value": value} for key, value in named.items()]
+        with store.engine.connect() as connection:
+            if settings.own_store:
+                connection.exec_driver_sql("pragma synchronous = off")  # of this connection: a bench may be lost
+                connection.commit()
+            connection.execute(insert(SqlRun), runs)
+            connection.execute(insert(SqlMetric), metrics)
+            connection.execute(insert(SqlLatestMetric), metrics)
+            connection.execute(insert(SqlParam), params)
+            connection.execute(insert(SqlTag), tags)
+            connection.commit()
+    return experiment
+
+
+def plain(settings: Settings) -> dict[str, float]:
+    """What a program without phi3kit does."""
+    import mlflow
+
+    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+
+    open_store(settings)
+    experiment = experiment_id(settings, USAGE_EXPERIMENT)
+    before = psutil.Process().memory_info().rss
+    began = time.perf_counter()
+    runs: Any = mlflow.search_runs([experiment], max_results=10**9)
+    seconds = time.perf_counter() - began
+    return {
+        "runs": len(runs),
+        "total tokens": float(runs["metrics.total_tokens"].sum()),
+        "seconds": seconds,
+        "memory MB": (psutil.Process().memory_info().rss - before) / 1e6,
+    }
+
+
+def paged(settings: Settings) -> dict[str, float]:
+    """Page through every run once with MLflow's client, and keep nothing."""
+    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+
+    client = open_store(settings)
+    experiment = experiment_id(settings, USAGE_EXPERIMENT)
+    began, token, count = time.perf_counter(), None, 0
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        count, token = count + len(page), page.token
+        if not token:
+            return {"runs": count, "seconds": time.perf_counter() - began}
+
+
+def ours(settings: Settings) -> dict[str, float]:
+    """What the Usage page does before it draws."""
+    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+    from phi3kit.usage.reader import TurnsReader
+
+    open_store(settings)
+    experiment_id(settings, USAGE_EXPERIMENT)
+    before = psutil.Process().memory_info().rss
+    reader = TurnsReader(settings)
+    began = time.perf_counter()
+    reading = reader.current()
+    while reading.snapshot is None:
+        reader.wait(0.1)
+        reading = reader.current()
+    first_s = time.perf_counter() - began
+    while not reader.wait(1):
+        pass
+    snapshot = reader.current(max_age_s=1e9).snapshot
+    assert snapshot is not None
+    return {
+        "runs": len(snapshot.turns),
+        "total tokens": float(snapshot.turns["total_tokens"].sum()),
+        "seconds to the first table": first_s,
+        "seconds to the newest table": time.perf_counter() - began,
+        "memory MB": (psutil.Process().memory_info().rss - before) / 1e6,
+    }
+
+
+def charted(settings: Settings) -> dict[str, float]:
+    """The page itself, run once as a first visitor's browser would have it run, then again as for a click."""
+    import os
+
+    from streamlit.testing.v1 import AppTest
+
+    os.environ["PHI3KIT_HOME"] = str(settings.home)
+    app = AppTest.from_file("streamlit_app.py", default_timeout=600).run()
+    before = psutil.Process().memory_info().rss
+    began = time.perf_counter()
+    app = app.switch_page("pages/usage.py").run()
+    first_s = time.perf_counter() - began
+    assert not app.exception, app.exception
+    again = []
+    for _ in range(5):
+        began = time.perf_counter()
+        app = app.run()
+        again.append(time.perf_counter() - began)
+    return {
+        "first run s": first_s,
+        "next run s, median": statistics.median(again),
+        "memory MB": (psutil.Process().memory_info().rss - before) / 1e6,
+    }
+
+
+def outbox_cost(settings: Settings) -> dict[str, float]:
+    """What a turn pays for being kept: begun and ended, in the worker's process."""
+    from phi3kit.usage.outbox import Outbox
+
+    outbox, spent = Outbox(settings.home), []
+    for turn in sample_turns(1000):
+        began = time.perf_counter()
+        outbox.begin(turn)
+        outbox.add(turn)
+        spent.append((time.perf_counter() - began) * 1000)
+    cuts = statistics.quantiles(spent, n=100)
+    return {"median ms": statistics.median(spent), "p95 ms": cuts[94], "p99 ms": cuts[98]}
+
+
+MEASURES = {
+    "plain": plain, "paged": paged, "ours": ours, "charted": charted, "outbox": outbox_cost,
+}  # fmt: skip
+
+
+def measure(name: str, home: Path) -> dict[str, float]:
+    """One measure in a process of its own."""
+    command = [sys.executable, "-m", "bench.usage", "--measure", name, "--home", str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def usage_figures(count: int) -> dict[str, dict[str, float]]:
+    """All figures, by what was measured."""
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        settings = read_settings({"PHI3KIT_HOME": str(home)})
+        fill_store(settings, sample_turns(count))
+        figures = {
+            "plain mlflow.search_runs": measure("plain", home),
+            "paging the client's search_runs once": measure("paged", home),
+            "copy made from nothing": measure("ours", home),
+            "copy there already": measure("ours", home),
+            "the page, copy there already": measure("charted", home),
+        }
+        other = home / "outbox"
+        other.mkdir()
+        return figures | {"a turn into the outbox": measure("outbox", other)}
+
+
+def main() -> None:
+    """Fill a store, measure, print a table or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench.usage")
+    parser.add_argument("--turns", type=int, default=100_000)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        settings = read_settings({"PHI3KIT_HOME": str(arguments.home)})
+        print(json.dumps(MEASURES[arguments.measure](settings)))
+        return
+    figures = usage_figures(arguments.turns)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+        return
+    for title, values in figures.items():
+        print(f"## {title}\n\n| what | figure |\n| --- | --- |")
+        print("".join(f"| {name} | {value:,.4g} |\n" for name, value in values.items()))
+
+
+if __name__ == "__main__":
+    main()

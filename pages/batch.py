@@ -1,0 +1,53 @@
+"""Batch: answer every row of a table, and take the table with its completions away."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from phi3kit import targets
+from phi3kit.batch.request import BatchRequest, sampling_of
+from phi3kit.ui import batching, choosing, resources, shell, talk
+
+OUTPUTS = (".csv", ".jsonl", ".parquet")
+
+shell.begin("Batch")
+st.markdown(
+    "Answer every row of a table. The same table comes back with completions, tokens and errors beside each row."
+)
+with shell.errors_shown():
+    with st.container(horizontal=True, vertical_alignment="top"):
+        choice = choosing.choose_model("batch_model")
+        file = batching.choose_file() if choice else None
+    if choice and file:
+        table, reading = batching.show_table(file)
+        columns = batching.map_table(table)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            asked = talk.parameters("batch", targets.of_model(choice.model, choice.label), "")
+            suffix = st.segmented_control("Output", OUTPUTS, default=OUTPUTS[0], required=True, key="batch_output")
+            with st.popover("More", icon=":material/settings:"):
+                system = st.text_area("System message for every row", key="batch_system", height=80)
+                fresh = st.toggle("Compute again what was computed before", key="batch_fresh")
+        request = BatchRequest(
+            model_uri=choice.model_uri,
+            input=table.path,
+            output=Path(f"{table.path.stem}-completions{suffix}"),
+            **columns,
+            system=system.strip() or None,
+            sampling=sampling_of(asked),
+            reading=reading,
+            fresh=fresh,
+        )
+        st.button(
+            f"Answer {table.rows:,} rows",
+            type="primary",
+            icon=":material/play_arrow:",
+            disabled=not batching.check(request, table),
+            on_click=batching.start,
+            args=(request,),
+        )
+with shell.errors_shown():
+    jobs = resources.kit().batches.all()
+    job = batching.shown_job(jobs)
+    if job:
+        batching.show_job(job)
+        batching.show_history(jobs)

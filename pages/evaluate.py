@@ -1,0 +1,30 @@
+"""Evaluate: a model's answers against the expected ones; two versions compared question by question."""
+
+import streamlit as st
+
+from phi3kit.evaluation.request import EvaluationRequest
+from phi3kit.ui import choosing, evaluating, resources, shell
+
+COUNTS = {"60": 60, "300": 300, "all": None}
+
+shell.begin("Evaluate")
+st.markdown(
+    "Ask questions whose answers are known, score the answers without another model, and see which version is better."
+)
+with shell.errors_shown():
+    with st.container(horizontal=True, vertical_alignment="top"):
+        choice = choosing.choose_model("evaluate_model")
+        data = evaluating.choose_questions() if choice else None
+        if data:
+            count = st.segmented_control("How many", list(COUNTS), default="60", required=True, key="evaluate_count")
+    if choice and data:
+        request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
+        st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=evaluating.start, args=(request,))
+with shell.errors_shown():
+    evaluating.show_job(resources.kit().evaluations.latest())
+    found = evaluating.logged()
+    if found:
+        evaluating.show_list(found)
+        evaluating.show_versus(found)
+    elif choice:
+        st.caption("Nothing is evaluated yet. The scores and every answer will be here, and in MLflow.")

@@ -1,0 +1,43 @@
+"""Models: what was logged, what is registered under which names, what is loaded; and two of them compared."""
+
+import streamlit as st
+
+from phi3kit.ui import acting, model_cards, resources, shell, versus, worker_cards
+
+VIEWS = ("Logged models", "Registered", "Compare", "Workers")
+
+shell.begin("Models")
+st.markdown("A build leaves a logged model; the Model Registry gives it a name, versions and aliases that can move.")
+with shell.errors_shown():
+    acting.show_outcome()
+    models, registered = resources.models(), resources.registered()
+    view = st.segmented_control(
+        "View", VIEWS, default=VIEWS[0], required=True, key="models_view", label_visibility="collapsed"
+    )
+    if view == "Workers":
+        worker_cards.show_workers()
+    elif view == "Registered":
+        if registered:
+            model_cards.show_version(model_cards.versions_table(registered), registered)
+        elif models:
+            with st.container(border=True):
+                st.markdown("No model is registered yet. Register a logged model to give it a name and a version.")
+                st.button(
+                    "Choose a logged model",
+                    icon=":material/bookmark_add:",
+                    on_click=st.session_state.update,
+                    args=({"models_view": VIEWS[0]},),
+                )
+        else:
+            shell.empty_state("No model is built yet.", "build", "Build a wrapper", ":material/deployed_code:")
+    elif not models:
+        shell.empty_state(
+            "Every built wrapper is listed here with its size, versions and use. Nothing is built yet.",
+            "build",
+            "Build a wrapper",
+            ":material/deployed_code:",
+        )
+    elif view == "Compare":
+        versus.show_versus(resources.choices())
+    else:
+        model_cards.show_model(model_cards.logged_table(models, registered), registered)

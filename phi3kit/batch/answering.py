@@ -1,0 +1,124 @@
+"""Answering: rows through one worker, several at once, whatever becomes of the worker meanwhile.
+
+Knows the client and the worker pool. Knows no files.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+
+from openai import OpenAI
+
+from phi3kit.batch.request import RowResult, Sampling, failed
+from phi3kit.client import TurnContext, ask, connect
+from phi3kit.errors import BatchFailed, Busy, RequestInvalid, WorkerFailed
+from phi3kit.records import Endpoint, Message
+from phi3kit.settings import Settings
+from phi3kit.workers import WorkerPool
+
+Prompt = tuple[Message, ...] | str
+
+AT_ONCE = 8  # as many answers as a worker writes at once
+
+_ALONE = 2  # times that a row is asked alone after its worker broke
+_BROKEN_IN_A_ROW = 3  # rows that broke their worker, one after the other, until it is not the row's fault
+
+
+class Answering:
+    """Asks one model's worker. `close` ends what it began."""
+
+    def __init__(self, pool: WorkerPool, model_uri: str, sampling: Sampling, settings: Settings, batch_id: str) -> None:
+        """batch_id: becomes the conversation id of every turn, so that a batch's turns are found together."""
+        self._pool, self._model_uri, self._sampling, self._settings = pool, model_uri, sampling, settings
+        self._conversation_id = batch_id
+        self._broken = 0  # rows in a row
+        self._line: tuple[Endpoint, OpenAI] | None = None
+
+    def answers(self, rows: Iterable[tuple[int, Prompt]], at_once: int) -> Iterator[RowResult]:
+        """A result a row, in the order in which they come. Raises BatchFailed, ModelNotFound or WorkerFailed.
+
+        A row that breaks the worker is asked again alone, with a new worker; when it breaks that too, it has failed.
+        """
+        coming = iter(rows)
+        threads = ThreadPoolExecutor(at_once, thread_name_prefix="row")
+        under_way: dict[Future[RowResult], tuple[int, Prompt]] = {}
+        suspects: list[tuple[int, Prompt]] = []
+        try:
+            self._connect()
+            while True:
+                if not suspects:
+                    for row, prompt in islice(coming, at_once - len(under_way)):
+                        under_way[threads.submit(self._ask, row, prompt)] = (row, prompt)
+                if not under_way:
+                    if not suspects:
+                        return
+                    yield self._alone(*suspects.pop(0))
+                    continue
+                ended, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for each in ended:
+                    asked = under_way.pop(each)
+                    try:
+                        yield each.result()
+                        self._broken = 0
+                    except WorkerFailed:
+                        suspects.append(asked)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Close the connection; requests that are under way break off."""
+        if self._line:
+            self._line[1].close()
+            self._line = None
+
+    def _alone(self, row: int, prompt: Prompt) -> RowResult:
+        """Ask a row whose worker broke, while nothing else is under way."""
+        for attempt in range(1, _ALONE + 1):
+            self._connect()
+            try:
+                result = self._ask(row, prompt)
+            except WorkerFailed as error:
+                if attempt == _ALONE:
+                    self._broken += 1
+                    if self._broken >= _BROKEN_IN_A_ROW:
+                        raise BatchFailed(
+                            f"The worker breaks with every row: {error.what}",
+                            error.why,
+                            "What was computed is kept. Look into the worker's log, then start the same batch again.",
+                        ) from error
+                    return failed(row, error, final=False)
+            else:
+                self._broken = 0
+                return result
+        raise AssertionError("a row is asked at least once")
+
+    def _ask(self, row: int, prompt: Prompt) -> RowResult:
+        """Raises WorkerFailed."""
+        assert self._line is not None
+        endpoint, connection = self._line
+        context = TurnContext(self._settings.user, "batch", self._conversation_id)
+        while True:
+            try:
+                answer = ask(endpoint, self._sampling.request(prompt), context, self._settings, connection)
+            except Busy as error:
+                time.sleep(error.retry_after_s)
+            except RequestInvalid as error:
+                return failed(row, error.why, final=True)  # the worker's own words; around them are the client's
+            else:
+                reason = answer.finish_reason or "error"
+                return RowResult(
+                    row,
+                    answer.text,
+                    answer.prompt_tokens,
+                    answer.completion_tokens,
+                    reason,
+                    duration_s=answer.duration_s,
+                )
+
+    def _connect(self) -> None:
+        """A ready worker, the running one or a new one, and a connection to it."""
+        endpoint = self._pool.endpoint(self._model_uri)
+        if self._line is None or self._line[0] != endpoint:
+            self.close()
+            self._line = (endpoint, connect(endpoint))

@@ -1,0 +1,78 @@
+"""Events: how far a batch is, and what it came to; as objects here and as JSON in a job's files."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is. Rates are of this run of it, not of what an earlier one left."""
+
+    done: int  # rows, those of earlier runs too
+    total: int
+    failed: int  # rows of this run with an error
+    rows_per_s: float
+    tokens_per_s: float  # completion tokens
+    seconds_left: float | None  # None until a rate is known
+
+    def in_words(self) -> str:
+        """One line for a terminal."""
+        words = f"{self.done:,} of {self.total:,} rows"
+        if self.failed:
+            words += f", {self.failed:,} failed"
+        if self.rows_per_s:
+            words += f", {self.rows_per_s:,.1f} rows/s, {self.tokens_per_s:,.0f} tokens/s"
+        return words + (f", {self.seconds_left:,.0f} s left" if self.seconds_left is not None else "")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a batch came to; field names are the JSON keys of the CLI's line."""
+
+    output: str
+    rows: int
+    computed: int  # in this run
+    kept: int  # from earlier runs
+    failed: int
+    prompt_tokens: int  # of all rows
+    completion_tokens: int
+    seconds: float  # of this run
+    tokens_per_s: float | None  # completion tokens of this run; None when nothing was computed
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys and values of the CLI's line."""
+        return asdict(self)
+
+
+class Pace:
+    """Counts rows and tokens of this run against the clock."""
+
+    def __init__(self, total: int, kept: int) -> None:
+        self._total, self._kept = total, kept
+        self._began = time.perf_counter()
+        self.computed = self.failed = self.completion_tokens = 0
+
+    def count(self, completion_tokens: int, is_error: bool) -> None:
+        """One more row."""
+        self.computed += 1
+        self.failed += is_error
+        self.completion_tokens += completion_tokens
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self._began
+
+    def progress(self) -> Progress:
+        """As it stands now."""
+        rate = self.computed / self.seconds
+        left = self._total - self._kept - self.computed
+        return Progress(
+            done=self._kept + self.computed,
+            total=self._total,
+            failed=self.failed,
+            rows_per_s=rate,
+            tokens_per_s=self.completion_tokens / self.seconds,
+            seconds_left=left / rate if self.computed else None,
+        )

@@ -1,0 +1,91 @@
+"""Executor: what runs on Spark's executors: the model, loaded once a Python process, and the rows that come to it.
+
+Is sent to the executors with the rest of phi3kit. Knows Spark's files. Knows no driver.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi3kit.batch.request import RowResult
+from phi3kit.records import WrapperName
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an executor needs to load the model; it is sent there."""
+
+    folder: str  # of the model, on this machine
+    sent: str | None  # the archive that Spark has put on the executor; None: `folder` is on the executor's machine
+    wrapper: WrapperName
+    model_uri: str
+    threads: int
+    user: str
+
+    def path(self) -> Path:
+        """Where the model lies on this executor."""
+        if self.sent is None:
+            return Path(self.folder)
+        from filelock import FileLock
+        from pyspark import SparkFiles
+
+        archive = Path(SparkFiles.get(self.sent))
+        target = archive.with_suffix("")
+        with FileLock(f"{target}.lock"):  # several Python processes of one machine
+            if not target.exists():
+                draft = target.with_suffix(".part")
+                shutil.rmtree(draft, ignore_errors=True)
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(draft)  # our own archive, made of a logged model
+                draft.rename(target)
+        return target
+
+
+_loaded: dict[str, Any] = {}  # of this executor's Python process, which Spark uses for many tasks
+
+
+def _in_process(load: Load) -> Any:
+    """The executor's model, loaded once a process."""
+    from phi3kit.batch.in_process import InProcess
+
+    if load.model_uri not in _loaded:
+        _loaded.clear()
+        _loaded[load.model_uri] = InProcess(load.path(), load.wrapper, load.model_uri, load.threads, load.user)
+    return _loaded[load.model_uri]
+
+
+def trouble(load: Load) -> str:
+    """Why the model cannot be loaded on this executor; empty when it can."""
+    try:
+        _in_process(load)
+    except Exception as error:  # a library that is missing there, a model that is damaged
+        return first_line(error)
+    return ""
+
+
+def answered(frames: "Iterator[pd.DataFrame]", load: Load, batch_id: str) -> "Iterator[pd.DataFrame]":
+    """Runs on an executor."""
+    import pandas as pd
+
+    names = [field.name for field in fields(RowResult)]
+    for frame in frames:
+        rows = [(int(row), json.loads(body)) for row, body in zip(frame["row"], frame["body"], strict=True)]
+        answers = _in_process(load).answer(rows, batch_id)
+        yield pd.DataFrame(
+            [[*(getattr(result, name) for name in names), turn] for result, turn in answers], columns=[*names, "turn"]
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """The line of an error that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Py4J's first line says where it happened, the one behind it what.
+    line = next((each for each in lines if ": " in each and not each.startswith("An error occurred")), "")
+    return (line or next(iter(lines), type(error).__name__))[:300].rstrip(".") + "."

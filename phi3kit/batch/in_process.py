@@ -1,0 +1,113 @@
+"""In process: rows through an engine in this process, as a worker would answer them over HTTP.
+
+What Spark's executors run. The engine, the checks and the counts are the worker's own, so the answers are too.
+Knows the server's parts. Knows no Spark.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from phi3kit.batch.request import RowResult, failed
+from phi3kit.errors import Phi3KitError
+from phi3kit.machine import free_memory_bytes
+from phi3kit.openai_schema import ChatRequest, CompletionRequest, error_body
+from phi3kit.records import Message, TurnRecord, WrapperName
+from phi3kit.server.engine import Engine
+from phi3kit.server.kv_cache import KvCache, budget_for
+from phi3kit.server.loading import load_runtime
+from phi3kit.server.runtime import Runtime
+from phi3kit.server.turns import Caller, chat_turn, raw_turn
+from phi3kit.usage.outbox import to_json
+
+AT_ONCE = 8  # as many answers as the engine writes at once
+
+_LOOK_S = 0.02
+
+
+class _Kept:
+    """Keeps turns in memory: an executor has no data folder, and the driver knows budgets and outbox."""
+
+    log_text = False
+
+    def __init__(self) -> None:
+        self.turns: list[TurnRecord] = []
+
+    def admit(self, turn: TurnRecord) -> None:
+        """See TurnKeeper."""
+
+    def begin(self, turn: TurnRecord) -> None:
+        """See TurnKeeper."""
+
+    def keep(self, turn: TurnRecord) -> None:
+        """See TurnKeeper."""
+        self.turns.append(turn)
+
+    def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
+        """See TurnKeeper: there is no secret to make one of."""
+        return None
+
+
+class InProcess:
+    """One loaded model that answers rows."""
+
+    def __init__(self, folder: Path, wrapper: WrapperName, model_uri: str, threads: int, user: str) -> None:
+        """Load the model. threads: that compute one step. Raises ModelNotFound."""
+        self._wrapper, self._model_uri, self._user = wrapper, model_uri, user
+
+        def load() -> tuple[Runtime, KvCache]:
+            runtime = load_runtime(folder, wrapper, threads)
+            return runtime, KvCache(runtime, budget_for(runtime, None, free_memory_bytes()))
+
+        self._engine = Engine(load, max_queue=AT_ONCE)
+        self._engine.start()
+        while self._engine.state == "loading":
+            time.sleep(_LOOK_S)
+        if self._engine.failure:
+            raise self._engine.failure
+
+    def answer(
+        self, rows: Sequence[tuple[int, Mapping[str, Any]]], batch_id: str
+    ) -> list[tuple[RowResult, str | None]]:
+        """A result a row, in their order, each with its turn's record as JSON; None for a row that was refused.
+
+        rows: (row, request body) pairs, bodies as a client would send them.
+        """
+
+        async def all_of_them() -> list[tuple[RowResult, str | None]]:
+            room = asyncio.Semaphore(AT_ONCE)
+
+            async def one(row: int, body: Mapping[str, Any]) -> tuple[RowResult, str | None]:
+                async with room:
+                    return await self._one(row, body, batch_id)
+
+            return await asyncio.gather(*(one(row, body) for row, body in rows))
+
+        return asyncio.run(all_of_them())
+
+    async def _one(self, row: int, body: Mapping[str, Any], batch_id: str) -> tuple[RowResult, str | None]:
+        kept = _Kept()
+        caller = Caller.from_headers({"x-phi3kit-conversation-id": batch_id, "x-phi3kit-origin": "batch"}, self._user)
+        try:
+            if "messages" in body:
+                chat = ChatRequest.model_validate(body)
+                turn = chat_turn(chat, caller, self._engine, self._wrapper, self._model_uri)
+            else:
+                raw = CompletionRequest.model_validate(body)
+                turn = raw_turn(raw, caller, self._engine, self._wrapper, self._model_uri)
+            async for _ in turn.parts(kept):
+                pass
+        except (Phi3KitError, ValidationError) as error:
+            _, told = error_body(error)
+            return failed(row, told["error"]["message"], final=True), None
+        choice, record = turn.choices[0], to_json(kept.turns[0])
+        if choice.done is None or choice.done.error:
+            broke = choice.done.error if choice.done and choice.done.error else RuntimeError("The answer broke off.")
+            return failed(row, broke, final=False), record
+        tokens = (len(turn.prompt_ids), choice.completion_tokens)
+        reason, duration_s = choice.done.finish_reason, choice.done.duration_s
+        return RowResult(row, choice.text, *tokens, reason, duration_s=duration_s), record

@@ -1,0 +1,159 @@
+"""Output: the input's columns and rows in their order, with what each row got beside them.
+
+The file appears whole or not at all. Knows files. Knows no models.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from phi3kit.batch.request import RESULT_COLUMNS, RowResult
+from phi3kit.batch.tables import BATCH_ROWS, Table, format_of, read_rows
+from phi3kit.errors import Phi3KitError, StorageFailed, TableInvalid
+
+Write = Callable[[list[dict[str, Any]]], None]
+
+
+def check_output(table: Table, output: Path) -> None:
+    """See that the output can be written, before anything is computed. Raises TableInvalid or StorageFailed."""
+    kind = format_of(output)
+    if output.exists() and output.samefile(table.path):
+        raise TableInvalid(
+            f"The output is the input, {output.name}.", "It would be overwritten.", "Name another file after -o."
+        )
+    with _write_errors(output):
+        with _draft(output).open("ab"):
+            pass
+        _draft(output).unlink()
+    if kind == "parquet":
+        _arrow_schema(table)
+
+
+def write_output(table: Table, results: Iterator[RowResult], output: Path) -> None:
+    """Write the table with its results. Rows without one get empty cells. Raises StorageFailed or TableInvalid.
+
+    results: in the order of rows; some may be missing.
+    """
+    draft = _draft(output)
+    with _write_errors(output):
+        try:
+            with _writer(table, draft, format_of(output)) as write:
+                rows = _joined(table, results)
+                while several := list(islice(rows, BATCH_ROWS)):
+                    write(several)
+            draft.replace(output)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _draft(output: Path) -> Path:
+    return output.with_name(f".{output.name}.part")
+
+
+def _joined(table: Table, results: Iterator[RowResult]) -> Iterator[dict[str, Any]]:
+    result = next(results, None)
+    for number, row in enumerate(read_rows(table)):
+        if result is not None and result.row == number:
+            row |= {name: getattr(result, name) for name in RESULT_COLUMNS}
+            result = next(results, None)
+        else:
+            row |= dict.fromkeys(RESULT_COLUMNS)
+        yield row
+
+
+@contextmanager
+def _writer(table: Table, path: Path, kind: str) -> Iterator[Write]:
+    columns = [*table.columns, *RESULT_COLUMNS]
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = _arrow_schema(table)
+        with pq.ParquetWriter(path, schema) as writer:
+            yield lambda rows: writer.write_table(pa.Table.from_pylist([_whole(row) for row in rows], schema=schema))
+    elif kind == "jsonl":
+        # What JSON can say and UTF-8 cannot (half a character) is written as JSON says it.
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            yield lambda rows: file.writelines(f"{_as_json(row)}\n" for row in rows)
+    else:
+        delimiter = "\t" if path.name.endswith(".tsv.part") else table.delimiter
+        with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
+            lines = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+            if table.header or table.format != "csv":
+                lines.writerow(columns)
+            yield lambda rows: lines.writerows([_cell(row[column]) for column in columns] for row in rows)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _as_json(value) if isinstance(value, (dict, list)) else str(value)
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(_numbers(value), ensure_ascii=False, default=str)
+
+
+def _numbers(value: object) -> object:
+    """JSON has no word for what is no number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _numbers(each) for name, each in value.items()}
+    return [_numbers(each) for each in value] if isinstance(value, list) else value
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: _utf8(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _arrow_schema(table: Table) -> Any:
+    """The input's own types; a CSV's are all texts, and a JSONL file's are found by reading it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if table.format == "parquet":
+        with pq.ParquetFile(table.path) as file:
+            schema = file.schema_arrow
+    elif table.format == "csv":
+        schema = pa.schema([(column, pa.string()) for column in table.columns])
+    else:
+        schema = pa.schema([])
+        rows = read_rows(table)
+        try:
+            while several := list(islice(rows, BATCH_ROWS)):
+                seen = pa.Table.from_pylist([_whole(row) for row in several]).schema
+                schema = pa.unify_schemas([schema, seen], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise TableInvalid(
+                f"{table.path.name} cannot become Parquet.",
+                f"A column has values of several kinds: {str(error).splitlines()[0]}.",
+                "Write .jsonl or .csv.",
+            ) from error
+    result_types = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())
+    for name, kind in zip(RESULT_COLUMNS, result_types, strict=True):
+        schema = schema.append(pa.field(name, kind))
+    return schema
+
+
+@contextmanager
+def _write_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except Phi3KitError:
+        raise
+    except OSError as error:
+        raise StorageFailed(
+            f"{output} cannot be written.",
+            f"{error.strerror or error}.",
+            "Name another file after -o, or free some space; what was computed is kept.",
+        ) from error

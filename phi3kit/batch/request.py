@@ -1,0 +1,225 @@
+"""Batch request: which file, which column is what, how to answer; and a row's prompt.
+
+Knows columns and messages. Reads no file and asks no model.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from phi3kit.batch.tables import Reading, Table
+from phi3kit.client import Request
+from phi3kit.errors import RequestInvalid, TableInvalid
+from phi3kit.openai_schema import DEFAULT_MAX_TOKENS
+from phi3kit.records import ROLES, FinishReason, Message
+
+PromptFormat = Literal["message", "prompt", "messages"]
+# What a column of this name holds when nobody says which column is what.
+PROMPT_FORMATS: tuple[PromptFormat, ...] = ("message", "prompt", "messages")
+
+RESULT_COLUMNS = ("completion", "prompt_tokens", "completion_tokens", "finish_reason", "error")
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Which column is what."""
+
+    column: str
+    format: PromptFormat
+    system_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How each row is answered; the same names and meanings as in a request."""
+
+    temperature: float = 0.0
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def request(self, prompt: tuple[Message, ...] | str) -> Request:
+        """A row's request."""
+        return Request(prompt, self.temperature, self.max_tokens, self.top_p, self.seed, self.stop)
+
+
+def sampling_of(request: Request) -> Sampling:
+    """How one request is answered, for many."""
+    return Sampling(request.temperature, request.max_tokens, request.top_p, request.seed, request.stop)
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What should be computed."""
+
+    model_uri: str
+    input: Path
+    output: Path
+    column: str | None = None  # None: the column that is called message, prompt or messages
+    format: PromptFormat | None = None
+    system_column: str | None = None
+    system: str | None = None  # one system message for every row that has none of its own
+    sampling: Sampling = field(default_factory=Sampling)
+    reading: Reading = field(default_factory=Reading)
+    at_once: int | None = None  # requests that are under way together; None: as many as the worker writes at once
+    spark: str | None = None  # a Spark master
+    fresh: bool = False  # compute also what was computed before
+
+    def command(self) -> list[str]:
+        """The same batch as a command line."""
+        options: list[tuple[str, object]] = [
+            (f"--{self.format or 'message'}-column", self.column),
+            ("--system-column", self.system_column),
+            ("--system", self.system),
+            ("--encoding", self.reading.encoding),
+            ("--delimiter", self.reading.delimiter),
+            ("--at-once", self.at_once),
+            ("--spark", self.spark),
+        ]
+        default = asdict(Sampling())
+        for name, value in asdict(self.sampling).items():
+            if name != "stop" and value != default[name]:
+                options.append((f"--{name.replace('_', '-')}", value))
+        options += [("--stop", each) for each in self.sampling.stop]
+        # With an equals sign, so that a value may begin with a dash.
+        given = [f"{name}={value}" for name, value in options if value is not None]
+        flags = [*(["--no-header"] if not self.reading.header else []), *(["--fresh"] if self.fresh else [])]
+        return ["batch", self.model_uri, str(self.input), "-o", str(self.output), *given, *flags]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the job's file."""
+        return json.loads(json.dumps(asdict(self), default=str))
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> "BatchRequest":
+        """From a job's file. Raises KeyError or TypeError when it is damaged."""
+        sampling = dict(given["sampling"])
+        return cls(
+            **{
+                **given,
+                "input": Path(given["input"]),
+                "output": Path(given["output"]),
+                "sampling": Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
+                "reading": Reading(**given["reading"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What a row got. Field names are the output's columns, but for `row`, `final` and `duration_s`."""
+
+    row: int  # from 0
+    completion: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+    error: str | None = None
+    final: bool = True  # False: it may succeed when it is asked again
+    duration_s: float = 0.0  # as the engine measured it; 0 for a row that was not asked, or that an earlier run asked
+
+
+def failed(row: int, error: Exception | str, *, final: bool) -> RowResult:
+    """The result of a row that has none."""
+    return RowResult(row, "", 0, 0, "error", " ".join(str(error).split()), final)
+
+
+def map_columns(request: BatchRequest, table: Table) -> Mapped:
+    """Find the column of prompts. Raises TableInvalid."""
+    if taken := [name for name in RESULT_COLUMNS if name in table.columns]:
+        raise TableInvalid(
+            f"{table.path.name} already has a column {taken[0]}.",
+            "The output adds one of this name to the input's columns.",
+            "Rename or remove it.",
+        )
+    for name in (request.column, request.system_column):
+        if name is not None and name not in table.columns:
+            raise TableInvalid(f"{table.path.name} has no column {name!r}.", _has(table), "Name one of these.")
+    if request.column is not None:
+        return Mapped(request.column, request.format or "message", request.system_column)
+    if not table.header and len(table.columns) == 1:
+        return Mapped(table.columns[0], request.format or "message", request.system_column)
+    found = [name for name in PROMPT_FORMATS if name in table.columns]
+    if len(found) == 1:
+        return Mapped(found[0], found[0], request.system_column)
+    if found:
+        raise TableInvalid(
+            f"It is unclear which column of {table.path.name} holds the prompts.",
+            f"It has {' and '.join(found)}.",
+            f"Say which: --{found[0]}-column {found[0]} or --{found[1]}-column {found[1]}.",
+        )
+    raise TableInvalid(
+        f"{table.path.name} has no column message or prompt.",
+        _has(table),
+        "Say which column holds the prompts (--message-column NAME), or that its first row is no header (--no-header).",
+    )
+
+
+def _has(table: Table) -> str:
+    names = ", ".join(repr(name[:40]) for name in table.columns[:8])
+    more = f" and {len(table.columns) - 8} more" if len(table.columns) > 8 else ""
+    return f"Its columns are {names}{more}."
+
+
+def prompt_of(values: Mapping[str, Any], mapped: Mapped, system: str | None) -> tuple[Message, ...] | str:
+    """A row's prompt: messages, or a raw prompt. Raises RequestInvalid."""
+    value = values[mapped.column]
+    if mapped.format == "prompt":
+        return _text(value, "prompt")
+    own = values[mapped.system_column] if mapped.system_column else None
+    first = _text(own, "system message") if own not in (None, "") else system
+    begin = (Message("system", first),) if first else ()
+    if mapped.format == "message":
+        return (*begin, Message("user", _text(value, "message")))
+    messages = _messages(value)
+    return messages if messages[0].role == "system" else (*begin, *messages)
+
+
+def _text(value: object, what: str) -> str:
+    if value is None or value == "" or (isinstance(value, str) and not value.strip()):
+        raise RequestInvalid(f"The {what} is empty.", "There is nothing to answer.", "Fill the cell.")
+    if not isinstance(value, str):
+        raise RequestInvalid(f"The {what} is no text.", f"It is {str(value)[:40]}.", "Write a text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RequestInvalid(
+            f"The {what} is no text.", f"Character {error.start} is half of one.", "Correct it."
+        ) from error
+    return value
+
+
+def _messages(value: object) -> tuple[Message, ...]:
+    """OpenAI's list of messages; in a CSV it stands as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise RequestInvalid("The messages are no JSON.", f"{error}.", "Write a list of messages.") from error
+    if not isinstance(value, list) or not value:
+        raise RequestInvalid("The messages are no list.", f"It is {str(value)[:40]}.", "Write a list of messages.")
+    found = []
+    for message in value:
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise RequestInvalid(
+                "A message has no role.", f"It is {str(message)[:40]}.", f"Give each one of {', '.join(ROLES)}."
+            )
+        found.append(Message(message["role"], _text(message.get("content"), "message")))
+    return tuple(found)
+
+
+def key_of(request: BatchRequest, table: Table, mapped: Mapped, model_digest: str) -> str:
+    """What makes two batches the same: input, columns, model and parameters. Where they are computed does not."""
+    same = {
+        "input": table.sha256,
+        "reading": [table.format, table.header, table.encoding, table.delimiter],
+        "mapped": asdict(mapped),
+        "system": request.system,
+        "model": model_digest,
+        "sampling": asdict(request.sampling),
+    }
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:24]

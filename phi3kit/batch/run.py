@@ -1,0 +1,130 @@
+"""Run: one batch from its file to its output: look through, compute what is missing, write.
+
+Knows the order of these. Where rows are answered, answering and spark know.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from phi3kit.batch.answering import AT_ONCE, Answering, Prompt
+from phi3kit.batch.events import Pace, Progress, Summary
+from phi3kit.batch.journal import Journal
+from phi3kit.batch.output import check_output, write_output
+from phi3kit.batch.request import BatchRequest, Mapped, RowResult, failed, key_of, map_columns, prompt_of
+from phi3kit.batch.tables import Table, open_table, read_rows
+from phi3kit.errors import RequestInvalid
+from phi3kit.logged_models import ResolvedModel, resolve
+from phi3kit.model_uris import canonical
+from phi3kit.settings import Settings
+from phi3kit.workers import WorkerPool
+
+Report = Callable[[Progress], None]
+Answers = Callable[[Iterator[tuple[int, Prompt]]], Iterator[RowResult]]
+
+_REPORT_EVERY_S = 0.5
+
+
+def run_batch(request: BatchRequest, settings: Settings, report: Report, pool: WorkerPool | None = None) -> Summary:
+    """Compute what no earlier run of the same batch has, and write the output.
+
+    pool: whose workers answer; without one the batch has its own and ends it. Rows that cannot be answered carry their
+    error in the output. Raises TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed; what was
+    computed until then is kept.
+    """
+    table = open_table(request.input, request.reading)
+    mapped = map_columns(request, table)
+    check_output(table, request.output)
+    model = resolve(canonical(request.model_uri, settings), settings)  # an alias may move meanwhile
+    key = key_of(request, table, mapped, _digest(model))
+    with Journal(settings, key, fresh=request.fresh) as journal:
+        done = journal.done(table.rows)
+        kept = sum(done)
+        pace = Pace(table.rows, kept)
+        report(pace.progress())
+        if kept < table.rows:
+            with _answers(request, model, settings, pool, f"batch-{key}") as answers:
+                reported_at = time.monotonic()
+                for result in _computed(table, mapped, request.system, done, answers):
+                    journal.add(result)
+                    pace.count(result.completion_tokens, result.error is not None)
+                    if time.monotonic() - reported_at >= _REPORT_EVERY_S:
+                        report(pace.progress())
+                        reported_at = time.monotonic()
+        seconds = pace.seconds
+        report(pace.progress())
+        write_output(table, journal.results(), request.output)
+        failures, prompt_tokens, completion_tokens = journal.counts()
+    return Summary(
+        output=str(request.output),
+        rows=table.rows,
+        computed=pace.computed,
+        kept=kept,
+        failed=failures,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        seconds=round(seconds, 2),
+        tokens_per_s=round(pace.completion_tokens / seconds, 1) if pace.computed else None,
+    )
+
+
+def write_so_far(request: BatchRequest, settings: Settings) -> int:
+    """Write what a stopped batch has computed, with empty cells for the rest; how many rows that is."""
+    table = open_table(request.input, request.reading)
+    mapped = map_columns(request, table)
+    key = key_of(request, table, mapped, _digest(resolve(canonical(request.model_uri, settings), settings)))
+    with Journal(settings, key) as journal:
+        write_output(table, journal.results(), request.output)
+        return sum(journal.done(table.rows))
+
+
+def _computed(
+    table: Table, mapped: Mapped, system: str | None, done: bytearray, answers: Answers
+) -> Iterator[RowResult]:
+    """The results of the rows that are missing; a row without a prompt costs no question."""
+    without: list[RowResult] = []
+
+    def prompts() -> Iterator[tuple[int, Prompt]]:
+        columns = [mapped.column, *([mapped.system_column] if mapped.system_column else [])]
+        for number, row in enumerate(read_rows(table, columns)):
+            if done[number]:
+                continue
+            try:
+                prompt = prompt_of(row, mapped, system)
+            except RequestInvalid as error:
+                without.append(failed(number, error, final=True))
+            else:
+                yield number, prompt
+
+    for result in answers(prompts()):
+        yield result
+        yield from without
+        without.clear()
+    yield from without
+
+
+@contextmanager
+def _answers(
+    request: BatchRequest, model: ResolvedModel, settings: Settings, pool: WorkerPool | None, batch_id: str
+) -> Iterator[Answers]:
+    """Whoever answers rows: a worker on this machine, or Spark."""
+    with ExitStack() as ended:
+        if request.spark:
+            from phi3kit.batch.spark import SparkAnswering
+
+            spark = SparkAnswering(request.spark, model, request.sampling, settings, batch_id)
+            ended.callback(spark.close)
+            yield spark.answers
+            return
+        if pool is None:
+            pool = WorkerPool(settings)
+            ended.callback(pool.close)
+        answering = Answering(pool, model.model_uri, request.sampling, settings, batch_id)
+        ended.callback(answering.close)
+        yield lambda rows: answering.answers(rows, request.at_once or AT_ONCE)
+
+
+def _digest(model: ResolvedModel) -> str:
+    """What tells this model from every other one, however it was named: MLflow's own description of it."""
+    return hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()

@@ -1,0 +1,246 @@
+"""Tables: files of rows (CSV, JSONL, Parquet), looked through once and then read row by row.
+
+A file may be bigger than memory: no more than a piece of it is held. Knows files. Knows no prompts and no models.
+"""
+
+import codecs
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from phi3kit.errors import TableInvalid
+
+Format = Literal["csv", "jsonl", "parquet"]
+FORMATS: dict[str, Format] = {
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
+}  # fmt: skip
+BATCH_ROWS = 1000  # of a Parquet file that are in memory at once
+
+_PIECE = 1 << 20  # bytes that are hashed and decoded at once
+_DELIMITERS = ",;\t|"
+_BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file's bytes become rows; only CSV needs to be told anything."""
+
+    header: bool = True  # the first row names the columns; without it they are column_1, column_2, ...
+    encoding: str | None = None  # None: UTF-8, or what the file's first bytes say
+    delimiter: str | None = None  # None: the one that the first line has most of
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file that was looked through: every row of it can be read."""
+
+    path: Path
+    format: Format
+    columns: tuple[str, ...]
+    rows: int
+    sha256: str  # of the file's bytes
+    header: bool = True
+    encoding: str = "utf-8"
+    delimiter: str = ","
+
+
+def format_of(path: Path) -> Format:
+    """By the file's name. Raises TableInvalid."""
+    found = FORMATS.get(path.suffix.lower())
+    if found is None:
+        raise TableInvalid(
+            f"{path.name} is no table that can be read or written.",
+            f"Its name ends in {path.suffix or 'nothing'}; .csv, .tsv, .jsonl and .parquet are known.",
+            "Save the table as one of these.",
+        )
+    return found
+
+
+def open_table(path: Path, reading: Reading = Reading()) -> Table:
+    """Look through the whole file: its columns, how many rows, whether each can be read. Raises TableInvalid."""
+    kind = format_of(path)
+    with _read_errors(path):
+        if path.stat().st_size == 0:
+            raise TableInvalid(f"{path.name} is empty.", "It has 0 bytes.", "Choose a file with rows.")
+        if kind == "csv":
+            return _open_csv(path, reading)
+        return _open_jsonl(path) if kind == "jsonl" else _open_parquet(path)
+
+
+def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows in their order, as column to value; missing cells are None (in a CSV an empty text).
+
+    columns: only these. Raises TableInvalid when the file changed since it was looked through.
+    """
+    with _read_errors(table.path):
+        if table.format == "csv":
+            for _, cells in _csv_rows(table):
+                yield dict(zip(table.columns, cells, strict=True))
+        elif table.format == "jsonl":
+            for _, row in _jsonl_rows(table.path):
+                yield {column: row.get(column) for column in table.columns}
+        else:
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(table.path) as file:
+                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns) if columns else None):
+                    yield from batch.to_pylist()
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_csv(path: Path, reading: Reading) -> Table:
+    encoding = _encoding(path, reading)
+    sha256 = _decoded(path, encoding)
+    with path.open(encoding=encoding, newline="") as file:
+        first_line = next((line for line in file if line.strip()), "")
+    delimiter = reading.delimiter or ("\t" if path.suffix.lower() == ".tsv" else _delimiter(first_line))
+    draft = Table(path, "csv", (), 0, sha256, reading.header, encoding, delimiter)
+    first = next(_csv_lines(draft), None)
+    if first is None:
+        raise TableInvalid(f"{path.name} is empty.", "It has no row.", "Choose a file with rows.")
+    line, names = first
+    columns = tuple(names) if reading.header else tuple(f"column_{place}" for place in range(1, len(names) + 1))
+    for place, name in enumerate(columns):
+        if name in columns[:place]:
+            raise TableInvalid(
+                f"Two columns of {path.name} are called {name!r}.", f"Line {line} names the columns.", "Rename one."
+            )
+    table = replace(draft, columns=columns)
+    return replace(table, rows=sum(1 for _ in _csv_rows(table)))
+
+
+def _csv_rows(table: Table) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of every row, as many cells as there are columns; blank lines are no rows."""
+    lines = _csv_lines(table)
+    if table.header:
+        next(lines, None)
+    width = len(table.columns)
+    for line, cells in lines:
+        if len(cells) > width:
+            raise TableInvalid(
+                f"Line {line} of {table.path.name} has {len(cells)} cells, and the first one has {width}.",
+                f"A text that has the delimiter {table.delimiter!r} in it stands in quotation marks.",
+                "Correct that line, or name another delimiter.",
+            )
+        yield line, cells + [""] * (width - len(cells))
+
+
+def _csv_lines(table: Table) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a prompt may be longer than the module's 131,072 characters
+    with table.path.open(encoding=table.encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=table.delimiter, strict=True)
+        try:
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, cells
+        except csv.Error as error:
+            raise TableInvalid(
+                f"{table.path.name} is no CSV from line {reader.line_num} on.",
+                f"{error}.",
+                "Correct that line: a quotation mark inside a text is written twice.",
+            ) from error
+
+
+def _delimiter(first_line: str) -> str:
+    return max(_DELIMITERS, key=first_line.count) if any(each in first_line for each in _DELIMITERS) else ","
+
+
+def _encoding(path: Path, reading: Reading) -> str:
+    if reading.encoding:
+        try:
+            found = codecs.lookup(reading.encoding).name
+            "".encode(found)  # codecs has some that are not of texts
+        except LookupError as error:
+            raise TableInvalid(
+                f"There is no encoding {reading.encoding!r}.", f"{error}.", "Name one such as utf-8, cp932 or cp1253."
+            ) from error
+        return "utf-8-sig" if found == "utf-8" else found
+    with path.open("rb") as file:
+        begin = file.read(4)
+    return next((name for bom, name in _BOMS if begin.startswith(bom)), "utf-8-sig")
+
+
+def _decoded(path: Path, encoding: str) -> str:
+    """The file's hash, when all of it can be decoded."""
+    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder(encoding)()
+    lines = 1
+    with path.open("rb") as file:
+        while True:
+            piece = file.read(_PIECE)
+            digest.update(piece)
+            try:
+                text = decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                line = lines + bytes(error.object[: error.start]).count(b"\n")
+                raise TableInvalid(
+                    f"{path.name} is not in {encoding.removesuffix('-sig')}.",
+                    f"Line {line} has bytes that mean nothing in it ({error.object[error.start]:#04x}).",
+                    "Save it as UTF-8, or name its encoding: often cp1252 (Western), cp932 (Japanese) or cp1253 (Greek).",
+                ) from error
+            lines += text.count("\n")
+            if not piece:
+                return digest.hexdigest()
+
+
+def _open_jsonl(path: Path) -> Table:
+    sha256 = _decoded(path, "utf-8-sig")
+    columns: dict[str, None] = {}
+    rows = 0
+    for _, row in _jsonl_rows(path):
+        columns |= dict.fromkeys(row)
+        rows += 1
+    return Table(path, "jsonl", tuple(columns), rows, sha256)
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise TableInvalid(
+                    f"Line {line} of {path.name} is no JSON.", f"{error}.", "Each line holds one object."
+                ) from error
+            if not isinstance(row, dict):
+                raise TableInvalid(
+                    f"Line {line} of {path.name} is no object.",
+                    f"It is {text.strip()[:40]}.",
+                    "Write {…} in each line.",
+                )
+            yield line, row
+
+
+def _open_parquet(path: Path) -> Table:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return Table(path, "parquet", tuple(file.schema_arrow.names), file.metadata.num_rows, sha256_of(path))
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Translate what the file system and Arrow say."""
+    try:
+        yield
+    except OSError as error:
+        # Arrow's own errors are OSErrors or ValueErrors without a number.
+        raise TableInvalid(
+            f"{path.name} cannot be read.", f"{error.strerror or error}.", "Check the file's name and its rights."
+        ) from error
+    except ValueError as error:
+        raise TableInvalid(
+            f"{path.name} cannot be read.", f"{str(error).splitlines()[0]}.", "Write the file anew, or choose another."
+        ) from error

@@ -1,0 +1,155 @@
+"""Compose: phi3kit for a team in containers: the app, MLflow's server on PostgreSQL, and a worker with one model.
+
+Knows Docker Compose and what a build needs to be repeated there. Runs nothing.
+"""
+
+import shlex
+
+from phi3kit.deployment.recipes import File, Recipe, Step
+from phi3kit.logged_models import LoggedModel
+from phi3kit.records import PRECISIONS
+from phi3kit.sources.find import EMBEDDED
+
+POSTGRES_DRIVER = "psycopg2-binary==2.9.13"
+
+DOCKERFILE = f"""# phi3kit: app, worker and MLflow's server are one image with three commands.
+FROM python:3.11-slim
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+WORKDIR /app
+COPY requirements.txt .
+# torch first and alone: add PyTorch's own CPU index here (--index-url ...) for an image without CUDA's gigabytes.
+RUN pip install "$(grep '^torch==' requirements.txt)"
+RUN pip install -r requirements.txt {POSTGRES_DRIVER}
+COPY . .
+RUN useradd --create-home phi3kit && mkdir /data /artifacts && chown phi3kit /data /artifacts
+USER phi3kit
+ENV PHI3KIT_HOME=/data
+EXPOSE 8501
+CMD ["streamlit", "run", "streamlit_app.py", "--server.address", "0.0.0.0", "--server.port", "8501", \\
+     "--server.fileWatcherType", "none"]
+"""
+
+DOCKERIGNORE = """.git
+.venv
+.phi3kit
+.env
+**/__pycache__
+"""
+
+_COMPOSE = """# phi3kit for a team. Passwords and the worker's key come from .env; nothing listens beyond this machine:
+# put a proxy with TLS and sign-in before ports 8501 and 8000.
+name: phi3kit
+
+x-phi3kit: &phi3kit
+  build: .
+  image: phi3kit
+  restart: unless-stopped
+
+services:
+  db:
+    image: postgres:17
+    restart: unless-stopped
+    environment:
+      POSTGRES_USER: mlflow
+      POSTGRES_DB: mlflow
+      POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?set it in .env}
+    volumes:
+      - db:/var/lib/postgresql/data
+    healthcheck:
+      test: [CMD-SHELL, pg_isready --username mlflow]
+      interval: 5s
+      retries: 20
+
+  mlflow:
+    <<: *phi3kit
+    command: >-
+      mlflow server --host 0.0.0.0 --port 5000 --artifacts-destination /artifacts
+      --allowed-hosts mlflow:5000,localhost:5000,127.0.0.1:5000
+    environment:
+      MLFLOW_BACKEND_STORE_URI: postgresql://mlflow:${POSTGRES_PASSWORD:?set it in .env}@db:5432/mlflow
+    volumes:
+      - artifacts:/artifacts
+    ports:
+      - 127.0.0.1:5000:5000
+    depends_on:
+      db:
+        condition: service_healthy
+    healthcheck:
+      test: [CMD, python, -c, "import urllib.request as r; r.urlopen('http://127.0.0.1:5000/health')"]
+      interval: 5s
+      retries: 30
+
+  app:
+    <<: *phi3kit
+    environment:
+      MLFLOW_TRACKING_URI: http://mlflow:5000
+    volumes:
+      - data:/data
+    ports:
+      - 127.0.0.1:8501:8501
+    depends_on:
+      mlflow:
+        condition: service_healthy
+
+  worker:
+    <<: *phi3kit
+    # An alias (models:/NAME@champion) is followed when the worker starts: docker compose restart worker.
+    command: [python, -m, phi3kit, serve, "@MODEL_URI@", --host, 0.0.0.0, --port, "8000"]
+    environment:
+      MLFLOW_TRACKING_URI: http://mlflow:5000
+      PHI3KIT_API_KEY: ${PHI3KIT_API_KEY:?set it in .env}
+    volumes:
+      - worker-data:/data
+    ports:
+      - 127.0.0.1:8000:8000
+    depends_on:
+      mlflow:
+        condition: service_healthy
+
+volumes:
+  db:
+  artifacts:
+  data:
+  worker-data:
+"""
+
+_SECRETS = """(umask 077; python3 - > .env <<'END'
+import secrets
+print(f"POSTGRES_PASSWORD={secrets.token_hex(16)}")
+print(f"PHI3KIT_API_KEY={secrets.token_urlsafe(24)}")
+END
+)"""
+
+
+def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
+    """App, MLflow's server, PostgreSQL and a worker in containers.
+
+    registered_as: the name under which the model is built again in the containers' own store.
+    """
+    name = registered_as or f"phi3-{model.wrapper}"
+    return Recipe(
+        "Compose",
+        "Everything for a team on one machine: the app, MLflow's server on PostgreSQL, and a worker with a key.",
+        (
+            Step("Make the passwords, beside the files below in the project's folder", _SECRETS),
+            Step("Start the store and the app", "docker compose up --build --detach db mlflow app", needs="docker"),
+            Step("Build the same model in that store", _build(model, name), needs="docker"),
+            Step("Start the worker", "docker compose up --detach worker", needs="docker"),
+        ),
+        (
+            File("compose.yaml", "yaml", _COMPOSE.replace("@MODEL_URI@", f"models:/{name}/1")),
+            File("Dockerfile", "dockerfile", DOCKERFILE),
+            File(".dockerignore", "text", DOCKERIGNORE),
+        ),
+        ("The containers have a store of their own: the model is built in it once more, from the same weights.",),
+    )
+
+
+def _build(model: LoggedModel, name: str) -> str:
+    folder = model.source.startswith("/")
+    command = ["docker", "compose", "run", "--rm"]
+    command += ["--volume", f"{model.source}:/source:ro"] if folder else []
+    command += ["app", "python", "-m", "phi3kit", "build", "--wrapper", model.wrapper]
+    command += ["--source", "/source" if folder else model.source or EMBEDDED]
+    command += ["--precision", model.precision] if model.precision in PRECISIONS else []
+    return shlex.join([*command, "--register", name])

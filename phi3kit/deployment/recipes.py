@@ -1,0 +1,192 @@
+"""Recipes: how a logged model is served, as commands and files that can be copied.
+
+Knows phi3kit's and MLflow's command lines, systemd and the shell. Runs nothing. Every command here is run by a test as
+it is shown; what needs root or a container engine is checked without.
+"""
+
+import getpass
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from phi3kit.deployment.servers import TIMEOUT_S, serve_command
+from phi3kit.records import WrapperName
+from phi3kit.settings import PROJECT_ROOT, Settings
+from phi3kit.wrappers.check import MESSAGES_INPUT, PROMPT_INPUT
+
+Language = Literal["bash", "ini", "yaml", "dockerfile", "text"]
+Needs = Literal["", "docker", "root"]
+
+UNIT = "phi3kit-worker.service"
+_KEY_FILE = "/etc/phi3kit/worker.env"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to type."""
+
+    what: str
+    command: str  # for bash, in the shell of the steps before it
+    serves: bool = False  # it runs until it is ended: the next step goes into another shell
+    needs: Needs = ""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to save."""
+
+    name: str
+    language: Language
+    text: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to serve a model."""
+
+    title: str
+    sentence: str
+    steps: tuple[Step, ...]
+    files: tuple[File, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def worker(model_uri: str, port: int, settings: Settings) -> Recipe:
+    """phi3kit's own worker in the foreground."""
+    serve = shlex.join(["python", "-m", "phi3kit", "serve", model_uri, "--port", str(port)])
+    messages = json.dumps({**MESSAGES_INPUT, "max_tokens": 64})
+    return Recipe(
+        "phi3kit serve",
+        "OpenAI's protocol with streaming, stop, seed and token counts; every turn is logged and charted on Usage.",
+        (
+            shell(settings),
+            Step("Serve on this machine", serve, serves=True),
+            Step("Ask, in another shell", _curl(port, "/v1/chat/completions", messages)),
+        ),
+        notes=(
+            "Other machines need a key: set PHI3KIT_API_KEY, add --host 0.0.0.0, and send it as Authorization: Bearer KEY.",
+            "An alias is followed when the worker starts; start it again after the alias has moved.",
+        ),
+    )
+
+
+def scoring_server(model_uri: str, wrapper: WrapperName, port: int, settings: Settings) -> Recipe:
+    """MLflow's own scoring server."""
+    return Recipe(
+        "mlflow models serve",
+        "MLflow's scoring protocol, as any MLflow client expects it; needs no phi3kit where it runs.",
+        (
+            shell(settings),
+            Step("Serve on this machine", shlex.join(serve_command(model_uri, port)), serves=True),
+            Step("Ask, in another shell", _curl(port, "/invocations", json.dumps(native_input(wrapper)))),
+        ),
+        notes=(
+            "It does not stream, has no /v1 routes and asks for no key: keep it on this machine or behind a proxy.",
+            f"Without --timeout a request ends after 60 s; here it may take {TIMEOUT_S} s.",
+            "The content type must be sent: without it MLflow answers 500. With another environment than this one, "
+            "leave out --env-manager local: MLflow then installs the model's own pins.",
+        ),
+    )
+
+
+def image(model_uri: str, wrapper: WrapperName, port: int, settings: Settings) -> Recipe:
+    """An image of MLflow's scoring server."""
+    name = f"phi3-{wrapper}"
+    folder = f"{name}-image"
+    return Recipe(
+        "mlflow models build-docker",
+        "An image with the model and its pinned packages inside, for any container platform.",
+        (
+            shell(settings),
+            Step("Look at what will be built", shlex.join(
+                ["mlflow", "models", "generate-dockerfile", "--model-uri", model_uri, "--output-directory", folder]
+            )),
+            Step("Build the image", shlex.join(
+                ["mlflow", "models", "build-docker", "--model-uri", model_uri, "--name", name]
+            ), needs="docker"),
+            Step("Run it", f"docker run --rm --publish 127.0.0.1:{port}:8080 {name}", serves=True, needs="docker"),
+            Step("Ask, in another shell", _curl(port, "/invocations", json.dumps(native_input(wrapper))), needs="docker"),
+        ),
+        notes=("The image takes PyPI's packages: for the transformers wrapper that is a torch of several GB.",),
+    )  # fmt: skip
+
+
+def unit(model_uri: str, port: int, settings: Settings) -> Recipe:
+    """A systemd unit around phi3kit's worker."""
+    python = _in_unit(sys.executable)
+    environment = [f"PHI3KIT_HOME={settings.home}", f"MLFLOW_TRACKING_URI={shown_store(settings)}"]
+    lines = [
+        "[Unit]",
+        f"Description=phi3kit worker for {model_uri.replace('%', '%%')}",
+        "After=network-online.target",
+        "Wants=network-online.target",
+        "",
+        "[Service]",
+        "Type=exec",
+        f"User={getpass.getuser()}",
+        f"WorkingDirectory={str(PROJECT_ROOT).replace('%', '%%')}",
+        *(f"Environment={_in_unit(each)}" for each in environment),
+        f"EnvironmentFile=-{_KEY_FILE}",
+        f"ExecStart={python} -m phi3kit serve {_in_unit(model_uri)} --host 127.0.0.1 --port {port}",
+        "Restart=on-failure",
+        "RestartSec=5",
+        "TimeoutStopSec=10",
+        "NoNewPrivileges=yes",
+        "PrivateTmp=yes",
+        "ProtectSystem=full",
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    ]
+    return Recipe(
+        "systemd",
+        "phi3kit's worker as a service of a Linux machine: it starts with the machine and again after a crash.",
+        (
+            Step("Check the file", f"systemd-analyze verify ./{UNIT}"),
+            Step("Install and start it", f"sudo cp {UNIT} /etc/systemd/system/\nsudo systemctl daemon-reload\n"
+                 f"sudo systemctl enable --now {UNIT}", needs="root"),
+            Step("See how it is", f"systemctl status {UNIT}\njournalctl --unit {UNIT} --lines 50", needs="root"),
+        ),
+        (File(UNIT, "ini", "\n".join(lines) + "\n"),),
+        (f"A key goes into {_KEY_FILE} as PHI3KIT_API_KEY=…, readable by root only; then --host may be another one.",),
+    )  # fmt: skip
+
+
+def shell(settings: Settings) -> Step:
+    """What a shell needs before the commands of this app work in it."""
+    lines = [
+        f"cd {shlex.quote(str(PROJECT_ROOT))}",
+        f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
+        f"export PHI3KIT_HOME={shlex.quote(str(settings.home))}",
+        f"export MLFLOW_TRACKING_URI={shlex.quote(shown_store(settings))}",
+    ]
+    return Step("Once in each shell", "\n".join(lines))
+
+
+def shown_store(settings: Settings) -> str:
+    """The tracking URI with PASSWORD in the place of a password: pages show it."""
+    parts = urlsplit(settings.tracking_uri)
+    if not parts.password:
+        return settings.tracking_uri
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:PASSWORD@{host}"))
+
+
+def native_input(wrapper: WrapperName) -> dict[str, object]:
+    """A request that the wrapper's own signature takes."""
+    return dict(MESSAGES_INPUT if wrapper == "transformers" else PROMPT_INPUT)
+
+
+def _curl(port: int, path: str, body: str) -> str:
+    content = "-H 'Content-Type: application/json'"
+    return f"curl -sS http://127.0.0.1:{port}{path} {content} -d {shlex.quote(body)}"
+
+
+def _in_unit(word: str) -> str:
+    """A word of a unit file: specifiers and quotes taken as they are."""
+    word = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
+    return f'"{word}"' if any(char in word for char in " \t'\\") else word

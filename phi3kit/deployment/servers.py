@@ -1,0 +1,219 @@
+"""Servers: `mlflow models serve` as a child of the app: start it, watch it, ask it, end it.
+
+Knows MLflow's command line and its scoring protocol. phi3kit's own workers are another matter (see workers).
+"""
+
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from phi3kit.errors import Busy, RequestInvalid, WorkerFailed
+from phi3kit.logged_models import resolve
+from phi3kit.processes import end, log_tail, tell_to_end
+from phi3kit.records import WrapperName
+from phi3kit.settings import Settings, child_environment
+
+ServerState = Literal["starting", "ready", "ended"]
+
+TIMEOUT_S = 600  # of one request; MLflow's own 60 s are too few for a real Phi-3 on a CPU
+_GRACE_S = 10.0  # the keeper's own grace, and a little more
+_LOOK_S = 2.0
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """A scoring server as it stands now."""
+
+    model_uri: str  # the logged model's own
+    asked_as: str
+    wrapper: WrapperName
+    port: int
+    state: ServerState
+    exit_code: int | None
+    pid: int
+    started_at: float  # seconds since the epoch
+    command: str  # as one would type it
+    log_file: Path
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}/invocations"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a scoring server answered."""
+
+    status: int
+    seconds: float
+    text: str
+
+
+@dataclass
+class _Server:
+    process: subprocess.Popen[str]
+    first: ServerStatus
+    ready: bool = False
+
+
+class ScoringServers:
+    """The `mlflow models serve` processes of one app, one a logged model. Safe to share between sessions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._servers: dict[str, _Server] = {}
+        self._guard = threading.Lock()
+
+    def start(self, model_uri: str, port: int | None = None) -> ServerStatus:
+        """Start a server for the model, or give the one that runs. It is ready some seconds later: see statuses().
+
+        port: None takes a free one. Raises ModelNotFound, StorageFailed, or RequestInvalid for a port in use.
+        """
+        model = resolve(model_uri, self._settings)
+        with self._guard:
+            running = self._servers.get(model.model_uri)
+            if running and running.process.poll() is None:
+                return _status(running)
+            chosen = free_port() if port is None else port
+            check_port(chosen)
+            server = self._launch(model.model_uri, model_uri, model.wrapper, chosen)
+            if running:
+                end(running.process)  # closes its pipes
+            self._servers[model.model_uri] = server
+            return _status(server)
+
+    def statuses(self) -> list[ServerStatus]:
+        """Every server that was started and not stopped, those that ended by themselves too."""
+        with self._guard:
+            servers = list(self._servers.values())
+        return [_status(server) for server in servers]
+
+    def stop(self, model_uri: str) -> None:
+        """End the model's server, if there is one. model_uri: as statuses() names it."""
+        with self._guard:
+            server = self._servers.pop(model_uri, None)
+        if server:
+            tell_to_end(server.process)
+            end(server.process, _GRACE_S)
+
+    def close(self) -> None:
+        """End all of them."""
+        with self._guard:
+            servers, self._servers = list(self._servers.values()), {}
+        for server in servers:
+            tell_to_end(server.process)
+        for server in servers:
+            end(server.process, _GRACE_S)
+
+    def _launch(self, model_uri: str, asked_as: str, wrapper: WrapperName, port: int) -> _Server:
+        logs = self._settings.home / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        log_file = logs / f"scoring-{wrapper}-{port}.log"
+        command = serve_command(model_uri, port)
+        with log_file.open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "phi3kit.deployment.keeper", *command],
+                env=environment(self._settings),
+                cwd=logs,  # not the project: MLflow puts the working folder on the model's import path
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        first = ServerStatus(
+            *(model_uri, asked_as, wrapper, port, "starting", None, process.pid, time.time()),
+            command=shlex.join(serve_command(asked_as, port)),
+            log_file=log_file,
+        )
+        return _Server(process, first)
+
+
+def serve_command(model_uri: str, port: int) -> list[str]:
+    """MLflow's command for a scoring server with the packages that are installed here."""
+    return [
+        *("mlflow", "models", "serve", "--model-uri", model_uri, "--port", str(port)),
+        *("--env-manager", "local", "--timeout", str(TIMEOUT_S)),
+    ]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """MLflow's command starts uvicorn by its name: the folder of both must be on PATH, else it ends with code 127."""
+    programs = str(Path(sys.executable).parent)
+    return child_environment(settings) | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> Reply:
+    """Send JSON to a server's /invocations and take what it answers, errors too.
+
+    Raises Busy while it starts, and WorkerFailed when it is gone.
+    """
+    if server.state == "starting":
+        raise Busy(waiting=0, retry_after_s=5)
+    began = time.perf_counter()
+    try:
+        # Without the content type MLflow answers 500.
+        answer = httpx.post(server.url, content=body, headers={"Content-Type": "application/json"}, timeout=timeout_s)
+    except httpx.HTTPError as error:
+        tail = " ".join(log_tail(server.log_file, 2))
+        raise WorkerFailed(
+            f"The server at {server.url} did not answer.", f"{error or type(error).__name__}. {tail}", "Start it again."
+        ) from error
+    return Reply(answer.status_code, time.perf_counter() - began, answer.text)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def first_free_port(wanted: int) -> int:
+    """The wanted port, or the next one that nothing listens on; any free one after a hundred."""
+    for port in range(wanted, min(wanted + 100, 65_536)):
+        with contextlib.suppress(RequestInvalid):
+            check_port(port)
+            return port
+    return free_port()
+
+
+def check_port(port: int) -> None:
+    """Raises RequestInvalid when the port is none, or something listens on it."""
+    why = None if 0 < port < 65_536 else "Ports go from 1 to 65,535"
+    try:
+        if why is None:
+            socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise RequestInvalid(
+            f"Port {port} cannot be used.",
+            f"{why}.",
+            "Choose another port, leave it empty for a free one, or end the program that uses it.",
+            param="port",
+        )
+
+
+def _status(server: _Server) -> ServerStatus:
+    code = server.process.poll()
+    if code is None and not server.ready:
+        try:
+            server.ready = httpx.get(f"http://127.0.0.1:{server.first.port}/health", timeout=_LOOK_S).is_success
+        except httpx.HTTPError:
+            server.ready = False
+    state: ServerState = "ended" if code is not None else "ready" if server.ready else "starting"
+    first = server.first
+    return ServerStatus(
+        *(first.model_uri, first.asked_as, first.wrapper, first.port, state, code),
+        *(first.pid, first.started_at, first.command, first.log_file),
+    )

@@ -1,0 +1,138 @@
+"""Evaluate: ask every question, score the answers with MLflow's evaluation, log the scores as one run.
+
+Knows mlflow.models.evaluate. (mlflow.genai.evaluate gives the same scores and writes a trace a question: 0.2 s each.)
+Runs in a process of its own, see jobs.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from statistics import mean, quantiles
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.metrics import MetricValue, make_metric
+
+from phi3kit.batch.answering import Answering
+from phi3kit.batch.events import Pace, Progress
+from phi3kit.batch.request import RowResult
+from phi3kit.errors import BatchFailed
+from phi3kit.evaluation import scores
+from phi3kit.evaluation.request import EvaluationRequest, Questions, read_questions
+from phi3kit.evaluation.results import DIGEST_TAG, Evaluation, find_evaluation
+from phi3kit.logged_models import resolve
+from phi3kit.model_uris import canonical
+from phi3kit.settings import Settings
+from phi3kit.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.workers import WorkerPool
+
+_REPORT_EVERY_S = 0.5
+
+
+def evaluate(
+    request: EvaluationRequest, settings: Settings, report: Callable[[Progress], None], pool: WorkerPool | None = None
+) -> Evaluation:
+    """Evaluate a model and log the run.
+
+    A question that cannot be answered scores 0 and is counted as failed. pool: whose workers answer; without one the
+    evaluation has its own and ends it. Raises TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed.
+    """
+    asked = read_questions(request)
+    model = resolve(canonical(request.model_uri, settings), settings)
+    experiment = experiment_id(settings, EVALUATIONS_EXPERIMENT)
+    workers = pool or WorkerPool(settings)
+    answering = Answering(workers, model.model_uri, request.sampling, settings, f"evaluation-{asked.digest}")
+    try:
+        results = _answers(answering, asked, request.at_once, report)
+    finally:
+        answering.close()
+        if pool is None:
+            workers.close()
+    if all(result.error for result in results):
+        raise BatchFailed(
+            "No question was answered.", f"The first one: {results[0].error}", "Look at the questions and the model."
+        )
+    table = _table(asked, results)
+    open_store(settings)
+    tags = {"phi3kit.model_uri": model.model_uri, "phi3kit.wrapper": model.wrapper, DIGEST_TAG: asked.digest}
+    with (
+        storage_errors(settings.home),
+        mlflow.start_run(experiment_id=experiment, run_name=f"evaluate {model.wrapper}", tags=tags) as run,
+    ):
+        asked_as = {"model_uri": request.model_uri, "data": asked.name, "questions": len(asked.questions)}
+        mlflow.log_params({**asked_as, "at_once": request.at_once, **asdict(request.sampling)})
+        _scored(table, asked)
+        mlflow.log_metrics(_metrics(table))
+    return find_evaluation(run.info.run_id, settings)
+
+
+def _answers(
+    answering: Answering, asked: Questions, at_once: int, report: Callable[[Progress], None]
+) -> list[RowResult]:
+    """A result a question, in their order."""
+    pace = Pace(len(asked.questions), 0)
+    report(pace.progress())
+    reported_at = time.monotonic()
+    found: list[RowResult] = []
+    rows = ((number, question.prompt) for number, question in enumerate(asked.questions))
+    for result in answering.answers(rows, at_once):
+        found.append(result)
+        pace.count(result.completion_tokens, result.error is not None)
+        if time.monotonic() - reported_at >= _REPORT_EVERY_S:
+            report(pace.progress())
+            reported_at = time.monotonic()
+    report(pace.progress())
+    return sorted(found, key=lambda result: result.row)
+
+
+def _table(asked: Questions, results: list[RowResult]) -> pd.DataFrame:
+    rows = [
+        {
+            "question": question.shown,
+            "expected": question.expected,
+            "answer": result.completion,
+            "completion_tokens": result.completion_tokens,
+            "latency_s": result.duration_s,
+            "error": result.error or "",
+        }
+        for question, result in zip(asked.questions, results, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _scored(table: pd.DataFrame, asked: Questions) -> None:
+    """Let MLflow score the table into the active run, and put the scores into the table too."""
+    metrics = []
+    for name in scores.SCORES:
+        score = getattr(scores, name)
+        table[name] = [score(answer, wanted) for answer, wanted in zip(table["answer"], table["expected"], strict=True)]
+
+        def of_all(predictions: Any, targets: Any, score: Any = score) -> MetricValue:
+            values = [score(answer, wanted) for answer, wanted in zip(predictions, targets, strict=True)]
+            return MetricValue(scores=values, aggregate_results={})  # its means are logged under plain names
+
+        metrics.append(make_metric(eval_fn=of_all, greater_is_better=True, name=name))
+    data = mlflow.data.from_pandas(
+        table[["question", "expected", "answer", "completion_tokens", "latency_s", "error"]],
+        targets="expected",
+        predictions="answer",
+        name=asked.name,
+        digest=asked.digest,
+    )
+    mlflow.models.evaluate(data=data, extra_metrics=metrics, evaluators="default")
+
+
+def _metrics(table: pd.DataFrame) -> dict[str, float]:
+    """The run's metrics; names and units as everywhere."""
+    answered = table[table["error"] == ""]
+    latency = list(answered["latency_s"])
+    means = {name: float(table[name].mean()) for name in scores.SCORES}
+    return {
+        **means,
+        "completion_tokens": float(answered["completion_tokens"].mean()),
+        "latency_s": mean(latency),
+        "latency_p95_s": quantiles(latency, n=20)[-1] if len(latency) > 1 else latency[0],
+        "questions": float(len(table)),
+        "failed": float(len(table) - len(answered)),
+    }

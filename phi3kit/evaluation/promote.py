@@ -1,0 +1,22 @@
+"""Promote: let an alias such as champion point to the version that an evaluation has found best.
+
+Knows the registry. Scores nothing.
+"""
+
+from phi3kit.evaluation.results import Evaluation
+from phi3kit.registry import list_registered, register, set_alias
+from phi3kit.settings import Settings
+
+
+def promote(evaluation: Evaluation, name: str, alias: str, settings: Settings) -> str:
+    """Point models:/NAME@ALIAS to the evaluated model, which becomes a version of NAME when it is none yet; that URI.
+
+    Raises RequestInvalid, ModelNotFound or StorageFailed.
+    """
+    versions = [version for each in list_registered(settings) if each.name == name for version in each.versions]
+    mine = next((version for version in versions if version.logged_model == evaluation.model_uri), None)
+    if mine is None:
+        register(evaluation.model_uri, name, settings, aliases=[alias])
+    else:
+        set_alias(name, alias, mine.version, settings)
+    return f"models:/{name}@{alias}"

@@ -1,0 +1,114 @@
+"""Evaluation request: which model, which questions; and the questions of a table.
+
+Knows columns. Asks no model.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phi3kit.batch.request import BatchRequest, Sampling, map_columns, prompt_of
+from phi3kit.batch.tables import Table, open_table, read_rows
+from phi3kit.embedded import QUESTIONS_FILE
+from phi3kit.errors import RequestInvalid, TableInvalid
+from phi3kit.records import Message
+
+EMBEDDED_QUESTIONS = "embedded"
+EXPECTED_COLUMN = "expected"
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What should be evaluated."""
+
+    model_uri: str
+    data: str = EMBEDDED_QUESTIONS  # or the path of a table
+    expected_column: str = EXPECTED_COLUMN
+    limit: int | None = None  # questions, taken evenly from the table; None: all
+    at_once: int = 1  # more is faster, and each answer takes longer
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def command(self) -> list[str]:
+        """The same evaluation as a command line."""
+        options: list[tuple[str, object]] = [("--data", self.data), ("--expected-column", self.expected_column)]
+        options += [("--limit", self.limit), ("--at-once", self.at_once), ("--max-tokens", self.sampling.max_tokens)]
+        return ["evaluate", self.model_uri, *(f"{name}={value}" for name, value in options if value is not None)]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the job's file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> "EvaluationRequest":
+        """From a job's file. Raises KeyError or TypeError when it is damaged."""
+        sampling = dict(given["sampling"])
+        return cls(**{**given, "sampling": Sampling(**{**sampling, "stop": tuple(sampling["stop"])})})
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question and the answer that is wanted."""
+
+    shown: str  # the cell as the table has it
+    prompt: tuple[Message, ...] | str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions of an evaluation. Two evaluations with the same digest asked the same."""
+
+    name: str
+    digest: str
+    questions: tuple[Question, ...]
+
+
+def read_questions(request: EvaluationRequest) -> Questions:
+    """Read and check every question. Raises TableInvalid."""
+    embedded = request.data == EMBEDDED_QUESTIONS
+    table = open_table(QUESTIONS_FILE if embedded else Path(request.data))
+    if request.expected_column not in table.columns:
+        raise TableInvalid(
+            f"{table.path.name} has no column {request.expected_column}.",
+            f"Its columns are {', '.join(table.columns[:8])}.",
+            "Name the column of right answers: --expected-column NAME.",
+        )
+    if table.rows == 0:
+        raise TableInvalid(f"{table.path.name} has no question.", "It has a header only.", "Write some rows.")
+    chosen = _evenly(table.rows, request.limit)
+    questions = tuple(question for number, question in enumerate(_questions(request, table)) if number in chosen)
+    told = json.dumps([[each.shown, each.expected] for each in questions])
+    digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return Questions("embedded (withheld phrasings)" if embedded else table.path.name, digest, questions)
+
+
+def _questions(request: EvaluationRequest, table: Table) -> list[Question]:
+    mapped = map_columns(_as_batch(request, table), table)
+    found = []
+    for number, row in enumerate(read_rows(table), start=1):
+        expected = row[request.expected_column]
+        try:
+            prompt = prompt_of(row, mapped, None)
+            if not isinstance(expected, str) or not expected.strip():
+                raise RequestInvalid("The expected answer is empty.", "Nothing can be scored.", "Fill the cell.")
+        except RequestInvalid as error:
+            raise TableInvalid(
+                f"Row {number} of {table.path.name} is no question.", f"{error.what} {error.why}", error.next_step
+            ) from error
+        shown = row[mapped.column]
+        found.append(Question(shown if isinstance(shown, str) else json.dumps(shown), prompt, expected))
+    return found
+
+
+def _as_batch(request: EvaluationRequest, table: Table) -> BatchRequest:
+    return BatchRequest(request.model_uri, table.path, table.path)
+
+
+def _evenly(rows: int, limit: int | None) -> set[int]:
+    """Which rows are taken: all, or so many at equal distances, so that every part of the table has its share."""
+    if limit is None or limit >= rows:
+        return set(range(rows))
+    return {place * rows // limit for place in range(limit)}

@@ -1,0 +1,125 @@
+"""Results: the evaluations that were logged, their answers, and two of them question by question.
+
+Reads the runs of phi3kit-evaluations. Evaluates nothing.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from phi3kit.errors import StorageFailed
+from phi3kit.evaluation.scores import SCORES
+from phi3kit.records import WrapperName
+from phi3kit.settings import Settings
+from phi3kit.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
+
+DIGEST_TAG = "phi3kit.questions"  # the same for two evaluations that asked the same
+
+_TABLE = "eval_results_table.json"  # as MLflow calls it
+_MOST = 500  # evaluations that are listed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation that was logged; field names are the CLI's JSON keys."""
+
+    run_id: str
+    at: datetime
+    model_uri: str  # models:/m-…
+    asked_as: str  # the URI that was given, perhaps an alias
+    wrapper: WrapperName
+    data: str
+    digest: str
+    questions: int
+    failed: int
+    exact: float  # scores are shares from 0 to 1
+    contains: float
+    word_f1: float
+    completion_tokens: float  # a question, mean
+    latency_s: float  # a question, mean
+    latency_p95_s: float
+    at_once: int  # requests under way together while latency was measured
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys and values of the CLI's line."""
+        return {**asdict(self), "at": self.at.isoformat(timespec="seconds")}
+
+
+def list_evaluations(settings: Settings) -> list[Evaluation]:
+    """The finished evaluations, newest first. Raises StorageFailed."""
+    client = open_store(settings)
+    with storage_errors(settings.home):
+        experiment = client.get_experiment_by_name(EVALUATIONS_EXPERIMENT)
+        if experiment is None:
+            return []
+        runs = client.search_runs(
+            [experiment.experiment_id],
+            filter_string=f"attributes.status = 'FINISHED' and tags.`{DIGEST_TAG}` != ''",
+            order_by=["attributes.start_time DESC"],
+            max_results=_MOST,
+        )
+    return [found for run in runs if (found := _evaluation(run))]
+
+
+def find_evaluation(run_id: str, settings: Settings) -> Evaluation:
+    """One evaluation. Raises StorageFailed."""
+    client = open_store(settings)
+    with storage_errors(settings.home):
+        found = _evaluation(client.get_run(run_id))
+    if found is None:
+        raise StorageFailed(f"The run {run_id} is no evaluation.", "It has no scores.", "Choose another run.")
+    return found
+
+
+def answers_of(run_id: str, settings: Settings) -> pd.DataFrame:
+    """The questions of an evaluation: question, expected, answer, error, latency_s, completion_tokens, and each score.
+
+    Raises StorageFailed.
+    """
+    open_store(settings)
+    with storage_errors(settings.home):
+        table = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{_TABLE}"))
+    found = pd.DataFrame(table["data"], columns=table["columns"])
+    return found.rename(columns={f"{name}/score": name for name in SCORES})
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Question by question, in their order: what both were asked, both answers, both scores, and which is better.
+
+    a, b: what answers_of gave of two evaluations with the same digest.
+    """
+    both = a[["question", "expected"]].copy()
+    for side, table in (("a", a), ("b", b)):
+        both[f"answer_{side}"] = list(table["answer"])
+        both[f"exact_{side}"] = [bool(value) for value in table["exact"]]
+        both[f"word_f1_{side}"] = list(table["word_f1"])
+    differences = list(
+        both["exact_a"].astype(int) - both["exact_b"].astype(int) + both["word_f1_a"] - both["word_f1_b"]
+    )
+    both["better"] = ["A" if each > 0 else "B" if each < 0 else "same" for each in differences]
+    return both
+
+
+def _evaluation(run: Any) -> Evaluation | None:
+    """None for a run that is another program's, or was changed."""
+    metrics, params, tags = run.data.metrics, run.data.params, run.data.tags
+    try:
+        return Evaluation(
+            run_id=run.info.run_id,
+            at=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            model_uri=tags["phi3kit.model_uri"],
+            asked_as=params["model_uri"],
+            wrapper=tags["phi3kit.wrapper"],
+            data=params["data"],
+            digest=tags[DIGEST_TAG],
+            questions=int(metrics["questions"]),
+            failed=int(metrics["failed"]),
+            **{name: float(metrics[name]) for name in (*SCORES, "completion_tokens", "latency_s", "latency_p95_s")},
+            at_once=int(params["at_once"]),
+        )
+    except (KeyError, ValueError):
+        return None

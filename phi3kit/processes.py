@@ -1,0 +1,35 @@
+"""Processes: what every child of the app has: a log file, a tail of it, an end.
+
+Knows nothing of what a child does.
+"""
+
+import subprocess
+from collections import deque
+from pathlib import Path
+
+
+def log_tail(log_file: Path, lines: int) -> list[str]:
+    """The last lines of a log."""
+    try:
+        with log_file.open(encoding="utf-8", errors="replace") as file:
+            return [line.rstrip() for line in deque(file, maxlen=lines)]
+    except OSError:
+        return []
+
+
+def tell_to_end(process: subprocess.Popen[str]) -> None:
+    """Close its pipes: a child that reads its stdin ends by that."""
+    for stream in (process.stdin, process.stdout):
+        if stream:
+            stream.close()
+
+
+def end(process: subprocess.Popen[str], grace_s: float = 5.0) -> None:
+    """End a child and wait until it is gone."""
+    tell_to_end(process)
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,67 @@
+"""Tokens: what a text is cut into, as /tokenize tells it and the pages show it.
+
+Knows the shape of a token. Knows no tokenizer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+PHI3_4K_CONTEXT, PHI3_4K_WINDOW = 4096, 2047  # of the Phi-3 models with the short context
+
+TokenKind = Literal["text", "special", "byte"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a prompt."""
+
+    id: int
+    text: str  # what it writes; U+FFFD for a byte that is no character alone
+    bytes: tuple[int, ...]
+    kind: TokenKind  # special: structure; byte: one byte of a character that the vocabulary lacks
+    span: tuple[int, int] | None = None  # characters [begin, end) of the prompt that it stands for; None for messages
+
+    def as_json(self) -> dict[str, Any]:
+        """As /tokenize answers it."""
+        span = None if self.span is None else list(self.span)
+        return {"id": self.id, "text": self.text, "bytes": list(self.bytes), "kind": self.kind, "span": span}
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A prompt in tokens, and how many the model can read."""
+
+    tokens: tuple[Token, ...]
+    context_tokens: int  # prompt and answer together
+    window_tokens: int | None  # how far back a token can look; None: to the beginning
+
+    @property
+    def count(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.tokens)
+
+
+def read_tokenized(reply: dict[str, Any]) -> Tokenized:
+    """The answer of /tokenize with `return_pieces`."""
+    tokens = tuple(
+        Token(
+            each["id"], each["text"], tuple(each["bytes"]), each["kind"],
+            None if each["span"] is None else (each["span"][0], each["span"][1]),
+        )
+        for each in reply["pieces"]
+    )  # fmt: skip
+    return Tokenized(tokens, reply["max_model_len"], reply["sliding_window"])
+
+
+def swallowed(token: Token, prompt: str) -> str:
+    """The white space behind a special token that its tokenizer took away; most of Phi-3's do."""
+    if token.kind != "special" or token.span is None:
+        return ""
+    return prompt[token.span[0] + len(token.text) : token.span[1]]
+
+
+def common_beginning(a: Sequence[Token], b: Sequence[Token]) -> int:
+    """How many tokens two prompts begin with alike."""
+    pairs = zip(a, b, strict=False)
+    return next((at for at, (one, other) in enumerate(pairs) if one.id != other.id), min(len(a), len(b)))

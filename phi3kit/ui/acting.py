@@ -1,0 +1,32 @@
+"""Acting: what a click changes in the store: done once, said once, and an error drawn by the page's next run.
+
+Knows the order of a click, a run and a redraw. What is changed, the caller says.
+"""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from phi3kit.errors import Phi3KitError
+from phi3kit.ui import resources, shell
+
+_ERROR, _DONE = "acting_error", "acting_done"
+
+
+def attempt(act: Callable[[], object], done: str) -> None:
+    """Do it and read the lists anew. For callbacks, and before a rerun: nothing is drawn here."""
+    try:
+        act()
+        st.session_state[_DONE] = done
+    except Phi3KitError as error:
+        st.session_state[_ERROR] = error
+    finally:
+        resources.forget_lists()
+
+
+def show_outcome() -> None:
+    """Draw what the last click did, or why it did not."""
+    if done := st.session_state.pop(_DONE, None):
+        st.toast(shell.plain(done), icon=":material/check_circle:")
+    if error := st.session_state.pop(_ERROR, None):
+        shell.show_error(error)

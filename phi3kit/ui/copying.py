@@ -1,0 +1,46 @@
+"""Copying: puts a text on the reader's clipboard at one click of one of Streamlit's own buttons.
+
+A script without any look of its own takes the click, so that the page does not run anew and a growing answer is not
+stopped; the button's icon says that it worked. Where the browser refuses (a page that is not from this machine and has no
+TLS), the click goes on to the page, which shows the text to be copied by hand.
+"""
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+_SCRIPT = """
+export default function ({ data }) {
+  const onClick = (event) => {
+    const box = event.target.closest?.("[class*='st-key-copy_']");
+    const key = box && [...box.classList].find((name) => name.startsWith("st-key-copy_"))?.slice("st-key-".length);
+    const text = key && data.texts[key];
+    if (text === undefined || text === null || !navigator.clipboard) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    const icon = event.target.closest("button")?.querySelector("[data-testid=stIconMaterial]");
+    const show = (name) => {
+      if (!icon) return;
+      icon.dataset.before ??= icon.textContent;
+      icon.textContent = name;
+      setTimeout(() => { icon.textContent = icon.dataset.before; }, 1500);
+    };
+    navigator.clipboard.writeText(text).then(() => show("check"), () => show("error"));
+  };
+  document.addEventListener("click", onClick, true);
+  return () => document.removeEventListener("click", onClick, true);
+}
+"""
+
+
+def button(turn_id: str) -> bool:
+    """A copy button for a turn; True when the click reached the page, because the browser refuses the clipboard."""
+    return st.button(
+        "", key=f"copy_{turn_id}", type="tertiary", icon=":material/content_copy:", help="Copy the answer's text"
+    )
+
+
+def listen(texts: Mapping[str, str]) -> None:
+    """Let the copy buttons work. texts: what each turn's button copies, by the turn's id."""
+    watcher = st.components.v2.component("phi3kit_copy", js=_SCRIPT)
+    watcher(data={"texts": {f"copy_{turn_id}": text for turn_id, text in texts.items()}}, key="listen_copy", height=1)

@@ -1,0 +1,57 @@
+"""Budgets: how many tokens may be spent a day, by everybody and by each user, and how many are.
+
+Counts what was asked from this machine. Knows the outbox's sums, no MLflow. A day is a day in UTC.
+"""
+
+import time
+from dataclasses import dataclass
+
+from phi3kit.errors import BudgetSpent
+from phi3kit.usage.outbox import Outbox, day_of
+
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Tokens a day; None: no bound."""
+
+    everybody: int | None = None
+    each_user: int | None = None
+
+
+@dataclass(frozen=True)
+class Meter:
+    """How much of a budget is spent today."""
+
+    user: str | None  # None: everybody together
+    spent_tokens: int
+    budget_tokens: int
+    renews_at: float  # seconds since the epoch
+
+    @property
+    def share(self) -> float:
+        """Between 0 and 1."""
+        return min(self.spent_tokens / self.budget_tokens, 1.0)
+
+
+def check(budgets: Budgets, outbox: Outbox, user: str, prompt_tokens: int = 0, now: float | None = None) -> None:
+    """Let a turn begin. Its answer may go beyond what is left; the next turn then may not. Raises BudgetSpent."""
+    moment = time.time() if now is None else now
+    for meter in meters(budgets, outbox, [user], moment):
+        if meter.spent_tokens >= meter.budget_tokens or meter.spent_tokens + prompt_tokens > meter.budget_tokens:
+            renews_in_s = int(meter.renews_at - moment) + 1
+            raise BudgetSpent(meter.spent_tokens, meter.budget_tokens, meter.user, renews_in_s)
+
+
+def meters(budgets: Budgets, outbox: Outbox, users: list[str], now: float | None = None) -> list[Meter]:
+    """The state of every budget that there is: everybody's, then each of the users'."""
+    moment = time.time() if now is None else now
+    day = day_of(moment)
+    renews_at = (moment // _DAY_S + 1) * _DAY_S
+    found = []
+    if budgets.everybody is not None:
+        found.append(Meter(None, outbox.spent_tokens(day), budgets.everybody, renews_at))
+    if budgets.each_user is not None:
+        found += [Meter(user, outbox.spent_tokens(day, user), budgets.each_user, renews_at) for user in users]
+    return found

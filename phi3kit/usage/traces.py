@@ -1,0 +1,130 @@
+"""Traces: a turn as MLflow's own trace, so that MLflow's Overview, Traces and Sessions show it too.
+
+Knows MLflow's trace format. Writing a turn's trace twice leaves one: its id comes from the turn's.
+"""
+
+import base64
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
+from mlflow.tracing.client import TracingClient
+
+from phi3kit.records import TurnRecord
+
+_PREVIEW_CHARACTERS = 1000  # MLflow's own bound
+
+
+def trace_id_of(turn_id: str) -> str:
+    """The id of a turn's trace."""
+    return f"tr-{hashlib.sha256(turn_id.encode()).hexdigest()[:32]}"
+
+
+def write_trace(tracking_uri: str, experiment: str, turn: TurnRecord, run_id: str) -> None:
+    """Write a turn's trace, linked to its run; a half-written one becomes whole. Raises what MLflow raises."""
+    client = TracingClient(tracking_uri)
+    client.start_trace(_info(experiment, turn, run_id))
+    with suppress(NotImplementedError):  # a server older than MLflow 3.4 keeps the totals without the span
+        client.log_spans(experiment, [_span(turn)])
+
+
+def _info(experiment: str, turn: TurnRecord, run_id: str) -> TraceInfo:
+    inputs, outputs = _said(turn)
+    return TraceInfo(
+        trace_id=trace_id_of(turn.turn_id),
+        trace_location=TraceLocation.from_experiment_id(experiment),
+        request_time=int(turn.at * 1000),
+        execution_duration=int(turn.duration_s * 1000),
+        state=TraceState.ERROR if turn.finish_reason == "error" else TraceState.OK,
+        request_preview=_preview(inputs),
+        response_preview=_preview(outputs),
+        client_request_id=turn.turn_id,
+        trace_metadata={
+            "mlflow.sourceRun": run_id,
+            "mlflow.trace.session": turn.conversation_id,
+            "mlflow.trace.user": turn.user,
+            "mlflow.trace.tokenUsage": json.dumps(_usage(turn)),
+        },
+        tags={
+            "mlflow.traceName": f"turn {turn.wrapper}",
+            "phi3kit.turn_id": turn.turn_id,
+            "phi3kit.wrapper": turn.wrapper,
+            "phi3kit.model_uri": turn.model_uri,
+            "phi3kit.interface": turn.interface,
+            "phi3kit.origin": turn.origin,
+            "phi3kit.finish_reason": turn.finish_reason,
+        },
+    )
+
+
+def _span(turn: TurnRecord) -> Span:
+    trace_id = trace_id_of(turn.turn_id)
+    identity = bytes.fromhex(trace_id.removeprefix("tr-"))
+    inputs, outputs = _said(turn)
+    parameters = {
+        "temperature": turn.temperature,
+        "max_tokens": turn.max_tokens,
+        "top_p": turn.top_p,
+        "seed": turn.seed,
+    }
+    attributes: dict[str, Any] = {
+        "mlflow.traceRequestId": trace_id,
+        "mlflow.spanType": "CHAT_MODEL" if turn.interface == "openai" else "LLM",
+        "mlflow.chat.tokenUsage": _usage(turn),
+        "mlflow.llm.model": turn.model_uri,
+        "mlflow.llm.provider": f"phi3kit.{turn.wrapper}",
+        "phi3kit.parameters": parameters,
+        "phi3kit.time_to_first_token_s": turn.time_to_first_token_s,
+        "phi3kit.finish_reason": turn.finish_reason,
+    }
+    if inputs is not None:
+        attributes |= {"mlflow.spanInputs": inputs, "mlflow.spanOutputs": outputs}
+    failed = turn.finish_reason == "error"
+    return Span.from_dict(
+        {
+            "trace_id": base64.b64encode(identity).decode(),
+            "span_id": base64.b64encode(identity[:8]).decode(),
+            "parent_span_id": None,
+            "name": f"turn {turn.wrapper}",
+            "start_time_unix_nano": int(turn.at * 1e9),
+            "end_time_unix_nano": int((turn.at + turn.duration_s) * 1e9),
+            "status": {
+                "code": "STATUS_CODE_ERROR" if failed else "STATUS_CODE_OK",
+                "message": (turn.error_code or "") if failed else "",
+            },
+            "attributes": {name: json.dumps(value, ensure_ascii=False) for name, value in attributes.items()},
+        }
+    )
+
+
+def _usage(turn: TurnRecord) -> dict[str, int]:
+    """MLflow's names for the counts; it leaves a key out where the count is nothing."""
+    cached = {"cache_read_input_tokens": turn.cached_prompt_tokens} if turn.cached_prompt_tokens else {}
+    counts = {"input_tokens": turn.prompt_tokens, "output_tokens": turn.completion_tokens}
+    return {**counts, "total_tokens": turn.total_tokens, **cached}
+
+
+def _said(turn: TurnRecord) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Inputs and outputs in OpenAI's form; None when text is not logged."""
+    if turn.text is None:
+        return None, None
+    prompt = turn.text.prompt
+    reason = turn.finish_reason
+    if isinstance(prompt, str):
+        outputs = [{"index": index, "text": text} for index, text in enumerate(turn.text.completions)]
+        return {"prompt": prompt}, {"choices": outputs, "finish_reason": reason}
+    messages = [
+        {"index": index, "message": {"role": "assistant", "content": text}}
+        for index, text in enumerate(turn.text.completions)
+    ]
+    return {"messages": [asdict(message) for message in prompt]}, {"choices": messages, "finish_reason": reason}
+
+
+def _preview(said: dict[str, Any] | None) -> str | None:
+    if said is None:
+        return None
+    text = json.dumps(said, ensure_ascii=False)
+    return text if len(text) <= _PREVIEW_CHARACTERS else text[: _PREVIEW_CHARACTERS - 3] + "..."

@@ -1,0 +1,127 @@
+"""Turns' table: MLflow's runs as one table of turns, and periods of it.
+
+Knows which runs are turns, and the columns that pages and files show. Fetches nothing, draws nothing.
+"""
+
+import numpy as np
+import pandas as pd
+
+from phi3kit.errors import RequestInvalid
+from phi3kit.usage.runs import METRICS, PARAMS, TAGS
+
+COLUMNS = ("at", *TAGS[:6], *METRICS, *PARAMS, *TAGS[6:], "run_id")
+
+_TOKEN_COUNTS = METRICS[:4]
+_MEASURES = METRICS[4:]
+_MOST_TOKENS = 10**9  # of one turn; the sum of any number of them that fits into memory fits into an integer
+_LONGEST_S = 10**9
+_EARLIEST_MS, _LATEST_MS = 0, 4_102_444_800_000  # 1970 and 2100
+_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
+
+
+def turns_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table of turns from `mlflow.search_runs`' table of runs; runs that other programs wrote are left out."""
+    named = {f"metrics.{name}": name for name in METRICS}
+    named |= {f"params.{name}": name for name in PARAMS}
+    named |= {f"tags.phi3kit.{name}": name for name in TAGS}
+    table = runs.reindex(columns=["run_id", *named]).rename(columns=named)
+    times = pd.to_datetime(runs.get("start_time", pd.Series(dtype="datetime64[ms, UTC]")), utc=True)
+    table["start_ms"] = times.dt.as_unit("ms").astype("int64")
+    return turns_in(sort_out(table))
+
+
+def turns_in(sorted_out: pd.DataFrame) -> pd.DataFrame:
+    """The turns among the rows of `sort_out`, with the columns COLUMNS; a turn that was written twice is there once."""
+    ours = sorted_out["odd"] == ""
+    twice = sorted_out["turn_id"].where(ours).duplicated() & sorted_out["turn_id"].notna()
+    wanted = ours & ~twice
+    turns = (
+        sorted_out if wanted.all() else sorted_out[wanted].reset_index(drop=True)
+    )  # pandas shares what it need not copy
+    at = pd.to_datetime(turns["start_ms"], unit="ms", utc=True).dt.as_unit("ms")
+    return turns.assign(at=at)[list(COLUMNS)]
+
+
+def oddities(sorted_out: pd.DataFrame) -> dict[str, int]:
+    """How many runs are no turns, by the reason; most first."""
+    reasons = sorted_out.loc[sorted_out["odd"] != "", "odd"].value_counts()
+    found = {str(reason): int(count) for reason, count in reasons.items()}
+    turns = sorted_out[sorted_out["odd"] == ""]
+    twice = int((turns["turn_id"].duplicated() & turns["turn_id"].notna()).sum())
+    return found | ({"written twice": twice} if twice else {})
+
+
+def sort_out(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of runs as they are stored (see runs.Runs), with their types.
+
+    COLUMNS but for `at`, then `start_ms`, and `odd`, which says in words why a run is no turn ("" for a turn).
+    """
+    seeds = pd.array([_whole(value) for value in table["seed"]], dtype="Int64")
+    for name in METRICS + PARAMS:
+        table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
+    table["seed"] = seeds
+    for name in _MEASURES:
+        # MLflow stores an infinite metric as the largest float.
+        table[name] = table[name].where((table[name] >= 0) & (table[name] < _LONGEST_S))
+    for name in (*TAGS, "run_id"):
+        table[name] = table[name].astype("str")
+    counts = table[list(_TOKEN_COUNTS)].fillna({"cached_prompt_tokens": 0})
+    sound = ((counts >= 0) & (counts <= _MOST_TOKENS) & (counts % 1 == 0)).all(axis="columns")
+    sound &= counts["prompt_tokens"] + counts["completion_tokens"] == counts["total_tokens"]
+    sound &= counts["cached_prompt_tokens"] <= counts["prompt_tokens"]
+    start_ms = pd.to_numeric(table["start_ms"], errors="coerce").astype("float64")
+    in_time = start_ms.between(_EARLIEST_MS, _LATEST_MS)
+    checks = {
+        "without the tag phi3kit.wrapper": table["wrapper"].isna(),
+        "without token counts": counts.isna().any(axis="columns"),
+        "with impossible token counts": ~sound,
+        "with an impossible time": ~in_time,
+    }
+    table["odd"] = pd.Series(
+        np.select([check.to_numpy() for check in checks.values()], list(checks), default=""),
+        index=table.index,
+        dtype="str",
+    )
+    whole = counts.where(table["odd"] == "", 0).astype("int64")
+    table[list(_TOKEN_COUNTS)] = whole
+    table["start_ms"] = start_ms.fillna(_EARLIEST_MS).clip(-(2.0**62), 2.0**62).astype("int64")
+    table["tokens_counted"] = table["tokens_counted"] != "no"
+    return table[[*COLUMNS[1:], "start_ms", "odd"]]
+
+
+def _whole(text: object) -> int | None:
+    """A seed, digit by digit: a float holds only 53 bits of it."""
+    try:
+        number = int(str(text))
+    except ValueError:
+        return None
+    return number if -(2**63) <= number < 2**63 else None
+
+
+def since(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> pd.DataFrame:
+    """The turns of the last `period`: 12h, 7d, 4w, or all. Raises RequestInvalid."""
+    if period == "all":
+        return turns
+    end = now if now is not None else pd.Timestamp.now(tz="UTC")
+    return turns[turns["at"] >= end - length_of(period)]
+
+
+def before(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> pd.DataFrame | None:
+    """The turns of the period before the last `period`; None for all. Raises RequestInvalid."""
+    if period == "all":
+        return None
+    end = (now if now is not None else pd.Timestamp.now(tz="UTC")) - length_of(period)
+    return turns[(turns["at"] >= end - length_of(period)) & (turns["at"] < end)]
+
+
+def length_of(period: str) -> pd.Timedelta:
+    """The length of 12h, 7d, 4w. Raises RequestInvalid."""
+    amount, hours = period[:-1], _HOURS.get(period[-1:])
+    if hours is None or not amount.isdecimal() or not 0 < int(amount) < 10_000:
+        raise RequestInvalid(
+            what=f"The period {period!r} cannot be read.",
+            why="A period is a number with h, d or w behind it.",
+            next_step="Write for example 12h, 7d, 4w, or all.",
+            param="since",
+        )
+    return pd.Timedelta(hours=int(amount) * hours)

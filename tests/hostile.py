@@ -1,0 +1,27 @@
+"""Texts that Markdown, Streamlit or a browser would make something of."""
+
+HOSTILE = [
+    "plain text, with signs: a.b, (c) + d = e!",
+    "<script>document.title = 'pwned'</script><b>bold</b>",
+    "<img src=http://127.0.0.1:9/x.png onerror=alert(1)>",
+    "![x](http://127.0.0.1:9/x.png) [link](http://127.0.0.1:9/)",
+    "http://example.invalid www.example.invalid a@example.invalid mailto:a@b.cd <https://a.invalid>",
+    "$x^2$ and $$y$$ \\(z\\) \\[w\\]",
+    "a :smile: b :+1: :material/home: :streamlit: :red[hi] :violet-badge[x]",
+    "# head",
+    "- list",
+    "1. one",
+    "> quote",
+    "* * *",
+    "| a | b |",
+    "**b** _i_ `c` ~~s~~ ^[note] [^1] ~x~",
+    "```\ncode\n```",
+    "&amp; &lt; &#65; &nbsp;",
+    "a]b[c ] [ : :red[ ` $ * ** \\ trailing \\",
+    "--- -> <- -- <-> >= <= ~= a -> b",
+    "a  b   c",
+    "a\nb\n\nc",
+    "a \n b",
+    "<|user|>\nHi<|end|>\n<|assistant|>",
+    "日本の首都は？ Αθήνα 👩‍👧 é́",
+]

@@ -1,0 +1,54 @@
+"""No turn is lost and none is written twice, whatever is killed, full or slow."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+
+from phi3kit.settings import PROJECT_ROOT, Settings
+from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.traces import trace_id_of
+from phi3kit.usage.writer import write_waiting
+from tests.samples import new_store
+
+KILLS = 50
+
+
+def written(settings: Settings) -> tuple[Counter[str], Counter[str]]:
+    """How often each turn is among the runs and among the traces, as plain MLflow finds them."""
+    open_store(settings)
+    experiment = experiment_id(settings, USAGE_EXPERIMENT)
+    runs = mlflow.search_runs([experiment], output_format="list", max_results=50_000)
+    traces = mlflow.search_traces(locations=[experiment], return_type="list", max_results=50_000, include_spans=False)
+    return (
+        Counter(run.data.tags["phi3kit.turn_id"] for run in runs if run.info.status != "RUNNING"),
+        Counter(trace.info.tags["phi3kit.turn_id"] for trace in traces),
+    )
+
+
+def test_processes_killed_at_random_points_50_times_lose_no_turn_and_write_none_twice(tmp_path: Path) -> None:
+    settings = new_store(tmp_path)
+    experiment_id(settings, USAGE_EXPERIMENT)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed_processes", str(tmp_path), str(KILLS), "1"],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    outbox = Outbox(tmp_path)
+    outbox.adopt_orphans()
+    outbox.adopt_orphans(time.time() + 60)  # the turns that were in the making when their process was killed
+    while outbox.waiting():
+        write_waiting(settings)
+    kept = set((tmp_path / "kept.txt").read_text().split())
+    runs, traces = written(settings)
+    assert len(kept) >= KILLS
+    assert kept <= runs.keys()
+    assert set(runs.values()) == {1}
+    assert runs == traces
+    assert {trace_id_of(turn_id) for turn_id in runs} == {trace_id_of(turn_id) for turn_id in traces}
+    # What was begun and not kept is there too, once each: it was killed between the two.
+    assert 0 <= len(runs) - len(kept) <= KILLS
