@@ -419,6 +419,14 @@ class TestForeign:
         assert the_only_turn(here).finish_reason == "cancelled"
 
 
+class TestContinue:
+    def test_invocations_cannot_continue_an_answer_and_nothing_is_sent(self, here: Settings) -> None:
+        begun = Request((*CAPITAL, Message("assistant", "The capital")), continues=True)
+        with scripted(http_answer(200, "[]")) as server, pytest.raises(RequestInvalid, match="cannot continue"):
+            ask(to(server.url, "invocations"), begun, a_context(), here)
+        assert server.requests == []
+
+
 SAMPLING = {"temperature": 0.0, "max_tokens": 9, "top_p": 1.0, "seed": None, "stop": ()}
 
 
