@@ -163,9 +163,7 @@ def reading(*, whole: bool = False) -> TurnsReading:
 
 def turns() -> pd.DataFrame:
     """The logged turns, newest first; not to be changed. Raises StorageFailed."""
-    snapshot = reading().snapshot
-    assert snapshot is not None
-    return snapshot.turns
+    return reading().turns
 
 
 def forget_lists() -> None:

@@ -30,6 +30,7 @@ def table(turns: pd.DataFrame, key: str) -> None:
         key=f"{key}_{opened}",
         on_select="rerun",
         selection_mode="single-row",
+        placeholder="–",
         alt="The turns that fit the filters, newest first",
         column_config={
             "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=shell.timezone()),
@@ -52,7 +53,7 @@ def table(turns: pd.DataFrame, key: str) -> None:
         def closed() -> None:
             st.session_state[f"{key}_opened"] = opened + 1  # a table without a selection
 
-        st.dialog("Turn", width="large", position="right", on_dismiss=closed)(_drawer)(row)
+        st.dialog("Turn", width="medium", position="right", on_dismiss=closed)(_drawer)(row)
 
 
 _PARTS = ("prompt", "completion", "total")
@@ -67,7 +68,7 @@ def _drawer(row: dict[str, Any]) -> None:
     if error:
         shell.show_error(error)
     if details:
-        with st.container(horizontal=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
             st.link_button("Run in MLflow", details.run_url, icon=":material/open_in_new:")
             if details.trace_url:
                 st.link_button("Trace in MLflow", details.trace_url, icon=":material/account_tree:")

@@ -4,6 +4,7 @@ Knows widgets and their order. What is counted and drawn, the kit knows.
 """
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
@@ -17,6 +18,8 @@ from phi3kit.usage import budgets, charts, prices, summary
 from phi3kit.usage.budgets import Budgets
 from phi3kit.usage.reader import TurnsReading
 
+Card = Callable[[pd.DataFrame], None]
+
 CHART_CONFIG = {
     "displaylogo": False,
     "modeBarButtons": [["toImage"]],
@@ -25,11 +28,6 @@ CHART_CONFIG = {
 DIMENSIONS = {
     "Wrapper": "wrapper", "Model": "model_uri", "Interface": "interface", "User": "user", "Origin": "origin",
 }  # fmt: skip
-MEASURES = {
-    "Time to first token": ("time_to_first_token_s", "ms"),
-    "Speed": ("tokens_per_second", "tokens/s"),
-    "Duration": ("duration_s", "ms"),
-}
 
 
 def state(reading: TurnsReading) -> None:
@@ -102,15 +100,11 @@ def metrics(chosen: Chosen) -> None:
     sums = summary.totals(chosen.turns)
     was = None if chosen.before is None else summary.totals(chosen.before)
     own = prices.load(resources.kit().settings.home)
-    ago = f"vs. the {chosen.period} before"
 
     def metric(label: str, text: str, now: float | None, before: float | None, colour: str = "off") -> None:
         changed = summary.change(now, before)
         delta = None if changed is None else 0 if abs(changed) < 0.0005 else f"{changed:+,.0%}"
-        st.metric(
-            label, text, delta, delta_color=colour, border=True, height="stretch",  # type: ignore[arg-type]
-            delta_description=None if delta is None else ago,
-        )  # fmt: skip
+        st.metric(label, text, delta, delta_color=colour, border=True, height="stretch")  # type: ignore[arg-type]
 
     earlier = was or summary.NOTHING
     with st.container(horizontal=True):
@@ -126,13 +120,23 @@ def metrics(chosen: Chosen) -> None:
             spent = prices.cost(chosen.turns, own)
             was_spent = None if chosen.before is None else prices.cost(chosen.before, own)
             metric("Cost", dollars(spent), spent, was_spent)
-    notes = [f"{sums.cached_prompt_tokens:,} of the prompt tokens were cached."] if sums.cached_prompt_tokens else []
+    notes = [f"Change against the {chosen.period} before."] if was and was.turns else []
+    if sums.cached_prompt_tokens:
+        notes.append(f"{sums.cached_prompt_tokens:,} of the prompt tokens were cached.")
     if sums.uncounted_turns:
+        whose = "turn of a remote endpoint" if sums.uncounted_turns == 1 else "turns of remote endpoints"
         notes.append(
-            f"{sums.uncounted_turns:,} turns of remote endpoints came without token counts and stand in no sum."
+            f"{sums.uncounted_turns:,} {whose} came without token counts and {'stands' if sums.uncounted_turns == 1 else 'stand'} in no sum."
         )
     if notes:
         st.caption(" ".join(notes))
+
+
+def beside(turns: pd.DataFrame, left: Card, right: Card) -> None:
+    """Two cards side by side, or one under the other where there is no room."""
+    for column, card in zip(st.columns(2), (left, right), strict=True):
+        with column:
+            card(turns)
 
 
 def over_time(turns: pd.DataFrame) -> None:
@@ -149,15 +153,19 @@ def over_time(turns: pd.DataFrame) -> None:
         points = chart(figure, "over_time", "Prompt and completion tokens over time")
         if points:
             times = sorted({str(point["x"]) for point in points})
-            _these(charts.turns_at(turns, timezone, width, times), f"from {times[0]}", "over_time")
+            begin, end = pd.Timestamp(times[0]), pd.Timestamp(times[-1]) + pd.Timedelta(charts.bucket(turns, width))
+            what = f"from {begin:%-d %b, %H:%M:%S} to {end:%-d %b, %H:%M:%S}"
+            _these(charts.turns_at(turns, timezone, width, times), what, "over_time")
 
 
 def by_dimension(turns: pd.DataFrame) -> None:
     """Tokens by what one likes; a click on a bar lists its turns."""
     with st.container(border=True, height="stretch"):
+        st.markdown("**Tokens by**")
         by = st.segmented_control(
-            "Tokens by", list(DIMENSIONS), default="Wrapper", required=True, key="usage_by", bind="query-params"
-        )
+            "Tokens by", list(DIMENSIONS), default="Wrapper", required=True, key="usage_by", bind="query-params",
+            label_visibility="collapsed",
+        )  # fmt: skip
         column = DIMENSIONS[by]
         named = _with_labels(turns) if column == "model_uri" else turns
         points = chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")
@@ -174,19 +182,32 @@ def endings(turns: pd.DataFrame) -> None:
         chart(charts.endings(turns, theme.palette()), "endings", "How turns ended, by wrapper", select=False)
 
 
-def distributions(turns: pd.DataFrame) -> None:
+def first_tokens(turns: pd.DataFrame) -> None:
+    """How long turns waited for their first token."""
+    _distribution(turns, "Time to first token", "time_to_first_token_s", "ms")
+
+
+def speeds(turns: pd.DataFrame) -> None:
+    """How fast turns were decoded."""
+    _distribution(turns, "Speed", "tokens_per_second", "tokens/s")
+
+
+def durations(turns: pd.DataFrame) -> None:
+    """How long turns took."""
+    _distribution(turns, "Duration", "duration_s", "ms")
+
+
+def _distribution(turns: pd.DataFrame, title: str, measure: str, unit: str) -> None:
     """The spread of a measure, its percentiles, and with a click the turns of a bar."""
-    for column, title in zip(st.columns(len(MEASURES)), MEASURES, strict=True):
-        with column, st.container(border=True, height="stretch"):
-            measure, unit = MEASURES[title]
-            st.markdown(f"**{title}**")
-            figure = charts.distribution(turns, measure, unit, theme.palette())
-            points = chart(figure, measure, f"{title} by wrapper, and its percentiles")
-            _percentiles(turns, measure, unit)
-            if points:
-                bars = [(figure.data[point["curve_number"]].name, *point["customdata"]) for point in points]
-                found = pd.concat([charts.turns_between(turns, measure, unit, *bar) for bar in bars])
-                _these(found, f"of {bars[0][0]}, {bars[0][1]:,.3g} to {bars[-1][2]:,.3g} {unit}", measure)
+    with st.container(border=True, height="stretch"):
+        st.markdown(f"**{title}**")
+        figure = charts.distribution(turns, measure, unit, theme.palette())
+        points = chart(figure, measure, f"{title} by wrapper, and its percentiles")
+        _percentiles(turns, measure, unit)
+        if points:
+            bars = [(figure.data[point["curve_number"]].name, *point["customdata"]) for point in points]
+            found = pd.concat([charts.turns_between(turns, measure, unit, *bar) for bar in bars])
+            _these(found, f"of {bars[0][0]}, {bars[0][1]:,.3g} to {bars[-1][2]:,.3g} {unit}", measure)
 
 
 def _percentiles(turns: pd.DataFrame, measure: str, unit: str) -> None:

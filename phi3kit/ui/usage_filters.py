@@ -11,7 +11,7 @@ import streamlit as st
 from phi3kit.records import SERVED
 from phi3kit.usage import summary, turns_table
 
-PERIODS = {"24 hours": "24h", "7 days": "7d", "30 days": "30d", "90 days": "90d", "All": "all"}
+PERIODS = {"24 hours": "24h", "7 days": "7d", "30 days": "30d", "All": "all"}
 INTERFACES = ["openai", "raw"]
 _MORE = {  # columns that few people filter by: label, and what it says when nothing is chosen
     "origin": ("Origin", "All origins"),
@@ -51,6 +51,12 @@ def choose(everything: pd.DataFrame) -> Chosen:
             more[column] = st.multiselect(
                 label, options, key=f"usage_{column}", bind="query-params", placeholder=placeholder, width=320
             )
+    st.button(
+        "Refresh",
+        icon=":material/refresh:",
+        help="Compare every logged turn with MLflow, deleted and changed ones too.",
+        on_click=_ask_for_all,
+    )
     code = PERIODS[period]
     before = turns_table.before(everything, code)
     return Chosen(
@@ -58,6 +64,15 @@ def choose(everything: pd.DataFrame) -> Chosen:
         None if before is None else _fitting(before, wrappers, interfaces, more),
         period,
     )
+
+
+def _ask_for_all() -> None:
+    st.session_state["usage_whole"] = True
+
+
+def all_asked_for() -> bool:
+    """Whether Refresh was pressed just now. It stands behind what is read, and is drawn after it."""
+    return bool(st.session_state.pop("usage_whole", False))
 
 
 def _fitting(

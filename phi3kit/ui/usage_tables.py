@@ -30,11 +30,10 @@ def wrappers_compared(turns: pd.DataFrame) -> None:
             return
         st.caption(f"Medians over {int(table['prompts'].iloc[0]):,} prompts that both were asked in this period.")
         st.dataframe(
-            table.drop(columns="prompts"),
+            table.drop(columns=["prompts", "turns"]),
             hide_index=True,
             alt="Medians of both wrappers on the same prompts",
             column_config={
-                "turns": st.column_config.NumberColumn(format="localized"),
                 "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f"),
                 "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f"),
                 "completion_tokens": st.column_config.NumberColumn("completion", format="%.0f"),
@@ -79,6 +78,8 @@ def costs(turns: pd.DataFrame) -> None:
         st.dataframe(
             table[table["model"].isin([table["model"].iloc[0], *wanted])],
             hide_index=True,
+            column_order=["model", "cost", "prompt", "cached_prompt", "completion"],
+            placeholder="–",
             alt="What the same tokens would cost at list prices",
             column_config={
                 "prompt": st.column_config.NumberColumn("prompt, $/M", format="%.3f"),

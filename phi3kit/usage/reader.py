@@ -69,6 +69,12 @@ class TurnsReading:
     progress: Progress | None  # None when nothing is being read
     error: Phi3KitError | None  # why the store was not read the last time
 
+    @property
+    def turns(self) -> pd.DataFrame:
+        """The snapshot's turns. There must be one."""
+        assert self.snapshot is not None
+        return self.snapshot.turns
+
 
 @dataclass
 class _Copy:
