@@ -9,7 +9,7 @@ from phi3kit.endpoints import targets
 from phi3kit.endpoints.targets import Target
 from phi3kit.records import SERVED, Interface, Served
 from phi3kit.registry.names import Choice
-from phi3kit.ui import connecting, resources, shell, talk
+from phi3kit.ui import connecting, resources, shell
 
 
 def choose_target(key: str, preferred: Served) -> Target | None:
@@ -55,9 +55,11 @@ def nothing_yet() -> None:
 
 def note(target: Target, interface: Interface) -> str | None:
     """A sentence when what is sent is not what the target's own input is, or not all of it is heard."""
-    if target.connection is None:
-        return talk.native_note(target.wrapper, interface)
-    if target.connection.protocol == "openai":
+    if target.wrapper == "onnx" and interface == "openai":
+        return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
+    if target.wrapper == "transformers" and interface == "raw":
+        return "The transformers wrapper's own input is a list of messages: this prompt goes past its chat template."
+    if target.connection is None or target.connection.protocol == "openai":
         return None
     if target.connection.takes == "raw":
         return "It takes a prompt alone: temperature, max tokens and stop strings are the endpoint's own."
