@@ -134,17 +134,29 @@ def _not_answered(error: Exception, home: Path) -> StorageFailed:
             why=f"Its tables are not those of MLflow {mlflow.__version__}.",
             next_step="Make a backup of the database, then run: mlflow db upgrade with its URI.",
         )
-    why, found, body = text.partition("Response body:")
-    if found:
-        why = f"{why.strip()} It sent {'a web page' if '<' in body[:20] else 'something else'}, not MLflow's JSON."
-    first_line = why.splitlines()[0] if why else type(error).__name__
-    if len(first_line) > _LONGEST_REASON:
-        first_line = f"{first_line[:_LONGEST_REASON]}…"
+    why = _why(text) or type(error).__name__
     return StorageFailed(
         what="The tracking store did not answer.",
-        why=first_line if first_line.endswith(".") else f"{first_line}.",
+        why=why if why.endswith(".") else f"{why}.",
         next_step=f"Check MLFLOW_TRACKING_URI and the free space in {home}, then try again.",
     )
+
+
+def _why(text: str) -> str:
+    """What MLflow's message comes down to, in a line: it may be a page of HTML, or all that urllib3 knows."""
+    if found := re.search(r"too many (\d{3}) error responses", text):
+        return f"The server answered {found[1]}"
+    if "Read timed out" in text or "ConnectTimeoutError" in text:
+        return f"The server did not answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT')} s"
+    if "HTTPConnectionPool" in text and "Connection refused" in text:
+        return "Nothing listens there"
+    if "NameResolutionError" in text:
+        return "There is no host of that name"
+    why, found_body, body = text.partition("Response body:")
+    if found_body:
+        why = f"{why.strip()} It sent {'a web page' if '<' in body[:20] else 'something else'}, not MLflow's JSON."
+    line = why.splitlines()[0] if why else ""
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
 
 
 def _http_status(text: str) -> int | None:

@@ -104,3 +104,57 @@ class TestChildEnvironment:
         environment = child_environment(read_settings({}))
         assert (environment["PYTHONPATH"], environment["HF_HUB_OFFLINE"]) == (str(PROJECT_ROOT), "1")
         assert environment["PATH"] == os.environ["PATH"]
+
+
+class TestUsageSettings:
+    @pytest.mark.parametrize(
+        ("uri", "logged"),
+        [
+            ("", True),
+            ("sqlite:////data/mlflow.db", True),
+            ("http://127.0.0.1:5000", True),
+            ("http://localhost:5000", True),
+            ("https://mlflow.example", False),
+            ("postgresql://db.example/mlflow", False),
+        ],
+    )
+    def test_text_is_logged_by_default_where_it_stays_on_this_machine(self, uri: str, logged: bool):
+        assert read_settings({"MLFLOW_TRACKING_URI": uri}).log_text is logged
+
+    @pytest.mark.parametrize(
+        ("value", "logged"), [("0", False), ("off", False), (False, False), ("1", True), (True, True)]
+    )
+    def test_text_is_logged_as_it_is_said(self, value: object, logged: bool):
+        assert read_settings({"PHI3KIT_LOG_TEXT": value, "MLFLOW_TRACKING_URI": "https://x"}).log_text is logged
+
+    def test_a_word_that_is_neither_on_nor_off_is_refused(self):
+        with pytest.raises(SettingInvalid, match="PHI3KIT_LOG_TEXT"):
+            read_settings({"PHI3KIT_LOG_TEXT": "maybe"})
+
+    def test_budgets_are_whole_numbers_or_none(self):
+        settings = read_settings({"PHI3KIT_DAILY_TOKENS": "1000"})
+        assert (settings.daily_tokens, settings.daily_tokens_per_user) == (1000, None)
+        with pytest.raises(SettingInvalid, match="PHI3KIT_DAILY_TOKENS_PER_USER"):
+            read_settings({"PHI3KIT_DAILY_TOKENS_PER_USER": "0"})
+
+    def test_mlflows_pages_are_at_the_tracking_server_without_its_password(self):
+        url = read_settings({"MLFLOW_TRACKING_URI": "https://ada:secret@mlflow.example/team/"}).mlflow_url
+        assert url == "https://mlflow.example/team"
+        assert read_settings({}).mlflow_url == "http://127.0.0.1:5000"
+        assert read_settings({"PHI3KIT_MLFLOW_URL": "https://ml.example/"}).mlflow_url == "https://ml.example"
+
+    def test_a_tracking_uri_that_is_none_is_refused_by_its_name(self):
+        with pytest.raises(SettingInvalid, match="MLFLOW_TRACKING_URI"):
+            read_settings({"MLFLOW_TRACKING_URI": "http://["})
+
+    def test_children_have_the_same_settings(self):
+        given = {
+            "PHI3KIT_LOG_TEXT": "0", "PHI3KIT_DAILY_TOKENS": "7", "PHI3KIT_DAILY_TOKENS_PER_USER": "5",
+            "MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "secret",
+        }  # fmt: skip
+        environment = child_environment(read_settings(given))
+        assert {name: environment[name] for name in given} == given
+
+    def test_passwords_are_not_in_the_records_text(self):
+        text = repr(read_settings({"MLFLOW_TRACKING_PASSWORD": "secret", "MLFLOW_TRACKING_TOKEN": "secret"}))
+        assert "secret" not in text

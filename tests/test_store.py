@@ -1,6 +1,8 @@
 """The store: made once, in its place, and clear about what is wrong with it."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -86,3 +88,21 @@ class TestExperimentId:
         assert caught.value.next_step == f"Restore it: mlflow experiments restore --experiment-id {usage}"
         open_store(settings).restore_experiment(usage)
         assert experiment_id(settings, USAGE_EXPERIMENT) == usage
+
+
+class TestAnotherVersionsStore:
+    def test_tables_of_an_older_mlflow_are_named_with_the_command_that_mends_them(self, settings: Settings):
+        with closing(sqlite3.connect(settings.home / "mlflow.db")) as connection:
+            connection.execute("update alembic_version set version_num = '0584bdc529eb'")
+            connection.commit()
+        with pytest.raises(StorageFailed, match="made by another version of MLflow") as caught:
+            experiment_id(settings, USAGE_EXPERIMENT)
+        assert "mlflow db upgrade" in caught.value.next_step
+
+
+class TestWhatAServerSays:
+    @pytest.mark.timeout(30)
+    def test_a_port_where_nothing_listens_is_said_in_words(self, tmp_path: Path):
+        with pytest.raises(StorageFailed) as caught:
+            experiment_id(settings_for(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), USAGE_EXPERIMENT)
+        assert caught.value.why == "Nothing listens there."
