@@ -111,12 +111,12 @@ class TestCompare:
 
     def test_parameters_are_shared_or_each_sides_own(self, home: Built) -> None:
         app = open_page("compare")
-        app.number_input(key="compare_max_tokens_4096").set_value(3).run()
+        app.number_input(key="compare_max_tokens").set_value(3).run()
         ask(app)
         (first,) = app.session_state["comparisons"]
         assert [(t.answer.completion_tokens, t.answer.finish_reason) for t in first.turns] == [(3, "length")] * 2
         next(each for each in app.toggle if each.label == "Separate parameters").set_value(True).run()
-        app.number_input(key="compare_A_max_tokens_4096").set_value(5).run()
+        app.number_input(key="compare_A_max_tokens").set_value(5).run()
         ask(app)
         second = app.session_state["comparisons"][1]
         assert [turn.answer.completion_tokens for turn in second.turns] == [5, 10]

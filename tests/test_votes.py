@@ -90,7 +90,7 @@ class TestWriteVotes:
         Outbox(tmp_path).add(turn("t1", wrapper="remote", **counted))
         write_waiting(settings)
         (run,) = open_store(settings).search_runs([experiment_id(settings, USAGE_EXPERIMENT)])
-        assert run.data.tags["phi3kit.usage"] == "not given"
+        assert run.data.tags["phi3kit.tokens_counted"] == "no"
         assert run.data.metrics["total_tokens"] == 0
 
 
