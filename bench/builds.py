@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from phi3kit.logged_models import resolve
 from phi3kit.records import WrapperName
+from phi3kit.registry.logged_models import resolve
 from phi3kit.settings import PROJECT_ROOT, read_settings
 
 Figures = dict[str, float | str]

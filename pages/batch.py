@@ -4,8 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from phi3kit import targets
 from phi3kit.batch.request import BatchRequest, sampling_of
+from phi3kit.endpoints import targets
 from phi3kit.ui import batching, choosing, resources, shell, talk
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from phi3kit.conversation import Conversation
+from phi3kit.chat.conversation import Conversation
 from phi3kit.ui import chat_form, chats, choosing, drawer, messages, resources, share, shell, talk
 
 SUGGESTIONS = (
@@ -47,7 +47,7 @@ with shell.errors_shown():
             talk.show_context(conversation, target, st.empty())
     chats.show_notes()
     if target and settings:
-        if note := talk.native_note(target.wrapper, "openai"):
+        if note := choosing.note(target, "openai"):
             st.caption(note)
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",))
         pending = chats.pending()

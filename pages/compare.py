@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from phi3kit.comparison import Comparison
+from phi3kit.chat.comparison import Comparison
 from phi3kit.records import Message
 from phi3kit.ui import comparing, connecting, resources, shell
 

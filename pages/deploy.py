@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.deployment import compose, recipes
-from phi3kit.ui import acting, deploying, resources, shell, versus
+from phi3kit.ui import acting, choosing, deploying, resources, shell
 
 ROUTES = ("phi3kit serve", "mlflow models serve", "Docker image", "systemd", "Compose", "Azure ML")
 PORTS = {"phi3kit serve": 8000, "mlflow models serve": 5001, "Docker image": 5001, "systemd": 8000}
@@ -26,7 +26,7 @@ with shell.errors_shown():
         uri = st.selectbox(
             "Model",
             list(found),
-            format_func=lambda each: versus.choice_label(found[each]),
+            format_func=lambda each: choosing.choice_label(found[each]),
             key="deploy_model",
             width=420,
             help="A version stays what it is; an alias is followed when a server starts.",

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from phi3kit import chat_template
-from phi3kit.conversation import Conversation
+from phi3kit.chat.conversation import Conversation
+from phi3kit.prompts import chat_template
 from phi3kit.ui import choosing, live_text, prompting, shell, talk
 
 shell.begin("Prompt")
@@ -14,7 +14,7 @@ with shell.errors_shown():
         target = choosing.choose_target("prompt", preferred="onnx")
         request = talk.parameters("prompt", target, "") if target else None
     if target and request:
-        if note := talk.native_note(target.wrapper, "raw"):
+        if note := choosing.note(target, "raw"):
             st.caption(note)
         editor, views = st.columns(2)
         with editor, st.container(border=True):

@@ -150,7 +150,7 @@ def _build_as(job: "OwnJob", request: "BuildRequest", settings: Settings, argume
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from phi3kit.logged_models import resolve
+    from phi3kit.registry.logged_models import resolve
 
     settings = read_settings()
     model = resolve(arguments.model_uri, settings)
@@ -163,9 +163,9 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _chat(arguments: argparse.Namespace) -> None:
-    from phi3kit.client import Request, TurnContext, ask
+    from phi3kit.endpoints.client import Request, TurnContext, ask
+    from phi3kit.endpoints.workers import WorkerPool
     from phi3kit.records import Message
-    from phi3kit.workers import WorkerPool
 
     settings = read_settings()
     pool = WorkerPool(settings)
@@ -179,8 +179,8 @@ def _chat(arguments: argparse.Namespace) -> None:
 
 
 def _signatures(arguments: argparse.Namespace) -> None:
-    from phi3kit.logged_models import signature_of
-    from phi3kit.signatures import compare, describe
+    from phi3kit.registry.logged_models import signature_of
+    from phi3kit.signatures.describe import compare, describe
 
     settings = read_settings()
     a, b = signature_of(arguments.uri_a, settings), signature_of(arguments.uri_b, settings)

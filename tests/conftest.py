@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.records import Endpoint, WrapperName
 from phi3kit.settings import PROJECT_ROOT, Settings, read_settings
-from phi3kit.workers import WorkerPool
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
 
@@ -49,6 +49,12 @@ def run_cli(
         timeout=timeout,
         check=False,
     )
+
+
+@pytest.fixture(autouse=True)
+def _main_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit's test runner leaves the page that it ran as __main__, which processes of later tests would run again."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @dataclass(frozen=True)

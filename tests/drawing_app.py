@@ -6,8 +6,8 @@ import streamlit as st
 from tokenizers import Tokenizer
 
 from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.prompts.tokens import Tokenized
 from phi3kit.server.pieces import raw_tokens
-from phi3kit.tokens import Tokenized
 from phi3kit.ui.diffing import show_diff
 from phi3kit.ui.literal import literal
 from phi3kit.ui.token_view import show_tokens

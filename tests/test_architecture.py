@@ -12,14 +12,10 @@ KIT = PROJECT_ROOT / "phi3kit"
 # Each module's floor (see the README): a module imports its own floor and those below it.
 FLOORS = {
     "errors": 1, "records": 1, "wrappers": 1, "embedded": 1,
-    "chat_template": 2, "openai_schema": 2, "signatures": 2, "settings": 2, "onnx_export": 2,
-    "data_folder": 2, "machine": 2, "processes": 2, "job_folder": 2, "safe_markdown": 2, "sqlite_file": 2, "word_diff": 2,
-    "tokens": 2, "raw_prompts": 2, "prompt_variants": 2, "payloads": 2, "enforcement": 2, "predict_rules": 2, "scoring": 2,
-    "store": 3, "model_uris": 3, "usage": 3, "sources": 3, "connections": 3, "logged_models": 3, "workers": 3,
-    "snippets": 3,
-    "builds": 4, "client": 4, "targets": 4, "conversation": 4, "chat_settings": 4, "presets": 4, "saved_conversations": 4,
-    "transport": 4, "invocations": 4, "probe": 4, "lanes": 4, "comparison": 4, "registry": 4, "versions": 4,
-    "transcripts": 4, "request_snippets": 4, "deployment": 4, "batch": 4, "evaluation": 4, "tour": 4, "server": 4, "ui": 4,
+    "settings": 2, "data_folder": 2, "sqlite_file": 2, "job_folder": 2, "processes": 2, "machine": 2,
+    "prompts": 2, "signatures": 2, "openai_schema": 2, "onnx_export": 2, "safe_markdown": 2, "word_diff": 2, "tour": 2,
+    "store": 3, "usage": 3, "sources": 3, "registry": 3,
+    "endpoints": 4, "chat": 4, "builds": 4, "batch": 4, "evaluation": 4, "deployment": 4, "server": 4, "ui": 4,
     "cli": 5, "project": 5, "__main__": 5,
 }  # fmt: skip
 # The recipe of the embedded model stands apart: it may use what it needs, and nothing of the house imports it.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from phi3kit.connections import list_connections, remove_connection
+from phi3kit.endpoints.connections import list_connections, remove_connection
 from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
 from tests.scripted_server import http_answer, scripted

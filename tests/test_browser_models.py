@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from phi3kit import registry
-from phi3kit.logged_models import list_models
+from phi3kit.registry import names as registry
+from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import PROJECT_ROOT, Settings
 from tests.conftest import Built
 from tests.samples import copy_of_store
@@ -81,8 +81,8 @@ def page(store: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def test_1_a_loaded_model_shows_its_worker(page: "playwright.Page") -> None:
     go(page, "Models")
-    page.get_by_role("button", name="Load").click()
-    page.get_by_role("button", name="Unload").wait_for()
+    page.get_by_role("button", name="Load", exact=True).click()
+    page.get_by_role("button", name="Unload", exact=True).wait_for()
     page.get_by_role("radio", name="Workers").click()
     page.get_by_text("Uptime").wait_for()
     assert "Memory" in page.get_by_test_id("stMetric").first.inner_text()
@@ -106,8 +106,7 @@ def test_3_mlflows_server_runs_and_answers_and_ends_with_the_app(page: "playwrig
     page.get_by_role("radio", name="mlflow models serve").click()
     idle(page)
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_text("ready · since").wait_for(timeout=120_000)
-    page.get_by_role("button", name="Send", exact=True).click()
+    page.get_by_role("button", name="Send", exact=True).click(timeout=120_000)  # offered when the server is ready
     page.get_by_text("The capital of Spain is Madrid.").wait_for()
 
 

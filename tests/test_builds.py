@@ -22,13 +22,13 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from phi3kit import snippets
+from phi3kit.builds import snippets
 from phi3kit.builds.build import template_difference
 from phi3kit.builds.events import BuildRequest, step_names
-from phi3kit.chat_template import JINJA_TEMPLATE
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.logged_models import files_of, list_models, resolve
+from phi3kit.prompts.chat_template import JINJA_TEMPLATE
 from phi3kit.records import WRAPPERS, WrapperName
+from phi3kit.registry.logged_models import files_of, list_models, resolve
 from phi3kit.settings import Settings
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.folders import LONGROPE, TOKENIZER, edit_json, in_shards, tiny

@@ -4,8 +4,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from phi3kit.chat_settings import ChatSettings, link, read
-from phi3kit.client import Request
+from phi3kit.chat.settings import ChatSettings, link, read
+from phi3kit.endpoints.client import Request
 from phi3kit.records import Message
 
 ALL = ChatSettings("Be brief.", 0.7, 0.9, 64, 5, ("END", "<|end|>"))

@@ -6,7 +6,8 @@ import jinja2
 import pytest
 from tokenizers import Tokenizer
 
-from phi3kit.chat_template import (
+from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.prompts.chat_template import (
     CHAPTER_EXAMPLE,
     EXAMPLE,
     JINJA_TEMPLATE,
@@ -14,7 +15,6 @@ from phi3kit.chat_template import (
     prompt_ids,
     raw_prompt,
 )
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.records import Message
 
 SYSTEM = Message("system", "Be brief.")

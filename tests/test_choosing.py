@@ -6,7 +6,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit.connections import Connection, remove_connection, save_connection
+from phi3kit.endpoints.connections import Connection, remove_connection, save_connection
 from tests.conftest import Built
 
 

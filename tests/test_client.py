@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import pytest
 
-from phi3kit.client import Answer, Request, TurnContext, ask, stream, tokenize
+from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream, tokenize
+from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.errors import Busy, RequestInvalid, WorkerFailed
 from phi3kit.records import Message, TurnRecord
 from phi3kit.usage.outbox import Outbox
-from phi3kit.workers import Endpoint, WorkerPool
 from tests.conftest import CHAPTER_PROMPT, Built, settings_for
 from tests.waiting import wait_for
 

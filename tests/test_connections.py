@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit.connections import Connection, endpoint_of, list_connections, remove_connection, save_connection
+from phi3kit.endpoints.connections import Connection, endpoint_of, list_connections, remove_connection, save_connection
 from phi3kit.errors import ConnectionInvalid, StorageFailed
 
 LAB = Connection("lab", "http://127.0.0.1:8000", model="phi3", key_name="PHI3KIT_KEY_LAB", context_tokens=4096)

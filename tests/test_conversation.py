@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from phi3kit.client import Answer, Request
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.endpoints.client import Answer, Request
 from phi3kit.errors import WorkerFailed
 from phi3kit.records import FinishReason, Message
 from tests.samples import turn
@@ -109,6 +109,13 @@ class TestBranches:
         chat = self.tree()
         assert texts(chat.siblings(chat.shown[1])) == ["Two", "Deux"]
         assert texts(chat.siblings(chat.shown[0])) == ["One"]
+
+    def test_what_another_tab_made_earlier_stands_before(self):
+        chat = chain(said("One", "1", at=1.0), said("Later", "2", at=3.0))
+        chat.merge([said("Earlier", "3", parent="One", at=2.0)])
+        assert texts(chat.siblings(chat.shown[1])) == ["Earlier", "Later"]
+        chat.show("One")
+        assert texts(chat.shown) == ["One", "Later"]
 
     def test_an_answer_that_was_completed_steps_back_until_the_completion_is_gone(self):
         chat = chain(said("One", "Once upon", "length"))

@@ -19,12 +19,12 @@ import httpx
 import pytest
 import yaml
 
-from phi3kit import registry
 from phi3kit.deployment import compose, recipes
 from phi3kit.deployment.recipes import Recipe, Step
 from phi3kit.deployment.servers import free_port
-from phi3kit.logged_models import LoggedModel, list_models
 from phi3kit.records import WRAPPERS, WrapperName
+from phi3kit.registry import names as registry
+from phi3kit.registry.logged_models import LoggedModel, list_models
 from phi3kit.settings import PROJECT_ROOT, Settings
 from tests.conftest import Built, settings_for
 from tests.samples import copy_of_store

@@ -11,7 +11,7 @@ import pytest
 
 from phi3kit.deployment import servers
 from phi3kit.deployment.servers import ScoringServers, ServerStatus
-from phi3kit.errors import Busy, ModelNotFound, RequestInvalid, WorkerFailed
+from phi3kit.errors import ModelNotFound, RequestInvalid, WorkerFailed
 from phi3kit.processes import log_tail
 from phi3kit.settings import PROJECT_ROOT, child_environment
 from tests.conftest import Built
@@ -45,7 +45,7 @@ class TestScoringServers:
     def test_it_starts_answers_and_ends_with_all_its_processes(self, scoring: ScoringServers, built: Built) -> None:
         first = scoring.start(built.uri("onnx"))
         assert (first.state, first.wrapper) == ("starting", "onnx")
-        with pytest.raises(Busy):
+        with pytest.raises(WorkerFailed, match="not ready yet"):
             servers.ask(first, "{}")
         assert scoring.start(built.uri("onnx")).pid == first.pid  # one a model
         status = ready(scoring)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from phi3kit.embedded import EVALUATION_FILE, MODEL_FOLDER, corpus
 from phi3kit.embedded.conversations import ConversationSource
-from phi3kit.logged_models import resolve
+from phi3kit.registry.logged_models import resolve
 from tests.conftest import CHAPTER_PROMPT, Built
 
 LANGUAGES = corpus.LANGUAGES

@@ -11,12 +11,12 @@ import pytest
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from phi3kit.enforcement import Enforced, enforce, form_of
-from phi3kit.logged_models import signature_of
-from phi3kit.payloads import EXAMPLES, QUESTION, Example, converted, messages_of, prompt_of, renderings
-from phi3kit.predict_rules import refused_by_predict, surprises
 from phi3kit.records import Endpoint
-from phi3kit.signatures import chapter_signature
+from phi3kit.registry.logged_models import signature_of
+from phi3kit.signatures.describe import chapter_signature
+from phi3kit.signatures.enforcement import Enforced, enforce, form_of
+from phi3kit.signatures.payloads import EXAMPLES, QUESTION, Example, converted, messages_of, prompt_of, renderings
+from phi3kit.signatures.predict_rules import refused_by_predict, surprises
 from tests.conftest import Built
 
 BY_NAME = {example.name: example for example in EXAMPLES}

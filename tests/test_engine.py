@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.errors import Busy, ModelNotFound, RequestInvalid, WorkerFailed
-from phi3kit.logged_models import resolve
+from phi3kit.registry.logged_models import resolve
 from phi3kit.server.engine import Done, Engine, Job, Piece
 from phi3kit.server.kv_cache import KvCache
 from phi3kit.server.loading import load_runtime

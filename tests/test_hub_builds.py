@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Job, Jobs
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.logged_models import list_models, resolve
+from phi3kit.registry.logged_models import list_models, resolve
 from phi3kit.settings import PROJECT_ROOT, read_settings
 from tests.conftest import settings_for
 from tests.hub_server import Fault, Hub, local_hub

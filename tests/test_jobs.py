@@ -18,8 +18,8 @@ from phi3kit.builds.build import CHECKED_TAG, take_back_remains
 from phi3kit.builds.events import BuildRequest, Note, Progress, Queued, Step, as_line, from_line, in_words, step_names
 from phi3kit.builds.jobs import Job, Jobs, own_job
 from phi3kit.errors import BuildFailed, StorageFailed
-from phi3kit.logged_models import list_models
 from phi3kit.records import WrapperName
+from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
 from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from tests.conftest import run_cli, settings_for

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 
-from phi3kit.client import Request, TurnContext
+from phi3kit.endpoints.client import Request, TurnContext
+from phi3kit.endpoints.lanes import Lane, stop_all
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import WorkerFailed
-from phi3kit.lanes import Lane, stop_all
 from phi3kit.records import Endpoint, Message
 from phi3kit.usage.outbox import Outbox
-from phi3kit.workers import WorkerPool
 from tests.conftest import Built
 from tests.scripted_server import scripted
 from tests.test_remote import to

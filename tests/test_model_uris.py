@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from phi3kit.errors import ModelNotFound
-from phi3kit.model_uris import canonical
-from phi3kit.registry import register, set_alias
+from phi3kit.registry.model_uris import canonical
+from phi3kit.registry.names import register, set_alias
 from phi3kit.settings import Settings
 from phi3kit.store import open_store
 from phi3kit.wrappers.log import MODEL_NAMES

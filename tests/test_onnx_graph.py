@@ -16,8 +16,8 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, questions
 from phi3kit.errors import WorkerFailed
-from phi3kit.logged_models import resolve
 from phi3kit.onnx_export import export_onnx
+from phi3kit.registry.logged_models import resolve
 from phi3kit.server.loading import load_runtime
 from phi3kit.server.onnx_graph import OnnxGraph
 from phi3kit.server.runtime_onnx import OnnxRuntime

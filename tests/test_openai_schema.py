@@ -141,7 +141,7 @@ class TestErrorBody:
             (ModelNotFound("What.", "Why.", "Next."), 404, "model_not_found"),
             (Busy(waiting=32, retry_after_s=2), 429, "queue_full"),
             (WorkerFailed("What.", "Why.", "Next."), 503, "not_ready"),
-            (StorageFailed("What.", "Why.", "Next."), 500, "internal_error"),
+            (StorageFailed("What.", "Why.", "Next."), 503, "turns_not_kept"),
         ],
     )
     def test_a_deliberate_error_keeps_its_words_under_its_status(self, error: Exception, status: int, code: str):

@@ -9,10 +9,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit.chat_settings import ChatSettings
-from phi3kit.conversation import Conversation
-from phi3kit.presets import Presets
-from phi3kit.saved_conversations import SavedConversations
+from phi3kit.chat.conversation import Conversation
+from phi3kit.chat.presets import Presets
+from phi3kit.chat.saved import SavedConversations
+from phi3kit.chat.settings import ChatSettings
 from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
 from tests.test_conversation import chain, said

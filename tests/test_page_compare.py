@@ -9,11 +9,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit.connections import Connection, list_connections, remove_connection, save_connection
+from phi3kit.endpoints.connections import Connection, list_connections, remove_connection, save_connection
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.ui import resources
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.votes import Votes
-from phi3kit.workers import WorkerPool
 from tests.conftest import Built, settings_for
 from tests.scripted_server import event_stream, http_answer, scripted
 from tests.test_pages import open_page, words

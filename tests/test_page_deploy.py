@@ -9,7 +9,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit import registry
+from phi3kit.registry import names as registry
 from phi3kit.settings import Settings
 from phi3kit.ui import resources
 from tests.conftest import Built
@@ -84,8 +84,9 @@ class TestScoringServer:
     def test_it_starts_answers_and_stops_from_the_page(self, store: Settings) -> None:
         app = click(route("mlflow models serve"), "Start")
         (status,) = resources.kit().servers.statuses()
+        assert "MLflow loads the model" in words(app)
         wait_for("a ready server", lambda: resources.kit().servers.statuses()[0].state == "ready", 90)
-        app = click(app, "Send")
+        app = click(app.run(), "Send")
         assert [each.value for each in app.error] == []
         assert json.loads(app.json[0].value) == ["The capital of Spain is Madrid."]
         assert "200" in words(app)

@@ -8,8 +8,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit import registry
-from phi3kit.logged_models import list_models
+from phi3kit.registry import names as registry
+from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import Settings
 from phi3kit.ui import resources
 from tests.conftest import Built

@@ -7,7 +7,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit.chat_template import EXAMPLE
+from phi3kit.prompts.chat_template import EXAMPLE
 from tests.conftest import CHAPTER_PROMPT, Built
 from tests.test_pages import open_page, words
 

@@ -7,8 +7,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from phi3kit import registry
-from phi3kit.payloads import EXAMPLES
+from phi3kit.registry import names as registry
+from phi3kit.signatures.payloads import EXAMPLES
 from phi3kit.ui import resources
 from tests.conftest import Built
 from tests.test_pages import open_page, words

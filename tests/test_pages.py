@@ -16,7 +16,7 @@ from tests.conftest import CHAPTER_PROMPT, Built
 from tests.hub_server import local_hub
 from tests.waiting import wait_for
 
-PAGES = ("home", "build", "models", "signatures", "chat", "prompt", "usage", "deploy")
+PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
 
 
 def open_page(name: str) -> AppTest:
@@ -79,6 +79,10 @@ class TestEmpty:
             "signatures": "Not built yet: transformers and onnx",
             "chat": "No model is built yet",
             "prompt": "No model is built yet",
+            "compare": "No model is built yet",
+            "batch": "No model is built yet",
+            "evaluate": "No model is built yet",
+            "tour": "Walk through the chapter",
             "usage": "There are none yet",
         }
         assert said[name] in words(app)

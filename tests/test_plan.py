@@ -12,9 +12,9 @@ from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.plan import Need, Plan, make_plan
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.errors import BuildFailed
-from phi3kit.logged_models import files_of
 from phi3kit.machine import free_memory_bytes
 from phi3kit.records import WRAPPERS, Precision
+from phi3kit.registry.logged_models import files_of
 from phi3kit.sources.find import find_source
 from tests.conftest import Built, run_cli, settings_for
 from tests.folders import TOKENIZER

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit.chat_settings import ChatSettings
+from phi3kit.chat.presets import Presets
+from phi3kit.chat.settings import ChatSettings
 from phi3kit.errors import RequestInvalid
-from phi3kit.presets import Presets
 
 COMEDIAN = ChatSettings("You are a stand-up comedian.", 0.7, 0.9, 64, 5, ("END",))
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from phi3kit.chat_template import EXAMPLE
-from phi3kit.prompt_variants import variants_of
-from phi3kit.raw_prompts import read_raw_prompt
+from phi3kit.prompts.chat_template import EXAMPLE
+from phi3kit.prompts.raw import read_raw_prompt
+from phi3kit.prompts.variants import variants_of
 
 QUESTION = "What is the capital of Spain?"
 

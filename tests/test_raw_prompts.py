@@ -3,11 +3,11 @@
 import pytest
 from tokenizers import Tokenizer
 
-from phi3kit import client
-from phi3kit.chat_template import CHAPTER_EXAMPLE, EXAMPLE, raw_prompt
-from phi3kit.client import Request, TurnContext
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.raw_prompts import Reading, place, read_raw_prompt
+from phi3kit.endpoints import client
+from phi3kit.endpoints.client import Request, TurnContext
+from phi3kit.prompts.chat_template import CHAPTER_EXAMPLE, EXAMPLE, raw_prompt
+from phi3kit.prompts.raw import Reading, place, read_raw_prompt
 from phi3kit.records import Endpoint, Message
 from tests.conftest import Built
 

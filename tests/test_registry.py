@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit import registry
 from phi3kit.errors import ModelNotFound, RequestInvalid
-from phi3kit.logged_models import list_models
+from phi3kit.registry import names as registry
+from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import Settings
 from phi3kit.store import open_store
 from tests.samples import artifacts_of, logged_model, new_store

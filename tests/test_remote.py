@@ -13,17 +13,17 @@ from socket import create_server
 import httpx
 import pytest
 
-from phi3kit.client import Answer, Request, TurnContext, ask, stream
-from phi3kit.connections import Connection, endpoint_of
+from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream
+from phi3kit.endpoints.connections import Connection, endpoint_of
+from phi3kit.endpoints.invocations import payload, read_reply
+from phi3kit.endpoints.probe import probe
+from phi3kit.endpoints.transport import Line
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import BudgetSpent, Busy, EndpointFailed, RequestInvalid
-from phi3kit.invocations import payload, read_reply
-from phi3kit.logged_models import resolve
-from phi3kit.probe import probe
 from phi3kit.records import WRAPPERS, Endpoint, Message, TurnRecord, TurnText
+from phi3kit.registry.logged_models import resolve
 from phi3kit.settings import Settings
-from phi3kit.transport import Line
 from phi3kit.usage.outbox import Outbox
-from phi3kit.workers import WorkerPool
 from tests.conftest import Built, settings_for
 from tests.scripted_server import event_stream, http_answer, scripted, self_signed
 from tests.waiting import wait_for
@@ -417,6 +417,14 @@ class TestForeign:
             thread.join(5)
             assert not thread.is_alive()
         assert the_only_turn(here).finish_reason == "cancelled"
+
+
+class TestContinue:
+    def test_invocations_cannot_continue_an_answer_and_nothing_is_sent(self, here: Settings) -> None:
+        begun = Request((*CAPITAL, Message("assistant", "The capital")), continues=True)
+        with scripted(http_answer(200, "[]")) as server, pytest.raises(RequestInvalid, match="cannot continue"):
+            ask(to(server.url, "invocations"), begun, a_context(), here)
+        assert server.requests == []
 
 
 SAMPLING = {"temperature": 0.0, "max_tokens": 9, "top_p": 1.0, "seed": None, "stop": ()}

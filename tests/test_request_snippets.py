@@ -14,10 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from phi3kit.client import Request
-from phi3kit.connections import Connection
+from phi3kit.chat.snippets import Snippet, remote_snippets, snippets
+from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.connections import Connection
 from phi3kit.records import Message, WrapperName
-from phi3kit.request_snippets import Snippet, remote_snippets, snippets
 from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
 

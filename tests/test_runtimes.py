@@ -10,12 +10,12 @@ import numpy as np
 import psutil
 import pytest
 
-from phi3kit.chat_template import raw_prompt
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, questions
-from phi3kit.logged_models import resolve
 from phi3kit.onnx_export import export_onnx
+from phi3kit.prompts.chat_template import raw_prompt
 from phi3kit.records import Message
+from phi3kit.registry.logged_models import resolve
 from phi3kit.server.loading import load_runtime
 from phi3kit.server.runtime import Logits, Runtime, TokenSequence
 from phi3kit.server.runtime_onnx import OnnxRuntime

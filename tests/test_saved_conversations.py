@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit.chat_settings import ChatSettings
-from phi3kit.client import Answer
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.chat.saved import SavedConversations
+from phi3kit.chat.settings import ChatSettings
+from phi3kit.endpoints.client import Answer
 from phi3kit.errors import Phi3KitError, StorageFailed
 from phi3kit.records import Message
-from phi3kit.saved_conversations import SavedConversations
 
 HOSTILE = "Ελλάδα 日本 \0 <script>alert(1)</script> ' \" ; drop table turns; -- \u2028"
 

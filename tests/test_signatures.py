@@ -5,7 +5,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Object, ParamSchema, ParamSpec, Property, Schema
 
 from phi3kit.records import WrapperName
-from phi3kit.signatures import Field, Row, chapter_signature, compare, describe
+from phi3kit.signatures.describe import Field, Row, chapter_signature, compare, describe
 
 # As the chapter prints them, code block by code block.
 CHAPTER_TRANSFORMERS = """

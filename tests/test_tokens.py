@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
-from phi3kit import client
-from phi3kit.chat_template import SPECIAL_TOKENS
+from phi3kit.endpoints import client
+from phi3kit.prompts.chat_template import SPECIAL_TOKENS
+from phi3kit.prompts.tokens import Token, common_beginning, read_tokenized, swallowed
 from phi3kit.records import Endpoint, Message
-from phi3kit.tokens import Token, common_beginning, read_tokenized, swallowed
 from tests.conftest import CHAPTER_PROMPT
 
 HOSTILE = [

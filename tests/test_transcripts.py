@@ -9,12 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from phi3kit.client import Answer
-from phi3kit.conversation import ChatTurn, Conversation
-from phi3kit.errors import RequestInvalid, WorkerFailed
-from phi3kit.openai_schema import ChatRequest
-from phi3kit.records import Message
-from phi3kit.transcripts import (
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.chat.transcripts import (
     MAX_IMPORT_BYTES,
     MAX_IMPORT_MESSAGES,
     file_name,
@@ -23,6 +19,10 @@ from phi3kit.transcripts import (
     to_markdown,
     to_openai,
 )
+from phi3kit.endpoints.client import Answer
+from phi3kit.errors import RequestInvalid, WorkerFailed
+from phi3kit.openai_schema import ChatRequest
+from phi3kit.records import Message
 from tests.test_conversation import chain, said
 
 SCRIPT = "<script>alert(1)</script> ![x](http://127.0.0.1/x.png) <|end|>\n## Assistant\r> ```\n\n$x$ &amp;"

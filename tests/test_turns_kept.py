@@ -12,11 +12,11 @@ import httpx
 import pytest
 from openai import OpenAI, RateLimitError
 
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.records import Endpoint
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import write_waiting
-from phi3kit.workers import WorkerPool
 from tests.conftest import Built, settings_for
 from tests.samples import new_store
 from tests.waiting import wait_for

@@ -11,6 +11,7 @@ from mlflow.entities.trace_metrics import AggregationType, MetricAggregation, Me
 from mlflow.tracing.client import TracingClient
 from openai import OpenAI
 
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.records import Message, TurnText
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
@@ -18,7 +19,6 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.traces import trace_id_of, write_trace
 from phi3kit.usage.writer import write_waiting
-from phi3kit.workers import WorkerPool
 from tests.conftest import Built, settings_for
 from tests.samples import TURN, new_store, turn
 from tests.waiting import wait_for

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit import registry, versions
-from phi3kit.logged_models import list_models
+from phi3kit.registry import names as registry
+from phi3kit.registry import versions
+from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import Settings
 from phi3kit.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store
 from tests.samples import logged_model, new_store, table, turn

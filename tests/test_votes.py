@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit.client import Answer, Request
-from phi3kit.comparison import Comparison
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.comparison import Comparison
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.endpoints.client import Answer, Request
+from phi3kit.endpoints.targets import Target
 from phi3kit.errors import StorageFailed, WorkerFailed
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
-from phi3kit.targets import Target
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.votes import Tally, Vote, Votes
 from phi3kit.usage.writer import write_waiting

@@ -17,11 +17,11 @@ from openai import OpenAI
 from openai.types import CompletionUsage
 from tokenizers import Tokenizer
 
-from phi3kit.chat_template import SPECIAL_TOKENS, prompt_ids
 from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.endpoints.workers import Endpoint, WorkerPool
+from phi3kit.prompts.chat_template import SPECIAL_TOKENS, prompt_ids
 from phi3kit.records import Message
 from phi3kit.usage.outbox import Outbox
-from phi3kit.workers import Endpoint, WorkerPool
 from phi3kit.wrappers.check import PROMPT_INPUT, answer_of, load
 from tests.conftest import CHAPTER_PROMPT, Built, settings_for
 from tests.waiting import wait_for

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from phi3kit.chat_template import prompt_ids
 from phi3kit.embedded.corpus import questions
-from phi3kit.logged_models import resolve
+from phi3kit.endpoints.workers import WorkerPool
+from phi3kit.prompts.chat_template import prompt_ids
 from phi3kit.records import WRAPPERS, Endpoint, Message, WrapperName
+from phi3kit.registry.logged_models import resolve
 from phi3kit.server.engine import Done, Engine, Job, Piece
 from phi3kit.server.kv_cache import KvCache
 from phi3kit.server.loading import load_runtime
 from phi3kit.server.runtime import Runtime
 from phi3kit.server.sampling import Sampling
-from phi3kit.workers import WorkerPool
 from tests.conftest import Built, settings_for
 from tests.greedy import greedy
 from tests.waiting import wait_for

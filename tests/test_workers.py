@@ -15,16 +15,16 @@ import openai
 import pytest
 from openai import OpenAI
 
-from phi3kit import registry
-from phi3kit.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.errors import ModelNotFound, WorkerFailed
-from phi3kit.logged_models import resolve
 from phi3kit.records import WRAPPERS, Message
+from phi3kit.registry import names as registry
+from phi3kit.registry.logged_models import resolve
 from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
 from phi3kit.store import open_store
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
-from phi3kit.workers import Endpoint, WorkerPool
 from phi3kit.wrappers.log import MODEL_NAMES
 from tests.conftest import Built, run_cli, settings_for
 from tests.samples import artifacts_of, copy_of_store
@@ -153,7 +153,7 @@ class TestPool:
 PARENT = """
 import sys, time
 from phi3kit.settings import read_settings
-from phi3kit.workers import WorkerPool
+from phi3kit.endpoints.workers import WorkerPool
 
 pool = WorkerPool(read_settings())
 pool.endpoint(sys.argv[1])

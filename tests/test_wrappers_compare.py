@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.logged_models import resolve
+from phi3kit.registry.logged_models import resolve
 from phi3kit.wrappers.compare import PROMPTS, same_beginnings
 from tests.conftest import Built
 

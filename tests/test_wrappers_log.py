@@ -13,8 +13,8 @@ import pytest
 from mlflow.models.model import ModelInfo
 
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.logged_models import files_of, resolve
 from phi3kit.records import WRAPPERS, WrapperName
+from phi3kit.registry.logged_models import files_of, resolve
 from phi3kit.settings import Settings
 from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from phi3kit.wrappers.check import answer_of, load

@@ -11,16 +11,17 @@ from itertools import islice
 from openai import OpenAI
 
 from phi3kit.batch.request import RowResult, Sampling, failed
-from phi3kit.client import TurnContext, ask, connect
+from phi3kit.endpoints.client import TurnContext, ask, connect
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import BatchFailed, Busy, RequestInvalid, WorkerFailed
 from phi3kit.records import Endpoint, Message
 from phi3kit.settings import Settings
-from phi3kit.workers import WorkerPool
 
 Prompt = tuple[Message, ...] | str
 
 AT_ONCE = 8  # as many answers as a worker writes at once
 
+_LONGEST_WAIT_S = 60  # for a place in the queue
 _ALONE = 2  # times that a row is asked alone after its worker broke
 _BROKEN_IN_A_ROW = 3  # rows that broke their worker, one after the other, until it is not the row's fault
 
@@ -94,7 +95,7 @@ class Answering:
         raise AssertionError("a row is asked at least once")
 
     def _ask(self, row: int, prompt: Prompt) -> RowResult:
-        """Raises WorkerFailed."""
+        """Raises WorkerFailed, or BatchFailed when no other row can be asked either."""
         assert self._line is not None
         endpoint, connection = self._line
         context = TurnContext(self._settings.user, "batch", self._conversation_id)
@@ -102,6 +103,12 @@ class Answering:
             try:
                 answer = ask(endpoint, self._sampling.request(prompt), context, self._settings, connection)
             except Busy as error:
+                if error.retry_after_s > _LONGEST_WAIT_S:  # no full queue: the day's tokens are spent
+                    raise BatchFailed(
+                        "The worker takes no more requests for now.",
+                        _words_of(error),
+                        "What was computed is kept. Start the same batch again then, or raise the budget.",
+                    ) from error
                 time.sleep(error.retry_after_s)
             except RequestInvalid as error:
                 return failed(row, error.why, final=True)  # the worker's own words; around them are the client's
@@ -122,3 +129,9 @@ class Answering:
         if self._line is None or self._line[0] != endpoint:
             self.close()
             self._line = (endpoint, connect(endpoint))
+
+
+def _words_of(busy: Busy) -> str:
+    """What the worker said beside its 429; the client's error has the time only."""
+    body = getattr(busy.__cause__, "body", None)
+    return str(body["message"]) if isinstance(body, dict) and body.get("message") else f"{busy.why} {busy.next_step}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi3kit.batch.tables import Reading, Table
-from phi3kit.client import Request
+from phi3kit.endpoints.client import Request
 from phi3kit.errors import RequestInvalid, TableInvalid
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS
 from phi3kit.records import ROLES, FinishReason, Message

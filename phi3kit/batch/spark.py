@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from phi3kit.batch.answering import Prompt
 from phi3kit.batch.executor import Load, answered, first_line, trouble
 from phi3kit.batch.request import RowResult, Sampling, failed
-from phi3kit.errors import BatchFailed
-from phi3kit.logged_models import ResolvedModel
+from phi3kit.errors import BatchFailed, BudgetSpent
+from phi3kit.registry.logged_models import ResolvedModel
 from phi3kit.settings import PROJECT_ROOT, Settings
+from phi3kit.usage.budgets import Budgets, check
 from phi3kit.usage.outbox import Outbox, from_json
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class SparkAnswering:
         self._sampling, self._settings = sampling, settings
         self._model_uri = model.model_uri
         self._outbox = Outbox(settings.home)
+        self._budgets = Budgets(settings.daily_tokens, settings.daily_tokens_per_user)
         _look_for_spark(master)
         _knock(master)
         self._spark = _session(master, settings)
@@ -99,7 +101,14 @@ class SparkAnswering:
         return self._computed(wave), time.perf_counter() - began
 
     def _computed(self, bodies: list[Body]) -> list[RowResult]:
-        """The wave's results. A wave that fails is halved, until the row that ends its executor is alone."""
+        """The wave's results. A wave that fails is halved, until the row that ends its executor is alone.
+
+        Raises BatchFailed when the cluster is gone or the day's tokens are spent: what is under way may go beyond them.
+        """
+        try:
+            check(self._budgets, self._outbox, self._settings.user)
+        except BudgetSpent as error:
+            raise BatchFailed(error.what, error.why, error.next_step) from error
         try:
             partitions = min(self._cores, len(bodies))
             table = self._spark.createDataFrame(bodies, "row long, body string").repartition(partitions)

@@ -22,13 +22,13 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.models.model import ModelInfo
 
-from phi3kit import chat_template
 from phi3kit.builds.events import BuildRequest, Progress, Report, Steps
 from phi3kit.data_folder import DISK_FULL
 from phi3kit.errors import BuildFailed, Phi3KitError
-from phi3kit.logged_models import SIZE_TAG, delete_files
+from phi3kit.prompts import chat_template
 from phi3kit.records import Message, Precision, WrapperName
-from phi3kit.registry import register
+from phi3kit.registry.logged_models import SIZE_TAG, delete_files
+from phi3kit.registry.names import register
 from phi3kit.settings import Settings
 from phi3kit.sources.find import Source, fetch
 from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors

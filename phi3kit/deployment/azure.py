@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import yaml
 
 from phi3kit.errors import ModelNotFound, StorageFailed
-from phi3kit.logged_models import resolve
 from phi3kit.records import WrapperName
+from phi3kit.registry.logged_models import resolve
 from phi3kit.settings import Settings
 from phi3kit.wrappers.check import QUESTION
 

@@ -6,8 +6,8 @@ Knows Docker Compose and what a build needs to be repeated there. Runs nothing.
 import shlex
 
 from phi3kit.deployment.recipes import File, Recipe, Step
-from phi3kit.logged_models import LoggedModel
 from phi3kit.records import PRECISIONS
+from phi3kit.registry.logged_models import LoggedModel
 from phi3kit.sources.find import EMBEDDED
 
 POSTGRES_DRIVER = "psycopg2-binary==2.9.13"

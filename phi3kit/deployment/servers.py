@@ -17,10 +17,10 @@ from typing import Literal
 
 import httpx
 
-from phi3kit.errors import Busy, RequestInvalid, WorkerFailed
-from phi3kit.logged_models import resolve
+from phi3kit.errors import RequestInvalid, WorkerFailed
 from phi3kit.processes import end, log_tail, tell_to_end
 from phi3kit.records import WrapperName
+from phi3kit.registry.logged_models import resolve
 from phi3kit.settings import Settings, child_environment
 
 ServerState = Literal["starting", "ready", "ended"]
@@ -150,16 +150,17 @@ def serve_command(model_uri: str, port: int) -> list[str]:
 def environment(settings: Settings) -> dict[str, str]:
     """MLflow's command starts uvicorn by its name: the folder of both must be on PATH, else it ends with code 127."""
     programs = str(Path(sys.executable).parent)
-    return child_environment(settings) | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+    path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
+    return child_environment(settings) | {"PATH": path, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> Reply:
     """Send JSON to a server's /invocations and take what it answers, errors too.
 
-    Raises Busy while it starts, and WorkerFailed when it is gone.
+    Raises WorkerFailed while it starts, and when it is gone.
     """
     if server.state == "starting":
-        raise Busy(waiting=0, retry_after_s=5)
+        raise WorkerFailed("The server is not ready yet.", "It loads the model.", "Send it again in some seconds.")
     began = time.perf_counter()
     try:
         # Without the content type MLflow answers 500.

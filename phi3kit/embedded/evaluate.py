@@ -21,11 +21,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Phi3ForCausalLM
 
-from phi3kit.chat_template import prompt_ids
 from phi3kit.embedded import EVALUATION_FILE, MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, Language, follow_ups, near_outside, questions
 from phi3kit.embedded.tokenizer import CONTEXT_TOKENS
 from phi3kit.onnx_export import export_onnx
+from phi3kit.prompts.chat_template import prompt_ids
 from phi3kit.records import Message
 
 _BATCH = 32  # the most that onnxruntime-genai takes

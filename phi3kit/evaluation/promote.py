@@ -4,7 +4,7 @@ Knows the registry. Scores nothing.
 """
 
 from phi3kit.evaluation.results import Evaluation
-from phi3kit.registry import list_registered, register, set_alias
+from phi3kit.registry.names import list_registered, register, set_alias
 from phi3kit.settings import Settings
 
 

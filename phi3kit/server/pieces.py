@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from phi3kit.prompts.tokens import Token, TokenKind
 from phi3kit.server.text import is_byte_token, token_bytes
-from phi3kit.tokens import Token, TokenKind
 
 
 def raw_tokens(tokenizer: Tokenizer, text: str) -> list[Token]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import unquote
 
-from phi3kit.chat_template import ASSISTANT, END, prompt_ids
 from phi3kit.errors import PromptTooLong, RequestInvalid
 from phi3kit.openai_schema import (
     DEFAULT_MAX_TOKENS,
@@ -22,6 +21,7 @@ from phi3kit.openai_schema import (
     TokenLogprob,
     error_body,
 )
+from phi3kit.prompts.chat_template import ASSISTANT, END, prompt_ids
 from phi3kit.records import FinishReason, Interface, Message, Origin, TurnRecord, TurnText, WrapperName
 from phi3kit.server.engine import Done, Engine, Job, Piece
 from phi3kit.server.inbox import Inbox, Step

@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import streamlit as st
 
-from phi3kit import snippets
+from phi3kit.builds import snippets
 from phi3kit.builds.events import BuildRequest, Progress, step_names
 from phi3kit.builds.jobs import Job
 from phi3kit.builds.plan import Plan

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import streamlit as st
 
-from phi3kit import chat_settings
-from phi3kit.chat_settings import ChatSettings
+from phi3kit.chat import settings as chat_settings
+from phi3kit.chat.presets import Presets
+from phi3kit.chat.settings import ChatSettings
+from phi3kit.endpoints.targets import Target
 from phi3kit.errors import Phi3KitError
-from phi3kit.presets import Presets
 from phi3kit.records import SERVED
-from phi3kit.targets import Target
 from phi3kit.ui import chats, choosing, resources, shell, talk
 
 KEY = "chat"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from phi3kit.chat_settings import ChatSettings
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.chat.saved import SavedConversations
+from phi3kit.chat.settings import ChatSettings
 from phi3kit.errors import StorageFailed
-from phi3kit.saved_conversations import SavedConversations
 from phi3kit.ui import resources, shell
 
 _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"

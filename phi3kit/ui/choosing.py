@@ -5,11 +5,11 @@ Knows widgets. What can be talked to, targets know.
 
 import streamlit as st
 
-from phi3kit import targets
+from phi3kit.endpoints import targets
+from phi3kit.endpoints.targets import Target
 from phi3kit.records import SERVED, Interface, Served
-from phi3kit.registry import Choice
-from phi3kit.targets import Target
-from phi3kit.ui import connecting, resources, shell, talk
+from phi3kit.registry.names import Choice
+from phi3kit.ui import connecting, resources, shell
 
 
 def choose_target(key: str, preferred: Served) -> Target | None:
@@ -36,7 +36,7 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         width=300,
         help="An endpoint that was added under Connections."
         if remote
-        else "Newest first. The small model ships with the app and knows only its corpus.",
+        else "Aliases and versions first, then logged models, newest first. The small one knows only its corpus.",
     )
     connecting.connections_button(key)
     return of_wrapper.get(uri)
@@ -55,9 +55,11 @@ def nothing_yet() -> None:
 
 def note(target: Target, interface: Interface) -> str | None:
     """A sentence when what is sent is not what the target's own input is, or not all of it is heard."""
-    if target.connection is None:
-        return talk.native_note(target.wrapper, interface)
-    if target.connection.protocol == "openai":
+    if target.wrapper == "onnx" and interface == "openai":
+        return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
+    if target.wrapper == "transformers" and interface == "raw":
+        return "The transformers wrapper's own input is a list of messages: this prompt goes past its chat template."
+    if target.connection is None or target.connection.protocol == "openai":
         return None
     if target.connection.takes == "raw":
         return "It takes a prompt alone: temperature, max tokens and stop strings are the endpoint's own."
@@ -68,7 +70,12 @@ def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
     """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
     by_uri = {choice.model_uri: choice for choice in resources.choices()}
     if not by_uri:
-        nothing_yet()
+        shell.empty_state(
+            "No model is built yet. Build one first; the small one takes seconds.",
+            "build",
+            "Build a wrapper",
+            ":material/deployed_code:",
+        )
         return None
     uri = st.selectbox(
         label,
@@ -88,6 +95,10 @@ def choice_label(choice: Choice) -> str:
 
 
 def available() -> list[Target]:
-    """Everything that can be talked to: logged models, newest first, then connections. Raises StorageFailed."""
-    models = [targets.of_model(model, shell.model_label(model)) for model in resources.models()]
+    """Everything that can be talked to: aliases, versions, logged models, then connections. Raises StorageFailed."""
+    models = [
+        targets.of_model(choice.model, choice.label or shell.model_label(choice.model), choice.model_uri)
+        for choice in resources.choices()
+        if not choice.model.files_gone
+    ]
     return models + [targets.of_connection(connection) for connection in resources.connections()]

@@ -12,14 +12,14 @@ from itertools import combinations
 import pandas as pd
 import streamlit as st
 
-from phi3kit import targets
-from phi3kit.client import Request, TurnContext
-from phi3kit.comparison import LETTERS, Comparison
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.comparison import LETTERS, Comparison
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.endpoints import targets
+from phi3kit.endpoints.client import Request, TurnContext
+from phi3kit.endpoints.lanes import Lane, stop_all
+from phi3kit.endpoints.targets import Target
 from phi3kit.errors import Phi3KitError
-from phi3kit.lanes import Lane, stop_all
 from phi3kit.records import Interface
-from phi3kit.targets import Target
 from phi3kit.ui import choosing, diffing, resources, shell, talk, theme
 from phi3kit.usage.votes import Votes
 

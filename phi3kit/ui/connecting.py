@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from phi3kit.connections import (
+from phi3kit.endpoints.connections import (
     KEY_PREFIX,
     Connection,
     key_names,
@@ -16,8 +16,8 @@ from phi3kit.connections import (
     remove_connection,
     save_connection,
 )
+from phi3kit.endpoints.probe import Probe, probe
 from phi3kit.errors import Phi3KitError
-from phi3kit.probe import Probe, probe
 from phi3kit.records import Interface, Protocol
 from phi3kit.ui import resources, shell
 

@@ -18,7 +18,7 @@ from phi3kit.deployment.recipes import Recipe
 from phi3kit.deployment.servers import ServerStatus
 from phi3kit.errors import Phi3KitError
 from phi3kit.processes import log_tail
-from phi3kit.registry import Choice
+from phi3kit.registry.names import Choice
 from phi3kit.ui import acting, resources, shell, theme
 
 _LOG_LINES = 30
@@ -60,11 +60,11 @@ def show_recipe(recipe: Recipe) -> None:
 
 def show_server(choice: Choice, port: int) -> None:
     """Start and stop `mlflow models serve` here, and ask it."""
-    running = any(each.model_uri == choice.model.model_uri for each in resources.kit().servers.statuses())
+    status = _server_of(choice)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Try it here**  \nStart the same command as a process of this app.", width="content")
-            if running:
+            if status:
                 stop = partial(resources.kit().servers.stop, choice.model.model_uri)
                 st.button(
                     "Stop", icon=":material/stop_circle:", on_click=acting.attempt, args=(stop, "Stopped"), key="stop"
@@ -79,36 +79,43 @@ def show_server(choice: Choice, port: int) -> None:
                     args=(start, f"Starting on port {port}"),
                     key="start",
                 )
-        if running:
-            _live_server(choice)
-            _show_call(choice)
+        if status and status.state == "starting":
+            _starting_server(choice)
+        elif status:
+            _draw(status)
+            if status.state == "ready":
+                _show_call(status)
 
 
 @st.fragment(run_every="1s")
-def _live_server(choice: Choice) -> None:
+def _starting_server(choice: Choice) -> None:
+    """The server until it is ready or has ended; then the page is drawn anew, without a timer."""
     status = _server_of(choice)
-    if status is None:
+    if status and status.state == "starting":
+        _draw(status)
+    else:
         st.rerun()
-        return
-    state = shell.state(status.state)
-    up = f" · exit code {status.exit_code}" if status.state == "ended" else f" · {_uptime(status)}"
-    st.markdown(f"{theme.badge(status.wrapper)} {state}{up} · {status.url}")
+
+
+def _draw(status: ServerStatus) -> None:
+    badge = theme.badge(status.wrapper)
+    st.markdown(f"{badge} {shell.state(status.state)} · {status.url}")
     if status.state == "ended":
         st.error(
-            "**The server ended.** Its log says why. Stop it and start it again, on another port if that one is taken."
+            f"**The server ended** with exit code {status.exit_code}. Its log says why.\n\n"
+            "Stop it and start it again, on another port if that one is taken.",
+            icon=":material/error:",
         )
-    with st.expander("Log", expanded=status.state != "ready"):
+    elif status.state == "starting":
+        st.caption(f"MLflow loads the model · {shell.duration(time.time() - status.started_at)}")
+    with st.expander("Log", expanded=status.state == "ended"):
         st.code("\n".join(log_tail(status.log_file, _LOG_LINES)) or "Nothing yet.", language=None, height=200)
 
 
-def _show_call(choice: Choice) -> None:
-    native = json.dumps(recipes.native_input(choice.model.wrapper), ensure_ascii=False, indent=2)
-    body = st.text_area("Request", native, height=150, key=f"call_{choice.model.wrapper}")
+def _show_call(status: ServerStatus) -> None:
+    native = json.dumps(recipes.native_input(status.wrapper), ensure_ascii=False, indent=2)
+    body = st.text_area("Request", native, height=180, key=f"call_{status.wrapper}")
     if st.button("Send", icon=":material/send:", key="send_call"):
-        status = _server_of(choice)
-        if status is None:
-            st.rerun()
-            return
         with shell.errors_shown(), st.spinner("Waiting for the answer"):
             reply = servers.ask(status, body or "")
             mark = ":green-badge" if reply.status == 200 else ":red-badge"
@@ -122,10 +129,6 @@ def _show_call(choice: Choice) -> None:
 def _server_of(choice: Choice) -> ServerStatus | None:
     found = (each for each in resources.kit().servers.statuses() if each.model_uri == choice.model.model_uri)
     return next(found, None)
-
-
-def _uptime(status: ServerStatus) -> str:
-    return f"since {shell.duration(time.time() - status.started_at)}"
 
 
 @st.cache_data(ttl=60, max_entries=20, show_spinner="Reading the logged model")

@@ -5,9 +5,9 @@ from zoneinfo import ZoneInfo
 
 import streamlit as st
 
-from phi3kit import transcripts
+from phi3kit.chat import transcripts
+from phi3kit.chat.saved import MAX_TITLE_CHARACTERS, Listed
 from phi3kit.errors import Phi3KitError
-from phi3kit.saved_conversations import MAX_TITLE_CHARACTERS, Listed
 from phi3kit.ui import chats, shell
 
 _PAGE = 25  # conversations at once

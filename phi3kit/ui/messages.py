@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import streamlit as st
 
-from phi3kit.chat_settings import ChatSettings
-from phi3kit.chat_template import SPECIAL_TOKENS
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.chat.settings import ChatSettings
+from phi3kit.endpoints.targets import Target
 from phi3kit.errors import StorageFailed
+from phi3kit.prompts.chat_template import SPECIAL_TOKENS
 from phi3kit.records import Message
-from phi3kit.targets import Target
 from phi3kit.ui import chats, choosing, copying, request_code, shell, talk
 from phi3kit.ui.chats import Pending
 

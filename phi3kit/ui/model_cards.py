@@ -10,11 +10,12 @@ from typing import Literal
 import pandas as pd
 import streamlit as st
 
-from phi3kit import registry, versions
 from phi3kit.errors import RequestInvalid
-from phi3kit.logged_models import LoggedModel
-from phi3kit.registry import CHALLENGER, CHAMPION, RegisteredModel, Version
-from phi3kit.signatures import describe
+from phi3kit.registry import names as registry
+from phi3kit.registry import versions
+from phi3kit.registry.logged_models import LoggedModel
+from phi3kit.registry.names import CHALLENGER, CHAMPION, RegisteredModel, Version
+from phi3kit.signatures.describe import describe
 from phi3kit.ui import acting, resources, shell, theme
 from phi3kit.usage.summary import totals
 

@@ -10,15 +10,16 @@ from dataclasses import replace as changed
 import streamlit as st
 from pydantic import TypeAdapter, ValidationError
 
-from phi3kit import chat_template, client
-from phi3kit.client import Request
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.endpoints import client
+from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.targets import Target
 from phi3kit.openai_schema import ChatMessage
-from phi3kit.prompt_variants import variants_of
-from phi3kit.raw_prompts import Finding, Reading, place, read_raw_prompt
+from phi3kit.prompts import chat_template
+from phi3kit.prompts.raw import Finding, Reading, place, read_raw_prompt
+from phi3kit.prompts.tokens import Tokenized, common_beginning
+from phi3kit.prompts.variants import variants_of
 from phi3kit.records import Message
-from phi3kit.targets import Target
-from phi3kit.tokens import Tokenized, common_beginning
 from phi3kit.ui import resources, talk, theme, token_view
 from phi3kit.ui.diffing import show_diff
 from phi3kit.ui.literal import literal

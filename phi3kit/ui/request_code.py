@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from phi3kit.client import Request
-from phi3kit.conversation import ChatTurn
+from phi3kit.chat.conversation import ChatTurn
+from phi3kit.chat.snippets import Snippet, remote_snippets, snippets
+from phi3kit.endpoints.client import Request
 from phi3kit.records import Served
-from phi3kit.request_snippets import Snippet, remote_snippets, snippets
 from phi3kit.ui import choosing, resources, talk
 
 

@@ -13,28 +13,30 @@ import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
-from phi3kit import logged_models, registry, targets, versions
 from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.tables import Reading, Table, open_table
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Jobs
 from phi3kit.builds.plan import Plan, make_plan
-from phi3kit.connections import Connection, list_connections
 from phi3kit.deployment.servers import ScoringServers
+from phi3kit.endpoints import targets
+from phi3kit.endpoints.connections import Connection, list_connections
+from phi3kit.endpoints.targets import Target
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import Phi3KitError
 from phi3kit.evaluation.jobs import EvaluationJobs
-from phi3kit.logged_models import LoggedModel
 from phi3kit.records import Endpoint
-from phi3kit.registry import Choice, RegisteredModel
+from phi3kit.registry import logged_models, versions
+from phi3kit.registry import names as registry
+from phi3kit.registry.logged_models import LoggedModel
+from phi3kit.registry.names import Choice, RegisteredModel
+from phi3kit.registry.versions import Evaluation
 from phi3kit.settings import Settings, read_settings
 from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
-from phi3kit.targets import Target
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import TurnsReader, TurnsReading
 from phi3kit.usage.writer import UsageWriter
-from phi3kit.versions import Evaluation
-from phi3kit.workers import WorkerPool
 
 _FRESH_S = 3.0  # seconds that a list from the store may be old
 _PLAN_FRESH_S = 60.0  # seconds that a plan may be old

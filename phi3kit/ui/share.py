@@ -5,10 +5,10 @@ from zoneinfo import ZoneInfo
 
 import streamlit as st
 
-from phi3kit import transcripts
-from phi3kit.chat_settings import ChatSettings
-from phi3kit.conversation import ChatTurn, Conversation
-from phi3kit.targets import Target
+from phi3kit.chat import transcripts
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.chat.settings import ChatSettings
+from phi3kit.endpoints.targets import Target
 from phi3kit.ui import chat_form, request_code, shell
 
 _EXAMPLE = "What is the capital of Spain?"  # when nothing was asked yet

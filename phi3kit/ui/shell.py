@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
 
 from phi3kit.errors import ModelNotFound, Phi3KitError
-from phi3kit.logged_models import LoggedModel
+from phi3kit.registry.logged_models import LoggedModel
 from phi3kit.safe_markdown import for_pages
 from phi3kit.sources.find import EMBEDDED
 from phi3kit.ui import resources, theme

@@ -9,14 +9,14 @@ import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
-from phi3kit import payloads
-from phi3kit.enforcement import Refusal, enforce
-from phi3kit.payloads import EXAMPLES
-from phi3kit.predict_rules import refused_by_predict, surprises
+from phi3kit.endpoints.scoring import Scored, score
 from phi3kit.records import WrapperName
-from phi3kit.registry import Choice
-from phi3kit.scoring import Scored, score
-from phi3kit.signatures import Row, chapter_signature, compare, describe
+from phi3kit.registry.names import Choice
+from phi3kit.signatures import payloads
+from phi3kit.signatures.describe import Row, chapter_signature, compare, describe
+from phi3kit.signatures.enforcement import Refusal, enforce
+from phi3kit.signatures.payloads import EXAMPLES
+from phi3kit.signatures.predict_rules import refused_by_predict, surprises
 from phi3kit.ui import live_text, resources, shell, theme
 from phi3kit.ui.literal import literal
 

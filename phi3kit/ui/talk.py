@@ -10,14 +10,14 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from phi3kit import client
-from phi3kit.chat_settings import MAX_SEED, MIN_TOP_P, ChatSettings
-from phi3kit.client import Answer, Request, TurnContext
-from phi3kit.conversation import ChatTurn, Conversation
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.chat.settings import MAX_SEED, MIN_TOP_P, ChatSettings
+from phi3kit.endpoints import client
+from phi3kit.endpoints.client import Answer, Request, TurnContext
+from phi3kit.endpoints.targets import Target
 from phi3kit.errors import Phi3KitError
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, ChoicePart, new_id, response, usage
-from phi3kit.records import Interface, Message, Served, TurnRecord
-from phi3kit.targets import Target
+from phi3kit.records import Message, TurnRecord
 from phi3kit.ui import resources, shell, theme
 from phi3kit.usage.outbox import Outbox
 
@@ -221,12 +221,3 @@ def response_json(turn: ChatTurn) -> dict[str, object]:
     tokens = usage(answer.prompt_tokens, answer.completion_tokens, answer.cached_prompt_tokens)
     choices = [ChoicePart(0, answer.text, answer.finish_reason)]
     return response(new_id("chatcmpl" if chat else "cmpl"), turn.model_uri, choices, tokens, chat)
-
-
-def native_note(wrapper: Served, interface: Interface) -> str | None:
-    """A sentence when the wrapper's own signature takes the other format; None when it is native, or is elsewhere."""
-    if wrapper == "onnx" and interface == "openai":
-        return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
-    if wrapper == "transformers" and interface == "raw":
-        return "The transformers wrapper's own input is a list of messages: this prompt goes past its chat template."
-    return None

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from phi3kit.tokens import PHI3_4K_CONTEXT, PHI3_4K_WINDOW, Token, Tokenized, swallowed
+from phi3kit.prompts.tokens import PHI3_4K_CONTEXT, PHI3_4K_WINDOW, Token, Tokenized, swallowed
 from phi3kit.ui import shell, theme
 from phi3kit.ui.literal import literal
 

@@ -6,11 +6,11 @@ Knows how a step is drawn. What the steps are, the tour knows.
 import streamlit as st
 
 from phi3kit.builds.events import BuildRequest
+from phi3kit.builds.snippets import onnx_wrapper_code
 from phi3kit.errors import Phi3KitError
-from phi3kit.logged_models import LoggedModel
 from phi3kit.records import WRAPPERS, WrapperName
-from phi3kit.signatures import describe
-from phi3kit.snippets import onnx_wrapper_code
+from phi3kit.registry.logged_models import LoggedModel
+from phi3kit.signatures.describe import describe
 from phi3kit.sources.find import EMBEDDED
 from phi3kit.tour import MESSAGES, PROMPT, STEPS, TourStep, ask_like_the_chapter
 from phi3kit.ui import building, resources, shell, theme

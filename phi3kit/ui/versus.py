@@ -6,16 +6,11 @@ Knows how the two are chosen and drawn. What is compared, versions and signature
 import pandas as pd
 import streamlit as st
 
-from phi3kit import versions
-from phi3kit.registry import Choice
-from phi3kit.signatures import compare
-from phi3kit.ui import resources, shell
-from phi3kit.versions import Fact
-
-
-def choice_label(choice: Choice) -> str:
-    """A choice in a list: its alias or version and wrapper, or what the logged model is."""
-    return f"{choice.label or shell.model_label(choice.model)} · {choice.model.wrapper}"
+from phi3kit.registry import versions
+from phi3kit.registry.names import Choice
+from phi3kit.registry.versions import Fact
+from phi3kit.signatures.describe import compare
+from phi3kit.ui import choosing, resources, shell
 
 
 def show_versus(found: list[Choice]) -> None:
@@ -27,7 +22,7 @@ def show_versus(found: list[Choice]) -> None:
                 side,
                 list(by_uri),
                 index=at,
-                format_func=lambda uri: choice_label(by_uri[uri]),
+                format_func=lambda uri: choosing.choice_label(by_uri[uri]),
                 key=f"versus_{side}",
                 width=330,
             )

@@ -7,9 +7,9 @@ import time
 
 import streamlit as st
 
+from phi3kit.endpoints.workers import WorkerStatus
 from phi3kit.processes import log_tail
 from phi3kit.ui import resources, shell, theme
-from phi3kit.workers import WorkerStatus
 
 _LOG_LINES = 40
 

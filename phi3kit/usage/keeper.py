@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
-from phi3kit.chat_template import raw_prompt
 from phi3kit.errors import BudgetSpent, StorageFailed
+from phi3kit.prompts.chat_template import raw_prompt
 from phi3kit.records import Message, TurnRecord
 from phi3kit.usage.budgets import Budgets, check
 from phi3kit.usage.outbox import Outbox

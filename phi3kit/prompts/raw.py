@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from phi3kit.chat_template import ASSISTANT, END, SPECIAL_TOKENS
+from phi3kit.prompts.chat_template import ASSISTANT, END, SPECIAL_TOKENS
 from phi3kit.records import Message, Role
 
 # harmless: the model reads the same tokens. changes: it reads other tokens. breaks: its turns are not what was meant.

@@ -6,11 +6,11 @@ Knows the worker pool and connections. Draws nothing, asks nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from phi3kit import connections
-from phi3kit.connections import Connection
-from phi3kit.logged_models import LoggedModel
+from phi3kit.endpoints import connections
+from phi3kit.endpoints.connections import Connection
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.records import Endpoint, Served
-from phi3kit.workers import WorkerPool
+from phi3kit.registry.logged_models import LoggedModel
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Target:
 
     label: str
     wrapper: Served
-    model_uri: str  # as its turns are logged
+    model_uri: str  # what was chosen; an alias is followed, and turns are logged under the logged model's own URI
     context_tokens: int | None  # None: a remote endpoint whose context nobody has said
     connection: Connection | None = None  # None for a logged model
 
 
-def of_model(model: LoggedModel, label: str) -> Target:
-    """A logged model as a target."""
-    return Target(label, model.wrapper, model.model_uri, model.context_tokens)
+def of_model(model: LoggedModel, label: str, model_uri: str | None = None) -> Target:
+    """A logged model as a target. model_uri: the alias or version by which it was chosen."""
+    return Target(label, model.wrapper, model_uri or model.model_uri, model.context_tokens)
 
 
 def of_connection(connection: Connection) -> Target:

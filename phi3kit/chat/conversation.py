@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from phi3kit.client import Answer, Request
+from phi3kit.endpoints.client import Answer, Request
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import Message, Served, TurnRecord
 
@@ -54,7 +54,7 @@ class Conversation:
     """Turns that grow into a tree; `leaf` is where the shown branch ends."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    turns: list[ChatTurn] = field(default_factory=list)  # of all branches, in the order in which they were made
+    turns: list[ChatTurn] = field(default_factory=list)  # of all branches, a parent before what goes on from it
     leaf: str | None = None
     title: str = ""  # given by a person; "" while the first message stands for it
     version: int = 0  # of the saved conversation, when this one was last like it; 0: never saved
@@ -89,11 +89,12 @@ class Conversation:
     def siblings(self, turn: ChatTurn) -> list[ChatTurn]:
         """The turns that stand in the same place, this one too; a cut answer steps behind the turn that completes it."""
         completed = self._completed()
-        return [
+        found = [
             each
             for each in self.turns
             if each.parent == turn.parent and (each.turn_id not in completed or each.turn_id == turn.turn_id)
         ]
+        return sorted(found, key=lambda each: each.at)  # another tab's came later to the list
 
     def add(self, turn: ChatTurn) -> None:
         """A turn that was made here: it is shown."""
@@ -105,7 +106,9 @@ class Conversation:
         """Show the branch through a turn, to the newest end behind it."""
         completed = self._completed()
         newest: dict[str | None, str] = {
-            turn.parent: turn.turn_id for turn in self.turns if turn.turn_id not in completed
+            turn.parent: turn.turn_id
+            for turn in sorted(self.turns, key=lambda each: each.at)
+            if turn.turn_id not in completed
         }
         while child := newest.pop(turn_id, None):
             turn_id = child

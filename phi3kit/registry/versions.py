@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import mlflow
 import pandas as pd
 
-from phi3kit.logged_models import LoggedModel
-from phi3kit.registry import RegisteredModel
+from phi3kit.registry.logged_models import LoggedModel
+from phi3kit.registry.names import RegisteredModel
 from phi3kit.settings import Settings
 from phi3kit.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
 from phi3kit.usage.summary import Totals, totals

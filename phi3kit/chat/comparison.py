@@ -5,8 +5,8 @@ Knows turns and their order. Asks nobody, draws nothing.
 
 from dataclasses import dataclass
 
-from phi3kit.conversation import ChatTurn, Conversation
-from phi3kit.targets import Target
+from phi3kit.chat.conversation import ChatTurn, Conversation
+from phi3kit.endpoints.targets import Target
 from phi3kit.usage.votes import Outcome, Vote
 
 LETTERS = ("A", "B", "C")

@@ -18,8 +18,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from phi3kit.data_folder import writing
 from phi3kit.errors import ModelNotFound
-from phi3kit.model_uris import canonical
 from phi3kit.records import WrapperName
+from phi3kit.registry.model_uris import canonical
 from phi3kit.settings import Settings
 from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
 from phi3kit.wrappers.log import ONNX_ARTIFACT

@@ -12,10 +12,10 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from phi3kit import logged_models
 from phi3kit.errors import ModelNotFound, RequestInvalid
-from phi3kit.logged_models import LoggedModel
-from phi3kit.model_uris import canonical, logged_model_uri
+from phi3kit.registry import logged_models
+from phi3kit.registry.logged_models import LoggedModel
+from phi3kit.registry.model_uris import canonical, logged_model_uri
 from phi3kit.settings import Settings
 from phi3kit.store import open_store, storage_errors
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from phi3kit.client import Request
+from phi3kit.endpoints.client import Request
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, MAX_STOP_STRINGS
 from phi3kit.records import Message
 

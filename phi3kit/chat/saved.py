@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phi3kit import chat_settings
-from phi3kit.chat_settings import ChatSettings
-from phi3kit.client import Answer
-from phi3kit.conversation import ChatTurn, Conversation, messages_of
+from phi3kit.chat import settings as chat_settings
+from phi3kit.chat.conversation import ChatTurn, Conversation, messages_of
+from phi3kit.chat.settings import ChatSettings
+from phi3kit.endpoints.client import Answer
 from phi3kit.errors import Phi3KitError, StorageFailed
 from phi3kit.records import Message
 from phi3kit.sqlite_file import transaction

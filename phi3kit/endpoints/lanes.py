@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from phi3kit import client
-from phi3kit.client import Answer, Request, TurnContext
+from phi3kit.endpoints import client
+from phi3kit.endpoints.client import Answer, Request, TurnContext
+from phi3kit.endpoints.transport import Line
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import Endpoint
 from phi3kit.settings import Settings
-from phi3kit.transport import Line
 
 FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 

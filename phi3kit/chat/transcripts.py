@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from phi3kit import safe_markdown
-from phi3kit.chat_settings import ChatSettings
-from phi3kit.client import Answer
-from phi3kit.conversation import ChatTurn, Conversation, messages_of
+from phi3kit.chat.conversation import ChatTurn, Conversation, messages_of
+from phi3kit.chat.settings import ChatSettings
+from phi3kit.endpoints.client import Answer
 from phi3kit.errors import RequestInvalid
 from phi3kit.openai_schema import ChatMessage, error_body
 from phi3kit.records import Message

@@ -8,8 +8,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from phi3kit.chat_template import raw_prompt
-from phi3kit.raw_prompts import read_raw_prompt
+from phi3kit.prompts.chat_template import raw_prompt
+from phi3kit.prompts.raw import read_raw_prompt
 from phi3kit.records import Message, WrapperName
 
 QUESTION = "What is the capital of Spain?"

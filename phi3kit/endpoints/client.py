@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from openai import OpenAI
 
-from phi3kit import invocations
-from phi3kit.errors import EndpointFailed, WorkerFailed
+from phi3kit.endpoints import invocations
+from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing
+from phi3kit.errors import EndpointFailed, RequestInvalid, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
+from phi3kit.prompts.tokens import Tokenized, read_tokenized
 from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, TurnText, tokens_per_second
 from phi3kit.settings import Settings
-from phi3kit.tokens import Tokenized, read_tokenized
-from phi3kit.transport import Line, errors, http_client, not_the_protocol, parsing
 from phi3kit.usage.budgets import Budgets
 from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
@@ -217,6 +217,13 @@ def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
 def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
     """By MLflow's /invocations: empty answers while the whole one is awaited, so that a reader can stop."""
     began = time.perf_counter()
+    if request.continues:
+        raise RequestInvalid(
+            "This endpoint cannot continue an answer.",
+            "MLflow's /invocations would take what is there for a whole answer.",
+            "Ask again, or continue with another model.",
+            param="continue_final_message",
+        )
     body = invocations.payload(
         request.prompt, endpoint.takes, temperature=request.temperature, max_tokens=request.max_tokens,
         top_p=request.top_p, seed=request.seed, stop=request.stop,

@@ -6,8 +6,8 @@ Knows the two wrappers. Each rule was seen at a real /invocations, and the tests
 from collections.abc import Iterator
 from typing import Any
 
-from phi3kit.enforcement import Enforced, Refusal
 from phi3kit.records import ROLES, WrapperName
+from phi3kit.signatures.enforcement import Enforced, Refusal
 
 # The scoring server hides what predict raises behind this sentence, unless it is MLflow's own.
 UNEXPECTED = (

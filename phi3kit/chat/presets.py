@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from phi3kit.chat_settings import ChatSettings, read
+from phi3kit.chat.settings import ChatSettings, read
 from phi3kit.errors import RequestInvalid
 from phi3kit.sqlite_file import transaction
 

@@ -8,9 +8,9 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from phi3kit.chat_template import SPECIAL_TOKENS, raw_prompt
-from phi3kit.client import Request
-from phi3kit.connections import Connection, endpoint_of
+from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.connections import Connection, endpoint_of
+from phi3kit.prompts.chat_template import SPECIAL_TOKENS, raw_prompt
 from phi3kit.records import Message, WrapperName
 
 WORKER_URL = "http://127.0.0.1:8000"  # where `phi3kit serve` listens when nothing is said

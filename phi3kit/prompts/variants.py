@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from phi3kit.chat_template import ASSISTANT, END, SPECIAL_TOKENS
+from phi3kit.prompts.chat_template import ASSISTANT, END, SPECIAL_TOKENS
 
 _SPECIAL = "|".join(map(re.escape, SPECIAL_TOKENS))
 

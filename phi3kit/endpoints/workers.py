@@ -22,10 +22,10 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from phi3kit.errors import ModelNotFound, WorkerFailed
-from phi3kit.logged_models import resolve
-from phi3kit.model_uris import canonical
 from phi3kit.processes import end, log_tail, tell_to_end
 from phi3kit.records import Endpoint, WrapperName
+from phi3kit.registry.logged_models import resolve
+from phi3kit.registry.model_uris import canonical
 from phi3kit.settings import Settings, child_environment
 
 WorkerState = Literal["starting", "ready", "stopped"]

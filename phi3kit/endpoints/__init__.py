@@ -1,0 +1,1 @@
+"""Endpoints: whatever answers: local workers, remote connections; and the client that asks them."""

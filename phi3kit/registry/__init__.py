@@ -1,0 +1,1 @@
+"""Registry: logged models, their registered versions and aliases, and what is known of each."""
