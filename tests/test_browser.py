@@ -231,9 +231,9 @@ class TestThePath:
             assert 0 <= ours[1] - theirs[1] <= near
         assert metrics["Turns"] == str(len(shown))
         assert metrics["Total tokens"] == f"{turns['total_tokens'].sum():,}"
-        drawn = "document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer, [data-testid=stPlotlyChart] .boxlayer').length"
-        page.wait_for_function(f"{drawn} >= 5")
-        assert page.get_by_test_id("stPlotlyChart").count() == 5
+        drawn = "document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length"
+        page.wait_for_function(f"{drawn} >= 7")
+        assert page.get_by_test_id("stPlotlyChart").count() == 7
 
     def test_8_app_and_both_workers_stay_below_1000_megabytes(
         self, app: tuple[str, Path, int], page: "playwright.Page"

@@ -147,7 +147,7 @@ class TestFile:
     ):
         assert ids(settings) == ALL
         if damage is None:
-            monkeypatch.setattr(reader_module, "_VERSION", "0")
+            monkeypatch.setattr("phi3kit.usage.turns_copy._VERSION", "0")
         else:
             copy_of(settings).write_bytes(damage)
         assert ids(settings) == ALL

@@ -1,6 +1,7 @@
 """Traces: MLflow's own Overview shows a turn as its run does, with its text or without."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,15 @@ class TestWriteTrace:
         experiment = experiment_id(settings, USAGE_EXPERIMENT)
         write_trace(settings.tracking_uri, experiment, turn(text=TEXT), run.info.run_id)
         assert (overview(settings, "trace_count"), overview(settings, "total_tokens")) == (1, 15)
+
+    def test_nobody_is_asked_for_the_models_price(self, settings: Settings, monkeypatch: pytest.MonkeyPatch):
+        with socket.create_server(("127.0.0.1", 0)) as catalog:
+            monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", f"http://127.0.0.1:{catalog.getsockname()[1]}")
+            catalog.settimeout(0.5)
+            write(settings, turn(model_uri="gpt-4o-mini", wrapper="remote"))
+            with pytest.raises(TimeoutError):
+                catalog.accept()
+        assert trace_of(settings).data.spans[0].llm_cost in (None, {})
 
     def test_mlflows_overview_has_the_same_totals_as_our_table(self, settings: Settings):
         turns = [turn(f"t{n}", prompt_tokens=n, completion_tokens=2 * n, cached_prompt_tokens=n // 2) for n in range(8)]

@@ -44,7 +44,11 @@ def choose(everything: pd.DataFrame) -> Chosen:
         "Interface", INTERFACES, selection_mode="multi", default=INTERFACES, key="usage_interface", bind="query-params"
     )
     more = {}
-    count = sum(bool(st.session_state.get(f"usage_{column}")) for column in _MORE)
+    names = [f"usage_{column}" for column in _MORE]
+    # On a link's first run the widgets below have not taken their values from it yet.
+    count = sum(
+        bool(st.session_state[name] if name in st.session_state else st.query_params.get(name)) for name in names
+    )
     with st.popover(f"Filters · {count}" if count else "Filters", icon=":material/filter_alt:"):
         for column, (label, placeholder) in _MORE.items():
             options = sorted(everything[column].dropna().unique())

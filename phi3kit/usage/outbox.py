@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from phi3kit.errors import StorageFailed
 from phi3kit.records import Message, TurnRecord, TurnText
+from phi3kit.usage.owners import Owners
 
 _SCHEMA = """
 create table if not exists turns (
@@ -48,7 +49,6 @@ _LATER_COLUMNS = {
 
 _RESERVE_BYTES = 2**20  # room for hundreds of turns on a disk that is full
 _ORPHAN_GRACE_S = 5.0  # a client that saw its worker die knows better what the turn cost, and says so at once
-_YOUNG_S = 3600.0
 _KEPT_S = 30 * 86_400  # how long a written turn's id is remembered
 _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
@@ -59,16 +59,18 @@ class Outbox:
     def __init__(self, home: Path) -> None:
         self._path = home / "outbox.db"
         self._reserve = home / "outbox.reserve"
-        self._owners = home / "owners"
+        self._owners = Owners(home / "owners")
         self._guard = threading.RLock()
         self._open: sqlite3.Connection | None = None
         self._inode: int | None = None
         self._is_full = False  # the disk was, when it was last written to
-        self._lock: FileLock | None = None
 
     def begin(self, turn: TurnRecord) -> None:
         """Note durably that a turn is being made by this process; `add` ends it. Raises StorageFailed."""
-        owner = self._owner()
+        try:
+            owner = self._owners.me()
+        except (OSError, Timeout) as error:
+            raise self._failure(error) from error
         self._with_reserve(
             "insert or ignore into turns (turn_id, record, owner) values (?, ?, ?)",
             (turn.turn_id, to_json(turn), owner),
@@ -184,7 +186,7 @@ class Outbox:
             owners = [row[0] for row in connection.execute(query)]
         adopted = 0
         for owner in owners:
-            if not self._is_gone(owner):
+            if not self._owners.is_gone(owner):
                 continue
             with self._connection() as connection:
                 connection.execute(
@@ -196,8 +198,7 @@ class Outbox:
             for (record,) in rows:
                 adopted += self.add(from_json(record))
             if rows:
-                with suppress(OSError):
-                    (self._owners / owner).unlink()
+                self._owners.forget(owner)
         return adopted
 
     def tidy(self) -> None:
@@ -207,10 +208,7 @@ class Outbox:
             connection.execute("delete from turns where written_at < ? and not doubtful", (old,))
             day = datetime.fromtimestamp(old, UTC).date().isoformat()
             connection.execute("delete from spent where day < ?", (day,))
-        for path in self._owners.glob("*"):
-            with suppress(OSError):  # a young one may be about to be locked by its process
-                if time.time() - path.stat().st_mtime > _YOUNG_S and self._is_gone(path.name):
-                    path.unlink()
+        self._owners.tidy()
         with suppress(OSError):
             if not self._reserve.exists() or self._reserve.stat().st_size < _RESERVE_BYTES:
                 try:
@@ -261,34 +259,6 @@ class Outbox:
             self._reserve.unlink(missing_ok=True)
         self.shorten_log()
         self._reopen(is_full=True)
-
-    def _owner(self) -> str:
-        """The name of the lock that this process holds for as long as it lives."""
-        with self._guard:
-            if self._lock is None:
-                name = f"{os.getpid()}-{secrets.token_hex(8)}"
-                try:
-                    self._owners.mkdir(parents=True, exist_ok=True)
-                    lock = FileLock(self._owners / name)
-                    lock.acquire(timeout=0)
-                except (OSError, Timeout) as error:
-                    raise self._failure(error) from error
-                self._lock = lock
-            return Path(self._lock.lock_file).name
-
-    def _is_gone(self, owner: str) -> bool:
-        path = self._owners / owner
-        if self._lock is not None and owner == Path(self._lock.lock_file).name:
-            return False
-        if not path.exists():
-            return True
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            return False
-        lock.release()
-        return True
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -1,40 +1,38 @@
 """Reader: the logged turns, from a copy beside the data folder that is brought up to date by what is new.
 
-Knows which runs to ask MLflow for. The copy is one Parquet file for each store and experiment, replaced as a whole, so
-that readers in several processes never see half of one; one process at a time brings it up to date. New runs are asked
-for by their time, and the runs that are there already are compared with the store slice by slice, in turn: what was
-changed, deleted or logged late is noticed at the next visit to its slice.
+Knows which runs to ask MLflow for; one process at a time brings the copy up to date. New runs are asked for by their
+time, and the runs that are there already are compared with the store slice by slice, in turn: what was changed, deleted
+or logged late is noticed at the next visit to its slice.
 """
 
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 
 from phi3kit.errors import Phi3KitError, StorageFailed
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.usage import turns_copy
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.runs import DAY_MS, Runs, runs_of
-from phi3kit.usage.turns_table import oddities, sort_out, turns_in
+from phi3kit.usage.turns_copy import TurnsCopy, table_of
+from phi3kit.usage.turns_table import oddities, turns_in
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, float], None]  # runs read so far, and the share of the whole time that they cover (0 to 1)
 
-_VERSION = "1"  # of the copy's columns; another one is read anew
 _SLICE = 1000  # runs that are compared at once
 _OVERLAP_MS = 600_000  # a run may become readable some time after those that began later
 _COMPARE_S = 1.0  # how long an update may compare
@@ -76,16 +74,6 @@ class TurnsReading:
         return self.snapshot.turns
 
 
-@dataclass
-class _Copy:
-    """What is in the file."""
-
-    rows: pd.DataFrame
-    read_at: float
-    position: int = 0  # the row at which the next comparing begins
-    stamp: tuple[int, int] | None = None  # of the file that it came from
-
-
 class TurnsReader:
     """Reads the turns of one store. Safe to share between sessions."""
 
@@ -96,7 +84,7 @@ class TurnsReader:
         self._state = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._snapshot_of: pd.DataFrame | None = None  # the rows that it was made of
-        self._copy: _Copy | None = None
+        self._copy: TurnsCopy | None = None
         self._progress: Progress | None = None
         self._error: Phi3KitError | None = None
         self._thread: threading.Thread | None = None
@@ -136,16 +124,16 @@ class TurnsReader:
             experiment = experiment_id(self._settings, USAGE_EXPERIMENT)
             path = self._path(client, experiment)
             with self._only_one(path):
-                copy = self._load(path)
+                copy = turns_copy.load(path, self._copy)
                 with storage_errors(self._settings.home):
                     runs = runs_of(client, experiment)
                     if copy is None:
-                        copy, compared = _Copy(_whole(runs, 0, report), time.time()), 1.0
-                        self._save(path, copy)
+                        copy, compared = TurnsCopy(_whole(runs, 0, report), time.time()), 1.0
+                        turns_copy.save(path, copy)
                     else:
                         compared, changed = self._up_to_date(runs, copy, whole, report)
                         if changed or whole:
-                            self._save(path, copy)
+                            turns_copy.save(path, copy)
             same = self._snapshot_of is copy.rows
             before, self._copy, self._snapshot_of = self._snapshot, copy, copy.rows
             if before and same and before.experiment == experiment:
@@ -180,11 +168,11 @@ class TurnsReader:
         with suppress(Phi3KitError):
             client = open_store(self._settings)
             experiment = experiment_id(self._settings, USAGE_EXPERIMENT)
-            copy = self._load(self._path(client, experiment))
+            copy = turns_copy.load(self._path(client, experiment), self._copy)
             if copy is not None and self._snapshot is None:
                 self._snapshot = _snapshot(copy, experiment, 0.0)
 
-    def _up_to_date(self, runs: Runs, copy: _Copy, whole: bool, report: Report) -> tuple[float, bool]:
+    def _up_to_date(self, runs: Runs, copy: TurnsCopy, whole: bool, report: Report) -> tuple[float, bool]:
         """Take in what is new, changed or gone; the share of the runs that was compared, and whether anything changed."""
         now = time.time()
         if len(copy.rows) <= _SLICE or whole:
@@ -201,17 +189,17 @@ class TurnsReader:
             starts = copy.rows["start_ms"]
             upper = None if begin == 0 else int(starts.iloc[begin]) + 1
             lower = None if end == len(copy.rows) else int(starts.iloc[end - 1])
-            changed |= _replace(copy, _table(runs.between(lower, upper)), lower, upper)
+            changed |= copy.replace(table_of(runs.between(lower, upper)), lower, upper)
             compared += end - begin
             copy.position = 0 if lower is None else int((copy.rows["start_ms"] >= lower).sum())
         copy.read_at = now
         return min(compared / max(len(copy.rows), 1), 1.0), changed
 
-    def _take_in_new(self, runs: Runs, copy: _Copy) -> bool:
+    def _take_in_new(self, runs: Runs, copy: TurnsCopy) -> bool:
         """Take in runs that were written since the last time, and take out those that were deleted; whether any were."""
         late = [int(at * 1000) for _, at in self._outbox.written_since(copy.read_at)]
         begin = min([int(copy.rows["start_ms"].iloc[0]) - _OVERLAP_MS, *late])
-        changed = _replace(copy, _table(runs.between(begin, None)), begin, None)
+        changed = copy.replace(table_of(runs.between(begin, None)), begin, None)
         days = runs.days()
         if days is None:
             stays = ~copy.rows["run_id"].isin(runs.deleted())
@@ -219,9 +207,9 @@ class TurnsReader:
                 copy.rows = copy.rows[stays].reset_index(drop=True)
                 changed = True
             return changed
-        for day in sorted(day for day, _ in days.items() ^ _days_of(copy.rows).items()):
+        for day in sorted(day for day, _ in days.items() ^ copy.days().items()):
             begin, end = day * DAY_MS, (day + 1) * DAY_MS
-            changed |= _replace(copy, _table(runs.between(begin, end)), begin, end)
+            changed |= copy.replace(table_of(runs.between(begin, end)), begin, end)
         return changed
 
     def _path(self, client: MlflowClient, experiment: str) -> Path:
@@ -249,41 +237,6 @@ class TurnsReader:
         finally:
             lock.release()
 
-    def _load(self, path: Path) -> _Copy | None:
-        """The copy as the file has it; None when there is none that can be used."""
-        try:
-            found = path.stat()
-            stamp = (found.st_mtime_ns, found.st_ino)
-            if self._copy is not None and self._copy.stamp == stamp:
-                return self._copy
-            # Threads have memory of their own, and pq.read_table would import pyarrow.dataset: half the memory without.
-            table = pq.ParquetFile(path).read(use_threads=False)
-            about = json.loads((table.schema.metadata or {})[b"phi3kit"])
-            if about["version"] != _VERSION:
-                return None
-            rows = table.to_pandas(split_blocks=True, self_destruct=True, use_threads=False)
-            return _Copy(rows, float(about["read_at"]), int(about["position"]) % max(len(rows), 1), stamp)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            log.warning("the copy of the logged turns is damaged and is made anew: %s", error)
-            return None
-
-    def _save(self, path: Path, copy: _Copy) -> None:
-        about = {"version": _VERSION, "read_at": copy.read_at, "position": copy.position}
-        table = pa.Table.from_pandas(copy.rows, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"phi3kit": json.dumps(about).encode()})
-        new = path.with_suffix(f".{os.getpid()}.new")
-        try:
-            pq.write_table(table, new, compression="zstd", compression_level=1)
-            new.replace(path)
-            found = path.stat()
-            copy.stamp = (found.st_mtime_ns, found.st_ino)
-        except OSError as error:
-            log.warning("the copy of the logged turns was not written: %s", error)
-            with suppress(OSError):
-                new.unlink(missing_ok=True)
-
 
 def _whole(runs: Runs, known: int, report: Report) -> pd.DataFrame:
     """Every run, newest first. known: how many there were, 0 when nobody knows."""
@@ -296,40 +249,10 @@ def _whole(runs: Runs, known: int, report: Report) -> pd.DataFrame:
         first, last = span or (0, 1)
         report(read, min(read / known if known else (last - last_ms) / max(last - first, 1), 1.0))
 
-    return _table(runs.between(None, None, on_page))
+    return table_of(runs.between(None, None, on_page))
 
 
-def _table(pages: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Pages of runs, sorted out one by one, so that what is not kept of a page is free again."""
-    return _ordered(pd.concat([sort_out(page) for page in pages]))
-
-
-def _replace(copy: _Copy, new: pd.DataFrame, begin_ms: int | None, end_ms: int | None) -> bool:
-    """Put the store's runs of a span in the place of the copy's; whether they differ."""
-    starts = copy.rows["start_ms"]
-    inside = pd.Series(True, index=copy.rows.index)
-    if begin_ms is not None:
-        inside &= starts >= begin_ms
-    if end_ms is not None:
-        inside &= starts < end_ms
-    if copy.rows[inside].reset_index(drop=True).equals(new):
-        return False
-    copy.rows = _ordered(pd.concat([copy.rows[~inside], new]))
-    return True
-
-
-def _days_of(rows: pd.DataFrame) -> dict[int, tuple[int, int]]:
-    """What Runs.days says of the same runs."""
-    day, rest = rows["start_ms"] // DAY_MS, rows["start_ms"] % DAY_MS
-    sums = rest.groupby(day).agg(["size", "sum"])
-    return {int(number): (int(row[0]), int(row[1])) for number, row in zip(sums.index, sums.to_numpy(), strict=True)}
-
-
-def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.sort_values(["start_ms", "run_id"], ascending=[False, True], kind="stable", ignore_index=True)
-
-
-def _snapshot(copy: _Copy, experiment: str, compared: float) -> Snapshot:
+def _snapshot(copy: TurnsCopy, experiment: str, compared: float) -> Snapshot:
     return Snapshot(turns_in(copy.rows), oddities(copy.rows), copy.read_at, experiment, compared)
 
 

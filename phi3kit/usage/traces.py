@@ -76,6 +76,8 @@ def _span(turn: TurnRecord) -> Span:
         "mlflow.chat.tokenUsage": _usage(turn),
         "mlflow.llm.model": turn.model_uri,
         "mlflow.llm.provider": f"phi3kit.{turn.wrapper}",
+        # Without it MLflow would ask github.com for the price of every model that it sees in a span.
+        "mlflow.llm.cost": {},
         "phi3kit.parameters": parameters,
         "phi3kit.time_to_first_token_s": turn.time_to_first_token_s,
         "phi3kit.finish_reason": turn.finish_reason,
