@@ -3,18 +3,16 @@
 Knows plain MLflow and the model builder; the code it writes needs no phi3kit. Runs nothing.
 """
 
-from pathlib import Path
-
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.records import PRECISIONS, WrapperName
-from phi3kit.settings import Settings
+from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.sources import hub
 from phi3kit.sources.find import EMBEDDED
 from phi3kit.store import BUILDS_EXPERIMENT
 from phi3kit.wrappers import log
 
 # Not "onnx_model.py": beside a notebook that name would hide a module of onnxruntime's own.
-ONNX_WRAPPER_FILE = Path(__file__).parent / "wrappers" / "onnx_wrapper.py"
+ONNX_WRAPPER_FILE = PROJECT_ROOT / "phi3kit" / "wrappers" / "onnx_wrapper.py"
 
 
 def build_code(wrapper: WrapperName, source: str, commit: str | None, precision: str, settings: Settings) -> str:
