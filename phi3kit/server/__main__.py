@@ -20,12 +20,12 @@ from pathlib import Path
 import uvicorn
 
 from phi3kit.errors import Phi3KitError, SettingInvalid, WorkerFailed
-from phi3kit.machine import choose_threads, free_memory_bytes
+from phi3kit.machine import free_memory_bytes
 from phi3kit.records import WRAPPERS
 from phi3kit.server.app import WorkerConfig, create_app
 from phi3kit.server.engine import Engine
 from phi3kit.server.kv_cache import KvCache, budget_for
-from phi3kit.server.loading import load_runtime
+from phi3kit.server.loading import load_runtime, threads_for
 from phi3kit.server.requests import Activity
 from phi3kit.server.runtime import Runtime
 from phi3kit.settings import read_settings
@@ -68,7 +68,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         home=settings.home,
         api_key=settings.api_key,
         max_queue=settings.max_queue,
-        threads=choose_threads(settings.threads),
+        threads=threads_for(arguments.folder, settings.threads),
         budgets=Budgets(settings.daily_tokens, settings.daily_tokens_per_user),
         log_text=settings.log_text,
     )
