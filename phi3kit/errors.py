@@ -110,21 +110,11 @@ class Busy(Phi3KitError):
 
 
 class BudgetSpent(Phi3KitError):
-    """The tokens that all users, or this one, may spend a day are spent; `renews_in_s` seconds until the next day."""
+    """The tokens that all users, or one, may spend a day are spent; `renews_in_s` seconds until the next day."""
 
-    def __init__(self, spent: int, budget: int, user: str | None, renews_in_s: int) -> None:
-        whose = f"The daily token budget of {user}" if user is not None else "The daily token budget"
-        super().__init__(
-            what=f"{whose} is spent.",
-            why=f"{spent:,} of {budget:,} tokens are used, and the prompt counts too.",
-            next_step=f"It renews at 00:00 UTC, in {_span(renews_in_s)}.",
-        )
+    def __init__(self, what: str, why: str, next_step: str, *, renews_in_s: int) -> None:
+        super().__init__(what, why, next_step)
         self.renews_in_s = renews_in_s
-
-
-def _span(seconds: int) -> str:
-    hours, minutes = divmod(max(seconds, 60) // 60, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 class StorageFailed(Phi3KitError):

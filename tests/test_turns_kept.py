@@ -12,8 +12,12 @@ import httpx
 import pytest
 from openai import OpenAI, RateLimitError
 
+from phi3kit.endpoints.client import Request, TurnContext
+from phi3kit.endpoints.client import ask as client_ask
+from phi3kit.endpoints.client import stream as client_stream
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.records import Endpoint
+from phi3kit.errors import BudgetSpent
+from phi3kit.records import Endpoint, Message
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import write_waiting
@@ -67,6 +71,16 @@ class TestBudget:
         assert len(turns) == 3, "the client did not try again"
         refused = turns[turns["error_code"] == "insufficient_quota"].iloc[0]
         assert (refused["user"], refused["finish_reason"], refused["total_tokens"]) == ("ada", "error", 0)
+
+    def test_the_app_says_that_the_budget_is_spent_and_when_it_renews(self, built: Built, tmp_path: Path):
+        with worker(built, tmp_path, PHI3KIT_DAILY_TOKENS="20") as (endpoint, _):
+            settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=built.settings.tracking_uri)
+            request = Request((Message("user", "What is the capital of Spain?"),))
+            client_ask(endpoint, request, TurnContext("ada", "ui"), settings)
+            for asking in (client_ask, lambda *how: list(client_stream(*how))):
+                with pytest.raises(BudgetSpent, match="It renews at 00:00 UTC") as caught:
+                    asking(endpoint, request, TurnContext("ada", "ui"), settings)
+                assert 0 < caught.value.renews_in_s <= 86_400
 
 
 class TestADeadWorker:

@@ -13,7 +13,7 @@ from openai import OpenAI
 from phi3kit.batch.request import RowResult, Sampling, failed
 from phi3kit.endpoints.client import TurnContext, ask, connect
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.errors import BatchFailed, Busy, RequestInvalid, WorkerFailed
+from phi3kit.errors import BatchFailed, BudgetSpent, Busy, RequestInvalid, WorkerFailed
 from phi3kit.records import Endpoint, Message
 from phi3kit.settings import Settings
 
@@ -21,7 +21,6 @@ Prompt = tuple[Message, ...] | str
 
 AT_ONCE = 8  # as many answers as a worker writes at once
 
-_LONGEST_WAIT_S = 60  # for a place in the queue
 _ALONE = 2  # times that a row is asked alone after its worker broke
 _BROKEN_IN_A_ROW = 3  # rows that broke their worker, one after the other, until it is not the row's fault
 
@@ -102,13 +101,13 @@ class Answering:
         while True:
             try:
                 answer = ask(endpoint, self._sampling.request(prompt), context, self._settings, connection)
+            except BudgetSpent as error:
+                raise BatchFailed(
+                    error.what,
+                    error.why,
+                    "What was computed is kept. Start the same batch again then, or raise the budget.",
+                ) from error
             except Busy as error:
-                if error.retry_after_s > _LONGEST_WAIT_S:  # no full queue: the day's tokens are spent
-                    raise BatchFailed(
-                        "The worker takes no more requests for now.",
-                        _words_of(error),
-                        "What was computed is kept. Start the same batch again then, or raise the budget.",
-                    ) from error
                 time.sleep(error.retry_after_s)
             except RequestInvalid as error:
                 return failed(row, error.why, final=True)  # the worker's own words; around them are the client's
@@ -129,9 +128,3 @@ class Answering:
         if self._line is None or self._line[0] != endpoint:
             self.close()
             self._line = (endpoint, connect(endpoint))
-
-
-def _words_of(busy: Busy) -> str:
-    """What the worker said beside its 429; the client's error has the time only."""
-    body = getattr(busy.__cause__, "body", None)
-    return str(body["message"]) if isinstance(body, dict) and body.get("message") else f"{busy.why} {busy.next_step}"

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import openai
 
-from phi3kit.errors import Busy, EndpointFailed, Failure, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.errors import BudgetSpent, Busy, EndpointFailed, Failure, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.records import Endpoint
 
 CONNECT_S = 10.0
@@ -81,13 +81,13 @@ def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
 
 @contextmanager
 def errors(endpoint: Endpoint) -> Iterator[None]:
-    """Translate what HTTP libraries raise: RequestInvalid, Busy, and WorkerFailed or EndpointFailed."""
+    """Translate what HTTP libraries raise: RequestInvalid, Busy, BudgetSpent, and WorkerFailed or EndpointFailed."""
     try:
         yield
     except Phi3KitError:
         raise
     except openai.RateLimitError as error:
-        raise _busy(error.response) from error
+        raise _turned_away(endpoint, error.response, error.body) from error
     except openai.APIStatusError as error:
         raise status_error(endpoint, error.response, error.body) from error
     except (openai.APIError, httpx2.HTTPError, OSError) as error:  # no connection, a broken one, an error in a stream
@@ -109,7 +109,7 @@ def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) ->
     """The error for a status that is no success. body: what the response says, as parsed JSON where it is some."""
     status, message, code, param = response.status_code, *_said(body)
     if status == 429:
-        return _busy(response)
+        return _turned_away(endpoint, response, body)
     if endpoint.wrapper != "remote":
         if status in (400, 413, 422):
             return RequestInvalid(
@@ -160,9 +160,16 @@ def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
 _SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
 
 
-def _busy(response: httpx2.Response) -> Busy:
+def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) -> Busy | BudgetSpent:
+    """The error for a 429: a full queue, or a spent budget of this app's own."""
     after = response.headers.get("Retry-After", "")
-    return Busy(waiting=0, retry_after_s=int(after) if after.isdecimal() else 2)
+    seconds = int(after) if after.isdecimal() else 2
+    message, code, _ = _said(body)
+    if endpoint.wrapper != "remote" and code == "insufficient_quota":
+        return BudgetSpent(
+            "The day's tokens are spent.", message, "Wait until then, or have the budget raised.", renews_in_s=seconds
+        )
+    return Busy(waiting=0, retry_after_s=seconds)
 
 
 def _worker(error: Exception) -> WorkerFailed:

@@ -34,10 +34,10 @@ def wrappers_compared(turns: pd.DataFrame) -> None:
             hide_index=True,
             alt="Medians of both wrappers on the same prompts",
             column_config={
-                "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f"),
-                "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f"),
-                "completion_tokens": st.column_config.NumberColumn("completion", format="%.0f"),
-                "duration_s": st.column_config.NumberColumn("duration, s", format="%.3f"),
+                "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f", width=90),
+                "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f", width=70),
+                "completion_tokens": st.column_config.NumberColumn("completion", format="%.0f", width=80),
+                "duration_s": st.column_config.NumberColumn("duration, s", format="%.3f", width=80),
             },
         )
 
@@ -82,10 +82,10 @@ def costs(turns: pd.DataFrame) -> None:
             placeholder="–",
             alt="What the same tokens would cost at list prices",
             column_config={
-                "prompt": st.column_config.NumberColumn("prompt, $/M", format="%.3f"),
-                "cached_prompt": st.column_config.NumberColumn("cached, $/M", format="%.3f"),
-                "completion": st.column_config.NumberColumn("completion, $/M", format="%.3f"),
-                "cost": st.column_config.NumberColumn("cost, $", format="%.4f"),
+                "prompt": st.column_config.NumberColumn("prompt, $/M", format="%.3f", width=90),
+                "cached_prompt": st.column_config.NumberColumn("cached, $/M", format="%.3f", width=90),
+                "completion": st.column_config.NumberColumn("completion, $/M", format="%.3f", width=110),
+                "cost": st.column_config.NumberColumn("cost, $", format="%.4f", width=80),
             },
         )
         st.caption("List prices are those that the installed MLflow ships, in US dollars for a million tokens (M).")

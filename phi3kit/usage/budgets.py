@@ -40,8 +40,18 @@ def check(budgets: Budgets, outbox: Outbox, user: str, prompt_tokens: int = 0, n
     moment = time.time() if now is None else now
     for meter in meters(budgets, outbox, [user], moment):
         if meter.spent_tokens >= meter.budget_tokens or meter.spent_tokens + prompt_tokens > meter.budget_tokens:
-            renews_in_s = int(meter.renews_at - moment) + 1
-            raise BudgetSpent(meter.spent_tokens, meter.budget_tokens, meter.user, renews_in_s)
+            raise _spent(meter, int(meter.renews_at - moment) + 1)
+
+
+def _spent(meter: Meter, renews_in_s: int) -> BudgetSpent:
+    whose = f"The daily token budget of {meter.user}" if meter.user is not None else "The daily token budget"
+    hours, minutes = divmod(max(renews_in_s, 60) // 60, 60)
+    return BudgetSpent(
+        what=f"{whose} is spent.",
+        why=f"{meter.spent_tokens:,} of {meter.budget_tokens:,} tokens are used, and the prompt counts too.",
+        next_step=f"It renews at 00:00 UTC, in {f'{hours} h ' if hours else ''}{minutes} min.",
+        renews_in_s=renews_in_s,
+    )
 
 
 def meters(budgets: Budgets, outbox: Outbox, users: list[str], now: float | None = None) -> list[Meter]:
