@@ -250,7 +250,7 @@ class TestConversations:
         row = drawer.get_by_role("button", name="What is the capital of Portugal?")
         row.wait_for()
         idle(page)
-        assert drawer.locator("[class*='st-key-open_']").count() == 1
+        playwright.expect(drawer.locator("[class*='st-key-open_']")).to_have_count(1)
         drawer.locator("[class*='st-key-drawer_more_'] button:visible").click()
         page.get_by_text("Rename", exact=True).click()
         drawer.get_by_role("textbox", name="Title").fill("*Lisboa* <b>")

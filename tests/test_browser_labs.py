@@ -114,7 +114,14 @@ class TestSafety:
     ) -> None:
         assert requested == []
         assert page.title() != "pwned"
-        assert page.locator(".stMain img, .stMain script, .stMain a[href^='http']").count() == 0
+        assert page.locator(".stMain img, .stMain script").count() == 0
+        # Streamlit makes a link of an address that stands in a text: it may lead only where it says.
+        links = "[...document.querySelectorAll('.stMain a')].map(link => [link.getAttribute('href'), link.innerText])"
+        assert [
+            (href, text)
+            for href, text in page.evaluate(links)
+            if href not in (text, f"http://{text}", f"mailto:{text}")
+        ] == []
 
     def test_a_narrow_page_does_not_scroll_sideways(self, page: "playwright.Page") -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

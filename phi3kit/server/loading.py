@@ -15,7 +15,6 @@ from phi3kit.machine import Threads, choose_threads
 from phi3kit.records import WrapperName
 from phi3kit.server.runtime import Runtime
 
-
 _SMALL_BYTES = 64_000_000  # of a logged model
 
 
