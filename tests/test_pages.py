@@ -175,8 +175,10 @@ class TestBroken:
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path / "home"))
         st.cache_resource.clear()
         for name in PAGES:
+            if name == "tour":  # its first step reads nothing; there the sidebar says it
+                continue
             app = open_page(name)
-            assert any("cannot be written" in each.value for each in (*app.error, *app.sidebar.error)), name
+            assert any("cannot be written" in each.value for each in app.error), name
 
     def test_a_wrong_setting_is_explained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
