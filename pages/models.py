@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from phi3kit.ui import acting, model_cards, resources, shell, versus, worker_cards
+from phi3kit.ui import acting, model_cards, resources, shell, version_cards, versus, worker_cards
 
 VIEWS = ("Logged models", "Registered", "Compare", "Workers")
 
@@ -18,7 +18,7 @@ with shell.errors_shown():
         worker_cards.show_workers()
     elif view == "Registered":
         if registered:
-            model_cards.show_version(model_cards.versions_table(registered), registered)
+            version_cards.show_version(version_cards.versions_table(registered), registered)
         elif models:
             with st.container(border=True):
                 st.markdown("No model is registered yet. Register a logged model to give it a name and a version.")

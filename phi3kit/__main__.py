@@ -8,13 +8,13 @@ Knows arguments and what is printed. A user's error is one line on stderr and ex
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from phi3kit.cli.batch import add_batch
+from phi3kit.cli.ending import Ending
 from phi3kit.cli.evaluate import add_evaluate
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
@@ -90,7 +90,7 @@ def _build(arguments: argparse.Namespace) -> None:
     from phi3kit.builds.events import BuildRequest
     from phi3kit.builds.jobs import own_job
 
-    signal.signal(signal.SIGTERM, _end_build)
+    ending = Ending()
     settings = read_settings()
     wrappers = WRAPPERS if arguments.wrapper == "both" else (arguments.wrapper,)
     request = BuildRequest(wrappers, arguments.source, arguments.precision, arguments.register)
@@ -98,13 +98,7 @@ def _build(arguments: argparse.Namespace) -> None:
         _show_plan(request, settings)
         return
     with own_job(request, settings) as job:
-        _build_as(job, request, settings, arguments)
-
-
-def _end_build(number: int, frame: object) -> NoReturn:
-    """A cancelled build must take back what it half did: an exit that Python's cleanup sees, and nothing interrupts."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(128 + number)
+        _build_as(job, request, settings, arguments, ending)
 
 
 def _show_plan(request: "BuildRequest", settings: Settings) -> None:
@@ -115,7 +109,9 @@ def _show_plan(request: "BuildRequest", settings: Settings) -> None:
     print(json.dumps(plan.as_json(), ensure_ascii=False, indent=2))
 
 
-def _build_as(job: "OwnJob", request: "BuildRequest", settings: Settings, arguments: argparse.Namespace) -> None:
+def _build_as(
+    job: "OwnJob", request: "BuildRequest", settings: Settings, arguments: argparse.Namespace, ending: Ending
+) -> None:
     """Build what was asked for as a job that others can watch."""
     from phi3kit.builds.events import Progress, as_line, in_words
     from phi3kit.builds.plan import make_plan
@@ -125,6 +121,7 @@ def _build_as(job: "OwnJob", request: "BuildRequest", settings: Settings, argume
 
     def report(event: "Event") -> None:
         nonlocal shown_at
+        ending.again()
         job.report(event)
         if arguments.json:
             print(json.dumps(as_line(event)), flush=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ def run_cli(
     )
 
 
+_main = sys.modules["__main__"]
+if _main.__spec__ is None and not hasattr(_main, "__file__"):
+    # pytest-xdist's processes are `python -c`: pyspark, imported there, takes them for its own doctests and exits.
+    _main.__spec__ = ModuleSpec("__main__", None)
+
+
 @pytest.fixture(autouse=True)
 def _main_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamlit's test runner leaves the page that it ran as __main__, which processes of later tests would run again."""
@@ -84,7 +91,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     results = {line["wrapper"]: line for line in lines if "model_uri" in line}
-    return Built(home, settings_for(home), lines, results, seconds)
+    settings = settings_for(home, PHI3KIT_IDLE_SECONDS="7200")  # other tests may come between two that share a worker
+    return Built(home, settings, lines, results, seconds)
 
 
 @pytest.fixture(scope="session")

@@ -1,120 +1,46 @@
-"""The whole path in a real browser: first visit, build, chat with each while text streams, stop, raw prompt, usage.
+"""The whole path in a real browser: first visit, build, chat with each while text streams, stop, raw prompt, usage."""
 
-Needs chromium. Without one these tests are skipped; with PHI3KIT_REQUIRE_BROWSER=1 (as in CI) they fail instead.
-"""
-
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
-from phi3kit.settings import PROJECT_ROOT
 from phi3kit.usage.reader import read_turns
 from tests.conftest import settings_for
+from tests.in_browser import App, choose, chromium, go, idle, last_answer, main_text, needs_browser, running_app, send
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-REQUIRED = os.environ.get("PHI3KIT_REQUIRE_BROWSER") == "1"
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 CAPTION = re.compile(r"([\d,]+) \+ ([\d,]+) = ([\d,]+) tokens · .* · (stop|length|cancelled|error)")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
-]
+pytestmark = needs_browser
 
 playwright = pytest.importorskip("playwright.sync_api")
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, int]]:
-    """The app as `make run` starts it: address, data folder, process id."""
-    home = tmp_path_factory.mktemp("browser") / "home"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PHI3KIT_HOME": str(home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
-    process = subprocess.Popen(
-        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/_stcore/health").status_code == 200:
-                break
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    yield url, home, process.pid
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    process.wait(20)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert alive == [], "workers outlive the app"
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with running_app(tmp_path_factory.mktemp("browser") / "home") as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
-def page(app: tuple[str, Path, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
-    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
-    with playwright.sync_playwright() as engine:
-        profile = tmp_path_factory.mktemp("profile")
-        browser = engine.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1280, "height": 900}
-        )
+def page(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
         tab = browser.new_page()
-        tab.set_default_timeout(60_000)
-        tab.goto(app[0])
+        tab.goto(app.url)
         yield tab
-        browser.close()
-
-
-def go(page: "playwright.Page", name: str) -> None:
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
-    page.get_by_role("heading", name=name, exact=True, level=1).wait_for()
-
-
-def choose(page: "playwright.Page", wrapper: str) -> None:
-    page.get_by_role("radio", name=wrapper, exact=True).click()
-    idle(page)
-
-
-def idle(page: "playwright.Page") -> None:
-    """Wait until the page's run is over."""
-    page.wait_for_timeout(300)
-    page.wait_for_function("!document.querySelector('[data-testid=stApp][data-test-script-state=running]')")
-
-
-def send(page: "playwright.Page", text: str) -> None:
-    page.get_by_test_id("stChatInputTextArea").fill(text)
-    page.get_by_test_id("stChatInputTextArea").press("Enter")
-
-
-def last_answer(page: "playwright.Page") -> str:
-    return str(page.get_by_test_id("stChatMessage").last.inner_text())
 
 
 def wait_for_caption(page: "playwright.Page", answers: int) -> list[tuple[int, int, int, str]]:
     """(prompt, completion, total, finish reason) under each answer, when there are so many."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = CAPTION.findall(page.get_by_test_id("stMainBlockContainer").inner_text())
+        found = CAPTION.findall(main_text(page))
         if len(found) >= answers:
             return [(*(int(number.replace(",", "")) for number in each[:3]), each[3]) for each in found]  # type: ignore[misc]
         page.wait_for_timeout(100)
-    raise AssertionError(page.get_by_test_id("stMainBlockContainer").inner_text())
+    raise AssertionError(main_text(page))
 
 
 @pytest.fixture(scope="module")
@@ -211,9 +137,9 @@ class TestThePath:
         assert page.get_by_test_id("stCode").count() == 2
 
     def test_7_usage_shows_exactly_those_turns(
-        self, app: tuple[str, Path, int], page: "playwright.Page", shown: list[tuple[int, int, int, str]]
+        self, app: App, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
     ) -> None:
-        settings = settings_for(app[1])
+        settings = settings_for(app.home)
         deadline = time.monotonic() + 30
         while len(read_turns(settings)) < len(shown) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -235,24 +161,20 @@ class TestThePath:
         page.wait_for_function(f"{drawn} >= 7")
         assert page.get_by_test_id("stPlotlyChart").count() == 7
 
-    def test_8_app_and_both_workers_stay_below_1000_megabytes(
-        self, app: tuple[str, Path, int], page: "playwright.Page"
-    ) -> None:
-        process = psutil.Process(app[2])
+    def test_8_app_and_both_workers_stay_below_1000_megabytes(self, app: App, page: "playwright.Page") -> None:
+        process = psutil.Process(app.pid)
         everyone = [process, *process.children(recursive=True)]
         servers = [each for each in everyone if "phi3kit.server" in each.cmdline()]
         assert len(servers) == 2
         megabytes = [each.memory_info().rss / 1e6 for each in everyone]
         assert sum(megabytes) <= 1000, megabytes
 
-    def test_9_a_killed_worker_is_explained_and_the_next_message_works(
-        self, page: "playwright.Page", app: tuple[str, Path, int]
-    ) -> None:
+    def test_9_a_killed_worker_is_explained_and_the_next_message_works(self, page: "playwright.Page", app: App) -> None:
         go(page, "Chat")
         choose(page, "transformers")
         send(page, "List the capitals of the world.")
         page.get_by_text("Afghanistan: Kabul").wait_for()
-        for child in psutil.Process(app[2]).children(recursive=True):
+        for child in psutil.Process(app.pid).children(recursive=True):
             if "transformers" in child.cmdline() and "phi3kit.server" in child.cmdline():
                 child.kill()
         page.get_by_text("The answer broke off.").wait_for()

@@ -1,32 +1,18 @@
-"""The Chat page in a real browser: what Streamlit's test runner cannot do: keys, the clipboard, files, streams, two tabs.
-
-Needs chromium, as tests/test_browser.py does, and starts the same app on the store in which both wrappers are built.
-"""
+"""The Chat page in a real browser: what Streamlit's test runner cannot do: keys, the clipboard, files, streams, two tabs."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-import psutil
 import pytest
 
 from phi3kit.chat.saved import SavedConversations
 from phi3kit.chat.transcripts import from_openai
-from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
-from tests.test_browser import CHROMIUM, FLAGS, REQUIRED, idle, last_answer, send
+from tests.in_browser import chromium, idle, last_answer, needs_browser, running_app, send
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
-]
+pytestmark = needs_browser
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -36,43 +22,15 @@ SPAIN, MADRID = "What is the capital of Spain?", "The capital of Spain is Madrid
 @pytest.fixture(scope="module")
 def url(built: Built) -> Iterator[str]:
     """The app's address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PHI3KIT_HOME": str(built.home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
-    process = subprocess.Popen(
-        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/_stcore/health").status_code == 200:
-                break
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    process.wait(20)
-    psutil.wait_procs(children, timeout=10)
+    with running_app(built.home) as app:
+        yield app.url
 
 
 @pytest.fixture(scope="module")
 def context(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.BrowserContext"]:
-    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
-    with playwright.sync_playwright() as engine:
-        found = engine.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            viewport={"width": 1280, "height": 900},
-            accept_downloads=True,
-        )
+    with chromium(tmp_path_factory.mktemp("profile"), accept_downloads=True) as found:
         found.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
         yield found
-        found.close()
 
 
 @pytest.fixture
@@ -85,7 +43,6 @@ def page(context: "playwright.BrowserContext", url: str) -> Iterator["playwright
 
 def open_tab(context: "playwright.BrowserContext", address: str) -> "playwright.Page":
     tab = context.new_page()
-    tab.set_default_timeout(60_000)
     tab.goto(address)
     tab.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
     tab.get_by_test_id("stChatInputTextArea").wait_for()

@@ -1,63 +1,29 @@
 """Compare in a real browser: both answers grow at once, Stop ends and keeps both, the dialog of connections, 390 pixels."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from phi3kit.endpoints.connections import list_connections, remove_connection
-from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
+from tests.in_browser import chromium, idle, main_text, needs_browser, running_app, send
 from tests.scripted_server import http_answer, scripted
-from tests.test_browser import CHROMIUM, FLAGS, idle, pytestmark, send  # noqa: F401
-from tests.waiting import wait_for
 
 playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
 def page(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
     """The page on the store in which both wrappers are built."""
-    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PHI3KIT_HOME": str(built.home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
-    process = subprocess.Popen(
-        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{url}/_stcore/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    wait_for("the app", answers)
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            viewport={"width": 1280, "height": 900},
-        )
+    with running_app(built.home) as app, chromium(tmp_path_factory.mktemp("profile")) as browser:
         tab = browser.new_page()
-        tab.set_default_timeout(60_000)
-        tab.goto(f"{url}/compare")
+        tab.goto(f"{app.url}/compare")
         tab.get_by_role("heading", name="Compare", level=1).wait_for()
         idle(tab)
         yield tab
-        browser.close()
-    process.terminate()
-    process.wait(20)
 
 
 def test_both_answers_grow_at_once_and_stop_keeps_them(page: "playwright.Page") -> None:
@@ -70,7 +36,7 @@ def test_both_answers_grow_at_once_and_stop_keeps_them(page: "playwright.Page") 
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Tie").wait_for()
     idle(page)
-    main = page.get_by_test_id("stMainBlockContainer").inner_text()
+    main = main_text(page)
     shown = re.findall(r"(\d+) \+ ([\d,]+) = ([\d,]+) tokens .* · cancelled", main)
     assert len(shown) == 2
     assert main.count("Afghanistan: Kabul") >= 2

@@ -1,29 +1,17 @@
-"""What a browser draws of hostile texts, diffs and tokens: the text itself, and nothing is loaded or run for it.
+"""What a browser draws of hostile texts, diffs and tokens: the text itself, and nothing is loaded or run for it."""
 
-Needs chromium, as tests/test_browser.py does.
-"""
-
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
-from phi3kit.settings import PROJECT_ROOT
 from phi3kit.ui.literal import named
 from phi3kit.word_diff import word_diff
 from tests.hostile import HOSTILE
-from tests.test_browser import CHROMIUM, FLAGS, REQUIRED
+from tests.in_browser import chromium, needs_browser, running_app
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
-]
+pytestmark = needs_browser
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -31,26 +19,10 @@ _ALL_TOKENS_SECONDS = 20  # on two busy cores; 3 s on two free ones
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The drawing app's address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "tests/drawing_app.py", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
-    process = subprocess.Popen(
-        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/_stcore/health").status_code == 200:
-                break
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(20)
+    with running_app(tmp_path_factory.mktemp("drawing"), "tests/drawing_app.py") as app:
+        yield app.url
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +32,15 @@ def requested() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page(url: str, requested: list[str]) -> Iterator["playwright.Page"]:
-    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab = browser.new_page(viewport={"width": 390, "height": 844})
-        tab.set_default_timeout(60_000)
+def page(url: str, requested: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
+    with chromium(tmp_path_factory.mktemp("profile"), 390, 844) as browser:
+        tab = browser.new_page()
         tab.on(
             "request", lambda request: None if request.url.startswith((url, "data:")) else requested.append(request.url)
         )
         tab.goto(url)
         tab.get_by_text("all drawn").wait_for()
         yield tab
-        browser.close()
 
 
 def drawn(page: "playwright.Page", key: str) -> str:

@@ -1,32 +1,20 @@
-"""Models and Deploy in a real browser: what AppTest cannot see: a dialog, a drawn table, a download.
+"""Models and Deploy in a real browser: what AppTest cannot see: a dialog, a drawn table, a download."""
 
-Needs chromium, as test_browser does.
-"""
-
-import os
-import socket
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-import psutil
 import pytest
 
 from phi3kit.registry import names as registry
 from phi3kit.registry.logged_models import list_models
-from phi3kit.settings import PROJECT_ROOT, Settings
+from phi3kit.settings import Settings
 from tests.conftest import Built
+from tests.in_browser import chromium, go, idle, needs_browser, running_app
 from tests.samples import copy_of_store
-from tests.test_browser import CHROMIUM, FLAGS, REQUIRED, go, idle
 from tests.waiting import wait_for
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
-]
+pytestmark = needs_browser
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -40,43 +28,11 @@ def store(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def page(store: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
-    """A tab on the app, started as `make run` starts it."""
-    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "PHI3KIT_HOME": str(store.home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", url.rpartition(":")[2]]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
-    process = subprocess.Popen(
-        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{url}/_stcore/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    wait_for("the app", answers)
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            viewport={"width": 1280, "height": 1000},
-            accept_downloads=True,
-        )
+    profile = tmp_path_factory.mktemp("profile")
+    with running_app(store.home) as app, chromium(profile, 1280, 1000, accept_downloads=True) as browser:
         tab = browser.new_page()
-        tab.set_default_timeout(60_000)
-        tab.goto(url)
+        tab.goto(app.url)
         yield tab
-        browser.close()
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    process.wait(30)
-    _, alive = psutil.wait_procs(children, timeout=15)
-    assert alive == [], "workers or scoring servers outlive the app"
 
 
 def test_1_a_loaded_model_shows_its_worker(page: "playwright.Page") -> None:

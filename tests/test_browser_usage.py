@@ -1,31 +1,27 @@
 """Usage in a real browser, on a store with hundreds of turns: bars list their turns, a row opens, files are what is shown."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pandas as pd
 import pytest
 
 from bench.usage import fill_store, sample_turns
 from phi3kit.records import Message, TurnText
-from phi3kit.settings import PROJECT_ROOT, Settings
+from phi3kit.settings import Settings
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.turns_table import since
 from phi3kit.usage.writer import write_waiting
+from tests.in_browser import chromium, idle, needs_browser, running_app
 from tests.samples import new_store
-from tests.test_browser import CHROMIUM, FLAGS, idle, pytestmark  # noqa: F401
-from tests.waiting import wait_for
 
 playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = needs_browser
 
 MARKUP = "<b>Where</b> is ![x](http://127.0.0.1:9/x.png)?"
 
@@ -46,47 +42,19 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def url(settings: Settings) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PHI3KIT_HOME": str(settings.home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
-    process = subprocess.Popen(
-        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/_stcore/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    wait_for("the app", answers)
-    yield f"http://127.0.0.1:{port}/usage"
-    process.terminate()
-    process.wait(20)
+    with running_app(settings.home) as app:
+        yield f"{app.url}/usage"
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.BrowserContext"]:
-    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
-    with playwright.sync_playwright() as engine:
-        context = engine.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            viewport={"width": 1280, "height": 1000},
-            timezone_id="Europe/Athens",
-        )
+    with chromium(tmp_path_factory.mktemp("profile"), 1280, 1000, timezone_id="Europe/Athens") as context:
         yield context
-        context.close()
 
 
 @pytest.fixture
 def page(browser: "playwright.BrowserContext", url: str) -> Iterator["playwright.Page"]:
     tab = browser.new_page()
-    tab.set_default_timeout(60_000)
     tab.goto(url)
     tab.get_by_role("heading", name="Usage", exact=True, level=1).wait_for()
     tab.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 7")
@@ -117,16 +85,27 @@ def test_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playwri
     assert drawer.locator("img").count() == 0
     assert drawer.get_by_text("In Greece.").count() == 1
     drawer.get_by_role("link", name="Trace in MLflow").wait_for()
-    drawer.get_by_role("link", name="Open in Chat").wait_for()
     links = drawer.get_by_role("link")
     addresses = [links.nth(number).get_attribute("href") or "" for number in range(links.count())]
     assert any(re.search(r":5000/#/experiments/\d+/runs/\w{32}$", address) for address in addresses)
     assert any("selectedEvaluationId=tr-" in address for address in addresses), addresses
-    assert any(re.search(r"chat\?conversation=\w{32}$", address) for address in addresses)
     page.keyboard.press("Escape")
     drawer.wait_for(state="detached")
     idle(page)
     assert page.get_by_role("dialog").count() == 0, "closing must not open it again"
+
+
+def test_a_turn_that_was_not_made_in_chat_opens_there_from_its_text(page: "playwright.Page") -> None:
+    table = page.get_by_test_id("stDataFrame").last
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 20, box["y"] + 53)  # the newest turn's box
+    page.get_by_role("dialog").get_by_role("button", name="Open in Chat").click()
+    page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
+    page.get_by_text(MARKUP).wait_for()
+    page.get_by_text("In Greece.").wait_for()
+    assert page.get_by_test_id("stMain").locator("img").count() == 0
 
 
 def test_files_hold_exactly_what_is_filtered(page: "playwright.Page", settings: Settings, tmp_path: Path) -> None:

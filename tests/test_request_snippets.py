@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from phi3kit.endpoints.connections import Connection
 from phi3kit.records import Message, WrapperName
 from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
+from tests.waiting import wait_for
 
 KEYS = {"PHI3KIT_API_KEY": "secret", "PHI3KIT_KEY_LAB": "secret"}
 BIN = str(Path(sys.executable).parent)
@@ -34,19 +34,22 @@ def free_port() -> int:
 @contextmanager
 def serving(command: list[str], url: str, **environment: str) -> Iterator[str]:
     """A server's address while it runs."""
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment}
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env = {**inherited, "PATH": f"{BIN}:{os.environ['PATH']}", **environment}
     process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+
+        def answers() -> bool:
+            assert process.poll() is None, f"{command} ended with {process.returncode}"
             try:
-                if httpx.get(f"{url}/health").status_code == 200:
-                    break
+                return httpx.get(f"{url}/health").status_code == 200
             except httpx.HTTPError:
-                time.sleep(0.2)
+                return False
+
+        wait_for(url, answers, 120)
         yield url
     finally:
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
         for child in children:
             child.terminate()

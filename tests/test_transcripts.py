@@ -173,7 +173,7 @@ class TestOpenai:
         with pytest.raises(RequestInvalid) as caught:
             from_openai(content)
         assert why in caught.value.why
-        assert caught.value.what == "The file was not imported."
+        assert caught.value.what == "That cannot be opened as a conversation."
 
 
 class TestFileName:

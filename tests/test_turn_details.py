@@ -33,9 +33,17 @@ class TestTurnDetails:
         found = details_of(settings, turn(text=TurnText(messages, ("One.", "Two.")), interface="openai"))
         assert (found.prompt, found.completions) == (messages, ("One.", "Two."))
 
+        assert found.messages == (*messages, Message("assistant", "One."))
+
+    def test_a_completed_answer_is_whole_in_its_conversation(self, settings: Settings):
+        messages = (Message("user", "Who?"), Message("assistant", "It is "))
+        found = details_of(settings, turn(text=TurnText(messages, ("she.",)), interface="openai"))
+        assert found.messages == (messages[0], Message("assistant", "It is she."))
+
     def test_a_raw_prompt_is_read_back(self, settings: Settings):
         found = details_of(settings, turn(text=TurnText("<|user|>\nHi<|end|>", ("Hello",))))
         assert (found.prompt, found.completions) == ("<|user|>\nHi<|end|>", ("Hello",))
+        assert found.messages == ()
 
     def test_a_turn_without_text_says_so_and_has_its_links(self, settings: Settings):
         found = details_of(settings, turn())

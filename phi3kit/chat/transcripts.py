@@ -103,14 +103,18 @@ def from_openai(content: bytes) -> tuple[Conversation, str]:
     content: JSON, a list of messages or an object with `messages`, such as to_openai wrote or a request's body.
     Raises RequestInvalid.
     """
-    messages = _messages(content)
+    return from_messages(_messages(content))
+
+
+def from_messages(messages: Sequence[Message]) -> tuple[Conversation, str]:
+    """A conversation of these messages, and its system prompt. Raises RequestInvalid."""
     late = next((index for index, each in enumerate(messages) if each.role == "system" and index), None)
     if late is not None:
         raise _refused(f"messages[{late}] is a system message, and only the first one may be.")
-    system = messages[0].content if messages[0].role == "system" else ""
     said = [message for message in messages if message.role != "system"]
     if not said:
         raise _refused("It has no message of a user or an assistant.")
+    system = messages[0].content if messages[0].role == "system" else ""
     conversation = Conversation()
     asked = ""
     for message in said:
@@ -172,9 +176,9 @@ def _message(index: int, given: Any) -> Message:
 
 def _refused(why: str) -> RequestInvalid:
     return RequestInvalid(
-        what="The file was not imported.",
+        what="That cannot be opened as a conversation.",
         why=why,
-        next_step="Choose a file of OpenAI messages, such as the JSON that Share gives.",
+        next_step="It takes OpenAI messages, such as the JSON that Share gives.",
     )
 
 

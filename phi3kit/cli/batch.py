@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from phi3kit.cli.ending import Ending
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS
 from phi3kit.settings import read_settings
 
@@ -59,18 +59,12 @@ def positive(text: str) -> int:
     return number
 
 
-def ended_by_signal(number: int, frame: object) -> NoReturn:
-    """An exit that Python's cleanup sees, and nothing interrupts: what was computed is written."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
 def _batch(arguments: argparse.Namespace) -> None:
     from phi3kit.batch.jobs import BATCHES
     from phi3kit.batch.run import run_batch
     from phi3kit.job_folder import own_job
 
-    signal.signal(signal.SIGTERM, ended_by_signal)
+    Ending()
     settings = read_settings()
     request = _request(arguments)
     shown_at = 0.0

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3kit.cli.batch import add_sampling, ended_by_signal, positive
+from phi3kit.cli.batch import add_sampling, positive
+from phi3kit.cli.ending import Ending
 from phi3kit.settings import read_settings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
     from phi3kit.job_folder import own_job
 
-    signal.signal(signal.SIGTERM, ended_by_signal)
+    Ending()
     settings = read_settings()
     request = EvaluationRequest(
         model_uri=arguments.model_uri,

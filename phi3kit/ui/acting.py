@@ -30,3 +30,19 @@ def show_outcome() -> None:
         st.toast(shell.plain(done), icon=":material/check_circle:")
     if error := st.session_state.pop(_ERROR, None):
         shell.show_error(error)
+
+
+def confirm(act: Callable[[], object], done: str) -> None:
+    """The two buttons under a question; either closes it."""
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        keep = st.button("Keep", key="keep")
+        delete = st.button(
+            "Delete",
+            type="primary",
+            icon=":material/delete:",
+            key="confirm_delete",
+            on_click=attempt,
+            args=(act, done),
+        )
+        if keep or delete:
+            st.rerun()

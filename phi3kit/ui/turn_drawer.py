@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from phi3kit.chat.transcripts import from_messages
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import Message
-from phi3kit.ui import resources, shell
+from phi3kit.ui import chats, prompting, resources, shell
 from phi3kit.usage.details import TurnDetails, turn_details
 
 _COLUMNS = ["at", "wrapper", "interface", "prompt_tokens", "completion_tokens", "total_tokens"]
@@ -72,13 +73,8 @@ def _drawer(row: dict[str, Any]) -> None:
             st.link_button("Run in MLflow", details.run_url, icon=":material/open_in_new:")
             if details.trace_url:
                 st.link_button("Trace in MLflow", details.trace_url, icon=":material/account_tree:")
-            if isinstance(conversation := row["conversation_id"], str):
-                st.page_link(
-                    shell.page("chat"),
-                    label="Open in Chat",
-                    icon=":material/forum:",
-                    query_params={"conversation": conversation},
-                )
+            with shell.errors_shown():
+                _open_again(row["conversation_id"], details)
         if resources.kit().settings.own_store:
             st.caption("MLflow's own pages answer while `make mlflow-ui` runs.")
         _text(details)
@@ -91,6 +87,24 @@ def _drawer(row: dict[str, Any]) -> None:
             hide_index=True,
             alt="Parameters and identifiers of the turn",
         )
+
+
+def _open_again(conversation_id: Any, details: TurnDetails) -> None:
+    """A way back to where the turn was made, or could have been: a saved conversation, or what its text says."""
+    if isinstance(details.prompt, str):
+        if st.button("Open in Prompt", icon=":material/data_object:", key="open_in_prompt"):
+            prompting.replace(details.prompt)
+            st.switch_page(shell.page("prompt"))
+    elif isinstance(conversation_id, str) and chats.store().open(conversation_id):
+        address = {chats.PARAMETER: conversation_id}
+        st.page_link(shell.page("chat"), label="Open in Chat", icon=":material/forum:", query_params=address)
+    elif details.prompt and st.button(
+        "Open in Chat", icon=":material/forum:", key="open_in_chat",
+        help="It was not made in Chat, or was deleted there: a new conversation is made of the logged text.",
+    ):  # fmt: skip
+        conversation, _ = from_messages(details.messages)
+        chats.open_here(conversation)
+        st.switch_page(shell.page("chat"))
 
 
 def _details(row: dict[str, Any]) -> tuple[TurnDetails | None, Phi3KitError | None]:

@@ -25,6 +25,17 @@ class TurnDetails:
     prompt: tuple[Message, ...] | str | None  # None: its text was not logged
     completions: tuple[str, ...]
 
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation with its first answer; none for a raw prompt. A turn that completed an answer has it whole."""
+        if self.prompt is None or isinstance(self.prompt, str):
+            return ()
+        answer = self.completions[0] if self.completions else ""
+        *before, last = self.prompt
+        if last.role == "assistant":
+            return (*before, Message("assistant", last.content + answer))
+        return (*self.prompt, Message("assistant", answer)) if answer else self.prompt
+
 
 def turn_details(settings: Settings, run_id: str, turn_id: str | None) -> TurnDetails:
     """Read a turn's trace. Raises StorageFailed."""
