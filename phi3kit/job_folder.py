@@ -10,9 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from phi3kit.data_folder import writing
 from phi3kit.errors import Phi3KitError
-from phi3kit.settings import Settings, child_environment
+from phi3kit.settings import Settings
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -75,19 +72,23 @@ class JobKind:
             f"This is a mistake in phi3kit: report it with the {self.word}'s log.",
         )
 
-    def standing(self, folder: Path, lines: list[dict[str, Any]], ahead: int, next_step: str) -> "Standing":
+    def standing(self, folder: Path, lines: list[dict[str, Any]], ahead: int, next_step: str) -> "KnownJob":
         """How a job stands now.
 
         lines: what read_lines gave. ahead: jobs that go first. next_step: what to do when it was ended before its time.
         """
         began = began_at(folder)
+
+        def job(state: JobState, seconds: float, error: Phi3KitError | None = None) -> KnownJob:
+            return KnownJob(folder.name, folder, state, began, max(0.0, seconds), ahead, error)
+
         if end := end_of(lines):
             error = self.failed(**end["error"]) if end["error"] else None
             if end["state"] == "cancelled":
                 error = self.failed(f"The {self.word} was cancelled.", "Somebody ended it.", next_step)
-            return Standing(end["state"], began, max(0.0, float(end["seconds"])), error)
+            return job(end["state"], float(end["seconds"]), error)
         if alive(folder):
-            return Standing("queued" if ahead else "running", began, max(0.0, time.time() - began), None)
+            return job("queued" if ahead else "running", time.time() - began)
         if end_of(lines := read_lines(folder)):  # it came to its end while its lines were looked at
             return self.standing(folder, lines, ahead, next_step)
         last = next((line.strip() for line in reversed(log(folder).splitlines()[-20:]) if line.strip()), "")
@@ -96,67 +97,29 @@ class JobKind:
             f"Its process was killed, perhaps because memory ran out. {last}".strip(),
             next_step,
         )
-        return Standing("failed", began, max(0.0, last_write(folder) - began), vanished)
+        return job("failed", last_write(folder) - began, vanished)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What became of a job, or how long it runs."""
+class KnownJob:
+    """What is known of any job as it stands now; a kind of work knows more of its own."""
 
+    job_id: str
+    folder: Path
     state: JobState
     began_at: float  # seconds since the epoch
     seconds: float  # so far, or in all
+    ahead: int  # jobs that go first, while it is queued
     error: Phi3KitError | None
 
+    @property
+    def active(self) -> bool:
+        """Whether more is to come."""
+        return self.state in ("queued", "running")
 
-class Launcher:
-    """Starts the jobs of one kind as child processes, and ends them. Safe to share between sessions."""
-
-    def __init__(self, kind: JobKind, settings: Settings) -> None:
-        self._kind, self._settings = kind, settings
-        self._started: list[tuple[Path, subprocess.Popen[bytes]]] = []  # by this process; read while others add
-
-    def start(self, command: list[str], request: Mapping[str, Any], folder: Path | None = None) -> Path:
-        """Start `python -m phi3kit COMMAND` as a job; its folder. Raises StorageFailed.
-
-        folder: one that `new_folder` gave, when the command names files in it.
-        """
-        with writing(self._settings.home):
-            folder = folder or self._kind.new_folder(self._settings)
-            with (folder / "log.txt").open("wb") as log_file:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "phi3kit", *command],
-                    env=child_environment(self._settings) | {JOB_VARIABLE: folder.name},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,  # it writes its events to the job's own file
-                    stderr=log_file,
-                    start_new_session=True,  # a closed terminal does not end it, and it ends with its children
-                )
-            write_owner(folder, request, process.pid)
-            self._started.append((folder, process))
-            # An ended child that nobody waits for stays in the process table until a page asks for the jobs.
-            threading.Thread(target=process.wait, name="job-end", daemon=True).start()
-        return folder
-
-    def cancel(self, folder: Path, began_at: float) -> None:
-        """End a job; it takes back what it half did. Returns when its process is gone."""
-        if _end(folder):
-            with writing(self._settings.home):
-                _say_cancelled(folder, time.time() - began_at)
-        self.reap()
-
-    def close(self) -> None:
-        """End what this process started."""
-        for folder, _ in self._started:
-            if alive(folder):
-                self.cancel(folder, began_at(folder))
-        for _, process in self._started:
-            process.wait()
-
-    def reap(self) -> None:
-        """Look at the ended children: one that nobody waits for would look alive."""
-        for _, process in self._started:
-            process.poll()
+    def log(self, characters: int = 20_000) -> str:
+        """The end of what libraries printed; nothing when it was started in a terminal."""
+        return log(self.folder)[-characters:]
 
 
 class OwnJob:
@@ -269,6 +232,11 @@ def end_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     return next((line for line in reversed(lines) if line.get("event") == "end"), None)
 
 
+def ahead(lines: list[dict[str, Any]]) -> int:
+    """How many jobs go first, as the job said last."""
+    return next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
+
+
 def log(folder: Path) -> str:
     """What libraries printed; nothing when the job was started in a terminal."""
     try:
@@ -307,7 +275,7 @@ def _process(folder: Path) -> psutil.Process | None:
         return None
 
 
-def _end(folder: Path) -> bool:
+def end_process(folder: Path) -> bool:
     """End a job's process and wait until it is gone; whether there was one."""
     process = _process(folder)
     if process is None:
@@ -333,7 +301,7 @@ def _end_line(state: JobState, seconds: float, error: dict[str, str] | None = No
     return {"event": "end", "state": state, "seconds": seconds, "error": error}
 
 
-def _say_cancelled(folder: Path, seconds: float) -> None:
+def say_cancelled(folder: Path, seconds: float) -> None:
     """Of a job that was ended before it could speak, or that had to be killed."""
     if end_of(read_lines(folder)) is None:
         _append(folder, _end_line("cancelled", seconds))

@@ -113,3 +113,12 @@ def endpoint(request: pytest.FixtureRequest, built: Built, pool: WorkerPool) -> 
 def onnx_endpoint(built: Built, pool: WorkerPool) -> Endpoint:
     """The ready worker of the onnx wrapper."""
     return pool.endpoint(built.uri("onnx"))
+
+
+@pytest.fixture(scope="module")
+def home(built: Built) -> Iterator[Built]:
+    """An app on the store in which both wrappers are built."""
+    from tests.in_app import app_on
+
+    with app_on(built.home):
+        yield built

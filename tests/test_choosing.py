@@ -1,8 +1,5 @@
 """Choosing: what the pages' choosers offer, with a real store and with connections beside it."""
 
-from collections.abc import Iterator
-
-import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
@@ -11,22 +8,10 @@ from tests.conftest import Built
 
 
 def chooser() -> None:
-    import streamlit as st
 
     from phi3kit.ui import choosing
 
     st.session_state["chosen"] = choosing.choose_target("test", preferred="onnx")
-
-
-@pytest.fixture
-def home(built: Built, monkeypatch: pytest.MonkeyPatch) -> Iterator[Built]:
-    monkeypatch.setenv("PHI3KIT_HOME", str(built.home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    yield built
-    st.cache_data.clear()
-    st.cache_resource.clear()
 
 
 class TestChooseTarget:

@@ -8,7 +8,6 @@ from typing import Any
 
 import mlflow
 import pytest
-import streamlit as st
 from mlflow.entities.trace_metrics import AggregationType, MetricAggregation, MetricViewType
 from mlflow.tracing.client import TracingClient
 from openai import OpenAI
@@ -21,22 +20,18 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built, run_cli, settings_for
+from tests.in_app import app_on
 from tests.waiting import wait_for
 
 QUESTION = "What is the capital of Spain?"
 
 
 @pytest.fixture
-def settings(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def settings(built: Built, tmp_path: Path) -> Iterator[Settings]:
     """The built models in a store of its own, and an app on it."""
     (tmp_path / "mlflow.db").write_bytes((built.home / "mlflow.db").read_bytes())
-    monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    yield settings_for(tmp_path)
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    with app_on(tmp_path):
+        yield settings_for(tmp_path)
 
 
 def by_page() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.batch.jobs import BatchJob
@@ -14,30 +13,18 @@ from phi3kit.settings import Settings
 from phi3kit.tour import STEPS
 from phi3kit.ui import resources
 from tests.conftest import Built
+from tests.in_app import app_on, click, open_page, words
 from tests.samples import copy_of_store
-from tests.test_pages import open_page, words
 from tests.waiting import wait_for
 
 
 @pytest.fixture
-def store(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
     """An app on a store of its own in which both wrappers are logged."""
     settings = copy_of_store(built.settings, tmp_path)
-    monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    yield settings
-    resources.kit().close()
-    st.cache_data.clear()
-    st.cache_resource.clear()
-
-
-def click(app: AppTest, label: str) -> AppTest:
-    (button,) = [each for each in app.button if each.label.startswith(label)]
-    app = button.click().run()
-    assert not app.exception, app.exception
-    return app
+    with app_on(tmp_path):
+        yield settings
+        resources.kit().close()
 
 
 def upload(app: AppTest, name: str, content: str | bytes) -> AppTest:

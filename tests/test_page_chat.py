@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.chat.conversation import Conversation
@@ -15,24 +14,11 @@ from phi3kit.chat.saved import SavedConversations
 from phi3kit.chat.settings import ChatSettings
 from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
+from tests.in_app import words
 from tests.test_conversation import chain, said
-from tests.test_pages import words
 
 SPAIN, FRANCE = "What is the capital of Spain?", "And of France?"
 MADRID, PARIS = "The capital of Spain is Madrid.", "The capital of France is Paris."
-
-
-@pytest.fixture(scope="module")
-def home(built: Built) -> Iterator[Built]:
-    """An app on the store in which both wrappers are built."""
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PHI3KIT_HOME", str(built.home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield built
-    st.cache_data.clear()
-    st.cache_resource.clear()
 
 
 @pytest.fixture(autouse=True)

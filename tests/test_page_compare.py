@@ -15,8 +15,8 @@ from phi3kit.ui import resources
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.votes import Votes
 from tests.conftest import Built, settings_for
+from tests.in_app import app_on, open_page, words
 from tests.scripted_server import event_stream, http_answer, scripted
-from tests.test_pages import open_page, words
 from tests.test_remote import CHUNK, END
 from tests.waiting import wait_for
 
@@ -25,16 +25,9 @@ MADRID = "The capital of Spain is Madrid."
 
 @pytest.fixture(scope="module")
 def home(built: Built) -> Iterator[Built]:
-    """An app on the store in which both wrappers are built."""
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PHI3KIT_HOME", str(built.home))
-        patch.setenv("PHI3KIT_KEY_FAR", "s3cret")
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    """An app on the store in which both wrappers are built, and a key for a remote endpoint."""
+    with app_on(built.home, PHI3KIT_KEY_FAR="s3cret"):
         yield built
-    st.cache_data.clear()
-    st.cache_resource.clear()
 
 
 @pytest.fixture

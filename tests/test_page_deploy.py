@@ -13,33 +13,23 @@ from phi3kit.registry import names as registry
 from phi3kit.settings import Settings
 from phi3kit.ui import resources
 from tests.conftest import Built
+from tests.in_app import app_on, click, open_page, words
 from tests.samples import copy_of_store
-from tests.test_pages import open_page, words
 from tests.waiting import has_ended, wait_for
 
 
 @pytest.fixture
-def store(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
     """An app on a store of its own in which the onnx wrapper is the champion."""
     settings = copy_of_store(built.settings, tmp_path)
     registry.register(built.uri("onnx"), "phi3", settings, aliases=["champion"])
-    monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield settings
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    with app_on(tmp_path):
+        yield settings
 
 
 def route(name: str) -> AppTest:
     app = open_page("deploy")
     app = next(each for each in app.segmented_control if each.key == "deploy_route").set_value(name).run()
-    assert not app.exception, app.exception
-    return app
-
-
-def click(app: AppTest, label: str) -> AppTest:
-    (button,) = [each for each in app.button if each.label == label]
-    app = button.click().run()
     assert not app.exception, app.exception
     return app
 

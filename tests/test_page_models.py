@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.registry import names as registry
@@ -14,32 +13,21 @@ from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import Settings
 from phi3kit.ui import resources
 from tests.conftest import Built
+from tests.in_app import app_on, click, open_page, words
 from tests.samples import artifacts_of, copy_of_store
-from tests.test_pages import open_page, words
 from tests.waiting import has_ended
 
 
 @pytest.fixture
-def store(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
     """An app on a store of its own in which both wrappers are logged."""
-    settings = copy_of_store(built.settings, tmp_path)
-    monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield settings
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    with app_on(tmp_path):
+        yield copy_of_store(built.settings, tmp_path)
 
 
 def view(name: str) -> AppTest:
     app = open_page("models")
     return next(each for each in app.segmented_control if each.key == "models_view").set_value(name).run()
-
-
-def click(app: AppTest, label: str) -> AppTest:
-    (button,) = [each for each in app.button if each.label == label]
-    app = button.click().run()
-    assert not app.exception, app.exception
-    return app
 
 
 def errors(app: AppTest) -> str:

@@ -1,30 +1,15 @@
 """The Prompt page, through Streamlit's own test runner, with real workers. The browser test looks at what is drawn."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.prompts.chat_template import EXAMPLE
 from tests.conftest import CHAPTER_PROMPT, Built
-from tests.test_pages import open_page, words
+from tests.in_app import open_page, words
 
 FLAWED = "<|user|>\nWhat is the capital of Spain?\n<|assistant|>\n"
-
-
-@pytest.fixture(scope="module")
-def home(built: Built) -> Iterator[Built]:
-    """An app on the store in which both wrappers are built."""
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PHI3KIT_HOME", str(built.home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield built
-    st.cache_data.clear()
-    st.cache_resource.clear()
 
 
 def lab(prompt: str, view: str = "Tokens") -> AppTest:

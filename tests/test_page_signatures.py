@@ -1,32 +1,17 @@
 """The Signatures page, through Streamlit's own test runner, with a real store; a real worker where it is asked."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.registry import names as registry
 from phi3kit.signatures.payloads import EXAMPLES
 from phi3kit.ui import resources
 from tests.conftest import Built
-from tests.test_pages import open_page, words
+from tests.in_app import open_page, words
 
 BY_NAME = {example.name: example for example in EXAMPLES}
-
-
-@pytest.fixture(scope="module")
-def home(built: Built) -> Iterator[Built]:
-    """An app on the store in which both wrappers are built."""
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PHI3KIT_HOME", str(built.home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield built
-    st.cache_data.clear()
-    st.cache_resource.clear()
 
 
 def lab(view: str) -> AppTest:

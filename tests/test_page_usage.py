@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.records import TurnRecord
@@ -18,21 +17,17 @@ from phi3kit.ui import resources
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.prices import Price, load, save
 from phi3kit.usage.writer import write_waiting
+from tests.in_app import app_on
 from tests.samples import new_store, turn
 
 HOUR = 3600.0
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def settings(tmp_path: Path) -> Iterator[Settings]:
     """An app on a store of its own."""
-    monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    yield new_store(tmp_path)
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    with app_on(tmp_path):
+        yield new_store(tmp_path)
 
 
 def log(settings: Settings, *turns: TurnRecord) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
-from streamlit.testing.v1 import AppTest
 
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.jobs import Job
@@ -14,22 +13,10 @@ from phi3kit.settings import PROJECT_ROOT
 from phi3kit.ui import resources
 from tests.conftest import CHAPTER_PROMPT, Built
 from tests.hub_server import local_hub
+from tests.in_app import app_on, open_page, words
 from tests.waiting import wait_for
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
-
-
-def open_page(name: str) -> AppTest:
-    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120).run()
-    if name != "home":
-        app = app.switch_page(f"pages/{name}.py").run()
-    assert not app.exception, app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    """All Markdown and captions of a page."""
-    return "\n".join([each.value for each in app.markdown] + [each.value for each in app.caption])
 
 
 def ended_build() -> Job:
@@ -43,26 +30,10 @@ def ended_build() -> Job:
 
 
 @pytest.fixture
-def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def empty_home(tmp_path: Path) -> Iterator[Path]:
     """An app without models and turns."""
-    monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield tmp_path
-    st.cache_data.clear()
-    st.cache_resource.clear()
-
-
-@pytest.fixture(scope="module")
-def full_home(built: Built) -> Iterator[Built]:
-    """An app on the store in which both wrappers are built."""
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PHI3KIT_HOME", str(built.home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield built
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    with app_on(tmp_path):
+        yield tmp_path
 
 
 class TestEmpty:
@@ -190,7 +161,7 @@ class TestBroken:
 
 class TestChat:
     @pytest.mark.parametrize("wrapper", ["transformers", "onnx"])
-    def test_a_question_is_answered_with_its_usage_under_it(self, full_home: Built, wrapper: str) -> None:
+    def test_a_question_is_answered_with_its_usage_under_it(self, home: Built, wrapper: str) -> None:
         app = open_page("chat")
         next(each for each in app.segmented_control if each.label == "Wrapper").set_value(wrapper).run()
         app.chat_input[0].set_value("What is the capital of Spain?").run()
@@ -202,25 +173,25 @@ class TestChat:
         next(each for each in app.button if each.label == "New chat").click().run()
         assert app.session_state["conversation"].turns == []
 
-    def test_markup_in_a_message_is_shown_as_text(self, full_home: Built) -> None:
+    def test_markup_in_a_message_is_shown_as_text(self, home: Built) -> None:
         app = open_page("chat")
         message = "<script>alert(1)</script> **bold** ![x](http://127.0.0.1:9/x.png)"
         app.chat_input[0].set_value(message).run()
         assert [each.value for each in app.text] == [message]
 
-    def test_the_page_says_when_messages_go_through_the_template(self, full_home: Built) -> None:
+    def test_the_page_says_when_messages_go_through_the_template(self, home: Built) -> None:
         app = open_page("chat")
         next(each for each in app.segmented_control if each.label == "Wrapper").set_value("onnx").run()
         assert "go through the chat template" in words(app)
 
-    def test_a_conversation_beyond_the_context_is_explained_and_logged_nothing(self, full_home: Built) -> None:
+    def test_a_conversation_beyond_the_context_is_explained_and_logged_nothing(self, home: Built) -> None:
         app = open_page("chat")
         app.chat_input[0].set_value("word " * 5000).run()
         assert any("4,096" in each.value for each in app.error)
 
 
 class TestPrompt:
-    def test_tokens_are_counted_and_the_comedian_answers(self, full_home: Built) -> None:
+    def test_tokens_are_counted_and_the_comedian_answers(self, home: Built) -> None:
         app = open_page("prompt")
         next(each for each in app.button if each.label == "The chapter's comedian").click().run()
         assert app.text_area(key="raw_prompt").value == CHAPTER_PROMPT
@@ -228,20 +199,20 @@ class TestPrompt:
         assert "little atom-related joke" in words(app)
         assert app.session_state["prompt_runs"].turns[0].request.prompt == CHAPTER_PROMPT
 
-    def test_the_buttons_write_the_template(self, full_home: Built) -> None:
+    def test_the_buttons_write_the_template(self, home: Built) -> None:
         app = open_page("prompt")
         for label in ("user", "end", "assistant"):
             next(each for each in app.button if each.label == label).click().run()
         assert app.text_area(key="raw_prompt").value == "<|user|>\n<|end|>\n<|assistant|>\n"
 
-    def test_a_prompt_beyond_the_context_cannot_be_sent(self, full_home: Built) -> None:
+    def test_a_prompt_beyond_the_context_cannot_be_sent(self, home: Built) -> None:
         app = open_page("prompt")
         app.text_area(key="raw_prompt").set_value("word " * 5000).run()
         assert next(each for each in app.button if each.label == "Send").disabled
 
 
 class TestUsage:
-    def test_the_totals_are_those_of_the_logged_turns(self, full_home: Built) -> None:
+    def test_the_totals_are_those_of_the_logged_turns(self, home: Built) -> None:
         chat = open_page("chat")
         chat.chat_input[0].set_value("Hello").run()
         answer = chat.session_state["conversation"].turns[-1].answer
@@ -260,12 +231,12 @@ class TestUsage:
             answer.completion_tokens,
         )
 
-    def test_a_filter_leaves_only_its_turns(self, full_home: Built) -> None:
+    def test_a_filter_leaves_only_its_turns(self, home: Built) -> None:
         app = open_page("usage")
         next(each for each in app.pills if each.label == "Wrapper").set_value(["onnx"]).run()
         assert set(app.dataframe[0].value["wrapper"]) == {"onnx"}
 
-    def test_no_turn_in_a_filter_is_said(self, full_home: Built) -> None:
+    def test_no_turn_in_a_filter_is_said(self, home: Built) -> None:
         app = open_page("usage")
         next(each for each in app.pills if each.label == "Wrapper").set_value([]).run()
         assert "No turn fits" in app.info[0].value

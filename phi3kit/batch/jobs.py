@@ -1,6 +1,6 @@
 """Jobs: batches as processes of their own, one at a time, and what became of each.
 
-Knows what a batch reports. Folders and processes are job_folder's. Imports none of what a batch needs.
+Knows what a batch reports. Folders and processes are job_folder's and job_list's. Imports none of what a batch needs.
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +11,9 @@ from phi3kit import job_folder
 from phi3kit.batch.events import Progress, Summary
 from phi3kit.batch.request import BatchRequest
 from phi3kit.data_folder import writing
-from phi3kit.errors import BatchFailed, Phi3KitError
-from phi3kit.job_folder import JobKind, JobState, Launcher
+from phi3kit.errors import BatchFailed
+from phi3kit.job_folder import JobKind, KnownJob
+from phi3kit.job_list import JobList
 from phi3kit.settings import Settings
 
 BATCHES = JobKind("batches", "batch", BatchFailed)
@@ -22,69 +23,31 @@ _UPLOADS_KEPT = 20
 
 
 @dataclass(frozen=True)
-class BatchJob:
+class BatchJob(KnownJob):
     """A batch as it stands now."""
 
-    job_id: str
     request: BatchRequest
-    state: JobState
-    began_at: float  # seconds since the epoch
-    seconds: float  # so far, or in all
-    ahead: int  # batches that go first, while it is queued
     progress: Progress | None
     summary: Summary | None
-    error: Phi3KitError | None
-    folder: Path
-
-    @property
-    def active(self) -> bool:
-        """Whether more is to come."""
-        return self.state in ("queued", "running")
 
     @property
     def own_output(self) -> bool:
         """Whether its output lies in its own folder, not where a terminal's user wanted it."""
         return self.request.output.parent == self.folder
 
-    def log(self, characters: int = 20_000) -> str:
-        """The end of what the batch printed; nothing when it was started in a terminal."""
-        return job_folder.log(self.folder)[-characters:]
 
-
-class BatchJobs:
-    """The batches of one data folder. Safe to share between sessions."""
+class BatchJobs(JobList[BatchJob]):
+    """The batches of one data folder; what a cancelled one computed is kept."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._launcher = Launcher(BATCHES, settings)
+        super().__init__(BATCHES, settings, _read)
 
     def start(self, request: BatchRequest) -> BatchJob:
         """Start a batch; it waits for the batches before it. Its output goes into its folder. Raises StorageFailed."""
         with writing(self._settings.home):
             folder = BATCHES.new_folder(self._settings)
         request = replace(request, output=folder / request.output.name)
-        self._launcher.start(request.command(), request.as_json(), folder)
-        job = _read(folder)
-        assert job is not None
-        return job
-
-    def all(self) -> list[BatchJob]:
-        """Every job that is known, newest first."""
-        self._launcher.reap()
-        return [job for folder in reversed(BATCHES.folders(self._settings)) if (job := _read(folder))]
-
-    def find(self, job_id: str) -> BatchJob | None:
-        """One job."""
-        self._launcher.reap()
-        return next((_read(each) for each in BATCHES.folders(self._settings) if each.name == job_id), None)
-
-    def cancel(self, job: BatchJob) -> None:
-        """Stop a batch; what it computed is kept. Returns when its process is gone."""
-        self._launcher.cancel(job.folder, job.began_at)
-
-    def close(self) -> None:
-        """End what this process started."""
-        self._launcher.close()
+        return self.launch(request.command(), request.as_json(), folder)
 
 
 def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
@@ -107,30 +70,14 @@ def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
     return file
 
 
-def _read(folder: Path) -> BatchJob | None:
-    """A job as it stands now; None when its files are damaged, or were removed a moment ago."""
-    try:
-        return _job(folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _job(folder: Path) -> BatchJob:
+def _read(folder: Path) -> BatchJob:
     request = BatchRequest.from_json(job_folder.read_request(folder))
     lines = job_folder.read_lines(folder)
-    ahead = next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
     found: dict[str, Any] | None = next((line for line in lines if "completion_tokens" in line), None)
     at = job_folder.read_progress(folder)
-    standing = BATCHES.standing(folder, lines, ahead, _GO_ON)
     return BatchJob(
-        job_id=folder.name,
+        **vars(BATCHES.standing(folder, lines, job_folder.ahead(lines), _GO_ON)),
         request=request,
-        state=standing.state,
-        began_at=standing.began_at,
-        seconds=standing.seconds,
-        ahead=ahead,
         progress=Progress(**at) if at else None,
         summary=Summary(**found) if found else None,
-        error=standing.error,
-        folder=folder,
     )
