@@ -30,7 +30,7 @@ JOB_VARIABLE = "PHI3KIT_JOB"  # names a child's folder, which its parent has mad
 
 _KEPT = 50  # jobs in the history, the newest one too
 _LOOK_S = 0.2
-_GRACE_S = 10.0  # from asking a job to end until it is killed
+_GRACE_S = 30.0  # from asking a job to end until it is killed
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import BatchFailed
 from phi3kit.records import Endpoint, Message, TurnRecord
 from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
-from phi3kit.usage.outbox import from_json
+from phi3kit.usage.outbox import Outbox, from_json
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.samples import copy_of_store
 from tests.waiting import wait_for
@@ -200,9 +200,10 @@ class TestRun:
         uri = built.uri("onnx")
         request = BatchRequest(uri, table_of(tmp_path, *(["List the capitals of Europe."] * 30)), tmp_path / "out.csv")
         first_pid: list[int] = []
+        assert Outbox(settings.home).waiting() == 0  # its table is there before it is looked into
 
         def kill_once() -> None:
-            wait_for("an answer", lambda: (settings.home / "outbox.db").exists() and batch_turns(settings), 60)
+            wait_for("an answer", lambda: batch_turns(settings), 60)
             (worker,) = workers.statuses()
             first_pid.append(worker.pid)
             subprocess.run(["kill", "-9", str(worker.pid)], check=True)

@@ -95,19 +95,6 @@ def test_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playwri
     assert page.get_by_role("dialog").count() == 0, "closing must not open it again"
 
 
-def test_a_turn_that_was_not_made_in_chat_opens_there_from_its_text(page: "playwright.Page") -> None:
-    table = page.get_by_test_id("stDataFrame").last
-    table.scroll_into_view_if_needed()
-    box = table.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 20, box["y"] + 53)  # the newest turn's box
-    page.get_by_role("dialog").get_by_role("button", name="Open in Chat").click()
-    page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
-    page.get_by_text(MARKUP).wait_for()
-    page.get_by_text("In Greece.").wait_for()
-    assert page.get_by_test_id("stMain").locator("img").count() == 0
-
-
 def test_files_hold_exactly_what_is_filtered(page: "playwright.Page", settings: Settings, tmp_path: Path) -> None:
     choose(page, "30 days")
     page.get_by_role("button", name="onnx", exact=True).click()

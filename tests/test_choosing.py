@@ -1,6 +1,5 @@
 """Choosing: what the pages' choosers offer, with a real store and with connections beside it."""
 
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.endpoints.connections import Connection, remove_connection, save_connection
@@ -8,6 +7,7 @@ from tests.conftest import Built
 
 
 def chooser() -> None:
+    import streamlit as st
 
     from phi3kit.ui import choosing
 

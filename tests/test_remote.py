@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from socket import create_server
@@ -154,7 +153,7 @@ class TestSecondWorker:
 
         thread = threading.Thread(target=reading)
         thread.start()
-        time.sleep(0.3)
+        wait_for("the answer's beginning", lambda: read)
         line.cut()
         thread.join(10)
         assert not thread.is_alive()
