@@ -36,6 +36,8 @@ mlflow-ui: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.batch
+	$(BIN)/python -m bench.usage
 
 train: $(STAMP)
 	$(BIN)/python -m phi3kit.embedded.train

@@ -161,13 +161,18 @@ class TestThePath:
         page.wait_for_function(f"{drawn} >= 7")
         assert page.get_by_test_id("stPlotlyChart").count() == 7
 
-    def test_8_app_and_both_workers_stay_below_1000_megabytes(self, app: App, page: "playwright.Page") -> None:
+    def test_8_app_and_both_workers_need_less_than_800_megabytes_of_their_own(
+        self, app: App, page: "playwright.Page"
+    ) -> None:
         process = psutil.Process(app.pid)
         everyone = [process, *process.children(recursive=True)]
         servers = [each for each in everyone if "phi3kit.server" in each.cmdline()]
         assert len(servers) == 2
-        megabytes = [each.memory_info().rss / 1e6 for each in everyone]
-        assert sum(megabytes) <= 1000, megabytes
+        # Without the pages of libraries' files, which the system lends and takes back: of those a fresh installation's
+        # processes show 50 MB more each than an old one's.
+        used = [each.memory_info() for each in everyone]
+        megabytes = [(each.rss - each.shared) / 1e6 for each in used]
+        assert sum(megabytes) <= 800, megabytes
 
     def test_9_a_killed_worker_is_explained_and_the_next_message_works(self, page: "playwright.Page", app: App) -> None:
         go(page, "Chat")

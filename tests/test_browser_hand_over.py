@@ -44,6 +44,8 @@ def test_1_a_table_is_answered_and_taken_away(page: "playwright.Page", store: Se
     page.locator("input[type=file]").set_input_files(tmp_path / "in.csv")
     page.get_by_role("button", name="Answer 3 rows").click()
     page.get_by_text(re.compile("Done · in.csv")).wait_for()
+    page.get_by_role("button", name="Download in-completions.csv").wait_for()
+    idle(page)
     assert "Failed\n\n1" in main_text(page)
     with page.expect_download() as downloading:
         page.get_by_role("button", name="Download in-completions.csv").click()
@@ -76,6 +78,7 @@ def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", 
     go(page, "Evaluate")
     page.get_by_role("button", name="Evaluate", exact=True).click()
     page.get_by_text("Exact, A").wait_for(timeout=120_000)
+    idle(page)
     (evaluation,) = list_evaluations(store)
     assert evaluation.questions == 60
     assert f"Exact, A\n\n{evaluation.exact:.1%}" in main_text(page)
