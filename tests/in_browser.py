@@ -92,6 +92,15 @@ def chromium(profile: Path, width: int = 1280, height: int = 900, **options: Any
         context.close()
 
 
+@contextmanager
+def tab_on(url: str, profile: Path, width: int = 1280, height: int = 900, **options: Any) -> Iterator["Page"]:
+    """A tab that has opened an address, in a browser of its own."""
+    with chromium(profile, width, height, **options) as browser:
+        page = browser.new_page()
+        page.goto(url)
+        yield page
+
+
 def go(page: "Page", name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
     page.get_by_role("heading", name=name, exact=True, level=1).wait_for()

@@ -7,7 +7,7 @@ import pytest
 
 from phi3kit.endpoints.connections import list_connections, remove_connection
 from tests.conftest import Built
-from tests.in_browser import chromium, idle, main_text, needs_browser, running_app, send
+from tests.in_browser import idle, main_text, needs_browser, running_app, send, tab_on
 from tests.scripted_server import http_answer, scripted
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -18,9 +18,8 @@ pytestmark = needs_browser
 @pytest.fixture(scope="module")
 def page(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
     """The page on the store in which both wrappers are built."""
-    with running_app(built.home) as app, chromium(tmp_path_factory.mktemp("profile")) as browser:
-        tab = browser.new_page()
-        tab.goto(f"{app.url}/compare")
+    profile = tmp_path_factory.mktemp("profile")
+    with running_app(built.home) as app, tab_on(f"{app.url}/compare", profile) as tab:
         tab.get_by_role("heading", name="Compare", level=1).wait_for()
         idle(tab)
         yield tab

@@ -13,7 +13,7 @@ from phi3kit.settings import Settings
 from phi3kit.tour import STEPS
 from phi3kit.usage.reader import read_turns
 from tests.conftest import Built
-from tests.in_browser import chromium, go, idle, main_text, needs_browser, running_app
+from tests.in_browser import go, idle, main_text, needs_browser, running_app, tab_on
 from tests.samples import copy_of_store
 from tests.waiting import wait_for
 
@@ -30,9 +30,7 @@ def store(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def page(store: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
     profile = tmp_path_factory.mktemp("profile")
-    with running_app(store.home) as app, chromium(profile, 1280, 1000, accept_downloads=True) as browser:
-        tab = browser.new_page()
-        tab.goto(app.url)
+    with running_app(store.home) as app, tab_on(app.url, profile, 1280, 1000, accept_downloads=True) as tab:
         yield tab
 
 
@@ -71,7 +69,7 @@ def test_2_a_turn_that_was_not_made_in_chat_opens_there_from_its_text(page: "pla
     page.get_by_role("dialog").get_by_role("button", name="Open in Chat").click()
     page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
     page.get_by_text(re.compile("Madrid|Μαδρίτη")).wait_for()
-    assert "imported" in main_text(page)
+    page.get_by_text("imported").wait_for()
 
 
 def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", store: Settings) -> None:

@@ -10,7 +10,7 @@ from phi3kit.registry import names as registry
 from phi3kit.registry.logged_models import list_models
 from phi3kit.settings import Settings
 from tests.conftest import Built
-from tests.in_browser import chromium, go, idle, needs_browser, running_app
+from tests.in_browser import go, idle, needs_browser, running_app, tab_on
 from tests.samples import copy_of_store
 from tests.waiting import wait_for
 
@@ -29,9 +29,7 @@ def store(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def page(store: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
     profile = tmp_path_factory.mktemp("profile")
-    with running_app(store.home) as app, chromium(profile, 1280, 1000, accept_downloads=True) as browser:
-        tab = browser.new_page()
-        tab.goto(app.url)
+    with running_app(store.home) as app, tab_on(app.url, profile, 1280, 1000, accept_downloads=True) as tab:
         yield tab
 
 

@@ -16,6 +16,7 @@ from phi3kit.batch.tables import FORMATS, Reading, Table, read_rows
 from phi3kit.embedded import QUESTIONS_FILE
 from phi3kit.errors import Phi3KitError
 from phi3kit.ui import resources, shell
+from phi3kit.ui.row_choice import DATE, choose_row
 
 FORMAT_WORDS = {
     "message": "a user message, through the chat template",
@@ -243,16 +244,9 @@ def show_history(jobs: list[BatchJob]) -> None:
         for job in jobs
     ]
     with st.expander(f"Batches · {len(jobs)}"):
-        chosen = st.dataframe(
-            rows,
-            hide_index=True,
-            on_select="rerun",
-            selection_mode="single-row",
-            column_config={"began": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")},
-            key="batches",
-        )
-        if chosen.selection.rows and chosen.selection.rows[0] < len(jobs):
-            job = jobs[chosen.selection.rows[0]]
+        chosen = choose_row(rows, "batches", "Batches", {"began": DATE})
+        if chosen is not None:
+            job = jobs[chosen]
             st.button("Show this batch", on_click=st.session_state.update, args=({"batch_job": job.job_id},))
             st.code(job.log() or "It printed nothing.", language=None, height=200)
         else:

@@ -17,6 +17,7 @@ from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS, WrapperName
 from phi3kit.sources.find import EMBEDDED, Source, lies_on_the_hub
 from phi3kit.ui import resources, shell, theme
+from phi3kit.ui.row_choice import DATE, choose_row
 
 BOTH_EMBEDDED = BuildRequest(WRAPPERS, EMBEDDED, "int4")
 
@@ -188,16 +189,9 @@ def show_history(jobs: list[Job]) -> None:
         for job in jobs
     ]
     with st.expander(f"Builds · {len(jobs)}"):
-        chosen = st.dataframe(
-            rows,
-            hide_index=True,
-            on_select="rerun",
-            selection_mode="single-row",
-            column_config={"began": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")},
-            key="builds",
-        )
-        if chosen.selection.rows and chosen.selection.rows[0] < len(jobs):
-            job = jobs[chosen.selection.rows[0]]
+        chosen = choose_row(rows, "builds", "Builds", {"began": DATE})
+        if chosen is not None:
+            job = jobs[chosen]
             if job.error:
                 st.caption(shell.plain(str(job.error)))
             st.code(job.log() or "The libraries printed nothing.", language=None, height=300)

@@ -15,6 +15,7 @@ from phi3kit.registry.logged_models import LoggedModel
 from phi3kit.registry.names import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.signatures.describe import describe
 from phi3kit.ui import acting, resources, shell, theme
+from phi3kit.ui.row_choice import DATE, choose_row
 from phi3kit.usage.summary import totals
 
 _NOTATION_HEIGHT = 230  # pixels, in which a long signature scrolls
@@ -42,24 +43,20 @@ def logged_table(models: list[LoggedModel], registered: list[RegisteredModel]) -
                 "model_uri": model.model_uri,
             }
         )
-    chosen = st.dataframe(
+    chosen = choose_row(
         rows,
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        key="logged_models",
-        alt="Logged models",
-        column_config={
+        "logged_models",
+        "Logged models",
+        {
             "size": st.column_config.NumberColumn("size, MB", format="%.1f"),
             "tokens/s": st.column_config.NumberColumn("tokens/s, median", format="%.0f"),
-            "built": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss"),
+            "built": DATE,
             "registered as": st.column_config.ListColumn("registered as"),
         },
     )
-    at = chosen.selection.rows[0] if chosen.selection.rows else 0
-    if not chosen.selection.rows:
+    if chosen is None:
         st.caption("Choose a row to see another one; the newest is shown.")
-    return models[at if at < len(models) else 0]
+    return models[chosen or 0]
 
 
 def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:

@@ -12,6 +12,7 @@ from phi3kit.errors import RequestInvalid
 from phi3kit.registry import names as registry
 from phi3kit.registry.names import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.ui import acting, model_cards, resources, shell, theme
+from phi3kit.ui.row_choice import DATE, choose_row
 
 
 def versions_table(registered: list[RegisteredModel]) -> Version:
@@ -30,23 +31,19 @@ def versions_table(registered: list[RegisteredModel]) -> Version:
         }
         for version in found
     ]
-    chosen = st.dataframe(
+    chosen = choose_row(
         rows,
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        key="versions",
-        alt="Registered versions",
-        column_config={
+        "versions",
+        "Registered versions",
+        {
             "aliases": st.column_config.ListColumn("aliases"),
             "size": st.column_config.NumberColumn("size, MB", format="%.1f"),
-            "registered": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss"),
+            "registered": DATE,
         },
     )
-    at = chosen.selection.rows[0] if chosen.selection.rows else 0
-    if len(found) > 1 and not chosen.selection.rows:
+    if len(found) > 1 and chosen is None:
         st.caption("Choose a row to see another one.")
-    return found[at if at < len(found) else 0]
+    return found[chosen or 0]
 
 
 def show_version(version: Version, registered: list[RegisteredModel]) -> None:
