@@ -35,6 +35,7 @@ def page(store: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_1_a_table_is_answered_and_taken_away(page: "playwright.Page", store: Settings, tmp_path: Path) -> None:
+    before = _batch_turns(store)  # other tests answer batches on the store that this one is a copy of
     (tmp_path / "in.csv").write_text(
         "id,message\n1,What is the capital of Spain?\n2,\n3,Ποια είναι η πρωτεύουσα της Ισπανίας;\n"
     )
@@ -54,7 +55,11 @@ def test_1_a_table_is_answered_and_taken_away(page: "playwright.Page", store: Se
     assert rows[0]["completion"] == "The capital of Spain is Madrid."
     assert rows[1]["error"].startswith("The message is empty.")
     assert "Μαδρίτη" in rows[2]["completion"]
-    wait_for("the batch's turns in the store", lambda: list(read_turns(store)["origin"]).count("batch") == 2)
+    wait_for("the batch's turns in the store", lambda: _batch_turns(store) == before + 2)
+
+
+def _batch_turns(store: Settings) -> int:
+    return list(read_turns(store)["origin"]).count("batch")
 
 
 def test_2_a_turn_that_was_not_made_in_chat_opens_there_from_its_text(page: "playwright.Page") -> None:
