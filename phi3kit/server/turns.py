@@ -112,13 +112,17 @@ class Turn:
         """What was written since the last time, until every choice is done; first an empty list, once queued.
 
         `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
-        cancelled and the turn is kept all the same. Raises Busy, BudgetSpent or RequestInvalid before the first list.
+        cancelled and the turn is kept all the same. Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
         """
         self.prompt_key = keeper.prompt_key(self.said)
-        keeper.admit(self._whole_record(keeper))
+        keeper.admit(self._whole_record(keeper), len(self.choices))
         inbox = Inbox()
         jobs = [self._job(index, inbox) for index in range(len(self.choices))]
-        self.queue_place = self.engine.submit(*jobs)
+        try:
+            self.queue_place = self.engine.submit(*jobs)
+        except BaseException:
+            keeper.withdraw(self.record())
+            raise
         recorded = False
         keeper.begin(replace(self._whole_record(keeper), error_code="worker_died"))
         try:

@@ -15,6 +15,7 @@ from mlflow.tracing.client import TracingClient
 
 from phi3kit.records import TurnRecord
 
+USER = "mlflow.trace.user"
 _PREVIEW_CHARACTERS = 1000  # MLflow's own bound
 
 
@@ -45,7 +46,7 @@ def _info(experiment: str, turn: TurnRecord, run_id: str) -> TraceInfo:
         trace_metadata={
             "mlflow.sourceRun": run_id,
             "mlflow.trace.session": turn.conversation_id,
-            "mlflow.trace.user": turn.user,
+            USER: turn.user,
             "mlflow.trace.tokenUsage": json.dumps(_usage(turn)),
         },
         tags={
