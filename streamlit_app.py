@@ -1,7 +1,6 @@
 """phi3kit's entry: the router. Start it with `make run`, or `streamlit run streamlit_app.py`."""
 
 import streamlit as st
-from starlette.middleware import Middleware
 
 from phi3kit.ui import shell, web
 
@@ -43,4 +42,4 @@ def route() -> None:
 if __name__ == "__main__":  # Streamlit runs this file as a script, once for each visit and click
     route()
 else:  # and its server imports it before, once, and finds the application here
-    app = st.App(__file__, middleware=[Middleware(web.SecurityHeaders)], on_script_error=web.on_script_error)
+    app = st.App(__file__, middleware=web.middleware(), on_script_error=web.on_script_error)

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +47,18 @@ class App:
 
 
 @contextmanager
-def running_app(home: Path, script: str = "streamlit_app.py") -> Iterator[App]:
-    """The app on a data folder; when it ends, so must everything that it started."""
+def running_app(
+    home: Path, script: str = "streamlit_app.py", python: Sequence[str] = (sys.executable,), **settings: str
+) -> Iterator[App]:
+    """The app on a data folder; when it ends, so must everything that it started.
+
+    python: the command that starts the interpreter. settings: more environment variables.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {**os.environ, "PHI3KIT_HOME": str(home), "PYTHONPATH": str(PROJECT_ROOT)}
+    environment = {**os.environ, "PHI3KIT_HOME": str(home), "PYTHONPATH": str(PROJECT_ROOT), **settings}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
+    command = [*python, "-m", "streamlit", "run", script, "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
     process = subprocess.Popen(
         command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -10,8 +10,8 @@ from typing import Any
 from phi3kit import job_folder
 from phi3kit.batch.events import Progress, Summary
 from phi3kit.batch.request import BatchRequest
-from phi3kit.data_folder import writing
-from phi3kit.errors import BatchFailed
+from phi3kit.data_folder import check_room, writing
+from phi3kit.errors import BatchFailed, TableInvalid
 from phi3kit.job_folder import JobKind, KnownJob
 from phi3kit.job_list import JobList
 from phi3kit.settings import Settings
@@ -48,6 +48,7 @@ class BatchJobs(JobList[BatchJob]):
         acting: the settings of who asks. Raises NotAllowed or StorageFailed.
         """
         acting.require("batch")
+        check_room(acting)
         with writing(self._settings.home):
             folder = BATCHES.new_folder(self._settings)
         request = replace(request, output=folder / request.output.name)
@@ -55,9 +56,18 @@ class BatchJobs(JobList[BatchJob]):
 
 
 def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
-    """Put an uploaded table into the data folder; the oldest uploads make room for it. Raises StorageFailed."""
+    """Put an uploaded table into the data folder; the oldest uploads make room for it.
+
+    Raises TableInvalid, LimitReached or StorageFailed.
+    """
     import hashlib
 
+    most = settings.limits.upload_mb
+    if most is not None and len(content) > most * 1_000_000:
+        raise TableInvalid(
+            "The file is too big.", f"It has {len(content) / 1e6:,.1f} MB, and {most:,} are allowed.", "Split it."
+        )
+    check_room(settings)
     folder = settings.home / "batches" / "uploads" / hashlib.sha256(content).hexdigest()[:16]
     file = folder / Path(name).name
     with writing(settings.home):

@@ -12,6 +12,7 @@ from typing import Any
 from phi3kit import job_folder
 from phi3kit.builds.events import BuildRequest, Event, Note, Progress, Queued, Step, as_line, from_line
 from phi3kit.builds.plan import allow
+from phi3kit.data_folder import check_room
 from phi3kit.errors import BuildFailed, LimitReached
 from phi3kit.job_folder import JobKind, KnownJob
 from phi3kit.job_list import JobList
@@ -45,6 +46,8 @@ class Jobs(JobList[Job]):
         acting: the settings of who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
         allow(request, acting)
+        check_room(acting)
+        _check_models(len(request.wrappers), acting)
         _check_queue(sum(job.active for job in self.all()), acting.limits.waiting_builds)
         return self.launch([*request.command(), *(["--yes"] if accept_tight else [])], asdict(request), acting)
 
@@ -73,6 +76,20 @@ def own_job(request: BuildRequest, settings: Settings) -> Iterator[OwnJob]:
     """Be a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
     with job_folder.own_job(BUILDS, asdict(request), settings) as job:
         yield OwnJob(job)
+
+
+def _check_models(more: int, acting: Settings) -> None:
+    if (most := acting.limits.models) is None:
+        return
+    from phi3kit.registry.logged_models import list_models  # MLflow: a build in a terminal says its refusals without it
+
+    if (there := len(list_models(acting))) + more > most:
+        raise LimitReached(
+            "There are models enough.",
+            f"{there} are logged here, and there is room for {most}.",
+            "Talk to one of those on Chat. Old ones go by themselves.",
+            retry_after_s=3600,
+        )
 
 
 def _check_queue(under_way: int, most: int | None) -> None:

@@ -70,8 +70,9 @@ class Elsewhere:
 class SavedConversations:
     """One user's conversations. Safe from several threads and processes. Each method raises StorageFailed."""
 
-    def __init__(self, home: Path, user: str) -> None:
-        self._path, self._user = home / "conversations.db", user
+    def __init__(self, home: Path, user: str, *, keeps: bool = True) -> None:
+        """keeps: False for somebody whose words stay in the tab alone; then nothing is ever saved."""
+        self._path, self._user, self._keeps = home / "conversations.db", user, keeps
 
     def find(self, text: str = "", limit: int = 50, offset: int = 0) -> tuple[list[Listed], int]:
         """A page of the conversations in whose name, messages or answers `text` stands, newest first; how many there are."""
@@ -108,6 +109,9 @@ class SavedConversations:
 
     def save(self, conversation: Conversation) -> bool:
         """Keep every turn that is not kept yet, and which branch is shown; True when this brought back deleted ones."""
+        if not self._keeps:
+            conversation.unsaved = False
+            return False
         with self._transaction() as connection:
             head = self._head(connection, conversation.id)
             records = self._records(connection, conversation.id)

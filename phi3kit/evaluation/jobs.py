@@ -8,6 +8,7 @@ from pathlib import Path
 
 from phi3kit import job_folder
 from phi3kit.batch.events import Progress
+from phi3kit.data_folder import check_room
 from phi3kit.errors import BatchFailed
 from phi3kit.evaluation.request import EvaluationRequest
 from phi3kit.job_folder import JobKind, KnownJob
@@ -38,6 +39,7 @@ class EvaluationJobs(JobList[EvaluationJob]):
         acting: the settings of who asks. Raises NotAllowed or StorageFailed.
         """
         acting.require("evaluate")
+        check_room(acting)
         return self.launch(request.command(), request.as_json(), acting)
 
 

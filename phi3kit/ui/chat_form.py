@@ -13,7 +13,7 @@ from phi3kit.chat.settings import ChatSettings
 from phi3kit.endpoints.targets import Target
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import SERVED
-from phi3kit.ui import chats, choosing, resources, shell, talk
+from phi3kit.ui import allowed, chats, choosing, resources, shell, talk
 
 KEY = "chat"
 _SYSTEM, _PRESET, _NAME = "system_prompt", "chat_preset", "chat_preset_name"
@@ -94,7 +94,10 @@ def _save_preset(presets: Presets, settings: ChatSettings) -> None:
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Save as a preset", key=_NAME, placeholder="Name")
-        st.button("Save", key="chat_preset_save", icon=":material/bookmark_add:", on_click=save)
+        st.button(
+            "Save", key="chat_preset_save", icon=":material/bookmark_add:", on_click=save,
+            disabled=not allowed.may("keep"),
+        )  # fmt: skip
 
 
 def _use(presets: Presets, name: str) -> bool:

@@ -32,7 +32,7 @@ class Pending:
 def store() -> SavedConversations:
     """This user's conversations."""
     settings = resources.settings()
-    return SavedConversations(settings.home, settings.user)
+    return SavedConversations(settings.home, settings.user, keeps=settings.may("keep"))
 
 
 def current() -> Conversation:

@@ -8,7 +8,7 @@ import streamlit as st
 from phi3kit.chat import transcripts
 from phi3kit.chat.saved import MAX_TITLE_CHARACTERS, Listed
 from phi3kit.errors import Phi3KitError
-from phi3kit.ui import chats, shell
+from phi3kit.ui import allowed, chats, shell
 
 _PAGE = 25  # conversations at once
 _DONE, _RENAMING, _DELETING = "drawer_done", "drawer_renaming", "drawer_deleting"
@@ -16,7 +16,9 @@ _DONE, _RENAMING, _DELETING = "drawer_done", "drawer_renaming", "drawer_deleting
 
 def button() -> None:
     """What opens the drawer."""
-    if st.button("Conversations", icon=":material/history:", key="open_drawer"):
+    keeps = allowed.may("keep")
+    why = None if keeps else "Conversations of visitors are not kept: this one lasts as long as its tab."
+    if st.button("Conversations", icon=":material/history:", key="open_drawer", disabled=not keeps, help=why):
         for key in (_DONE, _RENAMING, _DELETING):
             st.session_state.pop(key, None)
         _drawer()

@@ -36,6 +36,7 @@ from phi3kit.settings import Settings, read_settings
 from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
 from phi3kit.ui import visitors
+from phi3kit.upkeep import Upkeep
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import TurnsReader, TurnsReading
 from phi3kit.usage.writer import UsageWriter
@@ -57,9 +58,11 @@ class Kit:
     servers: ScoringServers
     batches: BatchJobs
     evaluations: EvaluationJobs
+    upkeep: Upkeep
 
     def close(self) -> None:
         """End workers, scoring servers, writer, and the builds, batches and evaluations that this app started."""
+        self.upkeep.close()
         self.builds.close()
         self.batches.close()
         self.evaluations.close()
@@ -83,9 +86,10 @@ def kit() -> Kit:
     # No session may act with these: `settings()` has what each may do.
     settings = replace(read_settings(secrets()), role="nobody")
     open_store(settings)
+    pool = WorkerPool(settings)
     shared = Kit(
         settings,
-        WorkerPool(settings),
+        pool,
         UsageWriter(settings),
         TurnsReader(settings),
         Outbox(settings.home),
@@ -93,8 +97,10 @@ def kit() -> Kit:
         ScoringServers(settings),
         BatchJobs(settings),
         EvaluationJobs(settings),
+        Upkeep(settings, lambda: [each.model_uri for each in pool.statuses() if each.state != "stopped"]),
     )
     shared.writer.start()
+    shared.upkeep.start()
     return shared
 
 

@@ -4,11 +4,16 @@ Knows HTTP and Streamlit's hooks. Draws one sentence.
 """
 
 import logging
-import os
 
 import streamlit as st
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from phi3kit.errors import SettingInvalid
+from phi3kit.settings import read_settings
+from phi3kit.ui import resources
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +29,11 @@ _CONTENT = (
 class SecurityHeaders:
     """Adds them to every response. Plain ASGI: a web socket passes through."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, framed: bool) -> None:
+        """framed: other sites may show the app inside theirs. Community Cloud does so; no account can be abused there."""
         self._app = app
-        # A public demo is shown inside other sites (Community Cloud does so itself) and has no account to be abused.
-        public = os.environ.get("PHI3KIT_PROFILE", "").strip().lower() == "public"
         self._headers = {
-            "Content-Security-Policy": _CONTENT if public else f"{_CONTENT}; frame-ancestors 'self'",
+            "Content-Security-Policy": _CONTENT if framed else f"{_CONTENT}; frame-ancestors 'self'",
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",
             "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
@@ -43,6 +47,42 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, add if scope["type"] == "http" else send)
+
+
+class BoundedUploads:
+    """Refuses uploads that are bigger than allowed while they come in: Streamlit holds them in memory."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app, self._most = app, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("PUT", "POST"):
+            await self._app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or int(length) > self._most:
+            await PlainTextResponse("The file is too big for this app.", 413)(scope, receive, send)
+            return
+        came = 0
+
+        async def bounded() -> Message:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            # A client that gave no length, or a wrong one: it is gone, as far as the app can see.
+            return {"type": "http.disconnect"} if came > self._most else message
+
+        await self._app(scope, bounded, send)
+
+
+def middleware() -> list[Middleware]:
+    """What stands before every request. Settings that cannot be read are said by the pages."""
+    try:
+        profile, upload_mb = (settings := read_settings(resources.secrets())).profile, settings.limits.upload_mb
+    except SettingInvalid:
+        profile, upload_mb = "local", None
+    found = [Middleware(SecurityHeaders, framed=profile == "public")]
+    return [*found, Middleware(BoundedUploads, most_bytes=upload_mb * 1_000_000)] if upload_mb else found
 
 
 def on_script_error(error: Exception) -> bool:
