@@ -44,12 +44,12 @@ def read_only(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
+def fill(folder: Path, name: str = "filler") -> Path:
     """Leave not a byte on a disk; the file to remove."""
-    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    with (folder / name).open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(b"x" * 4096):
             pass
-    return folder / "filler"
+    return folder / name
 
 
 @contextmanager
