@@ -84,24 +84,29 @@ class TestTwoAppsOnOneDataFolder:
         assert written_at_last(settings) == Counter(ids(one) | ids(other))
 
 
-# Five visitors, each in a thread of its own as Streamlit has them, come by links to five pages before any was drawn.
+# What Streamlit does when visitors come together to a new app, each to another page: it runs the files in threads.
 FIRST_MOMENT = """
-import importlib, sys, threading
-sys.setswitchinterval(1e-6)
-begin, failed = threading.Barrier(5), []
+import ast, sys, threading
+from pathlib import Path
 
-def visit(module):
+import streamlit
+
+sys.setswitchinterval(1e-5)
+begin, failed = threading.Barrier(len(sys.argv) - 1), []
+
+def visit(path):
+    body = ast.parse(Path(path).read_text()).body
+    imports = ast.Module([each for each in body if isinstance(each, (ast.Import, ast.ImportFrom))], [])
     try:
         begin.wait()
-        importlib.import_module(module)
+        exec(compile(imports, path, "exec"), {})
         from phi3kit.settings import read_settings
         from phi3kit.store import open_store
         open_store(read_settings())
-    except BaseException as error:
-        failed.append(f"{module}: {type(error).__name__}: {error}")
+    except Exception as error:
+        failed.append(f"{path}: {type(error).__name__}: {error}")
 
-modules = ["usage_cards", "resources", "signature_lab", "building", "version_cards"]
-threads = [threading.Thread(target=visit, args=(f"phi3kit.ui.{module}",)) for module in modules]
+threads = [threading.Thread(target=visit, args=(path,)) for path in sys.argv[1:]]
 for thread in threads:
     thread.start()
 for thread in threads:
@@ -112,8 +117,9 @@ print(failed)
 
 class TestTheFirstMoment:
     def test_visitors_who_come_together_all_find_the_app_whole(self, settings: Settings) -> None:
+        pages = [f"pages/{name}.py" for name in ("usage", "models", "signatures", "chat", "evaluate")]
         done = subprocess.run(
-            [sys.executable, "-c", FIRST_MOMENT], cwd=PROJECT_ROOT, env=child_environment(settings),
+            [sys.executable, "-c", FIRST_MOMENT, "streamlit_app.py", *pages], cwd=PROJECT_ROOT, env=child_environment(settings),
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
