@@ -1,36 +1,46 @@
 """phi3kit's entry: the router. Start it with `make run`, or `streamlit run streamlit_app.py`."""
 
 import streamlit as st
+from starlette.middleware import Middleware
 
-from phi3kit.ui import shell
+from phi3kit.ui import shell, web
 
-st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/icon.png", layout="wide")
 
-st.session_state["routed"] = True  # see shell.begin
-chosen = st.navigation(
-    {
-        "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
-        "Package": [
-            st.Page("pages/build.py", title="Build", icon=":material/deployed_code:"),
-            st.Page("pages/models.py", title="Models", icon=":material/inventory_2:"),
-            st.Page("pages/signatures.py", title="Signatures", icon=":material/schema:"),
-        ],
-        "Talk": [
-            st.Page("pages/chat.py", title="Chat", icon=":material/forum:"),
-            st.Page("pages/prompt.py", title="Prompt", icon=":material/code_blocks:"),
-            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
-        ],
-        "Measure": [
-            st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:"),
-            st.Page("pages/batch.py", title="Batch", icon=":material/table_rows:"),
-            st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:"),
-        ],
-        "Hand over": [
-            st.Page("pages/deploy.py", title="Deploy", icon=":material/rocket_launch:"),
-            st.Page("pages/tour.py", title="Tour", icon=":material/signpost:"),
-        ],
-    }
-)
-with st.sidebar, shell.errors_shown():
-    shell.status()
-chosen.run()
+def route() -> None:
+    """Every page by its name, the sidebar, and the page that was asked for."""
+    st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/icon.png", layout="wide")
+
+    st.session_state["routed"] = True  # see shell.begin
+    chosen = st.navigation(
+        {
+            "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
+            "Package": [
+                st.Page("pages/build.py", title="Build", icon=":material/deployed_code:"),
+                st.Page("pages/models.py", title="Models", icon=":material/inventory_2:"),
+                st.Page("pages/signatures.py", title="Signatures", icon=":material/schema:"),
+            ],
+            "Talk": [
+                st.Page("pages/chat.py", title="Chat", icon=":material/forum:"),
+                st.Page("pages/prompt.py", title="Prompt", icon=":material/code_blocks:"),
+                st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            ],
+            "Measure": [
+                st.Page("pages/usage.py", title="Usage", icon=":material/monitoring:"),
+                st.Page("pages/batch.py", title="Batch", icon=":material/table_rows:"),
+                st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:"),
+            ],
+            "Hand over": [
+                st.Page("pages/deploy.py", title="Deploy", icon=":material/rocket_launch:"),
+                st.Page("pages/tour.py", title="Tour", icon=":material/signpost:"),
+            ],
+        }
+    )
+    with st.sidebar, shell.errors_shown():
+        shell.status()
+    chosen.run()
+
+
+if __name__ == "__main__":  # Streamlit runs this file as a script, once for each visit and click
+    route()
+else:  # and its server imports it before, once, and finds the application here
+    app = st.App(__file__, middleware=[Middleware(web.SecurityHeaders)], on_script_error=web.on_script_error)

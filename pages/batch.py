@@ -6,7 +6,7 @@ import streamlit as st
 
 from phi3kit.batch.request import BatchRequest, sampling_of
 from phi3kit.endpoints import targets
-from phi3kit.ui import batching, choosing, resources, shell, talk
+from phi3kit.ui import allowed, batching, choosing, resources, shell, talk
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
@@ -15,6 +15,8 @@ st.markdown(
     "Answer every row of a table. The same table comes back with completions, tokens and errors beside each row."
 )
 with shell.errors_shown():
+    if not allowed.note("batch"):
+        st.stop()
     with st.container(horizontal=True, vertical_alignment="top"):
         choice = choosing.choose_model("batch_model")
         file = batching.choose_file() if choice else None
@@ -46,7 +48,7 @@ with shell.errors_shown():
             args=(request,),
         )
 with shell.errors_shown():
-    jobs = resources.kit().batches.all()
+    jobs = [each for each in resources.kit().batches.all() if each.belongs_to(resources.settings())]
     job = batching.shown_job(jobs)
     if job:
         batching.show_job(job)

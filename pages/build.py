@@ -5,7 +5,7 @@ import streamlit as st
 from phi3kit.builds.events import BuildRequest
 from phi3kit.records import PRECISIONS, WRAPPERS
 from phi3kit.sources.find import EMBEDDED
-from phi3kit.ui import building, resources, shell
+from phi3kit.ui import allowed, building, resources, shell
 
 WRAPPER_CHOICES = {"both": WRAPPERS, "transformers": ("transformers",), "onnx": ("onnx",)}
 WRAPPER_WORDS = {
@@ -34,13 +34,16 @@ REPOSITORIES = (
 shell.begin("Build")
 st.markdown("Turn Phi-3 weights into an MLflow model: weights in, logged model with signature and requirements out.")
 with shell.errors_shown():
+    if allowed.note("build"):
+        allowed.note("build_any")
+    kinds = list(SOURCE_WORDS) if allowed.may("build_any") else ["embedded (small)"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wrapper = st.segmented_control("Wrapper", list(WRAPPER_CHOICES), default="both", required=True)
-        kind = st.segmented_control("Source", list(SOURCE_WORDS), default="embedded (small)", required=True)
+        kind = st.segmented_control("Source", kinds, default="embedded (small)", required=True)
         precision = st.segmented_control(
             "ONNX precision", list(PRECISIONS), default="int4", required=True, disabled=wrapper == "transformers"
         )
-        with st.popover("Register", icon=":material/bookmark_add:"):
+        with st.popover("Register", icon=":material/bookmark_add:", disabled=not allowed.may("register")):
             register = st.text_input(
                 "Name in the Model Registry", placeholder="leave empty to only log", help="Adds a numbered version."
             )
@@ -72,7 +75,7 @@ with shell.errors_shown():
         "Build both wrappers" if wrapper == "both" else f"Build the {wrapper} wrapper",
         type="primary",
         icon=":material/deployed_code:",
-        disabled=plan is None or plan.verdict == "too much" or (tight and not anyway),
+        disabled=not allowed.may("build") or plan is None or plan.verdict == "too much" or (tight and not anyway),
         on_click=building.start,
         args=(request, bool(anyway)),
     )

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.deployment import compose, recipes
-from phi3kit.ui import acting, choosing, deploying, resources, shell
+from phi3kit.ui import acting, allowed, choosing, deploying, resources, shell
 
 ROUTES = ("phi3kit serve", "mlflow models serve", "Docker image", "systemd", "Compose", "Azure ML")
 PORTS = {"phi3kit serve": 8000, "mlflow models serve": 5001, "Docker image": 5001, "systemd": 8000}
@@ -12,6 +12,7 @@ shell.begin("Deploy")
 st.markdown("Commands and files that serve one model: on this machine, as a service, in containers, or on Azure ML.")
 with shell.errors_shown():
     acting.show_outcome()
+    allowed.note("serve")
     found = {choice.model_uri: choice for choice in resources.choices() if not choice.model.files_gone}
     if not found:
         shell.empty_state(
@@ -45,7 +46,7 @@ with shell.errors_shown():
                     help="The first free one from the usual one on.",
                 )
             )
-    choice, settings = found[uri], resources.kit().settings
+    choice, settings = found[uri], resources.settings()
     if route == "phi3kit serve":
         deploying.show_recipe(recipes.worker(uri, port, settings))
     elif route == "mlflow models serve":

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.evaluation.request import EvaluationRequest
-from phi3kit.ui import choosing, evaluating, resources, shell
+from phi3kit.ui import allowed, choosing, evaluating, resources, shell
 
 COUNTS = {"60": 60, "300": 300, "all": None}
 
@@ -12,8 +12,9 @@ st.markdown(
     "Ask questions whose answers are known, score the answers without another model, and see which version is better."
 )
 with shell.errors_shown():
+    may = allowed.note("evaluate")
     with st.container(horizontal=True, vertical_alignment="top"):
-        choice = choosing.choose_model("evaluate_model")
+        choice = choosing.choose_model("evaluate_model") if may else None
         data = evaluating.choose_questions() if choice else None
         if data:
             count = st.segmented_control("How many", list(COUNTS), default="60", required=True, key="evaluate_count")

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from phi3kit.ui import acting, model_cards, resources, shell, version_cards, versus, worker_cards
+from phi3kit.ui import acting, allowed, model_cards, resources, shell, version_cards, versus, worker_cards
 
 VIEWS = ("Logged models", "Registered", "Compare", "Workers")
 
@@ -10,6 +10,7 @@ shell.begin("Models")
 st.markdown("A build leaves a logged model; the Model Registry gives it a name, versions and aliases that can move.")
 with shell.errors_shown():
     acting.show_outcome()
+    allowed.note("register")
     models, registered = resources.models(), resources.registered()
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="models_view", label_visibility="collapsed"

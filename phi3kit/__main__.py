@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NoReturn
 from phi3kit.cli.batch import add_batch
 from phi3kit.cli.ending import Ending
 from phi3kit.cli.evaluate import add_evaluate
+from phi3kit.environment import child_environment
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
-from phi3kit.settings import Settings, child_environment, read_settings
+from phi3kit.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from phi3kit.builds.events import BuildRequest, Event
@@ -156,7 +157,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         *("--wrapper", model.wrapper, "--host", arguments.host, "--port", str(arguments.port)),
     ]
     # The worker starts from a clean process: MLflow, which found the model, would cost it 150 MB.
-    os.execve(sys.executable, command, child_environment(settings))  # noqa: S606
+    key = {"PHI3KIT_API_KEY": settings.api_key} if settings.api_key else {}
+    os.execve(sys.executable, command, child_environment(settings) | key)  # noqa: S606
 
 
 def _chat(arguments: argparse.Namespace) -> None:

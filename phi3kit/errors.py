@@ -15,13 +15,17 @@ Phi3KitError
 │   └── PromptTooLong    more tokens than the context
 ├── Busy                 the worker's queue is full (the API's 429)
 ├── BudgetSpent          the day's tokens are spent (the API's 429, insufficient_quota)
+├── LimitReached         one user's turns or tokens a minute, a day or at once (the API's 429, rate_limit_exceeded)
+├── NotAllowed           the profile or the role does not allow it (the API's 403)
 ├── StorageFailed        the data folder or the tracking store cannot be written or read
 └── SettingInvalid       an environment variable or secret has a wrong value
 """
 
 from typing import Literal
 
-Failure = Literal["refused", "host", "tls", "timeout", "redirect", "unauthorized", "not found", "protocol", "server"]
+Failure = Literal[
+    "refused", "host", "tls", "timeout", "redirect", "unauthorized", "not found", "protocol", "server", "not allowed"
+]
 
 
 class Phi3KitError(Exception):
@@ -120,6 +124,18 @@ class BudgetSpent(Phi3KitError):
     def __init__(self, what: str, why: str, next_step: str, *, renews_in_s: int) -> None:
         super().__init__(what, why, next_step)
         self.renews_in_s = renews_in_s
+
+
+class LimitReached(Phi3KitError):
+    """One user asks too much at once, a minute or a day; `retry_after_s` seconds until more makes sense."""
+
+    def __init__(self, what: str, why: str, next_step: str, *, retry_after_s: int) -> None:
+        super().__init__(what, why, next_step)
+        self.retry_after_s = retry_after_s
+
+
+class NotAllowed(Phi3KitError):
+    """The profile that the app runs in, or the role of who asks, does not allow it."""
 
 
 class StorageFailed(Phi3KitError):

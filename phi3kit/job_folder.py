@@ -73,14 +73,14 @@ class JobKind:
         )
 
     def standing(self, folder: Path, lines: list[dict[str, Any]], ahead: int, next_step: str) -> "KnownJob":
-        """How a job stands now.
+        """How a job stands now. Raises OSError or ValueError when its files are damaged.
 
         lines: what read_lines gave. ahead: jobs that go first. next_step: what to do when it was ended before its time.
         """
-        began = began_at(folder)
+        began, user = began_at(folder), str(_owner(folder).get("user", ""))
 
         def job(state: JobState, seconds: float, error: Phi3KitError | None = None) -> KnownJob:
-            return KnownJob(folder.name, folder, state, began, max(0.0, seconds), ahead, error)
+            return KnownJob(folder.name, folder, state, began, max(0.0, seconds), ahead, error, user)
 
         if end := end_of(lines):
             error = self.failed(**end["error"]) if end["error"] else None
@@ -111,6 +111,11 @@ class KnownJob:
     seconds: float  # so far, or in all
     ahead: int  # jobs that go first, while it is queued
     error: Phi3KitError | None
+    user: str  # who asked for it; empty when an earlier phi3kit kept it
+
+    def belongs_to(self, acting: Settings) -> bool:
+        """Whether who acts may end it, and see what it was given."""
+        return self.user == acting.user or acting.may("administer")
 
     @property
     def active(self) -> bool:
@@ -179,7 +184,7 @@ def own_job(kind: JobKind, request: Mapping[str, Any], settings: Settings) -> It
     given = os.environ.get(JOB_VARIABLE)
     with writing(settings.home):
         folder = kind.home(settings) / given if given else kind.new_folder(settings)
-        write_owner(folder, request, os.getpid())
+        write_owner(folder, request, os.getpid(), settings.user)
     job = OwnJob(kind, folder, settings)
     try:
         yield job
@@ -193,9 +198,9 @@ def own_job(kind: JobKind, request: Mapping[str, Any], settings: Settings) -> It
         job.end("done")
 
 
-def write_owner(folder: Path, request: Mapping[str, Any], pid: int) -> None:
+def write_owner(folder: Path, request: Mapping[str, Any], pid: int, user: str) -> None:
     """Say whose a job is and what was asked."""
-    owner = {"pid": pid, "started": psutil.Process(pid).create_time(), "request": dict(request)}
+    owner = {"pid": pid, "started": psutil.Process(pid).create_time(), "request": dict(request), "user": user}
     draft = folder / f"job.{os.getpid()}.json"  # the app and the job itself both write it, and both the same
     draft.write_text(json.dumps(owner), "utf-8")
     draft.replace(folder / "job.json")

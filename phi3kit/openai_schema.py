@@ -16,7 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from phi3kit.errors import (
     BudgetSpent,
     Busy,
+    LimitReached,
     ModelNotFound,
+    NotAllowed,
     OutOfMemory,
     Phi3KitError,
     RequestInvalid,
@@ -330,6 +332,10 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         status, kind, param, code = 404, "invalid_request_error", "model", "model_not_found"
     elif isinstance(error, Busy):
         status, kind, code = 429, "rate_limit_error", "queue_full"
+    elif isinstance(error, LimitReached):
+        status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
+    elif isinstance(error, NotAllowed):
+        status, kind, code = 403, "permission_error", "not_allowed"
     elif isinstance(error, BudgetSpent):
         status, kind, code = 429, "insufficient_quota", "insufficient_quota"
     elif isinstance(error, StorageFailed):

@@ -5,14 +5,19 @@ Knows names, defaults and units. Opens nothing.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 from urllib.parse import SplitResult, urlsplit
 
+from phi3kit.access.limits import DEFAULTS, VARIABLES, Limits
+from phi3kit.access.profiles import PROFILES, Act, Profile, Role, may, require
 from phi3kit.errors import SettingInvalid
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
+# How an app tells its children on whose behalf they work. Who starts phi3kit in a terminal is its admin.
+ROLE_VARIABLE = "PHI3KIT_ACTING_ROLE"
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -30,8 +35,10 @@ class Settings:
     kv_budget_mb: int | None  # memory of a worker's conversations; None: two whole contexts, or a third of what is free
     user: str  # who is written beside a turn
     log_text: bool  # whether prompts and answers are kept and logged, or only what they cost
-    daily_tokens: int | None  # that all users together may spend a day (UTC) on this machine; None: no bound
-    daily_tokens_per_user: int | None
+    profile: Profile  # for whom the app is open
+    role: Role  # what the acting person may do
+    limits: Limits
+    allowed_hosts: tuple[str, ...] | None  # where remote endpoints may lie: hosts, addresses, networks; None: anywhere
     mlflow_url: str  # where MLflow's own pages are
     tracking_username: str | None  # for a tracking server that asks
     tracking_password: str | None = field(repr=False)
@@ -43,6 +50,14 @@ class Settings:
     def own_store(self) -> bool:
         """Whether the tracking store is the SQLite file in the data folder."""
         return self.tracking_uri == f"sqlite:///{self.home / 'mlflow.db'}"
+
+    def may(self, act: Act) -> bool:
+        """Whether the acting person may do it."""
+        return may(self.role, act)
+
+    def require(self, act: Act) -> None:
+        """Let the acting person do it. Raises NotAllowed."""
+        require(self.role, act)
 
     @property
     def store_name(self) -> str:
@@ -64,6 +79,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         ) from error
     tracking_uri = str(found.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}")
     is_server = tracking_uri.startswith(("http://", "https://"))
+    profile = _profile(found)
     return Settings(
         home=home,
         tracking_uri=tracking_uri,
@@ -74,9 +90,12 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         threads=_optional_whole_number(found, "PHI3KIT_THREADS"),
         kv_budget_mb=_optional_whole_number(found, "PHI3KIT_KV_BUDGET_MB"),
         user=str(found.get("PHI3KIT_USER") or "local"),
-        log_text=_switch(found, "PHI3KIT_LOG_TEXT", default=_is_on_this_machine(tracking_uri)),
-        daily_tokens=_optional_whole_number(found, "PHI3KIT_DAILY_TOKENS"),
-        daily_tokens_per_user=_optional_whole_number(found, "PHI3KIT_DAILY_TOKENS_PER_USER"),
+        # What strangers say is never kept, whatever is set.
+        log_text=_switch(found, "PHI3KIT_LOG_TEXT", default=_is_on_this_machine(tracking_uri)) and profile != "public",
+        profile=profile,
+        role=_role(found, profile),
+        limits=_limits(found, profile),
+        allowed_hosts=_allowed_hosts(found, profile),
         mlflow_url=str(
             found.get("PHI3KIT_MLFLOW_URL")
             or (_without_password(tracking_uri) if is_server else "http://127.0.0.1:5000")
@@ -89,46 +108,36 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
     )
 
 
-def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment in which a child process reads the same settings, whatever its working folder."""
-    return {
-        **os.environ,
-        "PHI3KIT_HOME": str(settings.home),
-        "MLFLOW_TRACKING_URI": settings.tracking_uri,
-        "PHI3KIT_IDLE_SECONDS": str(settings.idle_seconds),
-        "PHI3KIT_START_SECONDS": str(settings.start_seconds),
-        "PHI3KIT_MAX_QUEUE": str(settings.max_queue),
-        **({"PHI3KIT_THREADS": str(settings.threads)} if settings.threads else {}),
-        **({"PHI3KIT_KV_BUDGET_MB": str(settings.kv_budget_mb)} if settings.kv_budget_mb else {}),
-        "PHI3KIT_USER": settings.user,
-        "PHI3KIT_LOG_TEXT": "1" if settings.log_text else "0",
-        **({"PHI3KIT_DAILY_TOKENS": str(settings.daily_tokens)} if settings.daily_tokens else {}),
-        **(
-            {"PHI3KIT_DAILY_TOKENS_PER_USER": str(settings.daily_tokens_per_user)}
-            if settings.daily_tokens_per_user
-            else {}
-        ),
-        **tracking_credentials(settings),
-        "PYTHONPATH": str(PROJECT_ROOT),
-        "HF_ENDPOINT": settings.hub_endpoint,
-        **({"PHI3KIT_HF_TOKEN": settings.hub_token} if settings.hub_token else {}),
-        "HF_HOME": str(settings.home / "hub"),
-        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # no library asks the hub by itself; a download does
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-        "MALLOC_ARENA_MAX": "2",  # glibc's heap a thread would cost a worker tens of MB
-    }
+def _profile(found: Mapping[str, object]) -> Profile:
+    given = str(found.get("PHI3KIT_PROFILE") or "local").strip().lower()
+    for profile in PROFILES:
+        if given == profile:
+            return profile
+    raise SettingInvalid(
+        "The setting PHI3KIT_PROFILE cannot be used.", f"It is {given!r}.", f"Set it to {', '.join(PROFILES)}."
+    )
 
 
-def tracking_credentials(settings: Settings) -> dict[str, str]:
-    """What MLflow reads from the environment to sign in at a tracking server."""
-    values = {
-        "MLFLOW_TRACKING_USERNAME": settings.tracking_username,
-        "MLFLOW_TRACKING_PASSWORD": settings.tracking_password,
-        "MLFLOW_TRACKING_TOKEN": settings.tracking_token,
-    }
-    return {name: value for name, value in values.items() if value}
+def _role(found: Mapping[str, object], profile: Profile) -> Role:
+    """What the profile public forbids is forbidden in a terminal too."""
+    if profile == "public":
+        return "visitor"
+    given = str(found.get(ROLE_VARIABLE) or "admin")
+    return given if given in get_args(Role) else "nobody"  # type: ignore[return-value]
+
+
+def _limits(found: Mapping[str, object], profile: Profile) -> Limits:
+    given = {name: _optional_whole_number(found, variable) for name, variable in VARIABLES.items()}
+    return replace(DEFAULTS[profile], **{name: value for name, value in given.items() if value is not None})
+
+
+def _allowed_hosts(found: Mapping[str, object], profile: Profile) -> tuple[str, ...] | None:
+    given = found.get("PHI3KIT_ALLOWED_HOSTS")
+    if profile == "public":
+        return ()
+    if given is None or given == "":
+        return None if profile == "local" else ()
+    return tuple(each.strip().lower() for each in str(given).split(",") if each.strip())
 
 
 def _is_on_this_machine(tracking_uri: str) -> bool:

@@ -20,8 +20,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from phi3kit.data_folder import DISK_FULL, prepare_home, unwritable
+from phi3kit.environment import tracking_credentials
 from phi3kit.errors import StorageFailed
-from phi3kit.settings import Settings, tracking_credentials
+from phi3kit.settings import Settings
 
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"

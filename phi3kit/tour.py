@@ -5,11 +5,13 @@ Knows texts and code. Runs nothing; only `ask_like_the_chapter` asks a worker.
 
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 
 from phi3kit.errors import WorkerFailed
 from phi3kit.records import Endpoint, WrapperName
+from phi3kit.settings import Settings
 
 Act = Literal["none", "build", "signatures", "predict", "onward"]
 
@@ -200,18 +202,19 @@ print(response[0])""",
 )
 
 
-def ask_like_the_chapter(endpoint: Endpoint, wrapper: WrapperName) -> tuple[str, Any]:
+def ask_like_the_chapter(endpoint: Endpoint, wrapper: WrapperName, acting: Settings) -> tuple[str, Any]:
     """The chapter's question to a logged model as plain MLflow serves it: (answer, the whole response).
 
-    Raises WorkerFailed.
+    acting: the settings of who asks. Raises NotAllowed or WorkerFailed.
     """
+    acting.require("invoke")
     body: dict[str, Any] = {"messages": MESSAGES} if wrapper == "transformers" else {"prompt": PROMPT}
     again = "Run the step again; the worker is started anew when it is gone."
     try:
         reply = httpx.post(
             f"{endpoint.base_url}/invocations",
             json=body,
-            headers={"Authorization": f"Bearer {endpoint.api_key}"},
+            headers={"Authorization": f"Bearer {endpoint.api_key}", "X-Phi3kit-User": quote(acting.user)},
             timeout=_ANSWER_S,
         )
         response = reply.json()

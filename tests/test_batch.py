@@ -22,9 +22,10 @@ from phi3kit.batch.jobs import BatchJobs, keep_upload
 from phi3kit.batch.request import BatchRequest, Sampling
 from phi3kit.batch.run import run_batch
 from phi3kit.endpoints.workers import WorkerPool
+from phi3kit.environment import child_environment
 from phi3kit.errors import BatchFailed
 from phi3kit.records import Endpoint, Message, TurnRecord
-from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
+from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.usage.outbox import Outbox, from_json
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.samples import copy_of_store
@@ -318,7 +319,7 @@ class TestJobs:
         path = keep_upload("../../in.csv", table_of(tmp_path, "Hello", "").read_bytes(), settings)
         assert path.is_relative_to(settings.home / "batches" / "uploads")
         jobs = BatchJobs(settings)
-        job = jobs.start(BatchRequest(uri, path, Path("out.csv")))
+        job = jobs.start(BatchRequest(uri, path, Path("out.csv")), settings)
         other_process = BatchJobs(settings)
         job = wait_for(
             "its end", lambda: None if (now := other_process.find(job.job_id)) is None or now.active else now, 120
@@ -336,9 +337,9 @@ class TestJobs:
             "in.csv", table_of(tmp_path, *(["List the capitals of the world."] * 200)).read_bytes(), settings
         )
         jobs = BatchJobs(settings)
-        job = jobs.start(BatchRequest(uri, path, Path("out.csv")))
+        job = jobs.start(BatchRequest(uri, path, Path("out.csv")), settings)
         wait_for("some rows", lambda: done_so_far(settings) >= 1, 120)
-        jobs.cancel(job)
+        jobs.cancel(job, settings)
         stopped = jobs.all()[0]
         assert stopped.state == "cancelled"
         assert stopped.error is not None

@@ -66,7 +66,7 @@ def test_a_connection_is_tested_and_saved_in_the_dialog(page: "playwright.Page",
         dialog.wait_for(state="hidden")
         assert list_connections(built.home) == []
     finally:
-        remove_connection("lab", built.home)
+        remove_connection("lab", built.settings)
 
 
 def test_the_sides_stand_below_each_other_on_a_phone(page: "playwright.Page") -> None:

@@ -24,12 +24,12 @@ class TestChooseTarget:
 
     def test_a_connection_is_offered_as_remote(self, home: Built) -> None:
         lab = Connection("lab", "http://127.0.0.1:9", model="phi3")
-        save_connection(lab, home.home)
+        save_connection(lab, home.settings)
         try:
             app = AppTest.from_function(chooser, default_timeout=60).run()
             app.segmented_control[0].set_value("remote").run()
         finally:
-            remove_connection("lab", home.home)
+            remove_connection("lab", home.settings)
         target = app.session_state["chosen"]
         assert (target.wrapper, target.label, target.model_uri) == ("remote", "lab · phi3", "remote:lab/phi3")
         assert (target.context_tokens, target.connection) == (None, lab)

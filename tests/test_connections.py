@@ -7,6 +7,7 @@ import pytest
 
 from phi3kit.endpoints.connections import Connection, endpoint_of, list_connections, remove_connection, save_connection
 from phi3kit.errors import ConnectionInvalid, StorageFailed
+from tests.conftest import settings_for
 
 LAB = Connection("lab", "http://127.0.0.1:8000", model="phi3", key_name="PHI3KIT_KEY_LAB", context_tokens=4096)
 
@@ -51,7 +52,7 @@ class TestConnection:
 
     def test_openai_needs_a_model_and_invocations_does_not(self, tmp_path: Path) -> None:
         with pytest.raises(ConnectionInvalid, match="model"):
-            save_connection(Connection("lab", "http://host"), tmp_path)
+            save_connection(Connection("lab", "http://host"), settings_for(tmp_path))
         assert list_connections(tmp_path) == []
         served = Connection("served", "http://host:5000", "invocations")
         assert (served.model_uri, served.label) == ("remote:served", "served · /invocations")
@@ -62,17 +63,17 @@ class TestKept:
     def test_what_was_saved_is_listed_by_name_and_a_name_is_there_once(self, tmp_path: Path) -> None:
         assert list_connections(tmp_path) == []
         other = Connection("Azure", "https://host/openai/v1", model="phi-4")
-        save_connection(LAB, tmp_path)
-        save_connection(other, tmp_path)
-        save_connection(replace(LAB, model="phi3-new"), tmp_path)
+        save_connection(LAB, settings_for(tmp_path))
+        save_connection(other, settings_for(tmp_path))
+        save_connection(replace(LAB, model="phi3-new"), settings_for(tmp_path))
         assert list_connections(tmp_path) == [other, replace(LAB, model="phi3-new")]
-        remove_connection("Azure", tmp_path)
-        remove_connection("nobody", tmp_path)
+        remove_connection("Azure", settings_for(tmp_path))
+        remove_connection("nobody", settings_for(tmp_path))
         assert [each.name for each in list_connections(tmp_path)] == ["lab"]
 
     def test_no_key_is_in_the_file(self, tmp_path: Path) -> None:
-        save_connection(LAB, tmp_path)
-        endpoint = endpoint_of(LAB, {"PHI3KIT_KEY_LAB": "s3cret"})
+        save_connection(LAB, settings_for(tmp_path))
+        endpoint = endpoint_of(LAB, {"PHI3KIT_KEY_LAB": "s3cret"}, None)
         assert endpoint.api_key == "s3cret"
         assert "s3cret" not in repr(endpoint)
         assert all("s3cret" not in path.read_text() for path in tmp_path.iterdir())
@@ -87,7 +88,7 @@ class TestKept:
         with pytest.raises(StorageFailed, match=r"connections\.json"):
             list_connections(tmp_path)
         with pytest.raises(StorageFailed):
-            save_connection(LAB, tmp_path)
+            save_connection(LAB, settings_for(tmp_path))
         assert path.read_bytes() == text.encode("utf-8", "surrogateescape")
 
 
@@ -104,15 +105,15 @@ class TestEndpoint:
         ],
     )
     def test_the_url_is_taken_with_and_without_its_version(self, url: str, base_url: str, api_path: str) -> None:
-        endpoint = endpoint_of(replace(LAB, url=url, key_name=""), {})
+        endpoint = endpoint_of(replace(LAB, url=url, key_name=""), {}, None)
         assert (endpoint.base_url, endpoint.api_path) == (base_url, api_path)
         assert (endpoint.wrapper, endpoint.model, endpoint.model_uri) == ("remote", "phi3", "remote:lab/phi3")
 
     @pytest.mark.parametrize("url", ["http://host:5000", "http://host:5000/invocations", "http://host:5000/"])
     def test_an_invocations_server_is_named_by_its_root_or_its_route(self, url: str) -> None:
-        endpoint = endpoint_of(Connection("served", url, "invocations"), {})
+        endpoint = endpoint_of(Connection("served", url, "invocations"), {}, None)
         assert (endpoint.base_url, endpoint.protocol) == ("http://host:5000", "invocations")
 
     def test_a_key_that_is_not_set_is_named(self) -> None:
         with pytest.raises(ConnectionInvalid, match="PHI3KIT_KEY_LAB"):
-            endpoint_of(LAB, {"PHI3KIT_KEY_OTHER": "x"})
+            endpoint_of(LAB, {"PHI3KIT_KEY_OTHER": "x"}, None)

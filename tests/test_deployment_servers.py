@@ -11,9 +11,10 @@ import pytest
 
 from phi3kit.deployment import servers
 from phi3kit.deployment.servers import ScoringServers, ServerStatus
+from phi3kit.environment import child_environment
 from phi3kit.errors import ModelNotFound, RequestInvalid, WorkerFailed
 from phi3kit.processes import log_tail
-from phi3kit.settings import PROJECT_ROOT, child_environment
+from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
 from tests.waiting import has_ended, wait_for
 
@@ -43,11 +44,11 @@ def family(pid: int) -> list[psutil.Process]:
 
 class TestScoringServers:
     def test_it_starts_answers_and_ends_with_all_its_processes(self, scoring: ScoringServers, built: Built) -> None:
-        first = scoring.start(built.uri("onnx"))
+        first = scoring.start(built.uri("onnx"), built.settings)
         assert (first.state, first.wrapper) == ("starting", "onnx")
         with pytest.raises(WorkerFailed, match="not ready yet"):
             servers.ask(first, "{}")
-        assert scoring.start(built.uri("onnx")).pid == first.pid  # one a model
+        assert scoring.start(built.uri("onnx"), built.settings).pid == first.pid  # one a model
         status = ready(scoring)
         answer = servers.ask(status, json.dumps(PROMPT))
         assert (answer.status, json.loads(answer.text)) == (200, ["The capital of Spain is Madrid."])
@@ -58,7 +59,7 @@ class TestScoringServers:
         assert any("Uvicorn running" in line for line in log_tail(status.log_file, 50))
         processes = family(status.pid)
         assert len(processes) >= 3  # the keeper, MLflow's command, uvicorn
-        scoring.stop(status.model_uri)
+        scoring.stop(status.model_uri, built.settings)
         assert [has_ended(each.pid) for each in processes] == [True] * len(processes)
         assert scoring.statuses() == []
         with pytest.raises(WorkerFailed, match="did not answer"):
@@ -68,35 +69,35 @@ class TestScoringServers:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(RequestInvalid, match=f"Port {port} cannot be used. Address already in use"):
-                scoring.start(built.uri("onnx"), port)
+                scoring.start(built.uri("onnx"), built.settings, port)
         assert scoring.statuses() == []
 
     @pytest.mark.parametrize("port", [-1, 70_000])
     def test_a_port_that_is_none_is_refused(self, scoring: ScoringServers, built: Built, port: int) -> None:
         with pytest.raises(RequestInvalid, match=f"Port {port} cannot be used"):
-            scoring.start(built.uri("onnx"), port)
+            scoring.start(built.uri("onnx"), built.settings, port)
 
-    def test_an_unknown_model_starts_nothing(self, scoring: ScoringServers) -> None:
+    def test_an_unknown_model_starts_nothing(self, built: Built, scoring: ScoringServers) -> None:
         with pytest.raises(ModelNotFound):
-            scoring.start("models:/nobody@champion")
+            scoring.start("models:/nobody@champion", built.settings)
         assert scoring.statuses() == []
 
     def test_a_server_that_died_is_seen_with_its_log_and_started_anew(
         self, scoring: ScoringServers, built: Built
     ) -> None:
-        first = scoring.start(built.uri("onnx"))
+        first = scoring.start(built.uri("onnx"), built.settings)
         children = wait_for("its processes", lambda: family(first.pid)[1:])
         for each in children:
             each.kill()
         ended = wait_for("its end", lambda: next((s for s in scoring.statuses() if s.state == "ended"), None))
         assert ended.exit_code not in (None, 0)
-        assert scoring.start(built.uri("onnx")).pid != first.pid
+        assert scoring.start(built.uri("onnx"), built.settings).pid != first.pid
 
     def test_it_ends_when_the_app_is_killed(self, built: Built) -> None:
         script = (
             "import sys, time\nfrom phi3kit.deployment.servers import ScoringServers\n"
             "from phi3kit.settings import read_settings\n"
-            "print(ScoringServers(read_settings()).start(sys.argv[1]).pid, flush=True)\ntime.sleep(600)\n"
+            "print(ScoringServers(read_settings()).start(sys.argv[1], read_settings()).pid, flush=True)\ntime.sleep(600)\n"
         )
         command = [sys.executable, "-c", script, built.uri("onnx")]
         with subprocess.Popen(

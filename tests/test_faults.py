@@ -20,10 +20,11 @@ import pytest
 
 from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream
 from phi3kit.endpoints.workers import WorkerPool, WorkerStatus
+from phi3kit.environment import child_environment
 from phi3kit.errors import WorkerFailed
 from phi3kit.records import Endpoint, Message
 from phi3kit.registry.logged_models import resolve
-from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
+from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for
 from tests.limits import memory_group

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
+from phi3kit.environment import child_environment
+from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built
 from tests.stored import with_models_of, written_at_last

@@ -198,15 +198,16 @@ def test_a_cancelled_job_of_the_app_ends_its_download_and_its_process(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     hub.faults["model.safetensors"] = Fault(slow=500_000)
-    jobs = Jobs(read_settings({"PHI3KIT_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}))
+    settings = read_settings({"PHI3KIT_HOME": str(tmp_path), "HF_ENDPOINT": hub.url})
+    jobs = Jobs(settings)
 
     def downloading() -> Job | None:
         job = jobs.latest()
         return job if job and job.progress and job.progress.done else None
 
-    jobs.start(BuildRequest(("transformers",), REPO, "int4"))
+    jobs.start(BuildRequest(("transformers",), REPO, "int4"), settings)
     job = wait_for("the download", downloading)
     pid = json.loads((job.folder / "job.json").read_text())["pid"]
-    jobs.cancel(job)
+    jobs.cancel(job, settings)
     assert jobs.all()[0].state == "cancelled"
     assert has_ended(pid)

@@ -17,10 +17,11 @@ from mlflow.entities import LoggedModelOutput
 from phi3kit.builds.build import CHECKED_TAG, take_back_remains
 from phi3kit.builds.events import BuildRequest, Note, Progress, Queued, Step, as_line, from_line, in_words, step_names
 from phi3kit.builds.jobs import Job, Jobs, own_job
+from phi3kit.environment import child_environment
 from phi3kit.errors import BuildFailed, StorageFailed
 from phi3kit.records import WrapperName
 from phi3kit.registry.logged_models import list_models
-from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
+from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from tests.conftest import run_cli, settings_for
 from tests.samples import new_store
@@ -166,7 +167,7 @@ class TestTwoBuildsAtOnce:
 
     def test_run_one_after_the_other_and_can_be_read_by_another_process(self, settings: Settings):
         jobs = Jobs(settings)
-        first, second = jobs.start(TRANSFORMERS), jobs.start(TRANSFORMERS)
+        first, second = jobs.start(TRANSFORMERS, settings), jobs.start(TRANSFORMERS, settings)
         assert (first.active, second.active, first.request) == (True, True, TRANSFORMERS)
         waiting = wait_for("the second to wait", lambda: job if (job := again(settings, second)).ahead else None)
         assert (waiting.state, waiting.ahead, waiting.steps) == ("queued", 1, ())
@@ -177,7 +178,7 @@ class TestTwoBuildsAtOnce:
         assert (running.state, running.ahead) == ("running", 0)
         assert latest(settings) == second.job_id  # the first is history by now
         in_step(settings, second, "log")
-        Jobs(settings).cancel(second)
+        Jobs(settings).cancel(second, settings)
         cancelled = again(settings, second)
 
         assert (done.state, done.error, done.notes, done.progress) == ("done", None, (), None)
@@ -219,10 +220,10 @@ class TestCancel:
     )
     def test_in_the_middle_of_a_step_leaves_nothing(self, settings: Settings, request_: BuildRequest, step: str):
         jobs = Jobs(settings)
-        job = in_step(settings, jobs.start(request_), step)
+        job = in_step(settings, jobs.start(request_, settings), step)
         processes = family(pid_of(job))
         began = time.monotonic()
-        Jobs(settings).cancel(job)  # who started it need not be asked
+        Jobs(settings).cancel(job, settings)  # who started it need not be asked
         assert time.monotonic() - began < 9
         jobs.close()
         cancelled = again(settings, job)
@@ -238,24 +239,24 @@ class TestCancel:
 
     def test_at_once_after_the_start_is_a_cancelled_build_too(self, settings: Settings):
         jobs = Jobs(settings)
-        job = jobs.start(ONNX)
-        jobs.cancel(job)  # before it could say a word
+        job = jobs.start(ONNX, settings)
+        jobs.cancel(job, settings)  # before it could say a word
         assert again(settings, job).state == "cancelled"
         assert runs(settings) == []
 
     def test_while_it_waits_lets_the_build_before_it_go_on(self, settings: Settings):
         jobs = Jobs(settings)
         with own_job(NOWHERE, settings):  # this process is the build before it
-            job = jobs.start(ONNX)
+            job = jobs.start(ONNX, settings)
             wait_for("it to wait", lambda: again(settings, job).state == "queued")
-            jobs.cancel(job)
+            jobs.cancel(job, settings)
             assert again(settings, job).state == "cancelled"
             assert latest(settings) != job.job_id
 
     def test_of_what_has_ended_changes_nothing(self, settings: Settings):
         jobs = Jobs(settings)
-        job = ended(settings, jobs.start(NOWHERE))
-        jobs.cancel(job)
+        job = ended(settings, jobs.start(NOWHERE, settings))
+        jobs.cancel(job, settings)
         assert job.state == again(settings, job).state == "failed"
         assert str(again(settings, job).error) == str(job.error)
 
@@ -283,7 +284,7 @@ class TestKilledBuild:
         remains = []
         # One is killed while the builder works, one when its model is logged and not yet checked.
         for step in ("quantize", "compare"):
-            job = in_step(settings, jobs.start(ONNX), step)
+            job = in_step(settings, jobs.start(ONNX, settings), step)
             processes = family(pid_of(job))
             os.kill(pid_of(job), signal.SIGKILL)
             killed = ended(settings, job)
@@ -333,7 +334,7 @@ class TestClose:
     def test_ends_what_it_started_and_nothing_else(self, settings: Settings):
         mine, others = Jobs(settings), Jobs(settings)
         with own_job(NOWHERE, settings):  # so that both wait
-            first, second = others.start(ONNX), mine.start(ONNX)
+            first, second = others.start(ONNX, settings), mine.start(ONNX, settings)
             pids = pid_of(first), pid_of(second)
             mine.close()
             assert (has_ended(pids[0]), has_ended(pids[1])) == (False, True)
@@ -354,7 +355,7 @@ class TestHistory:
             past_job(tmp_path, number, END)
         assert len(Jobs(settings).all()) == 60
         jobs = Jobs(settings)
-        newest = ended(settings, jobs.start(NOWHERE))
+        newest = ended(settings, jobs.start(NOWHERE, settings))
         kept = jobs.all()
         assert len(kept) == 50
         assert kept[0].job_id == newest.job_id
@@ -369,7 +370,7 @@ class TestHistory:
         for number in range(1, 60):
             past_job(tmp_path, number, END)
         jobs = Jobs(settings)
-        new = jobs.start(ONNX)
+        new = jobs.start(ONNX, settings)
         assert latest(settings) == old.name
         assert wait_for("it to wait", lambda: again(settings, new).ahead) == 1
         jobs.close()
@@ -392,7 +393,7 @@ class TestHistory:
         (folder / "job.json").write_text(json.dumps(owner))
         (job,) = Jobs(settings_for(tmp_path)).all()
         assert job.state == "failed"
-        Jobs(settings_for(tmp_path)).cancel(job)  # would end this test
+        Jobs(settings_for(tmp_path)).cancel(job, settings_for(tmp_path))  # would end this test
 
 
 class TestDamagedFiles:
@@ -478,5 +479,5 @@ class TestOwnJob:
         with pytest.raises(StorageFailed, match="cannot be written"), own_job(ONNX, settings):
             pass
         with pytest.raises(StorageFailed, match="cannot be written"):
-            Jobs(settings).start(ONNX)
+            Jobs(settings).start(ONNX, settings)
         assert Jobs(settings).all() == []

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from phi3kit.access.limits import Limits
 from phi3kit.errors import BudgetSpent, StorageFailed
 from phi3kit.records import Message, TurnRecord
 from phi3kit.usage import keeper as keeper_module
-from phi3kit.usage.budgets import Budgets
 from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
 from tests.samples import turn
@@ -21,7 +21,7 @@ def counted() -> list[TurnRecord]:
 
 @pytest.fixture
 def keeper(tmp_path: Path, counted: list[TurnRecord]) -> Keeper:
-    return Keeper(Outbox(tmp_path), Budgets(), log_text=True, count=counted.append)
+    return Keeper(Outbox(tmp_path), Limits(), log_text=True, count=counted.append)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ class TestAdmit:
 
     def test_a_turn_beyond_the_budget_is_refused_and_logged_as_such(self, tmp_path: Path):
         outbox = Outbox(tmp_path)
-        keeper = Keeper(outbox, Budgets(everybody=1), log_text=False)
+        keeper = Keeper(outbox, Limits(daily_tokens=1), log_text=False)
         with pytest.raises(BudgetSpent):
             keeper.admit(turn(completion_tokens=0))
         refused = outbox.find("t1")
@@ -98,7 +98,7 @@ class TestPromptKey:
 
     def test_is_not_equal_in_another_data_folder(self, keeper: Keeper, tmp_path: Path):
         (tmp_path / "other").mkdir()
-        other = Keeper(Outbox(tmp_path / "other"), Budgets(), log_text=False)
+        other = Keeper(Outbox(tmp_path / "other"), Limits(), log_text=False)
         assert keeper.prompt_key("Hello") != other.prompt_key("Hello")
 
     def test_is_missing_where_nothing_can_be_kept(self, keeper: Keeper, blocked: Path):

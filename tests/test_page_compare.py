@@ -36,12 +36,12 @@ def connect(home: Built) -> Iterator[object]:
     names = []
 
     def add(connection: Connection) -> None:
-        save_connection(connection, home.home)
+        save_connection(connection, home.settings)
         names.append(connection.name)
 
     yield add
     for name in names:
-        remove_connection(name, home.home)
+        remove_connection(name, home.settings)
 
 
 def button(app: AppTest, label: str) -> object:
@@ -212,7 +212,7 @@ class TestConnections:
         )  # fmt: skip
         button(app, "Save").click().run()
         kept = list_connections(home.home)
-        remove_connection("lab", home.home)
+        remove_connection("lab", home.settings)
         assert kept == [Connection("lab", server.url, model="phi-one", key_name="PHI3KIT_KEY_FAR", context_tokens=8192)]
 
     @pytest.mark.parametrize(

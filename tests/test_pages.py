@@ -81,7 +81,7 @@ class TestEmpty:
         assert "The build was cancelled" in open_page("build").error[0].value
 
     def test_builds_that_ended_are_listed_with_their_outcome(self, empty_home: Path) -> None:
-        resources.kit().builds.start(BuildRequest(("onnx",), str(empty_home), "int4"))
+        resources.kit().builds.start(BuildRequest(("onnx",), str(empty_home), "int4"), resources.settings())
         assert ended_build().state == "failed"
         app = open_page("build")
         table = app.dataframe[-1].value

@@ -21,12 +21,13 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import BudgetSpent, Busy, EndpointFailed, RequestInvalid
 from phi3kit.records import WRAPPERS, Endpoint, Message, TurnRecord, TurnText
 from phi3kit.registry.logged_models import resolve
-from phi3kit.settings import Settings
+from phi3kit.settings import Settings, read_settings
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for
 from tests.scripted_server import event_stream, http_answer, scripted, self_signed
 from tests.waiting import wait_for
 
+ANYBODY = read_settings({})
 CAPITAL = (Message("user", "What is the capital of Spain?"),)
 CAPITAL_RAW = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
 MADRID = "The capital of Spain is Madrid."
@@ -105,7 +106,7 @@ class TestSecondWorker:
     ) -> None:
         connection, keys = far_worker
         context = a_context()
-        answers = list(stream(endpoint_of(connection, keys), Request(prompt), context, here))
+        answers = list(stream(endpoint_of(connection, keys, None), Request(prompt), context, here))
         last = answers[-1]
         assert (last.text, last.finish_reason, last.tokens_counted) == (MADRID, "stop", True)
         assert len({answer.text for answer in answers}) > 4
@@ -123,7 +124,7 @@ class TestSecondWorker:
         assert there.user != "maria"  # who asks is nobody's business elsewhere
 
     def test_ask_gives_the_whole_answer(self, far_worker: tuple[Connection, dict[str, str]], here: Settings) -> None:
-        answer = ask(endpoint_of(*far_worker), Request(CAPITAL), a_context(), here)
+        answer = ask(endpoint_of(*far_worker, None), Request(CAPITAL), a_context(), here)
         assert (answer.text, the_only_turn(here).finish_reason) == (MADRID, "stop")
 
     def test_stopping_cancels_it_there_and_records_it_here(
@@ -131,7 +132,7 @@ class TestSecondWorker:
     ) -> None:
         connection, keys = far_worker
         context = a_context()
-        answers = stream(endpoint_of(connection, keys), LONG, context, here)
+        answers = stream(endpoint_of(connection, keys, None), LONG, context, here)
         answer = Answer()
         while len(answer.text) < 40:
             answer = next(answers)
@@ -149,7 +150,7 @@ class TestSecondWorker:
         read: list[Answer] = []
 
         def reading() -> None:
-            read.extend(stream(endpoint_of(*far_worker), LONG, a_context(), here, line))
+            read.extend(stream(endpoint_of(*far_worker, None), LONG, a_context(), here, line))
 
         thread = threading.Thread(target=reading)
         thread.start()
@@ -165,29 +166,29 @@ class TestSecondWorker:
     ) -> None:
         connection, _ = far_worker
         with pytest.raises(EndpointFailed, match="401") as caught:
-            ask(endpoint_of(connection, {"PHI3KIT_KEY_FAR": "wrong"}), Request(CAPITAL), a_context(), here)
+            ask(endpoint_of(connection, {"PHI3KIT_KEY_FAR": "wrong"}, None), Request(CAPITAL), a_context(), here)
         assert caught.value.kind == "unauthorized"
         with pytest.raises(EndpointFailed, match="Name the secret"):
-            probe(Connection("far", connection.url), {})
+            probe(Connection("far", connection.url), {}, ANYBODY)
         assert the_only_turn(here).finish_reason == "error"
 
     def test_what_it_refuses_is_no_turn(self, far_worker: tuple[Connection, dict[str, str]], here: Settings) -> None:
         with pytest.raises(RequestInvalid, match="4,096") as caught:
-            ask(endpoint_of(*far_worker), Request("<|end|>" * 5000), a_context(), here)
+            ask(endpoint_of(*far_worker, None), Request("<|end|>" * 5000), a_context(), here)
         assert caught.value.code == "context_length_exceeded"
         assert Outbox(here.home).waiting() == 0
 
     def test_a_test_lists_its_models(self, far_worker: tuple[Connection, dict[str, str]]) -> None:
         connection, keys = far_worker
-        assert probe(connection, keys).models == (connection.model,)
+        assert probe(connection, keys, ANYBODY).models == (connection.model,)
         other = Connection("far", connection.url, model="gpt-9", key_name=connection.key_name)
-        assert "None of them is called gpt-9" in probe(other, keys).says
+        assert "None of them is called gpt-9" in probe(other, keys, ANYBODY).says
 
 
 class TestMlflowServe:
     def test_the_test_finds_out_what_each_takes(self, mlflow_servers: dict[str, str]) -> None:
         found = {
-            wrapper: probe(Connection("served", url, "invocations"), {}).takes
+            wrapper: probe(Connection("served", url, "invocations"), {}, ANYBODY).takes
             for wrapper, url in mlflow_servers.items()
         }
         assert found == {"transformers": "openai", "onnx": "raw"}
@@ -196,7 +197,7 @@ class TestMlflowServe:
         self, mlflow_servers: dict[str, str], here: Settings
     ) -> None:
         connection = Connection("served", mlflow_servers["transformers"], "invocations")
-        answers = list(stream(endpoint_of(connection, {}), Request(CAPITAL, max_tokens=64), a_context(), here))
+        answers = list(stream(endpoint_of(connection, {}, None), Request(CAPITAL, max_tokens=64), a_context(), here))
         last = answers[-1]
         assert (last.text, last.finish_reason, last.tokens_counted) == (MADRID, "stop", True)
         assert last.prompt_tokens > 5
@@ -212,7 +213,7 @@ class TestMlflowServe:
         self, mlflow_servers: dict[str, str], here: Settings, prompt: tuple[Message, ...] | str
     ) -> None:
         connection = Connection("served", mlflow_servers["onnx"] + "/invocations", "invocations", takes="raw")
-        answer = ask(endpoint_of(connection, {}), Request(prompt), a_context(), here)
+        answer = ask(endpoint_of(connection, {}, None), Request(prompt), a_context(), here)
         assert (answer.text.strip(), answer.finish_reason, answer.tokens_counted) == (MADRID, "other", False)
         turn = the_only_turn(here)
         assert (turn.prompt_tokens, turn.completion_tokens, turn.tokens_counted) == (0, 0, False)
@@ -223,22 +224,22 @@ class TestMlflowServe:
     ) -> None:
         connection = Connection("served", mlflow_servers["onnx"], "invocations", takes="openai")
         with pytest.raises(RequestInvalid, match="schema") as caught:
-            ask(endpoint_of(connection, {}), Request(CAPITAL), a_context(), here)
+            ask(endpoint_of(connection, {}, None), Request(CAPITAL), a_context(), here)
         assert "served" in caught.value.what
         assert Outbox(here.home).waiting() == 0
 
     def test_it_is_not_openais_protocol(self, mlflow_servers: dict[str, str], here: Settings) -> None:
         connection = Connection("served", mlflow_servers["onnx"], model="phi3")
         with pytest.raises(EndpointFailed, match="404 to /v1/chat/completions") as caught:
-            ask(endpoint_of(connection, {}), Request(CAPITAL), a_context(), here)
+            ask(endpoint_of(connection, {}, None), Request(CAPITAL), a_context(), here)
         assert caught.value.kind == "protocol"
         with pytest.raises(EndpointFailed, match="404 to /v1/models"):
-            probe(connection, {})
+            probe(connection, {}, ANYBODY)
 
 
 def to(url: str, protocol: str = "openai", **values: object) -> Endpoint:
     """An endpoint at a foreign server."""
-    return endpoint_of(Connection("lab", url, protocol, model="phi3", **values), {})  # type: ignore[arg-type]
+    return endpoint_of(Connection("lab", url, protocol, model="phi3", **values), {}, None)  # type: ignore[arg-type]
 
 
 CHUNK = (
@@ -312,7 +313,7 @@ class TestForeign:
             elsewhere = http_answer(307, "", headers=f"Location: {other.url.replace('127.0.0.1', 'localhost')}/v1\r\n")
             with scripted(elsewhere) as server:
                 connection = Connection("lab", server.url, protocol, model="x", key_name="PHI3KIT_KEY_LAB")  # type: ignore[arg-type]
-                endpoint = endpoint_of(connection, {"PHI3KIT_KEY_LAB": "s3cret"})
+                endpoint = endpoint_of(connection, {"PHI3KIT_KEY_LAB": "s3cret"}, None)
                 with pytest.raises(EndpointFailed, match="redirects to localhost"):
                     ask(endpoint, Request(CAPITAL), a_context(), here)
         assert "Bearer s3cret" in server.requests[0]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from phi3kit.environment import child_environment
 from phi3kit.errors import SettingInvalid
-from phi3kit.settings import PROJECT_ROOT, child_environment, read_settings
+from phi3kit.settings import PROJECT_ROOT, read_settings
 
 
 class TestReadSettings:
@@ -133,7 +134,7 @@ class TestUsageSettings:
 
     def test_budgets_are_whole_numbers_or_none(self):
         settings = read_settings({"PHI3KIT_DAILY_TOKENS": "1000"})
-        assert (settings.daily_tokens, settings.daily_tokens_per_user) == (1000, None)
+        assert (settings.limits.daily_tokens, settings.limits.user_daily_tokens) == (1000, None)
         with pytest.raises(SettingInvalid, match="PHI3KIT_DAILY_TOKENS_PER_USER"):
             read_settings({"PHI3KIT_DAILY_TOKENS_PER_USER": "0"})
 

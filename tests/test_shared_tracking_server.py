@@ -90,6 +90,38 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process.wait()
 
 
+@contextmanager
+def _busy_once(path: str, url: str) -> Iterator[str]:
+    """A way to the server on which the first request for a path is answered 503."""
+    refused: list[str] = []
+
+    class Way(http.server.BaseHTTPRequestHandler):
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.path == path and not refused:
+                refused.append(self.path)
+                self.send_error(503)
+                return
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            answer = httpx.request(self.command, url + self.path, headers=headers, content=body, timeout=60)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _pass_on  # noqa: N815  (the library's names)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Way) as way:
+        threading.Thread(target=way.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{way.server_port}"
+        way.shutdown()
+    assert refused == [path]
+
+
 @pytest.fixture
 def forget_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test signs in with, the next must not find in the environment."""
@@ -127,6 +159,17 @@ class TestTurns:
         found = turns[turns["turn_id"].isin(["shared-a", "shared-b"])]
         assert list(found["total_tokens"]) == [15, 15]
         assert set(found["at"].dt.year) == {2026}
+
+    def test_a_server_too_busy_to_say_its_version_still_gets_whole_traces(self, server: Server, tmp_path: Path):
+        with _busy_once("/version", server.url) as url:
+            settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=url, **CREDENTIALS)
+            Outbox(settings.home).add(turn("shared-busy", text=TurnText("Athens?", ("Greece",)), interface="raw"))
+            with pytest.raises(StorageFailed, match="did not say its version"):
+                write_waiting(settings)
+            assert write_waiting(settings) == 1
+            assert runs(settings, "shared-busy") == ["shared-busy"]
+            trace = open_store(settings).get_trace(trace_id_of("shared-busy"))
+            assert trace.data.spans[0].inputs == {"prompt": "Athens?"}
 
     def test_a_deleted_run_is_noticed(self, settings: Settings):
         Outbox(settings.home).add(turn("shared-gone"))

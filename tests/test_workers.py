@@ -17,11 +17,12 @@ from openai import OpenAI
 
 from phi3kit.endpoints.client import Request, TurnContext, ask
 from phi3kit.endpoints.workers import Endpoint, WorkerPool
+from phi3kit.environment import child_environment
 from phi3kit.errors import ModelNotFound, WorkerFailed
 from phi3kit.records import WRAPPERS, Message
 from phi3kit.registry import names as registry
 from phi3kit.registry.logged_models import resolve
-from phi3kit.settings import PROJECT_ROOT, Settings, child_environment
+from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.store import open_store
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns

@@ -37,7 +37,10 @@ class _Kept:
     def __init__(self) -> None:
         self.turns: list[TurnRecord] = []
 
-    def admit(self, turn: TurnRecord) -> None:
+    def admit(self, turn: TurnRecord, answers: int = 1) -> None:
+        """See TurnKeeper."""
+
+    def withdraw(self, turn: TurnRecord) -> None:
         """See TurnKeeper."""
 
     def begin(self, turn: TurnRecord) -> None:

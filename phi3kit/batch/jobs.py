@@ -42,12 +42,16 @@ class BatchJobs(JobList[BatchJob]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(BATCHES, settings, _read)
 
-    def start(self, request: BatchRequest) -> BatchJob:
-        """Start a batch; it waits for the batches before it. Its output goes into its folder. Raises StorageFailed."""
+    def start(self, request: BatchRequest, acting: Settings) -> BatchJob:
+        """Start a batch; it waits for the batches before it. Its output goes into its folder.
+
+        acting: the settings of who asks. Raises NotAllowed or StorageFailed.
+        """
+        acting.require("batch")
         with writing(self._settings.home):
             folder = BATCHES.new_folder(self._settings)
         request = replace(request, output=folder / request.output.name)
-        return self.launch(request.command(), request.as_json(), folder)
+        return self.launch(request.command(), request.as_json(), acting, folder)
 
 
 def keep_upload(name: str, content: bytes, settings: Settings) -> Path:

@@ -30,9 +30,10 @@ def run_batch(request: BatchRequest, settings: Settings, report: Report, pool: W
     """Compute what no earlier run of the same batch has, and write the output.
 
     pool: whose workers answer; without one the batch has its own and ends it. Rows that cannot be answered carry their
-    error in the output. Raises TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed; what was
+    error in the output. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed; what was
     computed until then is kept.
     """
+    settings.require("batch")
     table = open_table(request.input, request.reading)
     mapped = map_columns(request, table)
     check_output(table, request.output)

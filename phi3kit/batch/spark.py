@@ -28,7 +28,7 @@ from phi3kit.batch.request import RowResult, Sampling, failed
 from phi3kit.errors import BatchFailed, BudgetSpent
 from phi3kit.registry.logged_models import ResolvedModel
 from phi3kit.settings import PROJECT_ROOT, Settings
-from phi3kit.usage.budgets import Budgets, check
+from phi3kit.usage.budgets import check
 from phi3kit.usage.outbox import Outbox, from_json
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SparkAnswering:
         self._sampling, self._settings = sampling, settings
         self._model_uri = model.model_uri
         self._outbox = Outbox(settings.home)
-        self._budgets = Budgets(settings.daily_tokens, settings.daily_tokens_per_user)
+        self._limits = settings.limits
         _look_for_spark(master)
         _knock(master)
         self._spark = _session(master, settings)
@@ -106,7 +106,7 @@ class SparkAnswering:
         Raises BatchFailed when the cluster is gone or the day's tokens are spent: what is under way may go beyond them.
         """
         try:
-            check(self._budgets, self._outbox, self._settings.user)
+            check(self._limits, self._outbox, self._settings.user)
         except BudgetSpent as error:
             raise BatchFailed(error.what, error.why, error.next_step) from error
         try:

@@ -11,7 +11,8 @@ from typing import Any
 
 from phi3kit import job_folder
 from phi3kit.builds.events import BuildRequest, Event, Note, Progress, Queued, Step, as_line, from_line
-from phi3kit.errors import BuildFailed
+from phi3kit.builds.plan import allow
+from phi3kit.errors import BuildFailed, LimitReached
 from phi3kit.job_folder import JobKind, KnownJob
 from phi3kit.job_list import JobList
 from phi3kit.settings import Settings
@@ -38,9 +39,14 @@ class Jobs(JobList[Job]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(BUILDS, settings, _read)
 
-    def start(self, request: BuildRequest, *, accept_tight: bool = False) -> Job:
-        """Start a build; it waits for the builds before it. Raises StorageFailed."""
-        return self.launch([*request.command(), *(["--yes"] if accept_tight else [])], asdict(request))
+    def start(self, request: BuildRequest, acting: Settings, *, accept_tight: bool = False) -> Job:
+        """Start a build; it waits for the builds before it.
+
+        acting: the settings of who asks. Raises NotAllowed, LimitReached or StorageFailed.
+        """
+        allow(request, acting)
+        _check_queue(sum(job.active for job in self.all()), acting.limits.waiting_builds)
+        return self.launch([*request.command(), *(["--yes"] if accept_tight else [])], asdict(request), acting)
 
 
 class OwnJob:
@@ -67,6 +73,16 @@ def own_job(request: BuildRequest, settings: Settings) -> Iterator[OwnJob]:
     """Be a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
     with job_folder.own_job(BUILDS, asdict(request), settings) as job:
         yield OwnJob(job)
+
+
+def _check_queue(under_way: int, most: int | None) -> None:
+    if most is not None and under_way >= most:
+        raise LimitReached(
+            "The build cannot begin.",
+            f"{under_way} builds are under way or wait, and there is room for {most}.",
+            "Ask for it again when one has ended; Build shows them.",
+            retry_after_s=60,
+        )
 
 
 def _read(folder: Path) -> Job:

@@ -14,7 +14,7 @@ from phi3kit.errors import BuildFailed
 from phi3kit.machine import choose_threads, free_memory_bytes
 from phi3kit.records import Precision, WrapperName
 from phi3kit.settings import Settings
-from phi3kit.sources.find import Source
+from phi3kit.sources.find import EMBEDDED, Source
 
 Verdict = Literal["fits", "tight", "too much"]
 
@@ -80,11 +80,19 @@ class Plan:
         return {**asdict(self), "needs": needs, "verdict": self.verdict}
 
 
+def allow(request: BuildRequest, settings: Settings) -> None:
+    """Let who acts ask for this build. Raises NotAllowed."""
+    settings.require("build" if request.source == EMBEDDED else "build_any")
+    if request.register:
+        settings.require("register")
+
+
 def make_plan(request: BuildRequest, source: Source, settings: Settings) -> Plan:
     """Reckon what a build needs. Reads the machine's free disk and memory; writes nothing.
 
-    Raises BuildFailed when no machine could do what is asked.
+    Raises BuildFailed when no machine could do what is asked, or NotAllowed.
     """
+    allow(request, settings)
     _refuse_what_cannot_be(request, source)
     numbers = _numbers(source)
     exported = _exported_bytes(source, request.precision)

@@ -51,7 +51,7 @@ def snippets(
 
 def remote_snippets(request: Request, connection: Connection) -> list[Snippet]:
     """The request to a remote endpoint, in the ways that it understands. The key stays in its environment variable."""
-    endpoint = endpoint_of(connection, {connection.key_name: "unused"})
+    endpoint = endpoint_of(connection, {connection.key_name: "unused"}, None)
     key_name = connection.key_name
     if endpoint.protocol == "invocations":
         body = {"prompt": _raw(request)} if endpoint.takes == "raw" else _chat_body(request)

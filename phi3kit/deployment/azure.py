@@ -61,7 +61,8 @@ class Bundle:
 
 
 def plan_bundle(model_uri: str, settings: Settings) -> Bundle:
-    """Everything but the weights, and how big those are. Raises ModelNotFound or StorageFailed."""
+    """Everything but the weights, and how big those are. Raises NotAllowed, ModelNotFound or StorageFailed."""
+    settings.require("serve")
     model = resolve(model_uri, settings)
     try:
         described = yaml.safe_load((model.folder / "MLmodel").read_text("utf-8"))

@@ -17,11 +17,12 @@ from typing import Literal
 
 import httpx
 
+from phi3kit.environment import child_environment
 from phi3kit.errors import RequestInvalid, WorkerFailed
 from phi3kit.processes import end, log_tail, tell_to_end
 from phi3kit.records import WrapperName
 from phi3kit.registry.logged_models import resolve
-from phi3kit.settings import Settings, child_environment
+from phi3kit.settings import Settings
 
 ServerState = Literal["starting", "ready", "ended"]
 
@@ -75,11 +76,13 @@ class ScoringServers:
         self._servers: dict[str, _Server] = {}
         self._guard = threading.Lock()
 
-    def start(self, model_uri: str, port: int | None = None) -> ServerStatus:
+    def start(self, model_uri: str, acting: Settings, port: int | None = None) -> ServerStatus:
         """Start a server for the model, or give the one that runs. It is ready some seconds later: see statuses().
 
-        port: None takes a free one. Raises ModelNotFound, StorageFailed, or RequestInvalid for a port in use.
+        acting: the settings of who asks. port: None takes a free one.
+        Raises NotAllowed, ModelNotFound, StorageFailed, or RequestInvalid for a port in use.
         """
+        acting.require("serve")
         model = resolve(model_uri, self._settings)
         with self._guard:
             running = self._servers.get(model.model_uri)
@@ -99,8 +102,9 @@ class ScoringServers:
             servers = list(self._servers.values())
         return [_status(server) for server in servers]
 
-    def stop(self, model_uri: str) -> None:
-        """End the model's server, if there is one. model_uri: as statuses() names it."""
+    def stop(self, model_uri: str, acting: Settings) -> None:
+        """End the model's server, if there is one. model_uri: as statuses() names it. Raises NotAllowed."""
+        acting.require("serve")
         with self._guard:
             server = self._servers.pop(model_uri, None)
         if server:

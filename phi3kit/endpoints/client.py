@@ -12,19 +12,20 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from openai import OpenAI
 
+from phi3kit.access.limits import Limits
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing
-from phi3kit.errors import EndpointFailed, RequestInvalid, WorkerFailed
+from phi3kit.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
 from phi3kit.prompts.tokens import Tokenized, read_tokenized
 from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, TurnText, tokens_per_second
 from phi3kit.settings import Settings
-from phi3kit.usage.budgets import Budgets
 from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
 
@@ -111,10 +112,11 @@ def connect(endpoint: Endpoint) -> OpenAI:
 def ask(
     endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, connection: OpenAI | None = None
 ) -> Answer:
-    """The whole answer at once. Raises RequestInvalid, Busy, and WorkerFailed or EndpointFailed.
+    """The whole answer at once. Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and WorkerFailed or EndpointFailed.
 
     The last two leave a turn in the outbox. connection: one that `connect` gave; without one the question has its own.
     """
+    settings.require("talk")
     if endpoint.wrapper == "remote":
         *_, answer = stream(endpoint, request, context, settings)
         return answer
@@ -142,8 +144,10 @@ def stream(
 
     Closing the iterator cancels the turn at the endpoint, and so does cutting its `line` from another thread: then it
     ends with an answer that has no finish_reason. A worker records its turns; a worker that dies, and a remote endpoint,
-    leave a turn in the outbox by this iterator. Raises RequestInvalid, Busy, BudgetSpent, and WorkerFailed or EndpointFailed.
+    leave a turn in the outbox by this iterator. Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and
+    WorkerFailed or EndpointFailed.
     """
+    settings.require("talk")
     line = line or Line()
     remote = endpoint.wrapper == "remote"
     began, began_at = time.perf_counter(), time.time()
@@ -167,6 +171,10 @@ def stream(
             ended = "error"
             raise
         ended = "cancelled" if remote else None
+    except Phi3KitError:  # a remote endpoint refused the request: nothing was answered
+        if remote:
+            keeper.withdraw(turn)
+        raise
     finally:
         steps.close()
         if ended:
@@ -337,11 +345,14 @@ def _with_seen_speed(answer: Answer) -> Answer:
     return replace(answer, tokens_per_second=speed)
 
 
-@lru_cache(maxsize=4)
 def _keeper(settings: Settings) -> Keeper:
+    return _one_keeper(settings.home, settings.limits, settings.log_text)
+
+
+@lru_cache(maxsize=4)
+def _one_keeper(home: Path, limits: Limits, log_text: bool) -> Keeper:
     """One for the process: it holds the lock by which a turn whose process died is found."""
-    budgets = Budgets(settings.daily_tokens, settings.daily_tokens_per_user)
-    return Keeper(Outbox(settings.home), budgets, log_text=settings.log_text)
+    return Keeper(Outbox(home), limits, log_text=log_text)
 
 
 def _turn(

@@ -16,6 +16,7 @@ from filelock import FileLock
 from phi3kit.data_folder import writing
 from phi3kit.errors import ConnectionInvalid, StorageFailed
 from phi3kit.records import Endpoint, Interface, Protocol
+from phi3kit.settings import Settings
 
 KEY_PREFIX = "PHI3KIT_KEY_"  # a person who adds connections may send a key anywhere: only keys meant for it
 _LONGEST_NAME = 40
@@ -80,8 +81,10 @@ def list_connections(home: Path) -> list[Connection]:
         ) from error
 
 
-def save_connection(connection: Connection, home: Path) -> None:
-    """Keep a connection, in the place of the one with its name. Raises ConnectionInvalid or StorageFailed."""
+def save_connection(connection: Connection, settings: Settings) -> None:
+    """Keep a connection, in the place of the one with its name. Raises NotAllowed, ConnectionInvalid or StorageFailed."""
+    settings.require("connect")
+    home = settings.home
     if connection.protocol == "openai" and not connection.model:
         raise ConnectionInvalid(
             "The model's name is missing.", "OpenAI's protocol names a model.", "Test lists what the endpoint has."
@@ -91,8 +94,10 @@ def save_connection(connection: Connection, home: Path) -> None:
         _write([*others, connection], home)
 
 
-def remove_connection(name: str, home: Path) -> None:
-    """Forget a connection; nothing when there is none of that name. Raises StorageFailed."""
+def remove_connection(name: str, settings: Settings) -> None:
+    """Forget a connection; nothing when there is none of that name. Raises NotAllowed or StorageFailed."""
+    settings.require("connect")
+    home = settings.home
     with writing(home), _lock(home):
         _write([each for each in list_connections(home) if each.name != name], home)
 
@@ -102,8 +107,12 @@ def key_names(keys: Mapping[str, object]) -> list[str]:
     return sorted(name for name, key in keys.items() if name.startswith(KEY_PREFIX) and name.isidentifier() and key)
 
 
-def endpoint_of(connection: Connection, keys: Mapping[str, object]) -> Endpoint:
-    """Where the connection answers, with its key. keys: names to secrets. Raises ConnectionInvalid without the key."""
+def endpoint_of(connection: Connection, keys: Mapping[str, object], allowed_hosts: tuple[str, ...] | None) -> Endpoint:
+    """Where the connection answers, with its key.
+
+    keys: names to secrets. allowed_hosts: as the settings have them; what asks the endpoint holds to them.
+    Raises ConnectionInvalid without the key.
+    """
     key = str(keys.get(connection.key_name) or "") if connection.key_name else ""
     if connection.key_name and not key:
         raise ConnectionInvalid(
@@ -123,6 +132,7 @@ def endpoint_of(connection: Connection, keys: Mapping[str, object]) -> Endpoint:
         takes=connection.takes,
         silence_s=connection.silence_s,
         name=connection.name,
+        allowed_hosts=allowed_hosts,
     )
 
 

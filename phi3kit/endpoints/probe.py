@@ -13,6 +13,7 @@ from phi3kit.endpoints.transport import errors, http_client, not_the_protocol, p
 from phi3kit.errors import EndpointFailed, RequestInvalid
 from phi3kit.prompts import chat_template
 from phi3kit.records import Endpoint, Interface, Message
+from phi3kit.settings import Settings
 
 _SILENCE_S = 15.0  # for a list of models; an answer may take as long as the connection allows
 _MOST_MODELS = 200
@@ -30,9 +31,14 @@ class Probe:
     context_tokens: int | None = None  # where the endpoint says it (vLLM does)
 
 
-def probe(connection: Connection, keys: Mapping[str, object]) -> Probe:
-    """Ask the endpoint. Raises ConnectionInvalid, RequestInvalid, Busy or EndpointFailed, which names the failure."""
-    endpoint = endpoint_of(connection, keys)
+def probe(connection: Connection, keys: Mapping[str, object], acting: Settings) -> Probe:
+    """Ask the endpoint.
+
+    acting: the settings of who tests it. Raises NotAllowed, ConnectionInvalid, RequestInvalid, Busy or EndpointFailed,
+    which names the failure.
+    """
+    acting.require("connect")
+    endpoint = endpoint_of(connection, keys, acting.allowed_hosts)
     if connection.protocol == "openai":
         return _models(endpoint, connection.model)
     return _invocations(endpoint)

@@ -4,11 +4,13 @@ Knows MLflow's route, not what the payload means.
 """
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import httpx
 
 from phi3kit.errors import WorkerFailed
 from phi3kit.records import Endpoint
+from phi3kit.settings import Settings
 
 _SECONDS = 300.0  # the worker loads MLflow and the model a second time for its first call
 
@@ -22,9 +24,14 @@ class Scored:
     is_json: bool
 
 
-def score(endpoint: Endpoint, payload: str) -> Scored:
-    """POST `payload` as JSON, whatever it is. Raises WorkerFailed when nobody answers."""
+def score(endpoint: Endpoint, payload: str, acting: Settings) -> Scored:
+    """POST `payload` as JSON, whatever it is.
+
+    acting: the settings of who asks. Raises NotAllowed, or WorkerFailed when nobody answers.
+    """
+    acting.require("invoke")
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.api_key}"}
+    headers["X-Phi3kit-User"] = quote(acting.user)  # a header is ASCII, a name need not be
     content = payload.encode("utf-8", errors="surrogatepass")
     try:
         answer = httpx.post(f"{endpoint.base_url}/invocations", content=content, headers=headers, timeout=_SECONDS)

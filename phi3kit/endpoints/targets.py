@@ -11,6 +11,7 @@ from phi3kit.endpoints.connections import Connection
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.records import Endpoint, Served
 from phi3kit.registry.logged_models import LoggedModel
+from phi3kit.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,18 @@ def of_connection(connection: Connection) -> Target:
 
 
 def endpoint_of(
-    target: Target, pool: WorkerPool, keys: Mapping[str, object], on_wait: Callable[[str], None] = lambda what: None
+    target: Target,
+    pool: WorkerPool,
+    keys: Mapping[str, object],
+    acting: Settings,
+    on_wait: Callable[[str], None] = lambda what: None,
 ) -> Endpoint:
     """Where the target answers: its worker, started when it has none, or the remote URL with its key.
 
-    keys: names to secrets. Raises ModelNotFound or WorkerFailed for a logged model, ConnectionInvalid for a remote one.
+    keys: names to secrets. acting: the settings of who asks. Raises NotAllowed, ModelNotFound or WorkerFailed for a
+    logged model, ConnectionInvalid for a remote one.
     """
+    acting.require("talk")
     if target.connection is None:
         return pool.endpoint(target.model_uri, on_wait)
-    return connections.endpoint_of(target.connection, keys)
+    return connections.endpoint_of(target.connection, keys, acting.allowed_hosts)

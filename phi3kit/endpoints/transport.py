@@ -14,7 +14,17 @@ from typing import Any
 import httpx2
 import openai
 
-from phi3kit.errors import BudgetSpent, Busy, EndpointFailed, Failure, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.endpoints.outbound import OnlyAllowed
+from phi3kit.errors import (
+    BudgetSpent,
+    Busy,
+    EndpointFailed,
+    Failure,
+    LimitReached,
+    Phi3KitError,
+    RequestInvalid,
+    WorkerFailed,
+)
 from phi3kit.records import Endpoint
 
 CONNECT_S = 10.0
@@ -73,6 +83,7 @@ def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
                 request.headers["Authorization"] = f"Bearer {endpoint.api_key}"
 
     return httpx2.Client(
+        transport=None if endpoint.allowed_hosts is None else OnlyAllowed(endpoint.allowed_hosts),
         timeout=httpx2.Timeout(endpoint.silence_s, connect=CONNECT_S),
         follow_redirects=False,
         event_hooks={"request": [prepare]},
@@ -165,8 +176,8 @@ def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
 _SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
 
 
-def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) -> Busy | BudgetSpent:
-    """The error for a 429: a full queue, or a spent budget of this app's own."""
+def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) -> Busy | BudgetSpent | LimitReached:
+    """The error for a 429: a full queue, or a limit or a spent budget of this app's own."""
     after = response.headers.get("Retry-After", "")
     seconds = int(after) if after.isdecimal() else 2
     message, code, _ = _said(body)
@@ -174,6 +185,8 @@ def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) ->
         return BudgetSpent(
             "The day's tokens are spent.", message, "Wait until then, or have the budget raised.", renews_in_s=seconds
         )
+    if endpoint.wrapper != "remote" and code == "rate_limit_exceeded":
+        return LimitReached("The answer has to wait.", message, "Then send it again.", retry_after_s=seconds)
     return Busy(waiting=0, retry_after_s=seconds)
 
 
@@ -199,6 +212,8 @@ def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
     def found(*kinds: type[BaseException]) -> BaseException | None:
         return next((each for each in chain if isinstance(each, kinds)), None)
 
+    if isinstance(refused := found(EndpointFailed), EndpointFailed):  # the allow-list's own refusal
+        return refused
     if tls := found(ssl.SSLError):
         why = f"TLS failed: {getattr(tls, 'verify_message', '') or getattr(tls, 'reason', '') or tls}."
         return failed(unreachable, why, "Use a certificate that this machine trusts, or check http and https.", "tls")

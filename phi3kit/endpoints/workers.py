@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +26,13 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from phi3kit.data_folder import writing
-from phi3kit.errors import ModelNotFound, WorkerFailed
+from phi3kit.environment import worker_environment
+from phi3kit.errors import Busy, ModelNotFound, WorkerFailed
 from phi3kit.processes import end, log_tail, tell_to_end
 from phi3kit.records import Endpoint, WrapperName
 from phi3kit.registry.logged_models import resolve
 from phi3kit.registry.model_uris import canonical
-from phi3kit.settings import Settings, child_environment
+from phi3kit.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class _Worker:
     started_at: float
     asked_as: tuple[str, ...] = ()
     ready: bool = False
+    used_at: float = 0.0  # monotonic
     hung: bool = False
 
 
@@ -93,13 +95,14 @@ class WorkerPool:
         self._settings = settings
         self._workers: dict[str, _Worker] = {}
         self._guard = threading.Lock()  # for the two dictionaries
+        self._room = threading.Lock()  # where only so many may be loaded, they start one after the other
         self._starting: dict[str, threading.Lock] = {}  # one a model, so that two models start side by side
 
     def endpoint(self, model_uri: str, on_wait: Callable[[str], None] = lambda what: None) -> Endpoint:
         """A ready worker for the model: the running one, or a new one in the place of one that died.
 
         model_uri: anything that MLflow resolves; an alias is followed with each call.
-        on_wait is called with what is being waited for. Raises ModelNotFound, WorkerFailed or StorageFailed.
+        on_wait is called with what is being waited for. Raises ModelNotFound, WorkerFailed, StorageFailed, or Busy when no more workers may be loaded.
         """
         asked, model_uri = model_uri, canonical(model_uri, self._settings)
         with self._guard:
@@ -108,7 +111,10 @@ class WorkerPool:
             worker = self._running(model_uri)
             if worker is None:
                 on_wait("Starting the worker")
-                worker = self._start(model_uri)
+                with self._room if self._settings.limits.workers else nullcontext():
+                    self._make_room()
+                    worker = self._start(model_uri)
+            worker.used_at = time.monotonic()
             self._remember(asked, worker)
             if not worker.ready:
                 on_wait("Loading the model")
@@ -136,6 +142,11 @@ class WorkerPool:
         except (httpx.HTTPError, ValueError, KeyError):  # it ends at this moment, or is too busy to say
             return None
 
+    def unload(self, model_uri: str, acting: Settings) -> None:
+        """End the model's worker because somebody asks for it. Raises NotAllowed."""
+        acting.require("serve")
+        self.stop(model_uri)
+
     def stop(self, model_uri: str) -> None:
         """End the model's worker, if there is one. model_uri: as statuses() names it."""
         with self._guard:
@@ -151,6 +162,22 @@ class WorkerPool:
             tell_to_end(worker.process)  # all are told first, then waited for
         for worker in workers:
             end(worker.process)
+
+    def _make_room(self) -> None:
+        """Where only so many workers may be loaded, end the one that was unused longest. Raises Busy when all answer."""
+        if (most := self._settings.limits.workers) is None:
+            return
+        with self._guard:
+            running = [each for each in self._workers.values() if each.process.poll() is None]
+        for worker in sorted(running, key=lambda each: each.used_at):
+            if len(running) < most:
+                return
+            at_work = self.activity(worker.endpoint.model_uri)
+            if at_work is not None and not at_work.active and not at_work.waiting:
+                self.stop(worker.endpoint.model_uri)
+                running.remove(worker)
+        if len(running) >= most:
+            raise Busy(waiting=0, retry_after_s=5)
 
     def _remember(self, asked: str, worker: _Worker) -> None:
         """An alias or a version leads to one worker: the one that it led to last."""
@@ -176,7 +203,7 @@ class WorkerPool:
         key = secrets.token_urlsafe(24)
         command = [sys.executable, "-m", "phi3kit.server", str(model.folder), "--wrapper", model.wrapper]
         command += ["--model-uri", model_uri, "--managed"]
-        environment = child_environment(self._settings) | {"PHI3KIT_API_KEY": key}
+        environment = worker_environment(self._settings) | {"PHI3KIT_API_KEY": key}
         with printed:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=printed, text=True

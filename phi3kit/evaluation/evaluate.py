@@ -36,8 +36,9 @@ def evaluate(
     """Evaluate a model and log the run.
 
     A question that cannot be answered scores 0 and is counted as failed. pool: whose workers answer; without one the
-    evaluation has its own and ends it. Raises TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed.
+    evaluation has its own and ends it. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed.
     """
+    settings.require("evaluate")
     asked = read_questions(request)
     model = resolve(canonical(request.model_uri, settings), settings)
     experiment = experiment_id(settings, EVALUATIONS_EXPERIMENT)

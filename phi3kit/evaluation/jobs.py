@@ -32,9 +32,13 @@ class EvaluationJobs(JobList[EvaluationJob]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(EVALUATIONS, settings, _read)
 
-    def start(self, request: EvaluationRequest) -> EvaluationJob:
-        """Start an evaluation; it waits for those before it. Raises StorageFailed."""
-        return self.launch(request.command(), request.as_json())
+    def start(self, request: EvaluationRequest, acting: Settings) -> EvaluationJob:
+        """Start an evaluation; it waits for those before it.
+
+        acting: the settings of who asks. Raises NotAllowed or StorageFailed.
+        """
+        acting.require("evaluate")
+        return self.launch(request.command(), request.as_json(), acting)
 
 
 def _read(folder: Path) -> EvaluationJob:

@@ -1,6 +1,6 @@
 """Registry: names, versions, aliases, tags and descriptions of MLflow's Model Registry, and what can be chosen by them.
 
-Knows the registry and the logged models behind its versions. Reads no turns, loads nothing.
+Each change raises NotAllowed to whom the role does not allow it. Knows the registry and the logged models behind its versions. Reads no turns, loads nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +101,7 @@ def register(
     model_uri: str, name: str, settings: Settings, *, description: str = "", aliases: Sequence[str] = ()
 ) -> Version:
     """Add a version of `name`, which is made when it is new. Raises ModelNotFound, RequestInvalid or StorageFailed."""
+    settings.require("register")
     target = canonical(model_uri, settings)
     client = open_store(settings)
     for alias in aliases:
@@ -121,6 +122,7 @@ def set_alias(name: str, alias: str, version: int, settings: Settings) -> None:
 
     Raises RequestInvalid, ModelNotFound or StorageFailed.
     """
+    settings.require("register")
     _check_alias(alias)
     with _errors(settings, f"The alias {alias!r} cannot be set.", "Use letters, digits, - and _."):
         open_store(settings).set_registered_model_alias(name, alias, str(version))
@@ -128,12 +130,14 @@ def set_alias(name: str, alias: str, version: int, settings: Settings) -> None:
 
 def remove_alias(name: str, alias: str, settings: Settings) -> None:
     """Let an alias point nowhere. Raises ModelNotFound or StorageFailed."""
+    settings.require("register")
     with _errors(settings, f"The alias {alias!r} cannot be removed.", "Look at the list again."):
         open_store(settings).delete_registered_model_alias(name, alias)
 
 
 def describe(name: str, version: int | None, description: str, settings: Settings) -> None:
     """Set the description of a version, or of the name itself. Raises ModelNotFound or StorageFailed."""
+    settings.require("register")
     client = open_store(settings)
     with _errors(settings, "The description cannot be saved.", "Shorten it."):
         if version is None:
@@ -144,6 +148,7 @@ def describe(name: str, version: int | None, description: str, settings: Setting
 
 def set_tags(name: str, version: int, tags: dict[str, str], settings: Settings) -> None:
     """Give a version exactly these tags. Raises RequestInvalid, ModelNotFound or StorageFailed."""
+    settings.require("register")
     client = open_store(settings)
     with _errors(settings, "The tags cannot be saved.", "Use letters, digits, spaces and - _ . / in a key."):
         before = dict(client.get_model_version(name, str(version)).tags)
@@ -159,6 +164,7 @@ def delete_version(name: str, version: int, settings: Settings) -> None:
 
     Raises ModelNotFound or StorageFailed.
     """
+    settings.require("delete")
     client = open_store(settings)
     with _errors(settings, f"Version {version} of {name} cannot be deleted.", "Look at the list again."):
         client.delete_model_version(name, str(version))
@@ -171,6 +177,7 @@ def delete_model(model_uri: str, settings: Settings) -> None:
 
     Raises ModelNotFound or StorageFailed.
     """
+    settings.require("delete")
     target = canonical(model_uri, settings)
     client = open_store(settings)
     with storage_errors(settings.home):

@@ -29,7 +29,6 @@ from phi3kit.server.loading import load_runtime, threads_for
 from phi3kit.server.requests import Activity
 from phi3kit.server.runtime import Runtime
 from phi3kit.settings import read_settings
-from phi3kit.usage.budgets import Budgets
 
 
 def main() -> int:
@@ -69,7 +68,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         api_key=settings.api_key,
         max_queue=settings.max_queue,
         threads=threads_for(arguments.folder, settings.threads),
-        budgets=Budgets(settings.daily_tokens, settings.daily_tokens_per_user),
+        limits=settings.limits,
         log_text=settings.log_text,
     )
 

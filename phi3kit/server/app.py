@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
 from phi3kit import openai_schema
+from phi3kit.access.limits import Limits
 from phi3kit.errors import Phi3KitError, RequestInvalid
 from phi3kit.machine import Threads
 from phi3kit.openai_schema import (
@@ -35,9 +36,17 @@ from phi3kit.server.engine import Engine
 from phi3kit.server.loading import sliding_window
 from phi3kit.server.metrics import WorkerMetrics
 from phi3kit.server.pieces import raw_tokens, tokens_of
-from phi3kit.server.requests import Activity, BodyTooLarge, Guard, error_response, parse, read_body, refusal
+from phi3kit.server.requests import (
+    Activity,
+    BodyTooLarge,
+    Guard,
+    check_length,
+    error_response,
+    parse,
+    read_body,
+    refusal,
+)
 from phi3kit.server.turns import Caller, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn
-from phi3kit.usage.budgets import Budgets
 from phi3kit.usage.keeper import Keeper
 from phi3kit.usage.outbox import Outbox
 
@@ -57,14 +66,14 @@ class WorkerConfig:
     api_key: str | None
     max_queue: int
     threads: Threads
-    budgets: Budgets
+    limits: Limits
     log_text: bool
 
 
 def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> FastAPI:
     """The ASGI application of one worker."""
     metrics = WorkerMetrics(config.wrapper)
-    keeper = Keeper(Outbox(config.home), config.budgets, log_text=config.log_text, count=metrics.count)
+    keeper = Keeper(Outbox(config.home), config.limits, log_text=config.log_text, count=metrics.count)
     started_at = int(time.time())
 
     @contextlib.asynccontextmanager
@@ -119,6 +128,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     @app.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         body = await parse(request, ChatRequest)
+        check_length((message.content for message in body.conversation()), config.limits, "messages")
         caller = Caller.from_headers(request.headers, body.user)
         # In a thread: a text of megabytes takes seconds to cut, and /health must answer meanwhile.
         turn = await asyncio.to_thread(chat_turn, body, caller, engine, config.wrapper, config.model_uri)
@@ -127,6 +137,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     @app.post("/v1/completions", openapi_extra=takes(CompletionRequest))
     async def completions(request: Request) -> Response:
         body = await parse(request, CompletionRequest)
+        check_length([body.raw_prompt()], config.limits, "prompt")
         caller = Caller.from_headers(request.headers, body.user)
         turn = await asyncio.to_thread(raw_turn, body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
@@ -136,6 +147,8 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
         body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
+        said = [body.prompt or ""] if body.messages is None else [each.as_message().content for each in body.messages]
+        check_length(said, config.limits, "prompt" if body.messages is None else "messages")
         return await asyncio.to_thread(_tokenized, body, engine, config)
 
     @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
@@ -158,7 +171,9 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
         data = (await read_body(request)).decode("utf-8", errors="replace")
         content_type = request.headers.get("content-type", "application/json")
-        status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
+        caller = Caller.from_headers(request.headers, None)
+        with keeper.counted(caller.turn_id, caller.user):
+            status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
         return Response(content, status, media_type=media_type)
 
     @app.get("/metrics")

@@ -6,6 +6,7 @@ Knows OpenAI's error shape and the worker's bounds. Knows no model.
 import hmac
 import json
 import time
+from collections.abc import Iterable
 from typing import TypeVar
 
 from fastapi import Request, Response
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit import openai_schema
-from phi3kit.errors import BudgetSpent, Busy, RequestInvalid
+from phi3kit.access.limits import Limits
+from phi3kit.errors import BudgetSpent, Busy, LimitReached, RequestInvalid
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -79,6 +81,19 @@ async def parse(request: Request, kind: type[Body]) -> Body:
     return kind.model_validate(values)
 
 
+def check_length(texts: Iterable[str], limits: Limits, param: str) -> None:
+    """Refuse a text before it is cut into tokens, which takes seconds for megabytes. Raises RequestInvalid."""
+    length = sum(len(text) for text in texts)
+    if limits.prompt_characters is not None and length > limits.prompt_characters:
+        raise RequestInvalid(
+            "The text is too long.",
+            f"It has {length:,} characters, and {limits.prompt_characters:,} are allowed here.",
+            "Shorten it or start a new conversation.",
+            param=param,
+            code="string_above_max_length",
+        )
+
+
 def _key_matches(request: Request, key: str) -> bool:
     given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     return hmac.compare_digest(given.encode(), key.encode())
@@ -89,7 +104,7 @@ def error_response(error: Exception) -> Response:
     if isinstance(error, BodyTooLarge):
         return too_large()
     status, body = openai_schema.error_body(error)
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, (Busy, LimitReached)) else None
     if isinstance(error, BudgetSpent):
         # The `openai` client would try again at once, twice; it is told not to.
         headers = {"Retry-After": str(error.renews_in_s), "X-Should-Retry": "false"}

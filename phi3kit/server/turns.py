@@ -112,13 +112,17 @@ class Turn:
         """What was written since the last time, until every choice is done; first an empty list, once queued.
 
         `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
-        cancelled and the turn is kept all the same. Raises Busy, BudgetSpent or RequestInvalid before the first list.
+        cancelled and the turn is kept all the same. Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
         """
         # The keeper works in threads: a data folder that is slow or locked must not keep others, or /health, waiting.
         await asyncio.to_thread(self._admit, keeper)
         inbox = Inbox()
         jobs = [self._job(index, inbox) for index in range(len(self.choices))]
-        self.queue_place = self.engine.submit(*jobs)
+        try:
+            self.queue_place = self.engine.submit(*jobs)
+        except BaseException:
+            await asyncio.to_thread(keeper.withdraw, self.record())
+            raise
         recorded = False
         try:
             await asyncio.to_thread(keeper.begin, replace(self._whole_record(keeper), error_code="worker_died"))
@@ -143,7 +147,7 @@ class Turn:
 
     def _admit(self, keeper: TurnKeeper) -> None:
         self.prompt_key = keeper.prompt_key(self.said)
-        keeper.admit(self._whole_record(keeper))
+        keeper.admit(self._whole_record(keeper), len(self.choices))
 
     def _job(self, index: int, inbox: Inbox) -> Job:
         sampling = self.sampling

@@ -51,8 +51,9 @@ class Source:
 def find_source(name: str, settings: Settings) -> Source:
     """Look at a source and say what it is; of a repository only small files are downloaded.
 
-    Raises SourceInvalid with the reason, or DownloadFailed.
+    Raises SourceInvalid with the reason, DownloadFailed, or NotAllowed.
     """
+    settings.require("build" if name == EMBEDDED else "build_any")
     folder = _folder(name)
     if folder is not None:
         return Source(name, folder, judge(name, folder, sizes_of(folder)))

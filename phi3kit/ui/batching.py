@@ -47,7 +47,7 @@ def choose_file() -> Path | None:
         given = st.file_uploader(
             "File", type=types, key="batch_file", help="CSV, JSONL or Parquet, with a column of prompts."
         )
-    return keep_upload(given.name, given.getvalue(), resources.kit().settings) if given else None
+    return keep_upload(given.name, given.getvalue(), resources.settings()) if given else None
 
 
 def show_table(file: Path) -> tuple[Table, Reading]:
@@ -113,7 +113,7 @@ def check(request: BatchRequest, table: Table) -> bool:
 def start(request: BatchRequest) -> None:
     """Start a batch and show it; an error is drawn by the page's next run."""
     try:
-        st.session_state["batch_job"] = resources.kit().batches.start(request).job_id
+        st.session_state["batch_job"] = resources.kit().batches.start(request, resources.settings()).job_id
         st.session_state.pop("batch_error", None)
     except Phi3KitError as error:
         st.session_state["batch_error"] = error
@@ -158,8 +158,8 @@ def _draw(job: BatchJob) -> None:
             st.progress(min(1.0, at.done / at.total) if at.total else 1.0, text=progress_words(at, job.active))
         if job.active:
             st.button(
-                "Stop", icon=":material/stop_circle:", on_click=resources.kit().batches.cancel, args=(job,),
-                key="stop_batch", help="What is computed is kept, and the batch can go on from there.",
+                "Stop", icon=":material/stop_circle:", on_click=resources.kit().batches.cancel,
+                args=(job, resources.settings()), key="stop_batch", help="What is computed is kept, and the batch can go on from there.",
             )  # fmt: skip
         if job.error:
             shell.show_error(job.error)

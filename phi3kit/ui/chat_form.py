@@ -52,7 +52,7 @@ def settings_popover(target: Target) -> ChatSettings:
 
 
 def _presets() -> Presets:
-    settings = resources.kit().settings
+    settings = resources.settings()
     return Presets(settings.home, settings.user)
 
 

@@ -31,7 +31,7 @@ class Pending:
 
 def store() -> SavedConversations:
     """This user's conversations."""
-    settings = resources.kit().settings
+    settings = resources.settings()
     return SavedConversations(settings.home, settings.user)
 
 

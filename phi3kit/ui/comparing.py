@@ -76,8 +76,8 @@ def run(sides: Sequence[Target], requests: Sequence[Request], text: str, keep: C
         Lane(
             partial(targets.endpoint_of, side, shared.pool, keys),
             request,
-            TurnContext(user=shared.settings.user, origin="ui", conversation_id=comparison_id),
-            shared.settings,
+            TurnContext(user=resources.settings().user, origin="ui", conversation_id=comparison_id),
+            resources.settings(),
         )
         for side, request in zip(sides, requests, strict=True)
     ]
@@ -126,7 +126,7 @@ def show(comparison: Comparison, *, newest: bool) -> None:
 
 def show_tally() -> None:
     """How often each model has won; nothing before the first vote."""
-    tally = Votes(resources.kit().settings.home).tally()
+    tally = Votes(resources.settings().home).tally()
     if not tally:
         return
     labels = {target.model_uri: target.label for target in choosing.available()}
@@ -179,7 +179,7 @@ def _turn(text: str, side: Target, lane: Lane) -> ChatTurn:
 
 
 def _vote(comparison: Comparison) -> None:
-    kept = Votes(resources.kit().settings.home).of(comparison.id)
+    kept = Votes(resources.settings().home).of(comparison.id)
     if error := st.session_state.pop(f"vote_failed_{comparison.id}", None):
         shell.show_error(error)
     two = len(comparison.turns) == 2
@@ -209,7 +209,7 @@ def _difference(comparison: Comparison, unfolded: bool) -> None:
 
 
 def _cast(comparison: Comparison, winner: int | None) -> None:
-    settings = resources.kit().settings
+    settings = resources.settings()
     try:
         Votes(settings.home).cast(comparison.id, comparison.votes(winner), settings.user)
     except Phi3KitError as error:  # drawn beside the buttons: a callback's own drawing would shift the whole page

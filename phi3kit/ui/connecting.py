@@ -19,7 +19,7 @@ from phi3kit.endpoints.connections import (
 from phi3kit.endpoints.probe import Probe, probe
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import Interface, Protocol
-from phi3kit.ui import resources, shell
+from phi3kit.ui import allowed, resources, shell
 
 _NEW = "New connection"
 _PROTOCOLS: dict[Protocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
@@ -31,7 +31,8 @@ _SILENCE_S = 120
 def connections_button(key: str) -> None:
     """The button that opens the dialog."""
     help_ = "Remote endpoints to talk to: vLLM, Ollama, another phi3kit, mlflow models serve."
-    if st.button("Connections", icon=":material/lan:", type="tertiary", key=f"{key}_connections", help=help_):
+    if st.button("Connections", icon=":material/lan:", type="tertiary", key=f"{key}_connections", help=help_,
+                 disabled=not allowed.may("connect")):  # fmt: skip
         st.session_state.pop(_TESTED, None)
         _dialog()
 
@@ -44,7 +45,7 @@ def _dialog() -> None:
 def edit_connections() -> None:
     """What is in the dialog: one connection's fields, Test, Save and Remove. Saving and removing run the page anew."""
     with shell.errors_shown():
-        settings, keys = resources.kit().settings, resources.secrets()
+        settings, keys = resources.settings(), resources.secrets()
         kept = {each.name: each for each in list_connections(settings.home)}
         chosen = st.selectbox("Connection", [_NEW, *kept], key="connection_chosen") if kept else _NEW
         connection = kept.get(chosen)
@@ -56,7 +57,7 @@ def edit_connections() -> None:
             test = st.button("Test", icon=":material/network_check:", key="connection_test")
             remove = connection and st.button("Remove", icon=":material/delete:", key="connection_remove")
         if remove:
-            remove_connection(chosen, settings.home)
+            remove_connection(chosen, settings)
             st.rerun()
         if test:
             with st.spinner(f"Asking {values['url'] or 'the endpoint'}"):
@@ -67,9 +68,9 @@ def edit_connections() -> None:
         with details:  # behind the test, which fills them
             values |= _detail_fields(connection, key, values)
         if save:
-            save_connection(Connection(**values), settings.home)
+            save_connection(Connection(**values), settings)
             if connection and chosen != values["name"]:
-                remove_connection(chosen, settings.home)
+                remove_connection(chosen, settings)
             st.rerun()
         _show_test(_tested(values))
 
@@ -163,7 +164,7 @@ def _test(address: dict[str, Any], key: str, keys: dict[str, object]) -> Probe |
         "silence_s": st.session_state.get(f"{key}_silence") or _SILENCE_S,
     }
     try:
-        return probe(Connection(**address | details), keys)
+        return probe(Connection(**address | details), keys, resources.settings())
     except Phi3KitError as error:
         return error
 

@@ -6,12 +6,14 @@ Knows widgets. What is served and bundled, the deployment modules know.
 import json
 import shlex
 import time
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import streamlit as st
 
+from phi3kit.access.profiles import Role
 from phi3kit.deployment import azure, recipes, servers
 from phi3kit.deployment.azure import Bundle
 from phi3kit.deployment.recipes import Recipe
@@ -19,7 +21,7 @@ from phi3kit.deployment.servers import ServerStatus
 from phi3kit.errors import Phi3KitError
 from phi3kit.processes import log_tail
 from phi3kit.registry.names import Choice
-from phi3kit.ui import acting, resources, shell, theme
+from phi3kit.ui import acting, allowed, resources, shell, theme
 
 _LOG_LINES = 30
 _THROUGH_MEMORY_BYTES = 200_000_000  # Streamlit keeps a download in memory: a bigger zip is written to a file
@@ -65,12 +67,13 @@ def show_server(choice: Choice, port: int) -> None:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Try it here**  \nStart the same command as a process of this app.", width="content")
             if status:
-                stop = partial(resources.kit().servers.stop, choice.model.model_uri)
+                stop = partial(resources.kit().servers.stop, choice.model.model_uri, resources.settings())
                 st.button(
-                    "Stop", icon=":material/stop_circle:", on_click=acting.attempt, args=(stop, "Stopped"), key="stop"
-                )
+                    "Stop", icon=":material/stop_circle:", on_click=acting.attempt, args=(stop, "Stopped"), key="stop",
+                    disabled=not allowed.may("serve"),
+                )  # fmt: skip
             else:
-                start = partial(resources.kit().servers.start, choice.model_uri, port)
+                start = partial(resources.kit().servers.start, choice.model_uri, resources.settings(), port)
                 st.button(
                     "Start",
                     type="primary",
@@ -78,6 +81,7 @@ def show_server(choice: Choice, port: int) -> None:
                     on_click=acting.attempt,
                     args=(start, f"Starting on port {port}"),
                     key="start",
+                    disabled=not allowed.may("serve"),
                 )
         if status and status.state == "starting":
             _starting_server(choice)
@@ -132,17 +136,17 @@ def _server_of(choice: Choice) -> ServerStatus | None:
 
 
 @st.cache_data(ttl=60, max_entries=20, show_spinner="Reading the logged model")
-def _planned(model_uri: str, home: str) -> Bundle | Phi3KitError:
+def _planned(model_uri: str, home: str, role: Role) -> Bundle | Phi3KitError:
     try:
-        return azure.plan_bundle(model_uri, resources.kit().settings)
+        return azure.plan_bundle(model_uri, replace(resources.settings(), role=role))
     except Phi3KitError as error:
         return error
 
 
 def show_azure(choice: Choice) -> None:
     """The bundle: its size first, then its files, and the zip."""
-    settings = resources.kit().settings
-    bundle = _planned(choice.model.model_uri, str(settings.home))
+    settings = resources.settings()
+    bundle = _planned(choice.model.model_uri, str(settings.home), settings.role)
     if isinstance(bundle, Phi3KitError):
         raise bundle
     with st.container(border=True):
@@ -180,7 +184,7 @@ def _show_zip(bundle: Bundle) -> None:
             on_click="ignore",
         )
         return
-    file = resources.kit().settings.home / "bundles" / f"{bundle.name}.zip"
+    file = resources.settings().home / "bundles" / f"{bundle.name}.zip"
     st.caption(
         f"A zip of {shell.size(bundle.model_bytes)} is too big for the browser's download: it is written to a file."
     )

@@ -15,7 +15,7 @@ from phi3kit.evaluation.jobs import EvaluationJob
 from phi3kit.evaluation.promote import promote
 from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.evaluation.results import Evaluation
-from phi3kit.ui import batching, resources, shell, theme
+from phi3kit.ui import allowed, batching, resources, shell, theme
 
 _FRESH_S = 3.0
 _LOOK_EVERY = "0.5s"
@@ -43,13 +43,13 @@ def choose_questions() -> str | None:
             "File", type=["csv", "tsv", "jsonl", "parquet"], key="evaluate_file",
             help="A table with a column message (or prompt) and a column expected.",
         )  # fmt: skip
-    return str(keep_upload(given.name, given.getvalue(), resources.kit().settings)) if given else None
+    return str(keep_upload(given.name, given.getvalue(), resources.settings())) if given else None
 
 
 def start(request: EvaluationRequest) -> None:
     """Start an evaluation; an error is drawn by the page's next run."""
     try:
-        resources.kit().evaluations.start(request)
+        resources.kit().evaluations.start(request, resources.settings())
         st.session_state.pop("evaluate_error", None)
     except Phi3KitError as error:
         st.session_state["evaluate_error"] = error
@@ -87,24 +87,25 @@ def _live_job() -> None:
             else:
                 st.caption("Starting the worker")
             st.button(
-                "Cancel", icon=":material/close:", on_click=resources.kit().evaluations.cancel, args=(job,),
+                "Cancel", icon=":material/close:", on_click=resources.kit().evaluations.cancel,
+                args=(job, resources.settings()), disabled=not job.belongs_to(resources.settings()),
                 key="cancel_evaluation",
             )  # fmt: skip
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner=False)
 def _logged(home: str) -> list[Evaluation]:
-    return results.list_evaluations(resources.kit().settings)
+    return results.list_evaluations(resources.settings())
 
 
 def logged() -> list[Evaluation]:
     """The evaluations that were logged, newest first. Raises StorageFailed."""
-    return _logged(str(resources.kit().settings.home))
+    return _logged(str(resources.settings().home))
 
 
 @st.cache_data(max_entries=20, show_spinner="Reading the answers")
 def _answers(run_id: str) -> pd.DataFrame:
-    return results.answers_of(run_id, resources.kit().settings)
+    return results.answers_of(run_id, resources.settings())
 
 
 def forget() -> None:
@@ -230,7 +231,7 @@ def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
 
 
 def _show_promotion(a: Evaluation, b: Evaluation) -> None:
-    with st.popover("Promote", icon=":material/trophy:"):
+    with st.popover("Promote", icon=":material/trophy:", disabled=not allowed.may("register")):
         sides = {"A": a, "B": b} if a is not b else {"A": a}
         side = st.segmented_control("Which", list(sides), default="A", required=True, key="promote_side")
         chosen = sides[side]
@@ -252,7 +253,7 @@ def _show_promotion(a: Evaluation, b: Evaluation) -> None:
 
 def _promote(evaluation: Evaluation, name: str, alias: str) -> None:
     try:
-        st.session_state["promoted"] = promote(evaluation, name, alias, resources.kit().settings)
+        st.session_state["promoted"] = promote(evaluation, name, alias, resources.settings())
         resources.forget_lists()
     except Phi3KitError as error:
         st.session_state["promote_error"] = error

@@ -9,12 +9,13 @@ from typing import Literal
 import pandas as pd
 import streamlit as st
 
+from phi3kit.endpoints import targets
 from phi3kit.registry import names as registry
 from phi3kit.registry import versions
 from phi3kit.registry.logged_models import LoggedModel
 from phi3kit.registry.names import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.signatures.describe import describe
-from phi3kit.ui import acting, resources, shell, theme
+from phi3kit.ui import acting, allowed, resources, shell, theme
 from phi3kit.ui.row_choice import DATE, choose_row
 from phi3kit.usage.summary import totals
 
@@ -73,7 +74,7 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
         with st.container(horizontal=True):
             load_buttons(model)
             _register_form(model)
-            if st.button("Delete", icon=":material/delete:", key="delete_model"):
+            if st.button("Delete", icon=":material/delete:", key="delete_model", disabled=not allowed.may("delete")):
                 _confirm_delete(model, registered)
             links(model.model_uri, model)
         if model.files_gone:
@@ -108,10 +109,17 @@ def load_buttons(model: LoggedModel) -> None:
     pool = resources.kit().pool
     running = any(each.model_uri == model.model_uri and each.state != "stopped" for each in pool.statuses())
     if running:
-        st.button("Unload", icon=":material/eject:", on_click=pool.stop, args=(model.model_uri,), key="unload")
-    elif st.button("Load", icon=":material/memory:", key="load", disabled=model.files_gone):
+        st.button(
+            "Unload",
+            icon=":material/eject:",
+            on_click=pool.unload,
+            args=(model.model_uri, resources.settings()),
+            key="unload",
+            disabled=not allowed.may("serve"),
+        )
+    elif st.button("Load", icon=":material/memory:", key="load", disabled=model.files_gone or not allowed.may("talk")):
         with st.spinner("Starting the worker and loading the model"):
-            acting.attempt(lambda: pool.endpoint(model.model_uri), f"Loaded {model.model_uri}")
+            acting.attempt(lambda: resources.endpoint(targets.of_model(model, "")), f"Loaded {model.model_uri}")
         st.rerun()
 
 
@@ -142,7 +150,9 @@ def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
 
 def _register_form(model: LoggedModel) -> None:
     with (
-        st.popover("Register", icon=":material/bookmark_add:", disabled=model.files_gone),
+        st.popover(
+            "Register", icon=":material/bookmark_add:", disabled=model.files_gone or not allowed.may("register")
+        ),
         st.form("register_form", border=False, clear_on_submit=True),
     ):
         name = st.text_input("Name in the Model Registry", placeholder=f"phi3-{model.wrapper}", help="Adds a version.")
@@ -151,7 +161,7 @@ def _register_form(model: LoggedModel) -> None:
         if st.form_submit_button("Register", icon=":material/bookmark_add:"):
             named = name.strip() or f"phi3-{model.wrapper}"
             act = partial(
-                registry.register, model.model_uri, named, resources.kit().settings,
+                registry.register, model.model_uri, named, resources.settings(),
                 description=description, aliases=tuple(aliases),
             )  # fmt: skip
             acting.attempt(act, f"Registered as {named}")
@@ -171,9 +181,9 @@ def _confirm_delete(model: LoggedModel, registered: list[RegisteredModel]) -> No
 
 def _delete_model(model: LoggedModel) -> None:
     shared = resources.kit()
-    shared.pool.stop(model.model_uri)
-    shared.servers.stop(model.model_uri)
-    registry.delete_model(model.model_uri, shared.settings)
+    shared.pool.unload(model.model_uri, resources.settings())
+    shared.servers.stop(model.model_uri, resources.settings())
+    registry.delete_model(model.model_uri, resources.settings())
 
 
 def _versions_of(model: LoggedModel, registered: list[RegisteredModel]) -> list[Version]:

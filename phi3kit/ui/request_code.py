@@ -35,6 +35,6 @@ def show_request(request: Request, wrapper: Served, model_uri: str) -> None:
 def _snippets(request: Request, wrapper: Served, model_uri: str) -> list[Snippet]:
     """None for a connection that was removed since."""
     if wrapper != "remote":
-        return snippets(request, wrapper, model_uri, resources.kit().settings.tracking_uri)
+        return snippets(request, wrapper, model_uri, resources.settings().tracking_uri)
     remote = next((target.connection for target in choosing.available() if target.model_uri == model_uri), None)
     return remote_snippets(request, remote) if remote else []

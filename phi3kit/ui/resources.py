@@ -6,13 +6,14 @@ Knows settings, worker pool, scoring servers, usage writer and builds; everythin
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
+from phi3kit.access.profiles import Role
 from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.tables import Reading, Table, open_table
 from phi3kit.builds.events import BuildRequest
@@ -34,6 +35,7 @@ from phi3kit.registry.versions import Evaluation
 from phi3kit.settings import Settings, read_settings
 from phi3kit.sources.find import Source, find_source
 from phi3kit.store import open_store
+from phi3kit.ui import visitors
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import TurnsReader, TurnsReading
 from phi3kit.usage.writer import UsageWriter
@@ -78,7 +80,8 @@ def kit() -> Kit:
     for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    settings = read_settings(secrets())
+    # No session may act with these: `settings()` has what each may do.
+    settings = replace(read_settings(secrets()), role="nobody")
     open_store(settings)
     shared = Kit(
         settings,
@@ -93,6 +96,11 @@ def kit() -> Kit:
     )
     shared.writer.start()
     return shared
+
+
+def settings() -> Settings:
+    """The settings as the person at this browser tab has them: who acts, and what they may do."""
+    return visitors.acting(kit().settings)
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner=False)
@@ -137,7 +145,7 @@ def connections() -> list[Connection]:
 
 def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None) -> Endpoint:
     """Where a target answers. Raises ModelNotFound, WorkerFailed or ConnectionInvalid."""
-    return targets.endpoint_of(target, kit().pool, secrets(), on_wait)
+    return targets.endpoint_of(target, kit().pool, secrets(), settings(), on_wait)
 
 
 def reading(*, whole: bool = False) -> TurnsReading:
@@ -158,7 +166,8 @@ def reading(*, whole: bool = False) -> TurnsReading:
         bar.empty()
     if found.snapshot is None and found.error is not None:
         raise found.error
-    return found
+    acting = settings()
+    return found if acting.may("watch") else found.of(acting.user)
 
 
 def turns() -> pd.DataFrame:
@@ -175,18 +184,18 @@ def forget_lists() -> None:
 
 
 @st.cache_data(ttl=_PLAN_FRESH_S, max_entries=20, show_spinner="Looking at the source")
-def _planned(request: BuildRequest, home: str) -> tuple[Source, Plan] | Phi3KitError:
-    settings = kit().settings
+def _planned(request: BuildRequest, home: str, role: Role) -> tuple[Source, Plan] | Phi3KitError:
+    acting = replace(kit().settings, role=role)
     try:
-        source = find_source(request.source, settings)
-        return source, make_plan(request, source, settings)
+        source = find_source(request.source, acting)
+        return source, make_plan(request, source, acting)
     except Phi3KitError as error:  # kept too: a hub that is away is not asked again with every click
         return error
 
 
 def plan(request: BuildRequest) -> tuple[Source, Plan]:
     """The source of a build and what it needs. Raises SourceInvalid or DownloadFailed."""
-    found = _planned(request, str(kit().settings.home))
+    found = _planned(request, str(kit().settings.home), settings().role)
     if isinstance(found, Phi3KitError):
         raise found
     return found

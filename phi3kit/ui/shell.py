@@ -130,7 +130,7 @@ def status() -> None:
         memory = f" · {worker.memory_bytes / 1e6:,.0f} MB" if worker.memory_bytes else ""
         st.markdown(f"{theme.badge(worker.wrapper)} {_STATE_WORDS[worker.state]}{memory}")
     writer = shared.writer.state()
-    st.caption(f"Store: {plain(shared.settings.store_name)} · {writer.waiting:,} waiting")
+    st.caption(f"Store: {plain(resources.settings().store_name)} · {writer.waiting:,} waiting")
     if writer.problem:
         st.caption(f":orange[:material/warning:] Turns wait: {plain(writer.problem)}")
 

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
+from phi3kit.endpoints import targets
 from phi3kit.endpoints.scoring import Scored, score
 from phi3kit.records import WrapperName
 from phi3kit.registry.names import Choice
@@ -17,7 +18,7 @@ from phi3kit.signatures.describe import Row, chapter_signature, compare, describ
 from phi3kit.signatures.enforcement import Refusal, enforce
 from phi3kit.signatures.payloads import EXAMPLES
 from phi3kit.signatures.predict_rules import refused_by_predict, surprises
-from phi3kit.ui import live_text, resources, shell, theme
+from phi3kit.ui import allowed, live_text, resources, shell, theme
 from phi3kit.ui.literal import literal
 
 MEANING: dict[WrapperName, str] = {
@@ -231,15 +232,16 @@ def _ask_really(side: Side, text: str) -> None:
         key=f"lab_ask_{side.letter}",
         type="tertiary",
         icon=":material/play_arrow:",
+        disabled=not allowed.may("invoke"),
         help="Starts the model's worker when it is not loaded, and posts the payload to its /invocations.",
     ):
         with (
             shell.errors_shown(),
             st.spinner("Loading the model and MLflow in its worker; the first time takes seconds"),
         ):
-            endpoint = resources.kit().pool.endpoint(uri)
+            endpoint = resources.endpoint(targets.of_model(side.choice.model, ""))
             asked.clear()
-            asked[uri, text] = score(endpoint, text)
+            asked[uri, text] = score(endpoint, text, resources.settings())
     if scored := asked.get((uri, text)):
         st.caption(f"/invocations answered {scored.status}:")
         st.code(_cut(scored.body), language="json" if scored.is_json else None, wrap_lines=True)

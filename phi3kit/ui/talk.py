@@ -108,8 +108,8 @@ def run_turn(
 
     text: what the person wrote (the message, or the raw prompt itself). begun: what the answer goes on from.
     """
-    shared = resources.kit()
-    context = TurnContext(user=shared.settings.user, origin="ui", conversation_id=conversation_id)
+    acting = resources.settings()
+    context = TurnContext(user=acting.user, origin="ui", conversation_id=conversation_id)
     place, stopping = st.empty(), st.empty()
     # A click runs the page anew; this run ends at its next use of st, and what came so far is kept.
     stopping.button("Stop", icon=":material/stop_circle:", key=f"stop_{context.turn_id}", shortcut="Escape")
@@ -118,7 +118,7 @@ def run_turn(
     try:
         with place.status("Starting the worker", type="compact") as waiting:
             endpoint = resources.endpoint(target, lambda what: waiting.update(label=f"{what} ({target.wrapper})"))
-            steps = client.stream(endpoint, request, context, shared.settings)
+            steps = client.stream(endpoint, request, context, acting)
             for answer in steps:
                 if answer.completion_tokens or answer.text:
                     break
@@ -145,7 +145,7 @@ def run_turn(
 
 def settle(conversation: Conversation) -> None:
     """Before turns are drawn: a stopped one takes the counts that its worker logged."""
-    outbox = Outbox(resources.kit().settings.home)
+    outbox = Outbox(resources.settings().home)
 
     def find_soon(turn_id: str) -> TurnRecord | None:
         for _ in range(60):  # the worker notices within milliseconds that its reader has gone

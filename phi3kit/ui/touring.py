@@ -7,13 +7,14 @@ import streamlit as st
 
 from phi3kit.builds.events import BuildRequest
 from phi3kit.builds.snippets import onnx_wrapper_code
+from phi3kit.endpoints import targets
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import WRAPPERS, WrapperName
 from phi3kit.registry.logged_models import LoggedModel
 from phi3kit.signatures.describe import describe
 from phi3kit.sources.find import EMBEDDED
 from phi3kit.tour import MESSAGES, PROMPT, STEPS, TourStep, ask_like_the_chapter
-from phi3kit.ui import building, resources, shell, theme
+from phi3kit.ui import allowed, building, resources, shell, theme
 
 _ONWARD = (
     ("models", "Name and version it", ":material/inventory_2:"),
@@ -130,11 +131,13 @@ def _predict(wrapper: WrapperName) -> None:
         st.caption("Its model is not built yet: run the step that logs it, then come back.")
         return
     key = f"tour_answer_{model.model_uri}"
-    if st.button("Run this step: ask it", type="primary", icon=":material/play_arrow:", key=f"tour_ask_{wrapper}"):
+    if allowed.note("invoke") and st.button(
+        "Run this step: ask it", type="primary", icon=":material/play_arrow:", key=f"tour_ask_{wrapper}"
+    ):
         with st.spinner("Loading the model with plain MLflow"):
             try:
-                endpoint = resources.kit().pool.endpoint(model.model_uri)
-                st.session_state[key] = ask_like_the_chapter(endpoint, wrapper)
+                endpoint = resources.endpoint(targets.of_model(model, ""))
+                st.session_state[key] = ask_like_the_chapter(endpoint, wrapper, resources.settings())
             except Phi3KitError as error:
                 st.session_state.pop(key, None)
                 shell.show_error(error)

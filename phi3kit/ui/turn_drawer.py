@@ -75,7 +75,7 @@ def _drawer(row: dict[str, Any]) -> None:
                 st.link_button("Trace in MLflow", details.trace_url, icon=":material/account_tree:")
             with shell.errors_shown():
                 _open_again(row["conversation_id"], details)
-        if resources.kit().settings.own_store:
+        if resources.settings().own_store:
             st.caption("MLflow's own pages answer while `make mlflow-ui` runs.")
         _text(details)
     with st.expander("Parameters and identifiers", icon=":material/tune:"):
@@ -110,7 +110,7 @@ def _open_again(conversation_id: Any, details: TurnDetails) -> None:
 def _details(row: dict[str, Any]) -> tuple[TurnDetails | None, Phi3KitError | None]:
     turn_id = row["turn_id"] if isinstance(row["turn_id"], str) else None
     try:
-        return turn_details(resources.kit().settings, row["run_id"], turn_id), None
+        return turn_details(resources.settings(), row["run_id"], turn_id), None
     except Phi3KitError as error:
         return None, error
 

@@ -15,7 +15,6 @@ import streamlit as st
 from phi3kit.ui import resources, shell, theme, turn_drawer
 from phi3kit.ui.usage_filters import Chosen
 from phi3kit.usage import budgets, charts, prices, summary
-from phi3kit.usage.budgets import Budgets
 from phi3kit.usage.reader import TurnsReading
 
 Card = Callable[[pd.DataFrame], None]
@@ -77,11 +76,10 @@ def odd_runs(reading: TurnsReading) -> None:
 def meters() -> None:
     """How much of today's budgets is spent; nothing without budgets."""
     shared = resources.kit()
-    settings = shared.settings
-    bounds = Budgets(settings.daily_tokens, settings.daily_tokens_per_user)
-    day = budgets.today()
-    users = list(dict.fromkeys([settings.user, *shared.outbox.spenders(day)]))[:10]
-    found = budgets.meters(bounds, shared.outbox, users)
+    settings = resources.settings()
+    others = shared.outbox.spenders(budgets.today()) if settings.may("administer") else ()
+    users = list(dict.fromkeys([settings.user, *others]))[:10]
+    found = budgets.meters(settings.limits, shared.outbox, users)
     if not found:
         return
     with st.container(border=True):
@@ -99,7 +97,7 @@ def metrics(chosen: Chosen) -> None:
     """The sums, and how they changed against the period before."""
     sums = summary.totals(chosen.turns)
     was = None if chosen.before is None else summary.totals(chosen.before)
-    own = prices.load(resources.kit().settings.home)
+    own = prices.load(resources.settings().home)
 
     def metric(label: str, text: str, now: float | None, before: float | None, colour: str = "off") -> None:
         changed = summary.change(now, before)

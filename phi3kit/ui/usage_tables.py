@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.records import SERVED
-from phi3kit.ui import resources, shell, theme, turn_drawer, usage_cards
+from phi3kit.ui import allowed, resources, shell, theme, turn_drawer, usage_cards
 from phi3kit.usage import charts, export, prices, summary
 from phi3kit.usage.prices import Price
 
@@ -66,7 +66,7 @@ def conversations(turns: pd.DataFrame) -> None:
 
 def costs(turns: pd.DataFrame) -> None:
     """What the turns cost by one's own prices, and by list prices."""
-    home = resources.kit().settings.home
+    home = resources.settings().home
     own = prices.load(home)
     with st.container(border=True, height="stretch"):
         st.markdown("**Cost**")
@@ -89,7 +89,7 @@ def costs(turns: pd.DataFrame) -> None:
             },
         )
         st.caption("List prices are those that the installed MLflow ships, in US dollars for a million tokens (M).")
-        with st.popover("Your prices", icon=":material/edit:"):
+        with st.popover("Your prices", icon=":material/edit:", disabled=not allowed.may("administer")):
             _own_prices(own)
 
 
@@ -109,7 +109,7 @@ def _own_prices(own: dict[str, Price]) -> None:
     )
     if st.button("Save", type="primary", key="usage_save_prices"):
         prices.save(
-            resources.kit().settings.home,
+            resources.settings(),
             {
                 row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])
                 for row in edited.to_dict("records")

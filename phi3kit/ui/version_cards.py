@@ -11,7 +11,7 @@ import streamlit as st
 from phi3kit.errors import RequestInvalid
 from phi3kit.registry import names as registry
 from phi3kit.registry.names import CHALLENGER, CHAMPION, RegisteredModel, Version
-from phi3kit.ui import acting, model_cards, resources, shell, theme
+from phi3kit.ui import acting, allowed, model_cards, resources, shell, theme
 from phi3kit.ui.row_choice import DATE, choose_row
 
 
@@ -65,12 +65,17 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
             )
         with st.container(horizontal=True):
             _alias_buttons(version)
-            with st.popover("Annotate", icon=":material/edit_note:"):
+            with st.popover("Annotate", icon=":material/edit_note:", disabled=not allowed.may("register")):
                 _annotate_form(version, registered)
             if version.model:
                 model_cards.load_buttons(version.model)
                 model_cards.links(version.model_uri, version.model)
-            if st.button("Delete version", icon=":material/delete:", key="delete_version"):
+            if st.button(
+                "Delete version",
+                icon=":material/delete:",
+                key="delete_version",
+                disabled=not allowed.may("delete"),
+            ):
                 _confirm_delete_version(version)
         if version.description:
             st.caption(shell.plain(version.description))
@@ -81,7 +86,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
 
 
 def _alias_buttons(version: Version) -> None:
-    settings = resources.kit().settings
+    settings = resources.settings()
     for alias in (CHAMPION, CHALLENGER):
         set_already = alias in version.aliases
         act = (
@@ -98,9 +103,10 @@ def _alias_buttons(version: Version) -> None:
             on_click=acting.attempt,
             args=(act, done),
             key=f"alias_{alias}",
+            disabled=not allowed.may("register"),
             help=f"models:/{version.name}@{alias} leads to the version that has this alias; workers follow it.",
         )
-    with st.popover("Alias", icon=":material/label:"):
+    with st.popover("Alias", icon=":material/label:", disabled=not allowed.may("register")):
         with st.form("alias_form", border=False, clear_on_submit=True):
             own = st.text_input("Alias of your own", placeholder="for example staging")
             if st.form_submit_button("Set", icon=":material/label:"):
@@ -117,7 +123,7 @@ def _alias_buttons(version: Version) -> None:
 
 
 def _annotate_form(version: Version, registered: list[RegisteredModel]) -> None:
-    settings = resources.kit().settings
+    settings = resources.settings()
     whole = next(each for each in registered if each.name == version.name)
     with st.form(f"annotate_{version.model_uri}", border=False):
         description = st.text_area(f"Description of version {version.version}", version.description, height=80)
@@ -159,5 +165,5 @@ def _confirm_delete_version(version: Version) -> None:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
         st.markdown(f"Who asks for **{shell.plain(names)}** finds nothing afterwards.")
     st.caption("The logged model and its files stay.")
-    act = partial(registry.delete_version, version.name, version.version, resources.kit().settings)
+    act = partial(registry.delete_version, version.name, version.version, resources.settings())
     acting.confirm(act, f"Deleted {version.model_uri}")

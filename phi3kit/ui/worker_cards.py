@@ -9,7 +9,7 @@ import streamlit as st
 
 from phi3kit.endpoints.workers import WorkerStatus
 from phi3kit.processes import log_tail
-from phi3kit.ui import resources, shell, theme
+from phi3kit.ui import allowed, resources, shell, theme
 
 _LOG_LINES = 40
 
@@ -36,8 +36,9 @@ def _show(worker: WorkerStatus) -> None:
                 "Unload" if worker.state != "stopped" else "Forget",
                 icon=":material/eject:",
                 key=f"stop_{worker.model_uri}",
-                on_click=pool.stop,
-                args=(worker.model_uri,),
+                on_click=pool.unload,
+                args=(worker.model_uri, resources.settings()),
+                disabled=not allowed.may("serve"),
             )
         st.code("\n".join([worker.model_uri, *worker.asked_as]), language=None)
         if worker.state != "stopped":

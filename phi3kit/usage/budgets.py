@@ -6,18 +6,11 @@ Counts what was asked from this machine. Knows the outbox's sums, no MLflow. A d
 import time
 from dataclasses import dataclass
 
+from phi3kit.access.limits import Limits
 from phi3kit.errors import BudgetSpent
 from phi3kit.usage.outbox import Outbox, day_of
 
 _DAY_S = 86_400
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """Tokens a day; None: no bound."""
-
-    everybody: int | None = None
-    each_user: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,10 +28,10 @@ class Meter:
         return min(self.spent_tokens / self.budget_tokens, 1.0)
 
 
-def check(budgets: Budgets, outbox: Outbox, user: str, prompt_tokens: int = 0, now: float | None = None) -> None:
+def check(limits: Limits, outbox: Outbox, user: str, prompt_tokens: int = 0, now: float | None = None) -> None:
     """Let a turn begin. Its answer may go beyond what is left; the next turn then may not. Raises BudgetSpent."""
     moment = time.time() if now is None else now
-    for meter in meters(budgets, outbox, [user], moment):
+    for meter in meters(limits, outbox, [user], moment):
         if meter.spent_tokens >= meter.budget_tokens or meter.spent_tokens + prompt_tokens > meter.budget_tokens:
             raise _spent(meter, int(meter.renews_at - moment) + 1)
 
@@ -54,16 +47,16 @@ def _spent(meter: Meter, renews_in_s: int) -> BudgetSpent:
     )
 
 
-def meters(budgets: Budgets, outbox: Outbox, users: list[str], now: float | None = None) -> list[Meter]:
+def meters(limits: Limits, outbox: Outbox, users: list[str], now: float | None = None) -> list[Meter]:
     """The state of every budget that there is: everybody's, then each of the users'."""
     moment = time.time() if now is None else now
     day = day_of(moment)
     renews_at = (moment // _DAY_S + 1) * _DAY_S
     found = []
-    if budgets.everybody is not None:
-        found.append(Meter(None, outbox.spent_tokens(day), budgets.everybody, renews_at))
-    if budgets.each_user is not None:
-        found += [Meter(user, outbox.spent_tokens(day, user), budgets.each_user, renews_at) for user in users]
+    if limits.daily_tokens is not None:
+        found.append(Meter(None, outbox.spent_tokens(day), limits.daily_tokens, renews_at))
+    if limits.user_daily_tokens is not None:
+        found += [Meter(user, outbox.spent_tokens(day, user), limits.user_daily_tokens, renews_at) for user in users]
     return found
 
 

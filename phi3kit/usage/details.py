@@ -13,7 +13,7 @@ from mlflow.tracing.client import TracingClient
 from phi3kit.records import ROLES, Message
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
-from phi3kit.usage.traces import trace_id_of
+from phi3kit.usage.traces import USER, trace_id_of
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ class TurnDetails:
 
 
 def turn_details(settings: Settings, run_id: str, turn_id: str | None) -> TurnDetails:
-    """Read a turn's trace. Raises StorageFailed."""
+    """Read a turn's trace. settings: of who looks; what others said is for admins. Raises StorageFailed."""
     open_store(settings)
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
     root = f"{settings.mlflow_url}/#/experiments/{experiment}"
     trace = _trace(settings, turn_id) if turn_id else None
-    prompt, completions = _said(trace) if trace else (None, ())
+    readable = trace and (settings.may("administer") or trace.info.trace_metadata.get(USER) == settings.user)
+    prompt, completions = _said(trace) if trace and readable else (None, ())
     return TurnDetails(
         run_url=f"{root}/runs/{run_id}",
         trace_url=f"{root}/traces?selectedEvaluationId={trace.info.trace_id}" if trace else None,

@@ -8,15 +8,17 @@ import hmac
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
+from phi3kit.access.limits import Limits
 from phi3kit.errors import BudgetSpent, StorageFailed
 from phi3kit.prompts.chat_template import raw_prompt
 from phi3kit.records import Message, TurnRecord
-from phi3kit.usage.budgets import Budgets, check
+from phi3kit.usage.asked import Asked
+from phi3kit.usage.budgets import check
 from phi3kit.usage.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,12 @@ class TurnKeeper(Protocol):
 
     log_text: bool  # whether records carry what was said
 
-    def admit(self, turn: TurnRecord) -> None:
-        """Let a turn begin, or raise why not."""
+    def admit(self, turn: TurnRecord, answers: int = 1) -> None:
+        """Let a turn begin, which asks for so many answers, or raise why not."""
+        ...
+
+    def withdraw(self, turn: TurnRecord) -> None:
+        """Forget a turn that was let in and could not begin."""
         ...
 
     def begin(self, turn: TurnRecord) -> None:
@@ -53,14 +59,15 @@ class Keeper:
     def __init__(
         self,
         outbox: Outbox,
-        budgets: Budgets,
+        limits: Limits,
         *,
         log_text: bool,
         count: Callable[[TurnRecord], None] = lambda turn: None,
     ) -> None:
         """count: told of every turn that ended."""
         self.log_text = log_text
-        self._outbox, self._budgets, self._count = outbox, budgets, count
+        self._outbox, self._limits, self._count = outbox, limits, count
+        self._asked = Asked(outbox.home) if limits.paces_users else None
         self._unkept: deque[TurnRecord] = deque()
         self._guard = threading.Lock()
         self._wake = threading.Event()
@@ -73,10 +80,11 @@ class Keeper:
         """Turns that are in memory only."""
         return len(self._unkept)
 
-    def admit(self, turn: TurnRecord) -> None:
+    def admit(self, turn: TurnRecord, answers: int = 1) -> None:
         """Let a turn begin, or refuse it. A turn beyond a budget is logged as refused.
 
-        Raises BudgetSpent, or StorageFailed when too many turns are in memory only.
+        One beyond a limit is not: a log that grows with each refusal would be the next thing to exhaust.
+        Raises LimitReached, BudgetSpent, or StorageFailed when too many turns are in memory only.
         """
         if self.unkept >= _MOST_IN_MEMORY:
             raise StorageFailed(
@@ -84,14 +92,40 @@ class Keeper:
                 why=f"The data folder takes no more, and {self.unkept:,} turns are in memory.",
                 next_step="Free some space in the data folder, then send it again.",
             )
-        try:
-            # Where nothing can be read, nothing can be counted: the turn is answered, and kept in memory if need be.
+        # Where nothing can be read, nothing can be counted: the turn is answered, and kept in memory if need be.
+        # A batch was let in as a whole: its rows come one after the other.
+        if self._asked and turn.origin != "batch":
             with suppress(StorageFailed):
-                check(self._budgets, self._outbox, turn.user, turn.prompt_tokens)
+                self._asked.begin(turn.turn_id, turn.user, answers, self._limits)
+        try:
+            with suppress(StorageFailed):
+                check(self._limits, self._outbox, turn.user, turn.prompt_tokens)
         except BudgetSpent:
+            self.withdraw(turn)
             refused = replace(turn, prompt_tokens=0, finish_reason="error", error_code="insufficient_quota")
             self.keep(refused)
             raise
+
+    def withdraw(self, turn: TurnRecord) -> None:
+        """Forget a turn that was let in and could not begin."""
+        with suppress(StorageFailed):
+            self._outbox.withdraw(turn.turn_id)
+            if self._asked:
+                self._asked.withdraw(turn.turn_id)
+
+    @contextmanager
+    def counted(self, call_id: str, user: str) -> Iterator[None]:
+        """A call that is logged as no turn, and counts against the user's limits all the same. Raises LimitReached."""
+        if self._asked is None:
+            yield
+            return
+        with suppress(StorageFailed):
+            self._asked.begin(call_id, user, 1, self._limits)
+        try:
+            yield
+        finally:
+            with suppress(StorageFailed):
+                self._asked.end(call_id, 0)
 
     def begin(self, turn: TurnRecord) -> None:
         """Note a turn that is being made: it is logged as broken when this process dies before it ends."""
@@ -105,6 +139,9 @@ class Keeper:
     def keep(self, turn: TurnRecord) -> None:
         """Keep a turn that has ended. Never raises: its answer is more use to its reader than an error about the log."""
         self._count(turn)
+        if self._asked:
+            with suppress(StorageFailed):
+                self._asked.end(turn.turn_id, turn.total_tokens)
         with self._guard:
             if not self._unkept:
                 try:

@@ -57,6 +57,7 @@ class Outbox:
     """The waiting turns. Safe to use from several threads and processes."""
 
     def __init__(self, home: Path) -> None:
+        self.home = home
         self._path = home / "outbox.db"
         self._reserve = home / "outbox.reserve"
         self._owners = Owners(home / "owners")
@@ -85,6 +86,11 @@ class Outbox:
             (turn.turn_id, to_json(turn)),
             turn,
         )
+
+    def withdraw(self, turn_id: str) -> None:
+        """Forget a turn that was begun and refused: there is nothing to log."""
+        with self._connection() as connection:
+            connection.execute("delete from turns where turn_id = ? and owner is not null", (turn_id,))
 
     def waiting(self) -> int:
         """How many turns are not in MLflow yet."""

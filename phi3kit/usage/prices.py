@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from phi3kit.errors import StorageFailed
+from phi3kit.settings import Settings
 
 _MILLION = 1_000_000
 _CATALOG = {  # of MLflow's catalog: what one would compare a small model with
@@ -55,8 +56,10 @@ def load(home: Path) -> dict[str, Price]:
         ) from error
 
 
-def save(home: Path, prices: dict[str, Price]) -> None:
-    """Keep one's own prices. Raises StorageFailed."""
+def save(acting: Settings, prices: dict[str, Price]) -> None:
+    """Keep one's own prices; they are everybody's here. Raises NotAllowed or StorageFailed."""
+    acting.require("administer")
+    home = acting.home
     new = home / f"prices.json.{os.getpid()}.new"
     try:
         new.write_text(json.dumps({wrapper: asdict(price) for wrapper, price in prices.items()}, indent=2), "utf-8")

@@ -73,6 +73,12 @@ class TurnsReading:
         assert self.snapshot is not None
         return self.snapshot.turns
 
+    def of(self, user: str) -> "TurnsReading":
+        """The same with nobody's turns but this user's."""
+        if self.snapshot is None:
+            return self
+        return replace(self, snapshot=replace(self.snapshot, turns=self.turns[self.turns["user"] == user]))
+
 
 class TurnsReader:
     """Reads the turns of one store. Safe to share between sessions."""

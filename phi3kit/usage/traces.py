@@ -6,15 +6,17 @@ Knows MLflow's trace format. Writing a turn's trace twice leaves one: its id com
 import base64
 import hashlib
 import json
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracing.client import TracingClient
 
 from phi3kit.records import TurnRecord
 
+USER = "mlflow.trace.user"
 _PREVIEW_CHARACTERS = 1000  # MLflow's own bound
 
 
@@ -27,8 +29,13 @@ def write_trace(tracking_uri: str, experiment: str, turn: TurnRecord, run_id: st
     """Write a turn's trace, linked to its run; a half-written one becomes whole. Raises what MLflow raises."""
     client = TracingClient(tracking_uri)
     client.start_trace(_info(experiment, turn, run_id))
-    with suppress(NotImplementedError):  # a server older than MLflow 3.4 keeps the totals without the span
+    try:
         client.log_spans(experiment, [_span(turn)])
+    except NotImplementedError as error:  # a server older than MLflow 3.4 keeps the totals without the span
+        if "could not identify" in str(error):
+            # It was only too busy to say its version within 3 s, and MLflow would take it for an old one ever after.
+            RestStore._get_server_version.cache_clear()
+            raise MlflowException("The server did not say its version in time.") from error
 
 
 def _info(experiment: str, turn: TurnRecord, run_id: str) -> TraceInfo:
@@ -45,7 +52,7 @@ def _info(experiment: str, turn: TurnRecord, run_id: str) -> TraceInfo:
         trace_metadata={
             "mlflow.sourceRun": run_id,
             "mlflow.trace.session": turn.conversation_id,
-            "mlflow.trace.user": turn.user,
+            USER: turn.user,
             "mlflow.trace.tokenUsage": json.dumps(_usage(turn)),
         },
         tags={

@@ -1,0 +1,65 @@
+"""Profiles and roles: for whom the app is open, and what each of them may do.
+
+`local`: one's own machine, everything is on. `team`: people who sign in, each with a role. `public`: strangers.
+Pure: knows no visitor, no page and no file.
+"""
+
+from typing import Literal
+
+from phi3kit.errors import NotAllowed
+
+Profile = Literal["local", "team", "public"]
+Role = Literal["admin", "user", "viewer", "visitor", "nobody"]
+Act = Literal[
+    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register",
+    "connect", "delete", "serve", "watch", "administer",
+]  # fmt: skip
+
+PROFILES: tuple[Profile, ...] = ("local", "team", "public")
+
+_USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register")
+_MAY: dict[Role, tuple[Act, ...]] = {
+    "admin": (*_USER, "connect", "delete", "serve", "watch", "administer"),
+    "user": _USER,
+    "viewer": ("watch",),  # reads what others made, and asks nothing
+    "visitor": ("talk", "build"),  # a stranger: the embedded model, and nothing else
+    "nobody": (),  # who has not signed in
+}
+# Of each act: in a sentence ("may not …"), and on its own.
+_WORDS: dict[Act, str] = {
+    "talk": "ask a model",
+    "build": "build",
+    "build_any": "build from another source than the embedded model",
+    "batch": "answer a table",
+    "evaluate": "evaluate a model",
+    "invoke": "send payloads to /invocations",
+    "register": "change the Model Registry",
+    "connect": "change the remote endpoints",
+    "delete": "delete models or versions",
+    "serve": "start or end servers and workers, or bundle a model",
+    "watch": "see what others used",
+    "administer": "change what belongs to others",
+}
+_OWN_MACHINE = "Run phi3kit on your own machine: there everything is on."
+
+
+def may(role: Role, act: Act) -> bool:
+    """Whether the role allows it."""
+    return act in _MAY[role]
+
+
+def require(role: Role, act: Act) -> None:
+    """Let it happen. Raises NotAllowed, which says why not."""
+    if not may(role, act):
+        raise refusal(role, act)
+
+
+def refusal(role: Role, act: Act) -> NotAllowed:
+    """Why the role does not allow it, and who could."""
+    what = f"You may not {_WORDS[act]} here."
+    if role == "visitor":
+        return NotAllowed(what, "This is a public demo of the embedded (small) model (profile public).", _OWN_MACHINE)
+    if role == "nobody":
+        return NotAllowed(what, "You have not signed in.", "Sign in, then do it again.")
+    able = next(each for each in ("user", "admin") if may(each, act))  # type: ignore[arg-type]
+    return NotAllowed(what, f"Your role is {role}; it takes {able}.", "Ask whoever runs this app for that role.")
