@@ -53,7 +53,8 @@ QUESTIONS = (
 _ERROR_PAGE = "[data-testid=stException], [data-testid=stApp]:has-text('Traceback (most recent call last)')"
 _RUNNING = "[data-testid=stApp][data-test-script-state=running]"
 _SAMPLE_EVERY_S = 5.0
-_WARM_UP = 0.25  # of the whole time: models, pages and caches come into memory
+_WARM_UP_S = 180.0  # caches come into memory, and Streamlit keeps the sessions of closed tabs for two minutes
+_YOUNG_S = 45.0  # a worker loads its model
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Watched:
     """One process, or one kind of worker whichever process it is now: memory and open files over time."""
 
     at_s: list[float] = field(default_factory=list)
+    pid: list[int] = field(default_factory=list)
     rss_mb: list[float] = field(default_factory=list)
     handles: list[float] = field(default_factory=list)
 
@@ -79,16 +81,19 @@ class Tally:
     watched: dict[str, Watched] = field(default_factory=dict)
 
 
-def slope_per_hour(at_s: Sequence[float], values: Sequence[float]) -> float:
-    """The least-squares slope, by the hour; 0 where there is too little to draw a line through."""
-    count = len(at_s)
-    if count < 2:
-        return 0.0
-    mean_at, mean = sum(at_s) / count, sum(values) / count
-    spread = sum((at - mean_at) ** 2 for at in at_s)
-    if not spread:
-        return 0.0
-    return 3600 * sum((at - mean_at) * (value - mean) for at, value in zip(at_s, values, strict=True)) / spread
+def slope_per_hour(at_s: Sequence[float], values: Sequence[float], of: Sequence[int]) -> float:
+    """The least-squares slope, by the hour; 0 where there is too little to draw a line through.
+
+    of: whose value each is. Each has a level of its own and all have the same slope: a new worker in the place of a killed
+    one begins small, and that is no growth.
+    """
+    spread = together = 0.0
+    for each in set(of):
+        mine = [(at, value) for at, value, whose in zip(at_s, values, of, strict=True) if whose == each]
+        mean_at, mean = (sum(column) / len(mine) for column in zip(*mine, strict=True))
+        spread += sum((at - mean_at) ** 2 for at, _ in mine)
+        together += sum((at - mean_at) * (value - mean) for at, value in mine)
+    return 3600 * together / spread if spread else 0.0
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -100,7 +105,9 @@ def percentile(values: Iterable[float], share: float) -> float:
 def behind(watched: Watched, begin_s: float) -> Watched:
     """What was seen after the warm-up."""
     kept = [index for index, at in enumerate(watched.at_s) if at >= begin_s]
-    return Watched(*([column[index] for index in kept] for column in (watched.at_s, watched.rss_mb, watched.handles)))
+    return Watched(
+        *([column[index] for index in kept] for column in (watched.at_s, watched.pid, watched.rss_mb, watched.handles))
+    )
 
 
 @dataclass(frozen=True)
@@ -252,9 +259,12 @@ class Soak:
         while not self.over.wait(_SAMPLE_EVERY_S):
             for name, process in [("app", psutil.Process(self._app.pid)), *self._workers()]:
                 with suppress(psutil.Error):
+                    if time.time() - process.create_time() < _YOUNG_S:
+                        continue
                     rss, handles = process.memory_info().rss, process.num_fds()
                     seen = self.tally.watched.setdefault(name, Watched())
                     seen.at_s.append(time.monotonic() - self.began)
+                    seen.pid.append(process.pid)
                     seen.rss_mb.append(rss / 1e6)
                     seen.handles.append(handles)
 
@@ -368,19 +378,25 @@ def table(soak: Soak, asked: argparse.Namespace, found: Balance, kept: int, trac
         ("`/health`, p50, p99", _p50_p99(tally.health_s, 1000, "ms")),
         ("page load, p50, p99", _p50_p99(tally.page_s, 1, "s")),
     ]
-    begin_s = _WARM_UP * asked.minutes * 60
+    begin_s = min(_WARM_UP_S, asked.minutes * 30)
     for name, seen in sorted(tally.watched.items()):
         late = behind(seen, begin_s)
         if late.at_s:
-            mb, handles = slope_per_hour(late.at_s, late.rss_mb), slope_per_hour(late.at_s, late.handles)
             rows += [
-                (f"{name}: memory", f"{late.rss_mb[0]:,.0f} → {late.rss_mb[-1]:,.0f} MB, {mb:+,.0f} MB/h"),
-                (f"{name}: open files", f"{late.handles[0]:.0f} → {late.handles[-1]:.0f}, {handles:+,.1f}/h"),
+                (f"{name}: memory, MB", _drawn(late, late.rss_mb)),
+                (f"{name}: open files", _drawn(late, late.handles)),
             ]
     lines = [f"| {what} | {figure} |" for what, figure in rows]
     machine = f"{os.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.machine()}"
     head = f"{time.strftime('%d %B %Y, %H:%M', time.gmtime())} UTC, {machine}, Python {platform.python_version()}"
     return "\n".join([f"{head}\n", "| what | figure |", "| --- | --- |", *lines])
+
+
+def _drawn(seen: Watched, values: Sequence[float]) -> str:
+    """From the warm-up's end to the end, the most between, and the slope."""
+    slope, processes = slope_per_hour(seen.at_s, values, seen.pid), len(set(seen.pid))
+    by = f", {processes} processes" if processes > 1 else ""
+    return f"{values[0]:,.0f} → {values[-1]:,.0f}, at most {max(values):,.0f}; slope {slope:+,.0f} an hour{by}"
 
 
 def _listed(counts: Counter[str]) -> str:
