@@ -123,7 +123,7 @@ def parsing(endpoint: Endpoint) -> Iterator[None]:
 
 def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) -> Phi3KitError:
     """The error for a status that is no success. body: what the response says, as parsed JSON where it is some."""
-    status, message, code, param = response.status_code, *_said(body)
+    status, message, code, param = response.status_code, *_said(endpoint, body)
     if status == 429:
         return _turned_away(endpoint, response, body)
     if endpoint.wrapper != "remote":
@@ -180,7 +180,7 @@ def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) ->
     """The error for a 429: a full queue, or a limit or a spent budget of this app's own."""
     after = response.headers.get("Retry-After", "")
     seconds = int(after) if after.isdecimal() else 2
-    message, code, _ = _said(body)
+    message, code, _ = _said(endpoint, body)
     if endpoint.wrapper != "remote" and code == "insufficient_quota":
         return BudgetSpent(
             "The day's tokens are spent.", message, "Wait until then, or have the budget raised.", renews_in_s=seconds
@@ -233,7 +233,7 @@ def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
     if found(httpx2.ConnectError):
         return failed(unreachable, _short(str(found(OSError) or chain[-1])), _START_OR_CORRECT, "refused")
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
-        message = _said(error.body)[0] if error.body else _short(error.message)
+        message = _said(endpoint, error.body)[0] if error.body else _short(error.message)
         return failed(f"The endpoint {endpoint.name} failed in its answer.", message, "Send it again.", "server")
     if (broken := found(httpx2.RemoteProtocolError)) and str(broken).startswith("illegal"):  # h11's word for no HTTP
         return not_the_protocol(endpoint, "What answers there is no HTTP.")
@@ -257,8 +257,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _said(body: object) -> tuple[str, str | None, str | None]:
-    """Message, code and param of an error body, in OpenAI's shape or MLflow's; a code only where it is one of those."""
+def _said(endpoint: Endpoint, body: object) -> tuple[str, str | None, str | None]:
+    """Message, code and param of an error body, in OpenAI's shape or MLflow's; a code only where it is one of those.
+
+    An endpoint that repeats the key that it was sent is not quoted with it.
+    """
+    message, code, param = _quoted(body)
+    return (message.replace(endpoint.api_key, "•••") if endpoint.api_key else message), code, param
+
+
+def _quoted(body: object) -> tuple[str, str | None, str | None]:
     if isinstance(text := body, str):
         try:
             body = json.loads(text)
