@@ -27,9 +27,9 @@ from phi3kit.registry.logged_models import resolve
 from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for
-from tests.limits import memory_group
 from tests.scripted_server import event_stream, http_answer, scripted
 from tests.stored import with_models_of, written_at_last
+from tests.system_limits import memory_group
 from tests.waiting import has_ended, wait_for
 
 CAPITAL = Request((Message("user", "What is the capital of Spain?"),))

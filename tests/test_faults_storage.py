@@ -18,9 +18,9 @@ from phi3kit.usage.reader import TurnsReader
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built
 from tests.in_app import app_on, open_page
-from tests.limits import fill, read_only, small_disk
 from tests.samples import new_store, turn
 from tests.stored import with_models_of, written_at_last
+from tests.system_limits import fill, read_only, small_disk
 from tests.test_outbox import begin_and_die
 from tests.test_pages import PAGES
 from tests.waiting import wait_for

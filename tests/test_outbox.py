@@ -14,8 +14,8 @@ import pytest
 from phi3kit.errors import StorageFailed
 from phi3kit.records import Message, TurnText
 from phi3kit.usage.outbox import Outbox, day_of
-from tests.limits import fill, small_disk
 from tests.samples import TURN, turn
+from tests.system_limits import fill, small_disk
 
 LATER = time.time() + 3600
 OLD_FIELDS = {
