@@ -1,14 +1,15 @@
-# The doors: setup, run, test, bench, mlflow-ui, train. Each does all the set-up it needs.
+# The doors: setup, run, test, bench, soak, mlflow-ui, train. Each does all the set-up it needs.
 # The newest Python that the pins were tried with comes first.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
 PORT ?= 8501
 ADDRESS ?= 127.0.0.1
 MLFLOW_PORT ?= 5000
+MINUTES ?= 20
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test lint bench mlflow-ui train
+.PHONY: setup run test lint bench soak mlflow-ui train
 
 setup: $(STAMP)
 
@@ -38,6 +39,9 @@ bench: $(STAMP)
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.batch
 	$(BIN)/python -m bench.usage
+
+soak: $(STAMP)
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 train: $(STAMP)
 	$(BIN)/python -m phi3kit.embedded.train

@@ -8,6 +8,7 @@ Phi3KitError
 ├── ModelNotFound        a model URI leads nowhere
 ├── BuildFailed          a step of a build did not succeed
 ├── WorkerFailed         a worker did not start, or died
+│   └── OutOfMemory      it had too little memory for an answer, or for the model
 ├── TableInvalid         a file of prompts cannot be read, or has no column to take them from
 ├── BatchFailed          a batch cannot go on; what it computed is kept
 ├── RequestInvalid       a request's value is wrong (the API's 400)
@@ -68,6 +69,10 @@ class BuildFailed(Phi3KitError):
 
 class WorkerFailed(Phi3KitError):
     """A worker did not start, or died."""
+
+
+class OutOfMemory(WorkerFailed):
+    """A worker had too little memory for its model, or for an answer; then only that answer has ended."""
 
 
 class TableInvalid(Phi3KitError):

@@ -4,8 +4,10 @@ Knows affinity masks and Linux' control groups, of both versions. A container se
 everywhere else.
 """
 
+import errno
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from pathlib import Path
 import psutil
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_NO_MEMORY = re.compile(
+    r"(cannot|can't|failed to|unable to) allocate|failed to map segment|bad_alloc|can't start new thread", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ def free_memory_bytes() -> int:
             cached = int(files.get("total_inactive_file") or files.get("inactive_file") or 0)
             free.append(max(0, int(limit[0]) - int(used[0]) + cached))
     return min(free)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; engines and the system's loader say so in words of their own."""
+    known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return known or _NO_MEMORY.search(str(error)) is not None
 
 
 def _groups(controller: str) -> Iterator[Path]:

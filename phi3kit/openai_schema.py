@@ -19,6 +19,7 @@ from phi3kit.errors import (
     LimitReached,
     ModelNotFound,
     NotAllowed,
+    OutOfMemory,
     Phi3KitError,
     RequestInvalid,
     StorageFailed,
@@ -339,6 +340,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         status, kind, code = 429, "insufficient_quota", "insufficient_quota"
     elif isinstance(error, StorageFailed):
         status, kind, code = 503, "server_error", "turns_not_kept"
+    elif isinstance(error, OutOfMemory):
+        status, kind, code = 503, "server_error", "out_of_memory"
     elif isinstance(error, WorkerFailed):
         status, kind, code = 503, "server_error", "not_ready"
     else:

@@ -3,6 +3,7 @@
 Knows names and units. Imports no sibling.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -47,6 +48,8 @@ class Endpoint:
     silence_s: float = 600.0  # after so long without a byte it has failed; a real Phi-3 may read a prompt for minutes
     name: str = ""  # of the connection, as errors name it
     allowed_hosts: tuple[str, ...] | None = None  # where a remote one may lie; None: anywhere
+    # Why nobody answers there any more; None where that is not known. Who started a worker knows it, not who asks.
+    why_gone: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ def _why(text: str) -> str:
         return f"The server did not answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT')} s"
     if "HTTPConnectionPool" in text and "Connection refused" in text:
         return "Nothing listens there"
+    if "database is locked" in text:
+        return "Another program keeps the database locked"
     if "NameResolutionError" in text:
         return "There is no host of that name"
     why, found_body, body = text.partition("Response body:")

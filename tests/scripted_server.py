@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from socket import create_server, socket
+from socket import SHUT_RDWR, create_server, socket
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -42,9 +42,11 @@ def event_stream(*events: str) -> bytes:
 
 
 @contextmanager
-def scripted(answer: bytes, *, hold_open_s: float = 0, certificate: Path | None = None) -> Iterator[Scripted]:
-    """Serve until the block ends. hold_open_s: keep the connection open so long behind the answer."""
-    listener = create_server(("127.0.0.1", 0))
+def scripted(
+    answer: bytes, *, hold_open_s: float = 0, certificate: Path | None = None, port: int = 0
+) -> Iterator[Scripted]:
+    """Serve until the block ends. hold_open_s: keep the connection open so long behind the answer. port: 0 takes any."""
+    listener = create_server(("127.0.0.1", port))
     server = Scripted(listener.getsockname()[1])
     ended = threading.Event()
     context = None
@@ -76,6 +78,7 @@ def scripted(answer: bytes, *, hold_open_s: float = 0, certificate: Path | None 
         yield server
     finally:
         ended.set()
+        listener.shutdown(SHUT_RDWR)  # a thread that waits for callers would keep the port
         listener.close()
 
 

@@ -3,31 +3,17 @@
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
-import mlflow
-
-from phi3kit.settings import PROJECT_ROOT, Settings
-from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+from phi3kit.settings import PROJECT_ROOT
+from phi3kit.store import USAGE_EXPERIMENT, experiment_id
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.traces import trace_id_of
 from phi3kit.usage.writer import write_waiting
 from tests.samples import new_store
+from tests.stored import written
 
 KILLS = 50
-
-
-def written(settings: Settings) -> tuple[Counter[str], Counter[str]]:
-    """How often each turn is among the runs and among the traces, as plain MLflow finds them."""
-    open_store(settings)
-    experiment = experiment_id(settings, USAGE_EXPERIMENT)
-    runs = mlflow.search_runs([experiment], output_format="list", max_results=50_000)
-    traces = mlflow.search_traces(locations=[experiment], return_type="list", max_results=50_000, include_spans=False)
-    return (
-        Counter(run.data.tags["phi3kit.turn_id"] for run in runs if run.info.status != "RUNNING"),
-        Counter(trace.info.tags["phi3kit.turn_id"] for trace in traces),
-    )
 
 
 def test_processes_killed_at_random_points_50_times_lose_no_turn_and_write_none_twice(tmp_path: Path) -> None:

@@ -1,13 +1,9 @@
 """The outbox: turns are added once, in their order, from several threads and processes."""
 
-import contextlib
 import json
 import multiprocessing
 import os
-import shutil
 import sqlite3
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +15,7 @@ from phi3kit.errors import StorageFailed
 from phi3kit.records import Message, TurnText
 from phi3kit.usage.outbox import Outbox, day_of
 from tests.samples import TURN, turn
+from tests.system_limits import fill, small_disk
 
 LATER = time.time() + 3600
 OLD_FIELDS = {
@@ -49,37 +46,11 @@ def begin_and_die(home: Path, turn_id: str) -> None:
     assert process.exitcode == 9
 
 
-def _mount(folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    return bool(shutil.which("mount")) and subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def _can_mount() -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        if not _mount(Path(folder)):
-            return False
-        subprocess.run(["umount", folder], check=True)
-        return True
-
-
-CAN_MOUNT = _can_mount()
-
-
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A data folder on a disk of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    assert _mount(folder)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> None:
-    """Leave not a byte on the disk."""
-    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(b"x" * 4096):
-            pass
+    with small_disk(tmp_path / "disk", megabytes=4) as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -249,18 +220,17 @@ class TestTidy:
         found = [turn_id for turn_id in ("old", "new", "waiting") if outbox.find(turn_id)]
         assert (found, outbox.waiting()) == (["new", "waiting"], 1)
 
-    @pytest.mark.skipif(not CAN_MOUNT, reason="a small disk cannot be mounted here")
-    def test_a_full_disk_still_takes_turns_in_the_room_that_was_kept_for_them(self, small_disk: Path):
-        outbox = Outbox(small_disk)
+    def test_a_full_disk_still_takes_turns_in_the_room_that_was_kept_for_them(self, disk: Path):
+        outbox = Outbox(disk)
         outbox.add(turn("before"))
         outbox.tidy()
-        fill(small_disk)
+        filler = fill(disk)
         for number in range(200):
             assert outbox.add(turn(f"t{number}"))
         assert outbox.waiting() == 201
-        (small_disk / "filler").unlink()
+        filler.unlink()
         outbox.tidy()
-        assert (small_disk / "outbox.reserve").stat().st_size == 2**20
+        assert (disk / "outbox.reserve").stat().st_size == 2**20
 
 
 class TestFind:

@@ -24,6 +24,7 @@ from phi3kit.errors import StorageFailed
 from phi3kit.records import Message, TurnText
 from phi3kit.settings import Settings
 from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+from phi3kit.ui import resources
 from phi3kit.usage import writer as writer_module
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import TurnsReader
@@ -31,6 +32,7 @@ from phi3kit.usage.runs import ClientRuns, runs_of
 from phi3kit.usage.traces import trace_id_of
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import run_cli, settings_for
+from tests.in_app import app_on, open_page
 from tests.samples import TURN, turn
 from tests.waiting import wait_for
 
@@ -219,6 +221,28 @@ class TestTurns:
             write_waiting(away)
         assert write_waiting(settings) == 1
         assert runs(settings, "away") == ["away"]
+
+
+class TestAnAppOnIt:
+    def test_says_that_the_server_stands_still_and_goes_on_by_itself_when_it_is_back(
+        self, server: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ):
+        impatient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        monkeypatch.setattr(writer_module, "_SERVER_GIVES_UP_S", 0.0)
+        with app_on(settings.home, MLFLOW_TRACKING_URI=server.url, **CREDENTIALS, **impatient):
+            assert not open_page("models").error
+            writer = resources.kit().writer
+            with server.stopped():
+                Outbox(settings.home).add(turn("of-the-app"))
+                resources.forget_lists()
+                (error,) = open_page("models").error
+                assert "The server did not answer within 2 s" in error.value
+                assert "did not answer" in wait_for("the writer's problem", lambda: writer.state().problem)
+            wait_for("no turn waits", lambda: writer.state().waiting == 0, 120)
+            resources.forget_lists()
+            assert not open_page("models").error
+        write_waiting(settings)  # looks again at what was in doubt
+        assert runs(settings, "of-the-app") == ["of-the-app"]
 
 
 class TestSigningIn:

@@ -125,20 +125,16 @@ def ask(
         with errors(endpoint), nullcontext(connection) if connection else _client(endpoint) as client:
             create = _resource(client, request.interface).create
             body = _with_extra(request.body(endpoint.model_uri))
-            reply: Any = create(**body, stream=False, extra_headers=context.headers())
+            with parsing(endpoint):
+                reply: Any = create(**body, stream=False, extra_headers=context.headers())
+                answer = _whole_answer(request, reply, time.perf_counter() - began)
     except WorkerFailed:
         spent_s = time.perf_counter() - began
         broken = Answer(finish_reason="error", duration_s=spent_s)
         # When the worker did record it, its record has the same id and stays.
         _keeper(settings).keep(_turn(endpoint, request, context, settings, broken, began_at))
         raise
-    choice = reply.choices[0]
-    answer = Answer(
-        text=(choice.message.content if request.interface == "openai" else choice.text) or "",
-        finish_reason=choice.finish_reason,
-        duration_s=time.perf_counter() - began,
-    )
-    return _with_timings(_with_usage(answer, reply.usage), reply)
+    return answer
 
 
 def stream(
@@ -217,9 +213,8 @@ def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
             "Send it again.",
             kind="server",
         )
-    return WorkerFailed(
-        "The answer broke off.", "The worker ended the stream before its end.", "Send the message again."
-    )
+    why = endpoint.why_gone() or "The worker ended the stream before its end."
+    return WorkerFailed("The answer broke off.", why, "Send the message again.")
 
 
 def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
@@ -295,6 +290,13 @@ def _client(endpoint: Endpoint, line: Line | None = None, *, root: bool = False)
         timeout=endpoint.silence_s,
         http_client=http_client(endpoint, line),
     )
+
+
+def _whole_answer(request: Request, reply: Any, elapsed_s: float) -> Answer:
+    choice = reply.choices[0]
+    text = choice.message.content if request.interface == "openai" else choice.text
+    answer = Answer(text=text or "", finish_reason=choice.finish_reason, duration_s=elapsed_s)
+    return _with_timings(_with_usage(answer, reply.usage), reply)
 
 
 def _grown(answer: Answer, chunk: Any, elapsed_s: float, remote: bool) -> Answer:

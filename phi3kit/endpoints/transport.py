@@ -102,18 +102,23 @@ def errors(endpoint: Endpoint) -> Iterator[None]:
     except openai.APIStatusError as error:
         raise status_error(endpoint, error.response, error.body) from error
     except (openai.APIError, httpx2.HTTPError, OSError) as error:  # no connection, a broken one, an error in a stream
-        raise (_remote(endpoint, error) if endpoint.wrapper == "remote" else _worker(error)) from error
+        raise (_remote(endpoint, error) if endpoint.wrapper == "remote" else _worker(endpoint, error)) from error
 
 
 @contextmanager
 def parsing(endpoint: Endpoint) -> Iterator[None]:
-    """A remote endpoint's answer is read here: when it has not the form it should, that is a failure with a name."""
+    """An answer is read here: when it has not the form it should, that is a failure with a name.
+
+    Of a worker that lives it is a mistake of ours, and passes through; another program may have got a dead one's port.
+    """
     try:
         yield
     except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
-        if endpoint.wrapper != "remote":
-            raise
-        raise not_the_protocol(endpoint, "Its answer has not the form that the protocol asks for.") from error
+        if endpoint.wrapper == "remote":
+            raise not_the_protocol(endpoint, "Its answer has not the form that the protocol asks for.") from error
+        if why := endpoint.why_gone():
+            raise WorkerFailed("What answered was another program, not the worker.", why, _SEND_AGAIN) from error
+        raise
 
 
 def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) -> Phi3KitError:
@@ -185,9 +190,13 @@ def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) ->
     return Busy(waiting=0, retry_after_s=seconds)
 
 
-def _worker(error: Exception) -> WorkerFailed:
+def _worker(endpoint: Endpoint, error: Exception) -> WorkerFailed:
     why = error.message if isinstance(error, openai.APIError) else f"{error}."
-    if not why or why == "Connection error.":
+    if isinstance(error, openai.APIError) and error.body:  # it says itself what went wrong
+        return WorkerFailed("The worker did not finish its answer.", why, _SEND_AGAIN)
+    if gone := endpoint.why_gone():
+        why = gone
+    elif not why or why == "Connection error.":
         why = "The worker is not there."
     return WorkerFailed("The worker did not finish its answer.", why, _SEND_AGAIN)
 

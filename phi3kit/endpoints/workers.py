@@ -2,18 +2,21 @@
 
 Knows processes, ports and keys. What a worker answers, the client knows. A worker belongs to a logged model and not to
 the name it was asked by: an alias that moved gets the worker of the model it points to now, and turns are logged under
-the model itself (models:/m-…), so that no chart mixes two models.
+the model itself (models:/m-…), so that no chart mixes two models. A worker that hangs is ended: who waits for it hears of
+it, and the next question gets a new one.
 """
 
 import hashlib
 import json
+import logging
 import secrets
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +25,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from phi3kit.data_folder import writing
 from phi3kit.environment import worker_environment
 from phi3kit.errors import Busy, ModelNotFound, WorkerFailed
 from phi3kit.processes import end, log_tail, tell_to_end
@@ -30,10 +34,17 @@ from phi3kit.registry.logged_models import resolve
 from phi3kit.registry.model_uris import canonical
 from phi3kit.settings import Settings
 
+log = logging.getLogger(__name__)
+
 WorkerState = Literal["starting", "ready", "stopped"]
 
 _LOG_LINES_IN_ERROR = 3
 _LOOK_S = 2.0  # a page waits so long for a worker's own figures
+_WATCH_EVERY_S = 2.0
+_SILENCE_S = 5.0  # whatever it computes, a worker says within 0.1 s how it is
+_SILENT_LOOKS = 2  # the first may fail because the app itself, or the whole machine, stood still
+_IDLE_CPU_S = 0.05  # who computes more meanwhile is busy: a library that holds Python's lock lets nobody speak
+_ENDING_S = 2.0  # a killed process' connections close a moment before it is gone
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,7 @@ class _Worker:
     asked_as: tuple[str, ...] = ()
     ready: bool = False
     used_at: float = 0.0  # monotonic
+    hung: bool = False
 
 
 class WorkerPool:
@@ -184,22 +196,29 @@ class WorkerPool:
     def _start(self, model_uri: str) -> _Worker:
         model = resolve(model_uri, self._settings)
         logs = self._settings.home / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
         log_file = logs / f"worker-{model.wrapper}-{hashlib.sha256(model_uri.encode()).hexdigest()[:10]}.log"
+        with writing(self._settings.home):
+            logs.mkdir(parents=True, exist_ok=True)
+            printed = log_file.open("a", encoding="utf-8")
         key = secrets.token_urlsafe(24)
         command = [sys.executable, "-m", "phi3kit.server", str(model.folder), "--wrapper", model.wrapper]
         command += ["--model-uri", model_uri, "--managed"]
         environment = worker_environment(self._settings) | {"PHI3KIT_API_KEY": key}
-        with log_file.open("a", encoding="utf-8") as log:
+        with printed:
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=printed, text=True
             )
-        assert process.stdout is not None
-        first_line = process.stdout.readline()
+        began, patience_s = time.monotonic(), self._settings.start_seconds
+        first_line = _first_line(process, patience_s)
         if not first_line:
-            process.wait()
-            raise _did_not_start(model_uri, log_file, f"it ended with exit code {process.returncode}")
-        endpoint = Endpoint(f"http://127.0.0.1:{json.loads(first_line)['port']}", key, model_uri, model.wrapper)
+            took_s = time.monotonic() - began
+            end(process)  # closes its pipes
+            how = f"it was not ready after {patience_s} s" if took_s >= patience_s else _exit(process)
+            raise _did_not_start(model_uri, log_file, how)
+        port = json.loads(first_line)["port"]
+        endpoint = Endpoint(
+            f"http://127.0.0.1:{port}", key, model_uri, model.wrapper, why_gone=lambda: _why_gone(worker)
+        )
         worker = _Worker(process, endpoint, model.wrapper, log_file, time.time())
         with self._guard:
             died = self._workers.get(model_uri)
@@ -217,24 +236,91 @@ class WorkerPool:
                 answer = httpx.get(url, timeout=5)
                 if answer.status_code == 200:
                     worker.ready = True
+                    threading.Thread(target=_watch, args=(worker,), name="worker-watch", daemon=True).start()
                     return
-                if "error" in answer.json():
-                    raise ModelNotFound(
-                        f"The worker for {worker.endpoint.model_uri} could not load its model.",
-                        answer.json()["error"],
-                        "Build the model again on Build.",
-                    )
+                if "error" in (said := answer.json()):
+                    raise _could_not_load(worker, said)
             except httpx.HTTPError:
                 pass  # not listening yet, or just gone: the next line tells which
             if worker.process.poll() is not None:
-                raise _did_not_start(
-                    worker.endpoint.model_uri, worker.log_file, f"it ended with exit code {worker.process.returncode}"
-                )
+                raise _did_not_start(worker.endpoint.model_uri, worker.log_file, _exit(worker.process))
             time.sleep(0.05)
         self.stop(worker.endpoint.model_uri)
         raise _did_not_start(
             worker.endpoint.model_uri, worker.log_file, f"it was not ready after {self._settings.start_seconds} s"
         )
+
+
+def _first_line(process: subprocess.Popen[str], patience_s: float) -> str:
+    """What a process prints first; nothing when it ends before. It is killed when it takes too long."""
+    assert process.stdout is not None
+    patience = threading.Timer(patience_s, process.kill)
+    patience.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        patience.cancel()
+
+
+def _watch(worker: _Worker) -> None:
+    """For as long as a worker lives: end it when it hangs, which also ends the waiting of those who asked it."""
+    silent = 0
+    with httpx.Client(base_url=worker.endpoint.base_url, timeout=_SILENCE_S) as client:
+        while silent < _SILENT_LOOKS:
+            if not silent:
+                time.sleep(_WATCH_EVERY_S)
+            if worker.process.poll() is not None:
+                return
+            silent = silent + 1 if _is_silent(worker, client) else 0
+    log.warning("the worker for %s hangs and is ended", worker.endpoint.model_uri)
+    worker.hung = True
+    worker.process.kill()
+
+
+def _is_silent(worker: _Worker, client: httpx.Client) -> bool:
+    """Whether a worker neither says how it is nor computes."""
+    before = _cpu_s(worker)
+    with suppress(httpx.TransportError):
+        try:
+            client.get("/health")
+        except httpx.TimeoutException:
+            return _cpu_s(worker) - before < _IDLE_CPU_S
+    return False
+
+
+def _cpu_s(worker: _Worker) -> float:
+    try:
+        times = psutil.Process(worker.process.pid).cpu_times()
+    except psutil.Error:  # it has just ended
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _could_not_load(worker: _Worker, said: dict[str, Any]) -> ModelNotFound | WorkerFailed:
+    what = f"The worker for {worker.endpoint.model_uri} could not load its model."
+    if said["error_code"] == "model_not_found":
+        return ModelNotFound(what, said["error"], "Build the model again on Build.")
+    return WorkerFailed(what, said["error"], f"The whole log is {worker.log_file.name} in the data folder's logs.")
+
+
+def _why_gone(worker: _Worker) -> str | None:
+    """How a worker ended, in a sentence; None while it runs."""
+    try:
+        code = worker.process.wait(_ENDING_S)
+    except subprocess.TimeoutExpired:
+        return None
+    if worker.hung:
+        return f"It hung: for {_SILENCE_S * _SILENT_LOOKS:.0f} s it neither answered nor computed, and was ended."
+    if code == -signal.SIGKILL:
+        return "Its process was killed, perhaps because memory ran out."
+    return "It was ended." if code in (0, -signal.SIGTERM) else f"Its process ended with exit code {code}."
+
+
+def _exit(process: subprocess.Popen[str]) -> str:
+    killed = process.returncode == -signal.SIGKILL
+    return (
+        "it was killed, perhaps because memory ran out" if killed else f"it ended with exit code {process.returncode}"
+    )
 
 
 def _did_not_start(model_uri: str, log_file: Path, how: str) -> WorkerFailed:

@@ -117,6 +117,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
             body["turns_in_memory_only"] = keeper.unkept
         if engine.failure:
             body["error"] = str(engine.failure)
+            body["error_code"] = openai_schema.error_body(engine.failure)[1]["error"]["code"]
         return JSONResponse(body, 200 if engine.state == "ready" else 503)
 
     @app.get("/v1/models")

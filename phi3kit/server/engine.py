@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from phi3kit.errors import Busy, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.errors import Busy, OutOfMemory, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.machine import is_out_of_memory
 from phi3kit.records import FinishReason
 from phi3kit.server.kv_cache import KvCache, Slot
 from phi3kit.server.runtime import Logits, Runtime, TokenSequence, Work
@@ -85,7 +86,10 @@ class Engine:
 
     def start(self) -> None:
         """Begin to load the model; `state` says how far it is."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self.failure, self.state = _not_loaded(error), "failed"
 
     def close(self) -> None:
         """Take no more jobs and drop the waiting ones; those in progress end by their own cancelled flag."""
@@ -154,6 +158,10 @@ class Engine:
         except Phi3KitError as error:
             self.failure, self.state = error, "failed"
             return
+        except Exception as error:  # a thread that ended without a word would leave the worker loading for ever
+            log.exception("the model was not loaded")
+            self.failure, self.state = _not_loaded(error), "failed"
+            return
         self.state = "ready"
         while self._wait_for_work():
             if not self._closing:
@@ -204,7 +212,7 @@ class Engine:
             except Exception as error:  # the library could not get the memory after all
                 log.exception("no memory for a sequence")
                 self._next()
-                job.emit(_unwritten(job, "error", error))
+                job.emit(_unwritten(job, "error", _by_name(error)))
                 continue
             if slot is None:
                 return
@@ -227,6 +235,24 @@ class Engine:
 def _unwritten(job: Job, finish_reason: FinishReason, error: Exception | None = None) -> Done:
     """The end of an answer that was never begun."""
     return Done(finish_reason, 0, 0, None, time.perf_counter() - job.received_at, error)
+
+
+def _not_loaded(error: Exception) -> WorkerFailed:
+    kind = OutOfMemory if is_out_of_memory(error) else WorkerFailed
+    return kind("The model could not be loaded.", f"{type(error).__name__}: {error}.", "Look into the worker's log.")
+
+
+def _by_name(error: Exception) -> Exception:
+    """An error as callers are told it: that memory ran out is no mistake of ours."""
+    if not is_out_of_memory(error):
+        return error
+    named = OutOfMemory(
+        what="The worker ran out of memory.",
+        why="There was too little for this answer; others go on.",
+        next_step="Ask for fewer tokens, unload other models, or lower PHI3KIT_KV_BUDGET_MB.",
+    )
+    named.__cause__ = error
+    return named
 
 
 def _computed(runtime: Runtime, work: Work) -> list[Logits | Exception]:
@@ -288,7 +314,7 @@ class _Answer:
             return unread or self._write(self._sampler.choose(result))
         except Exception as error:  # sampling and text can fail too, and only this answer ends
             log.exception("an answer broke off")
-            self.error, self._finish_reason = error, "error"
+            self.error, self._finish_reason = _by_name(error), "error"
             return False
 
     def end(self, *, cancelled: bool = False) -> None:

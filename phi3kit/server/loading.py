@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from phi3kit.errors import ModelNotFound, Phi3KitError
-from phi3kit.machine import Threads, choose_threads
+from phi3kit.errors import ModelNotFound, OutOfMemory, Phi3KitError
+from phi3kit.machine import Threads, choose_threads, is_out_of_memory
 from phi3kit.records import WrapperName
 from phi3kit.server.runtime import Runtime
 
@@ -36,7 +36,7 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
     """Load the logged model that lies in `folder`.
 
     Reads the MLmodel file and the parts that it names, without MLflow: that saves 150 MB a worker.
-    Raises ModelNotFound when a part is missing, WorkerFailed when the graph is none that can be run here.
+    Raises ModelNotFound when a part is missing, OutOfMemory, or WorkerFailed when the graph is none that can be run here.
     """
     try:
         model = _model_folder(folder, wrapper)
@@ -50,9 +50,16 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
     except Phi3KitError:
         raise
     except Exception as error:  # YAML, JSON, tokenizers, safetensors and both engines each raise their own kinds
+        said = str(error).strip().splitlines()[0] if str(error) else repr(error)
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                what="The model does not fit into memory.",
+                why=f"{said.rstrip('.')}.",
+                next_step="Unload other models on Models, or give the worker more memory; then try again.",
+            ) from error
         raise ModelNotFound(
             what="The logged model cannot be loaded.",
-            why=f"Its artifacts are missing or damaged: {str(error).strip().splitlines()[0] if str(error) else error!r}.",
+            why=f"Its artifacts are missing or damaged: {said}.",
             next_step="Build it again on Build.",
         ) from error
 

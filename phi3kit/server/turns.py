@@ -114,24 +114,24 @@ class Turn:
         `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
         cancelled and the turn is kept all the same. Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
         """
-        self.prompt_key = keeper.prompt_key(self.said)
-        keeper.admit(self._whole_record(keeper), len(self.choices))
+        # The keeper works in threads: a data folder that is slow or locked must not keep others, or /health, waiting.
+        await asyncio.to_thread(self._admit, keeper)
         inbox = Inbox()
         jobs = [self._job(index, inbox) for index in range(len(self.choices))]
         try:
             self.queue_place = self.engine.submit(*jobs)
         except BaseException:
-            keeper.withdraw(self.record())
+            await asyncio.to_thread(keeper.withdraw, self.record())
             raise
         recorded = False
-        keeper.begin(replace(self._whole_record(keeper), error_code="worker_died"))
         try:
+            await asyncio.to_thread(keeper.begin, replace(self._whole_record(keeper), error_code="worker_died"))
             yield []
             while any(choice.done is None for choice in self.choices):
                 parts = self._take(await inbox.steps())
                 if all(choice.done for choice in self.choices):
                     recorded = True
-                    keeper.keep(self._whole_record(keeper))
+                    await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
                 yield parts
         finally:
             for job in jobs:
@@ -143,7 +143,11 @@ class Turn:
     async def _drain(self, inbox: Inbox, keeper: TurnKeeper) -> None:
         while any(choice.done is None for choice in self.choices):
             self._take(await inbox.steps())
-        keeper.keep(self._whole_record(keeper))
+        await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
+
+    def _admit(self, keeper: TurnKeeper) -> None:
+        self.prompt_key = keeper.prompt_key(self.said)
+        keeper.admit(self._whole_record(keeper), len(self.choices))
 
     def _job(self, index: int, inbox: Inbox) -> Job:
         sampling = self.sampling

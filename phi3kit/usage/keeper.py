@@ -129,6 +129,8 @@ class Keeper:
 
     def begin(self, turn: TurnRecord) -> None:
         """Note a turn that is being made: it is logged as broken when this process dies before it ends."""
+        if self._unkept:  # the data folder takes nothing: each turn would wait for it in vain
+            return
         try:
             self._outbox.begin(turn)
         except StorageFailed as error:

@@ -141,8 +141,10 @@ class Outbox:
     def doubtful(self, older_than_s: float) -> list[tuple[str, str]]:
         """Ids of turns and their runs that were written so long ago and may have got a second run since."""
         with self._connection() as connection:
-            query = "select turn_id, run_id from turns where doubtful and written_at < ?"
-            return [(row[0], row[1]) for row in connection.execute(query, (time.time() - older_than_s,))]
+            # Written in the future: the clock was set back since.
+            query = "select turn_id, run_id from turns where doubtful and (written_at < ? or written_at > ?)"
+            moment = time.time()
+            return [(row[0], row[1]) for row in connection.execute(query, (moment - older_than_s, moment))]
 
     def settled(self, turn_id: str) -> None:
         """A doubtful turn was looked at: it has one run."""
@@ -195,8 +197,10 @@ class Outbox:
             if not self._owners.is_gone(owner):
                 continue
             with self._connection() as connection:
+                # Later than now: the clock was set back since.
                 connection.execute(
-                    "update turns set orphaned_at = ? where owner = ? and orphaned_at is null", (moment, owner)
+                    "update turns set orphaned_at = ? where owner = ? and (orphaned_at is null or orphaned_at > ?)",
+                    (moment, owner, moment),
                 )
                 rows = connection.execute(
                     "select record from turns where owner = ? and orphaned_at <= ?", (owner, moment - _ORPHAN_GRACE_S)
