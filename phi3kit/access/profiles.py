@@ -11,13 +11,13 @@ from phi3kit.errors import NotAllowed
 Profile = Literal["local", "team", "public"]
 Role = Literal["admin", "user", "viewer", "visitor", "nobody"]
 Act = Literal[
-    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register",
+    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keys",
     "connect", "delete", "serve", "watch", "administer",
 ]  # fmt: skip
 
 PROFILES: tuple[Profile, ...] = ("local", "team", "public")
 
-_USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register")
+_USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keys")
 _MAY: dict[Role, tuple[Act, ...]] = {
     "admin": (*_USER, "connect", "delete", "serve", "watch", "administer"),
     "user": _USER,
@@ -34,6 +34,7 @@ _WORDS: dict[Act, str] = {
     "evaluate": "evaluate a model",
     "invoke": "send payloads to /invocations",
     "register": "change the Model Registry",
+    "keys": "make or revoke API keys",
     "connect": "change the remote endpoints",
     "delete": "delete models or versions",
     "serve": "start or end servers and workers, or bundle a model",
