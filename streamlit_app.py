@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from phi3kit.ui import shell
+from phi3kit.ui import shell, signing_in
 
 st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/icon.png", layout="wide")
 
 st.session_state["routed"] = True  # see shell.begin
+outside = signing_in.is_outside()
 chosen = st.navigation(
     {
         "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
@@ -27,10 +28,16 @@ chosen = st.navigation(
         ],
         "Hand over": [
             st.Page("pages/deploy.py", title="Deploy", icon=":material/rocket_launch:"),
+            st.Page("pages/access.py", title="Access", icon=":material/key:"),
             st.Page("pages/tour.py", title="Tour", icon=":material/signpost:"),
         ],
-    }
+    },
+    position="hidden" if outside else "sidebar",
 )
-with st.sidebar, shell.errors_shown():
-    shell.status()
-chosen.run()
+if outside:
+    signing_in.show()
+else:
+    with st.sidebar, shell.errors_shown():
+        signing_in.person()
+        shell.status()
+    chosen.run()

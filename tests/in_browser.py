@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +46,24 @@ class App:
     pid: int
 
 
-@contextmanager
-def running_app(home: Path, script: str = "streamlit_app.py") -> Iterator[App]:
-    """The app on a data folder; when it ends, so must everything that it started."""
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PHI3KIT_HOME": str(home), "PYTHONPATH": str(PROJECT_ROOT)}
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running_app(
+    home: Path, script: str = "streamlit_app.py", *, port: int = 0, options: Sequence[str] = (), **variables: str
+) -> Iterator[App]:
+    """The app on a data folder; when it ends, so must everything that it started.
+
+    port: a free one when 0. options: of `streamlit run`. variables: of its environment.
+    """
+    port = port or free_port()
+    environment = {**os.environ, "PHI3KIT_HOME": str(home), "PYTHONPATH": str(PROJECT_ROOT), **variables}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
+    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none", *options]
     process = subprocess.Popen(
         command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

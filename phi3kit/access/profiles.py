@@ -49,6 +49,12 @@ def may(role: Role, act: Act) -> bool:
     return act in _MAY[role]
 
 
+def rights(role: Role) -> tuple[list[str], list[str]]:
+    """What the role allows and what it does not, in words."""
+    allowed = [words for act, words in _WORDS.items() if may(role, act)]
+    return allowed, [words for act, words in _WORDS.items() if not may(role, act)]
+
+
 def require(role: Role, act: Act) -> None:
     """Let it happen. Raises NotAllowed, which says why not."""
     if not may(role, act):
