@@ -33,6 +33,7 @@ chosen = st.navigation(
         ],
     },
     position="hidden" if outside else "sidebar",
+    expanded=True,
 )
 if outside:
     signing_in.show()
