@@ -36,9 +36,9 @@ def show_rights(acting: Settings) -> None:
     with st.container(border=True, height="stretch"):
         st.markdown("**What you may do**")
         if may:
-            st.markdown(f":material/check: {shell.plain(', '.join(may))}.")
+            st.markdown(f":material/check: {shell.plain(' · '.join(may))}")
         if may_not:
-            st.markdown(f":material/lock: Not: {shell.plain(', '.join(may_not))}.")
+            st.markdown(f":material/lock: Not: {shell.plain(' · '.join(may_not))}")
 
 
 def show_limits(acting: Settings) -> None:
