@@ -2,14 +2,15 @@
 
 import streamlit as st
 
-from phi3kit.ui import shell, web
+from phi3kit.ui import shell, signing_in, web
 
 
 def route() -> None:
-    """Every page by its name, the sidebar, and the page that was asked for."""
+    """Every page by its name, the sidebar, and the page that was asked for; the way in for who is outside."""
     st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/icon.png", layout="wide")
 
     st.session_state["routed"] = True  # see shell.begin
+    outside = signing_in.is_outside()
     chosen = st.navigation(
         {
             "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
@@ -30,13 +31,20 @@ def route() -> None:
             ],
             "Hand over": [
                 st.Page("pages/deploy.py", title="Deploy", icon=":material/rocket_launch:"),
+                st.Page("pages/access.py", title="Access", icon=":material/key:"),
                 st.Page("pages/tour.py", title="Tour", icon=":material/signpost:"),
             ],
-        }
+        },
+        position="hidden" if outside else "sidebar",
+        expanded=True,
     )
-    with st.sidebar, shell.errors_shown():
-        shell.status()
-    chosen.run()
+    if outside:
+        signing_in.show()
+    else:
+        with st.sidebar, shell.errors_shown():
+            signing_in.person()
+            shell.status()
+        chosen.run()
 
 
 if __name__ == "__main__":  # Streamlit runs this file as a script, once for each visit and click

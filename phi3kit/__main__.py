@@ -1,6 +1,6 @@
-"""Command line: build, serve, chat, compare signatures, read usage, answer batches, evaluate, bundle for Azure ML.
+"""Command line: build, serve, chat, compare signatures, read usage, answer batches, evaluate, keys, bundle for Azure ML.
 
-    python -m phi3kit build|serve|chat|signatures|usage|azure|batch|evaluate …
+    python -m phi3kit build|serve|chat|signatures|usage|azure|batch|evaluate|keys …
 
 Knows arguments and what is printed. A user's error is one line on stderr and exit code 2.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from phi3kit.cli.batch import add_batch
 from phi3kit.cli.ending import Ending
 from phi3kit.cli.evaluate import add_evaluate
+from phi3kit.cli.keys import add_keys
 from phi3kit.environment import child_environment
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     azure.set_defaults(run=_azure)
     add_batch(commands)
     add_evaluate(commands)
+    add_keys(commands)
     return parser
 
 

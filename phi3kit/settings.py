@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from phi3kit.access.limits import DEFAULTS, VARIABLES, Limits
 from phi3kit.access.profiles import PROFILES, Act, Profile, Role, may, require
+from phi3kit.access.roles import RoleRules, read_default, read_names
 from phi3kit.errors import SettingInvalid
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ class Settings:
     log_text: bool  # whether prompts and answers are kept and logged, or only what they cost
     profile: Profile  # for whom the app is open
     role: Role  # what the acting person may do
+    role_rules: RoleRules  # who gets which role in the profile team
     limits: Limits
     allowed_hosts: tuple[str, ...] | None  # where remote endpoints may lie: hosts, addresses, networks; None: anywhere
     mlflow_url: str  # where MLflow's own pages are
@@ -94,6 +96,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         log_text=_switch(found, "PHI3KIT_LOG_TEXT", default=_is_on_this_machine(tracking_uri)) and profile != "public",
         profile=profile,
         role=_role(found, profile),
+        role_rules=_role_rules(found),
         limits=_limits(found, profile),
         allowed_hosts=_allowed_hosts(found, profile),
         mlflow_url=str(
@@ -124,6 +127,19 @@ def _role(found: Mapping[str, object], profile: Profile) -> Role:
         return "visitor"
     given = str(found.get(ROLE_VARIABLE) or "admin")
     return given if given in get_args(Role) else "nobody"  # type: ignore[return-value]
+
+
+def _role_rules(found: Mapping[str, object]) -> RoleRules:
+    def text(name: str) -> str:
+        return str(found.get(name) or "")
+
+    return RoleRules(
+        admins=read_names(text("PHI3KIT_ADMINS")),
+        users=read_names(text("PHI3KIT_USERS")),
+        viewers=read_names(text("PHI3KIT_VIEWERS")),
+        claim=text("PHI3KIT_ROLE_CLAIM").strip() or None,
+        default=read_default(text("PHI3KIT_DEFAULT_ROLE")),
+    )
 
 
 def _limits(found: Mapping[str, object], profile: Profile) -> Limits:

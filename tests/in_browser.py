@@ -46,20 +46,30 @@ class App:
     pid: int
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def running_app(
-    home: Path, script: str = "streamlit_app.py", python: Sequence[str] = (sys.executable,), **settings: str
+    home: Path,
+    script: str = "streamlit_app.py",
+    *,
+    python: Sequence[str] = (sys.executable,),
+    port: int = 0,
+    options: Sequence[str] = (),
+    **variables: str,
 ) -> Iterator[App]:
     """The app on a data folder; when it ends, so must everything that it started.
 
-    python: the command that starts the interpreter. settings: more environment variables.
+    python: the command that starts the interpreter. port: a free one when 0. options: of `streamlit run`. variables: of its environment.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PHI3KIT_HOME": str(home), "PYTHONPATH": str(PROJECT_ROOT), **settings}
+    port = port or free_port()
+    environment = {**os.environ, "PHI3KIT_HOME": str(home), "PYTHONPATH": str(PROJECT_ROOT), **variables}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [*python, "-m", "streamlit", "run", script, "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none"]
+    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none", *options]
     process = subprocess.Popen(
         command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

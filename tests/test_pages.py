@@ -55,6 +55,7 @@ class TestEmpty:
             "evaluate": "No model is built yet",
             "tour": "Walk through the chapter",
             "usage": "There are none yet",
+            "access": "There are none yet",
         }
         assert said[name] in words(app)
 

@@ -47,16 +47,16 @@ class TestRoles:
             ("nobody", ""),
             ("viewer", "watch"),
             ("visitor", "talk build"),
-            ("user", "talk build build_any batch evaluate invoke register keep"),
+            ("user", "talk build build_any batch evaluate invoke register keep keys"),
             (
                 "admin",
-                "talk build build_any batch evaluate invoke register keep connect delete serve watch administer",
+                "talk build build_any batch evaluate invoke register keep keys connect delete serve watch administer",
             ),
         ],
     )
     def test_may_do_exactly_this(self, role: Role, acts: str):
         every: tuple[Act, ...] = (
-            "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep",
+            "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys",
             "connect", "delete", "serve", "watch", "administer",
         )  # fmt: skip
         assert [act for act in every if may(role, act)] == acts.split()

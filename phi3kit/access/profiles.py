@@ -11,13 +11,13 @@ from phi3kit.errors import NotAllowed
 Profile = Literal["local", "team", "public"]
 Role = Literal["admin", "user", "viewer", "visitor", "nobody"]
 Act = Literal[
-    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep",
+    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys",
     "connect", "delete", "serve", "watch", "administer",
 ]  # fmt: skip
 
 PROFILES: tuple[Profile, ...] = ("local", "team", "public")
 
-_USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep")
+_USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys")
 _MAY: dict[Role, tuple[Act, ...]] = {
     "admin": (*_USER, "connect", "delete", "serve", "watch", "administer"),
     "user": _USER,
@@ -35,6 +35,7 @@ _WORDS: dict[Act, str] = {
     "invoke": "send payloads to /invocations",
     "register": "change the Model Registry",
     "keep": "keep conversations and presets on the server",
+    "keys": "make or revoke API keys",
     "connect": "change the remote endpoints",
     "delete": "delete models or versions",
     "serve": "start or end servers and workers, or bundle a model",
@@ -47,6 +48,12 @@ _OWN_MACHINE = "Run phi3kit on your own machine: there everything is on."
 def may(role: Role, act: Act) -> bool:
     """Whether the role allows it."""
     return act in _MAY[role]
+
+
+def rights(role: Role) -> tuple[list[str], list[str]]:
+    """What the role allows and what it does not, in words."""
+    allowed = [words for act, words in _WORDS.items() if may(role, act)]
+    return allowed, [words for act, words in _WORDS.items() if not may(role, act)]
 
 
 def require(role: Role, act: Act) -> None:

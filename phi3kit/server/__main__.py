@@ -19,6 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
+from phi3kit.access.keys import KeyStore
 from phi3kit.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.machine import free_memory_bytes
 from phi3kit.records import WRAPPERS
@@ -26,9 +27,9 @@ from phi3kit.server.app import WorkerConfig, create_app
 from phi3kit.server.engine import Engine
 from phi3kit.server.kv_cache import KvCache, budget_for
 from phi3kit.server.loading import load_runtime, threads_for
-from phi3kit.server.requests import Activity
+from phi3kit.server.requests import Activity, Keys
 from phi3kit.server.runtime import Runtime
-from phi3kit.settings import read_settings
+from phi3kit.settings import Settings, read_settings
 
 
 def main() -> int:
@@ -52,12 +53,7 @@ def main() -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     settings = read_settings()
-    if settings.api_key is None and not _is_loopback(arguments.host):
-        raise SettingInvalid(
-            what=f"The worker will not listen on {arguments.host} without a key.",
-            why="Anyone who reaches this machine could use it.",
-            next_step="Set PHI3KIT_API_KEY, or leave out --host.",
-        )
+    keys = _keys(settings, arguments.host, managed=arguments.managed)
     listener = _listen(arguments.host, arguments.port)
     port = listener.getsockname()[1]
     config = WorkerConfig(
@@ -65,7 +61,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         wrapper=arguments.wrapper,
         model_uri=arguments.model_uri,
         home=settings.home,
-        api_key=settings.api_key,
+        keys=keys,
         max_queue=settings.max_queue,
         threads=threads_for(arguments.folder, settings.threads),
         limits=settings.limits,
@@ -98,6 +94,21 @@ def _serve(arguments: argparse.Namespace) -> int:
     if engine.failure:
         raise engine.failure
     return 0
+
+
+def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
+    """The keys that are taken. A managed worker is asked by its app alone. Raises SettingInvalid or StorageFailed."""
+    if managed:
+        return Keys(settings.api_key, None, asked=settings.api_key is not None)
+    users = KeyStore(settings.home)
+    beyond = not _is_loopback(host)
+    if beyond and settings.api_key is None and not users.any_live():
+        raise SettingInvalid(
+            what=f"The worker will not listen on {host} without a key.",
+            why="Anyone who reaches this machine could use it.",
+            next_step="Set PHI3KIT_API_KEY, make a key with phi3kit keys create, or leave out --host.",
+        )
+    return Keys(settings.api_key, users, asked=beyond or settings.api_key is not None or settings.profile == "team")
 
 
 def _listen(host: str, port: int) -> socket.socket:

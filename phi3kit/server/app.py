@@ -40,8 +40,10 @@ from phi3kit.server.requests import (
     Activity,
     BodyTooLarge,
     Guard,
+    Keys,
     check_length,
     error_response,
+    key_user,
     parse,
     read_body,
     refusal,
@@ -63,7 +65,7 @@ class WorkerConfig:
     wrapper: WrapperName
     model_uri: str
     home: Path
-    api_key: str | None
+    keys: Keys
     max_queue: int
     threads: Threads
     limits: Limits
@@ -85,7 +87,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    app.add_middleware(Guard, api_key=config.api_key, activity=activity)
+    app.add_middleware(Guard, keys=config.keys, activity=activity)
 
     @app.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> Response:
@@ -129,7 +131,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     async def chat_completions(request: Request) -> Response:
         body = await parse(request, ChatRequest)
         check_length((message.content for message in body.conversation()), config.limits, "messages")
-        caller = Caller.from_headers(request.headers, body.user)
+        caller = Caller.from_headers(request.headers, body.user, key_user(request))
         # In a thread: a text of megabytes takes seconds to cut, and /health must answer meanwhile.
         turn = await asyncio.to_thread(chat_turn, body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
@@ -138,7 +140,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
     async def completions(request: Request) -> Response:
         body = await parse(request, CompletionRequest)
         check_length([body.raw_prompt()], config.limits, "prompt")
-        caller = Caller.from_headers(request.headers, body.user)
+        caller = Caller.from_headers(request.headers, body.user, key_user(request))
         turn = await asyncio.to_thread(raw_turn, body, caller, engine, config.wrapper, config.model_uri)
         return await _answer(request, body, turn)
 
@@ -171,7 +173,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
         data = (await read_body(request)).decode("utf-8", errors="replace")
         content_type = request.headers.get("content-type", "application/json")
-        caller = Caller.from_headers(request.headers, None)
+        caller = Caller.from_headers(request.headers, None, key_user(request))
         with keeper.counted(caller.turn_id, caller.user):
             status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
         return Response(content, status, media_type=media_type)

@@ -3,10 +3,12 @@
 Knows OpenAI's error shape and the worker's bounds. Knows no model.
 """
 
+import asyncio
 import hmac
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request, Response
@@ -15,8 +17,9 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit import openai_schema
+from phi3kit.access.keys import KeyStore, looks_like_key
 from phi3kit.access.limits import Limits
-from phi3kit.errors import BudgetSpent, Busy, LimitReached, RequestInvalid
+from phi3kit.errors import BudgetSpent, Busy, LimitReached, RequestInvalid, StorageFailed
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -34,29 +37,60 @@ class Activity:
         self.last_request_at = time.monotonic()
 
 
+@dataclass(frozen=True)
+class Keys:
+    """Which keys a worker takes."""
+
+    own: str | None  # of the app, or of who started the worker: its X-Phi3kit-* headers are believed
+    users: KeyStore | None  # of people: each names its user, and headers name nobody
+    asked: bool  # whether nobody comes in without one
+
+
 class Guard:
     """Keys and sizes, before any route. Plain ASGI: FastAPI's middleware helper would hide that a client went away."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None, activity: Activity) -> None:
-        self._app, self._api_key, self._activity = app, api_key, activity
+    def __init__(self, app: ASGIApp, keys: Keys, activity: Activity) -> None:
+        self._app, self._keys, self._activity = app, keys, activity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._refused(Request(scope)) if scope["type"] == "http" else None
+        refused = await self._refused(Request(scope)) if scope["type"] == "http" else None
         await (refused or self._app)(scope, receive, send)
 
-    def _refused(self, request: Request) -> Response | None:
+    async def _refused(self, request: Request) -> Response | None:
         if request.url.path == "/health":
             return None
         if request.url.path != "/metrics":  # who only watches does not keep a worker from ending when idle
             self._activity.last_request_at = time.monotonic()
-        if self._api_key is not None and not _key_matches(request, self._api_key):
-            return refusal(
-                401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key"
-            )
+        if refused := await self._refused_key(request):
+            return refused
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             return too_large()
         return None
+
+    async def _refused_key(self, request: Request) -> Response | None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if self._keys.own is not None and hmac.compare_digest(given.encode(), self._keys.own.encode()):
+            return None
+        # Also where no key is asked: a revoked one must not go on working as somebody without a name.
+        if self._keys.users is not None and looks_like_key(given):
+            try:
+                # In a thread: while another process writes, the file is waited for.
+                user = await asyncio.to_thread(self._keys.users.user_of, given)
+            except StorageFailed as error:
+                return error_response(error)
+            if user is not None:
+                request.state.key_user = user
+                return None
+            return refusal(401, "The key is unknown or was revoked. Make a new one on Access.", "invalid_api_key")
+        if not self._keys.asked:
+            return None
+        return refusal(401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key")
+
+
+def key_user(request: Request) -> str | None:
+    """Whose key came with a request; None for the worker's own key, or none."""
+    return getattr(request.state, "key_user", None)
 
 
 async def read_body(request: Request) -> bytes:
@@ -92,11 +126,6 @@ def check_length(texts: Iterable[str], limits: Limits, param: str) -> None:
             param=param,
             code="string_above_max_length",
         )
-
-
-def _key_matches(request: Request, key: str) -> bool:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    return hmac.compare_digest(given.encode(), key.encode())
 
 
 def error_response(error: Exception) -> Response:

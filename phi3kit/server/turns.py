@@ -44,8 +44,14 @@ class Caller:
     origin: Origin
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, str], user: str | None) -> "Caller":
-        """Read the X-Phi3kit-* headers. user: the request's own `user` field."""
+    def from_headers(cls, headers: Mapping[str, str], user: str | None, key_user: str | None = None) -> "Caller":
+        """Read the X-Phi3kit-* headers. user: the request's own `user` field.
+
+        key_user: whose key came with the request. Their turns are theirs: what they say of themselves counts for
+        nothing, a turn's id neither, which would let many turns count as one.
+        """
+        if key_user is not None:
+            return cls(uuid.uuid4().hex, uuid.uuid4().hex, key_user, "api")
 
         def text(name: str) -> str:
             return headers.get(f"x-phi3kit-{name}", "")[:_MAX_HEADER_TEXT]

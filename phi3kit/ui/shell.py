@@ -34,6 +34,10 @@ def begin(title: str) -> None:
         PagesManager.uses_pages_directory = False
         st.rerun()
     st.title(title)
+    with errors_shown():
+        if resources.settings().role != "nobody":
+            return
+    st.stop()  # the router lets nobody in; no page counts on it
 
 
 def page(name: str) -> str:

@@ -1,0 +1,73 @@
+"""Allowances: how much of each limit one user has used, and for admins how much everybody has.
+
+Puts together what the turns of the last day and the day's tokens say. Knows no page.
+"""
+
+from dataclasses import dataclass
+
+from phi3kit.access.limits import Limits
+from phi3kit.settings import Settings
+from phi3kit.usage import budgets
+from phi3kit.usage.asked import Asked, Use
+from phi3kit.usage.outbox import Outbox
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """One limit and what of it is used."""
+
+    what: str
+    used: int
+    most: int
+
+    @property
+    def share(self) -> float:
+        """Between 0 and 1."""
+        return min(self.used / self.most, 1.0)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one user did lately."""
+
+    use: Use
+    tokens_today: int  # of this day in UTC
+
+
+def allowances(limits: Limits, outbox: Outbox, asked: Asked, user: str) -> list[Allowance]:
+    """Every limit that counts what this user does. Raises StorageFailed."""
+    use = asked.use(user) if limits.paces_users else Use(user)
+    found = [
+        ("turns in the last minute", use.minute_turns, limits.user_minute_turns),
+        ("tokens in the last minute", use.minute_tokens, limits.user_minute_tokens),
+        ("answers being written", use.at_once, limits.user_turns_at_once),
+        ("turns in the last 24 hours", use.daily_turns, limits.user_daily_turns),
+    ]
+    counted = [Allowance(what, used, most) for what, used, most in found if most is not None]
+    for meter in budgets.meters(limits, outbox, [user]):
+        what = "tokens today, everybody together" if meter.user is None else "tokens today"
+        counted.append(Allowance(what, meter.spent_tokens, meter.budget_tokens))
+    return counted
+
+
+def sizes(limits: Limits) -> list[str]:
+    """The limits of one request, file or build, in words."""
+    found = [
+        ("{:,} characters a request", limits.prompt_characters),
+        ("{:,} MB a file", limits.upload_mb),
+        ("{:,} builds waiting", limits.waiting_builds),
+        ("{:,} models", limits.models),
+        ("{:,} models loaded at once", limits.workers),
+        ("{:,} MB on the disk", limits.disk_mb),
+        ("{:,} hours, then what is not registered is cleaned up", limits.keep_hours),
+    ]
+    return [words.format(most) for words, most in found if most is not None]
+
+
+def everybody(acting: Settings, outbox: Outbox, asked: Asked) -> list[Spent]:
+    """What each user did, most tokens of today first. Raises NotAllowed or StorageFailed."""
+    acting.require("administer")
+    uses = {use.user: use for use in asked.uses()} if acting.limits.paces_users else {}
+    spent = outbox.spenders(budgets.today())
+    found = [Spent(uses.get(user, Use(user)), spent.get(user, 0)) for user in {**uses, **spent}]
+    return sorted(found, key=lambda each: (-each.tokens_today, each.use.user))
