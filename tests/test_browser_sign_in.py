@@ -152,7 +152,7 @@ class TestRoles:
             go(page, "Chat")
             idle(page)
             send(page, "What is the capital of Spain?")
-            page.get_by_text("You may not ask a model here.").first.wait_for()
+            page.get_by_text("Your role is viewer; it takes user.").first.wait_for()
             go(page, "Access")
             page.get_by_text("You may not make or revoke API keys here.").wait_for()
             assert page.get_by_role("button", name="Create a key").count() == 0
