@@ -60,7 +60,7 @@ class TestDoor:
         [
             {"is_logged_in": "true"},
             {"is_logged_in": 1},
-            {"exp": time.time() - 1},
+            {"exp": 1_700_000_000.0},
             {"exp": "never"},
             {"sub": None},
             {"sub": "x" * 300},
