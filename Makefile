@@ -1,4 +1,4 @@
-# The doors: setup, run, test, bench, soak, mlflow-ui, train. Each does all the set-up it needs.
+# The doors: setup, run, test, bench, soak, mlflow-ui, audit, train. Each does all the set-up it needs.
 # The newest Python that the pins were tried with comes first.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
 PORT ?= 8501
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test lint bench soak mlflow-ui train
+.PHONY: setup run test lint bench soak mlflow-ui audit train
 
 setup: $(STAMP)
 
@@ -42,6 +42,13 @@ bench: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
+
+audit: $(STAMP)
+	@# In an environment of their own: what checks the packages is none of them.
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit==2.9.0 pip-licenses==5.0.0
+	$(VENV)/audit/bin/pip-licenses --python $(BIN)/python --order license
+	$(VENV)/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
 train: $(STAMP)
 	$(BIN)/python -m phi3kit.embedded.train
