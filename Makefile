@@ -46,7 +46,7 @@ soak: $(STAMP)
 audit: $(STAMP)
 	@# In an environment of their own: what checks the packages is none of them.
 	$(PYTHON) -m venv $(VENV)/audit
-	$(VENV)/audit/bin/pip install --quiet pip-audit==2.9.0 pip-licenses==5.0.0
+	$(VENV)/audit/bin/pip install --quiet pip-audit==2.9.0 pip-licenses==5.5.5
 	$(VENV)/audit/bin/pip-licenses --python $(BIN)/python --order license
 	$(VENV)/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
