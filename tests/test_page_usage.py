@@ -77,7 +77,7 @@ class TestTotals:
 
     def test_your_prices_make_a_cost(self, settings: Settings):
         log(settings, now("a", prompt_tokens=1_000_000))
-        save(settings.home, {"onnx": Price(prompt=2.0)})
+        save(settings, {"onnx": Price(prompt=2.0)})
         assert metrics(open_usage())["Cost"][0] == "$2.00"
 
     def test_list_prices_are_compared_on_the_same_tokens(self, settings: Settings):

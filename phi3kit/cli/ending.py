@@ -14,6 +14,13 @@ class Ending:
         self._told: int | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._tell)
+        self._others = sys.unraisablehook
+        sys.unraisablehook = self._swallowed
+
+    def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """The signal came inside a destructor or a callback of C: `again` raises it, and no traceback is printed."""
+        if not isinstance(unraisable.exc_value, (KeyboardInterrupt, SystemExit)):
+            self._others(unraisable)
 
     def _tell(self, number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)

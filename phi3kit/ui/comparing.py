@@ -70,14 +70,14 @@ def run(sides: Sequence[Target], requests: Sequence[Request], text: str, keep: C
 
     `keep` gets the comparison however it ends: done, failed, or stopped by the reader.
     """
-    shared, keys = resources.kit(), resources.secrets()
+    shared, keys, acting = resources.kit(), resources.secrets(), resources.settings()
     comparison_id = uuid.uuid4().hex
     lanes = [
         Lane(
-            partial(targets.endpoint_of, side, shared.pool, keys),
+            partial(targets.endpoint_of, side, shared.pool, keys, acting),
             request,
-            TurnContext(user=resources.settings().user, origin="ui", conversation_id=comparison_id),
-            resources.settings(),
+            TurnContext(user=acting.user, origin="ui", conversation_id=comparison_id),
+            acting,
         )
         for side, request in zip(sides, requests, strict=True)
     ]
