@@ -1,9 +1,10 @@
-"""Machine: how many CPUs and how much memory this process may really use.
+"""Machine: how many CPUs and how much memory this process may really use, and how it gives memory back.
 
 Knows affinity masks and Linux' control groups, of both versions. A container sees the whole machine's CPUs and memory
 everywhere else.
 """
 
+import ctypes
 import errno
 import math
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+# glibc's malloc.h: how many heaps threads share, and from which size on a block has pages of its own, given back when free.
+_HEAP_OPTIONS = {"M_ARENA_MAX": (-8, 2), "M_MMAP_THRESHOLD": (-3, 256 * 1024)}
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_MEMORY = re.compile(
     r"(cannot|can't|failed to|unable to) allocate|failed to map segment|bad_alloc|can't start new thread", re.IGNORECASE
@@ -59,11 +62,33 @@ def free_memory_bytes() -> int:
         limit = _words(group / "memory.max") or _words(group / "memory.limit_in_bytes")
         used = _words(group / "memory.current") or _words(group / "memory.usage_in_bytes")
         if limit and used and limit[0] != "max":
-            # Files that were read count as used, and go when the memory is wanted.
-            files = dict(line.split() for line in _lines(group / "memory.stat"))
-            cached = int(files.get("total_inactive_file") or files.get("inactive_file") or 0)
-            free.append(max(0, int(limit[0]) - int(used[0]) + cached))
+            free.append(max(0, int(limit[0]) - int(used[0]) + _cached(group)))
     return min(free)
+
+
+def _cached(group: Path) -> int:
+    """Bytes of files that were read: they count as used, and go when the memory is wanted; running code does not."""
+    said = dict(line.split() for line in _lines(group / "memory.stat"))
+
+    def size(*names: str) -> int:  # in the first version of control groups only totals include those below
+        return int(next((said[name] for name in names if name in said), 0))
+
+    read = size("total_inactive_file", "inactive_file") + size("total_active_file", "active_file")
+    return max(0, read - size("total_mapped_file", "file_mapped"))
+
+
+def keep_heap_whole() -> bool:
+    """Keep this process' heap from falling to pieces while threads come and go; whether the C library could be told.
+
+    Each run of a page is a new thread, and glibc gives threads heaps of their own and puts ever bigger blocks into them:
+    what is free there is scattered, and never goes back. Source: mallopt(3). Tell it before threads begin. Children are told
+    by MALLOC_ARENA_MAX, see environment.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # another system, another C library
+        return False
+    return all(mallopt(option, value) for option, value in _HEAP_OPTIONS.values())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 _EVERY_S = 600.0
 _HOUR_S = 3600.0
 _MOST_RUNS = 1000  # a round; the rest goes with the next one
-# What can be made or downloaded again: exports and hub files of builds, bundles, copies of remote models, logs.
+_JOBS = (BUILDS, BATCHES, EVALUATIONS)
+# What can be made or downloaded again: bundles, exports of broken builds, torch's cache, copies of remote models, logs.
 _REMAKEABLE = ("bundles", "exports", "cache", "models", "logs")
 
 
@@ -38,23 +39,24 @@ _REMAKEABLE = ("bundles", "exports", "cache", "models", "logs")
 class Cleaned:
     """What a clean-up removed."""
 
-    files_bytes: int = 0
+    files_bytes: int = 0  # without the models'
     models: int = 0
     turns: int = 0
 
 
-def clean_up(settings: Settings, older_than_s: float, loaded: Collection[str] = ()) -> Cleaned:
-    """Remove what is older and can be made again; in the profile public also what strangers made.
+def clean_up(settings: Settings, older_than_s: float) -> Cleaned:
+    """Remove ended jobs with what they left, uploads, and what can be made again, where it is older.
 
-    loaded: URIs of models that are in use. Raises NotAllowed or StorageFailed.
+    Raises NotAllowed or StorageFailed.
     """
     settings.require("administer")
-    return _clean_up(settings, time.time() - older_than_s, loaded)
+    return _clean_up(settings, time.time() - older_than_s, ())
 
 
 def _clean_up(settings: Settings, before: float, loaded: Collection[str]) -> Cleaned:
-    held = disk_bytes(settings.home)
-    for kind in (BUILDS, BATCHES, EVALUATIONS):
+    """In the profile public what strangers made goes too. loaded: URIs of models that are in use."""
+    held = _held(settings)
+    for kind in _JOBS:
         for folder in kind.folders(settings):
             if not alive(folder) and last_write(folder) < before:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +66,12 @@ def _clean_up(settings: Settings, before: float, loaded: Collection[str]) -> Cle
     if settings.profile == "public":
         models = _expire_models(settings, before, loaded)
         turns = _expire_turns(settings, before)
-    return Cleaned(max(0, held - disk_bytes(settings.home)), models, turns)
+    return Cleaned(max(0, held - _held(settings)), models, turns)
+
+
+def _held(settings: Settings) -> int:
+    """What all this takes; the store is left out, for others write to it meanwhile."""
+    return sum(disk_bytes(settings.home / name) for name in (*(kind.name for kind in _JOBS), *_REMAKEABLE))
 
 
 def _remove_old(folder: Path, before: float) -> None:

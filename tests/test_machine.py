@@ -1,6 +1,10 @@
 """Machine: what affinity and control groups leave of CPUs and memory, from files as Linux writes them."""
 
+import ctypes
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +13,8 @@ import psutil
 import pytest
 
 from phi3kit import machine
-from phi3kit.machine import Threads, choose_threads, cpu_quota, free_memory_bytes
+from phi3kit.machine import Threads, choose_threads, cpu_quota, free_memory_bytes, keep_heap_whole
+from phi3kit.settings import PROJECT_ROOT
 
 GIB = 2**30
 NO_LIMIT = str(2**63 - 4096)  # version 1 has no word for it
@@ -134,6 +139,27 @@ class TestFreeMemory:
         groups(line, {limit: 4 * GIB, used: 3 * GIB})
         assert free_memory_bytes() == GIB
 
+    @pytest.mark.parametrize(
+        ("line", "folder", "limit", "used", "names"),
+        [
+            ("0::/app", "app", "memory.max", "memory.current", ("inactive_file", "active_file", "file_mapped")),
+            (
+                *("4:memory:/app", "memory/app", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+                ("total_inactive_file", "total_active_file", "total_mapped_file"),
+            ),
+        ],
+        ids=["version 2", "version 1"],
+    )
+    def test_files_that_were_read_make_room_running_code_does_not(
+        self, groups: Groups, line: str, folder: str, limit: str, used: str, names: tuple[str, ...]
+    ):
+        sizes = "\n".join(f"{name} {size * GIB}" for name, size in zip(names, (3, 2, 1), strict=True))
+        groups(
+            line,
+            {f"{folder}/{limit}": 9 * GIB, f"{folder}/{used}": 8 * GIB, f"{folder}/memory.stat": f"anon 1\n{sizes}"},
+        )
+        assert free_memory_bytes() == 5 * GIB
+
     @pytest.mark.parametrize(("pod", "app"), [(5, 9), (9, 5)])
     def test_the_group_that_leaves_least_counts(self, groups: Groups, pod: int, app: int):
         limits = {"pod/memory.max": pod * GIB, "pod/app/memory.max": app * GIB, "memory.max": 12 * GIB}
@@ -153,3 +179,36 @@ class TestFreeMemory:
     def test_a_group_beyond_its_limit_has_nothing_left(self, groups: Groups):
         groups("0::/app", {"app/memory.max": 2 * GIB, "app/memory.current": 3 * GIB})
         assert free_memory_bytes() == 0
+
+
+# Eight threads at once, each with a block of its own; then glibc's own account of its heaps.
+_HEAPS = """
+import ctypes, sys, threading
+from phi3kit.machine import keep_heap_whole
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+if sys.argv[1] == "told":
+    assert keep_heap_whole()
+together = threading.Barrier(8)
+def work():
+    libc.malloc(ctypes.c_size_t(1000))
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of another C library")
+@pytest.mark.parametrize(("told", "heaps"), [("told", range(1, 3)), ("not told", range(4, 100))])
+def test_threads_share_two_heaps_when_the_c_library_is_told(told: str, heaps: range, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _HEAPS, told, tmp_path / "info.xml"], cwd=PROJECT_ROOT, check=True)
+    assert (tmp_path / "info.xml").read_text().count("<heap nr=") in heaps
+
+
+def test_a_c_library_without_such_a_knob_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert not keep_heap_whole()

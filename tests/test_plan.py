@@ -52,7 +52,7 @@ def too_big(tmp_path: Path) -> Path:
 @pytest.fixture
 def tight(tmp_path: Path) -> Path:
     """What takes 92 % of the memory that is free."""
-    return seems(tmp_path / "tight", int(free_memory_bytes() * 0.92) - 800_000_000)
+    return seems(tmp_path / "tight", int(free_memory_bytes() * 0.92) - 550_000_000)
 
 
 class TestVerdict:
@@ -69,6 +69,13 @@ class TestVerdict:
     )
     def test_of_a_need_is_how_much_of_what_is_free_it_takes(self, needed: int, available: int | None, verdict: str):
         assert Need("disk", needed, available, "").verdict == verdict
+
+    @pytest.mark.parametrize(
+        ("needed", "verdict"), [(940, "fits"), (941, "tight"), (1000, "tight"), (1001, "too much")]
+    )
+    def test_of_what_was_measured_leaves_no_doubt(self, needed: int, verdict: str):
+        """605 of libraries, and of the rest up to 85 % of what they leave."""
+        assert Need("memory", needed, 1000, "", measured=605).verdict == verdict
 
     @pytest.mark.parametrize(
         ("needed", "verdict"), [((1, 1), "fits"), ((1, 90), "tight"), ((90, 1), "tight"), ((90, 101), "too much")]
@@ -148,7 +155,7 @@ class TestFiguresOfTheEmbeddedModel:
             "memory to load transformers",
             "memory to load onnx",
         ]
-        assert 600_000_000 < need(plan, "memory to build").needed < 1_500_000_000
+        assert 550_000_000 < need(plan, "memory to build").needed < 1_500_000_000
         assert 150_000_000 < need(plan, "memory to load onnx").needed < 250_000_000
         assert 400_000_000 < need(plan, "memory to load transformers").needed < 500_000_000
         assert need(plan, "memory to build").available == pytest.approx(free_memory_bytes(), rel=0.2)
@@ -211,7 +218,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("wrapper", "needed"),
         # 10,000 GB to load weights; the export of 5e12 numbers takes 5.2 bytes each. The libraries come on top.
-        [("both", "26000.8"), ("transformers", "10000.8"), ("onnx", "26000.8")],
+        [("both", "26000.5"), ("transformers", "10000.5"), ("onnx", "26000.5")],
     )
     def test_a_source_that_cannot_fit_is_refused_with_both_figures(
         self, tmp_path: Path, too_big: Path, wrapper: str, needed: str
@@ -231,5 +238,5 @@ class TestCommandLine:
         assert (done.returncode, done.stdout) == (2, "")
         assert len(done.stderr.splitlines()) == 1
         assert "The build is a tight fit. memory to build: " in done.stderr
-        assert done.stderr.endswith("build anyway with --yes.\n")
+        assert done.stderr.endswith("build anyway: tick it on Build, or give --yes.\n")
         assert [path.name for path in home.iterdir()] == ["builds"]

@@ -65,7 +65,7 @@ def download(request: BuildRequest, source: Source, settings: Settings, report: 
     """Bring a repository's files to this machine; nothing for other sources. Raises SourceInvalid or DownloadFailed."""
     if source.snapshot is None:
         return source
-    with Steps(request.wrappers[0], report).step("download"):
+    with Steps(request.in_order[0], report).step("download"):
         return fetch(
             source,
             settings,
@@ -95,8 +95,8 @@ def build(
         _run(client, wrapper, {"phi3kit.wrapper": wrapper, **facts}, settings) as (run_id, temporary),
     ):
         try:
-            notes = _prepared(steps, wrapper, source)
             folder = _export(steps, source, temporary, request.precision) if wrapper == "onnx" else source.folder
+            notes = _prepared(steps, wrapper, source)  # after the export: libraries take the memory that it needs
             info = _logged(steps, wrapper, folder, source, run_id, facts)
             with steps.step("check"):
                 model, answer = _checked(info.model_uri, wrapper)

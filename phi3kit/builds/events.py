@@ -21,6 +21,11 @@ class BuildRequest:
     precision: Precision
     register: str | None = None
 
+    @property
+    def in_order(self) -> tuple[WrapperName, ...]:
+        """The wrappers as they are built: onnx first, for its export needs memory that the other's libraries keep."""
+        return tuple(sorted(self.wrappers))
+
     def command(self) -> list[str]:
         """The same build as a command line."""
         wrapper = "both" if len(self.wrappers) > 1 else self.wrappers[0]
@@ -111,12 +116,11 @@ def step_names(request: BuildRequest, wrapper: WrapperName, *, hub: bool = False
 
     hub: the source is downloaded first. exported: the source is an ONNX folder already.
     """
-    first = wrapper == request.wrappers[0]
-    names = ["download", "prepare"] if hub and first else ["prepare"]
+    names = ["download"] if hub and wrapper == request.in_order[0] else []
     if wrapper == "onnx" and not exported:
         # fp32 has nothing to quantize.
         names += ["read weights", "export", *(["quantize"] if request.precision != "fp32" else [])]
-    names += ["log", "check"]
+    names += ["prepare", "log", "check"]
     if wrapper == "onnx" and not exported:
         names.append("compare")
     return names + (["register"] if request.register else [])

@@ -18,15 +18,14 @@ from phi3kit.sources.find import EMBEDDED, Source
 
 Verdict = Literal["fits", "tight", "too much"]
 
-_TIGHT = 0.85  # of what is free
+_CERTAINTY = 0.85  # what is reckoned may take 1 / 0.85 of it
 _NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Bytes that a weight takes in an ONNX file: int4 and int8 come in blocks of 32 with an fp32 scale each.
 _EXPORTED_BYTES: dict[Precision, float] = {"int4": 0.5 + 4 / 32, "int8": 1 + 4 / 32, "fp32": 4.0}
 _SMALL_FILES = 4_000_000  # tokenizer, configs, MLmodel
 _LIBRARIES = {"transformers": 420_000_000, "onnx": 160_000_000}  # a worker's memory without weights
-_BUILD_LIBRARIES = (
-    800_000_000  # the build and the model builder that it starts; 810 MB at the peak with the embedded model
-)
+# The build and the model builder that it starts; both wrappers of the embedded model are built where 560 MB may be used.
+_BUILD_LIBRARIES = 550_000_000
 _EXPORT_BYTES = 5.2  # of memory, a weight: what the model builder holds while it quantizes to int4
 
 
@@ -38,11 +37,12 @@ class Need:
     needed: int  # bytes
     available: int | None
     how: str
+    measured: int = 0  # bytes of it that were measured, as the libraries were; the rest is reckoned
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it can be had."""
-        if self.available is None or self.needed <= _TIGHT * self.available:
+        """Whether it can be had; tight when it could not if the reckoning is a little wrong."""
+        if self.available is None or self.measured + (self.needed - self.measured) / _CERTAINTY <= self.available:
             return "fits"
         return "tight" if self.needed <= self.available else "too much"
 
@@ -71,7 +71,11 @@ class Plan:
         short = [need for need in self.needs if need.verdict == self.verdict]
         figures = "; ".join(f"{need.what}: {_gb(need.needed)} of {_gb(need.available or 0)}" for need in short)
         if self.verdict == "tight":
-            raise BuildFailed("The build is a tight fit.", f"{figures}.", "Free some, or build anyway with --yes.")
+            raise BuildFailed(
+                "The build is a tight fit.",
+                f"{figures}.",
+                "Free some, or build anyway: tick it on Build, or give --yes.",
+            )
         raise BuildFailed(
             "The build does not fit on this machine.", f"{figures}.", "Free some, or choose a smaller source."
         )
@@ -102,7 +106,7 @@ def make_plan(request: BuildRequest, source: Source, settings: Settings) -> Plan
     disk, disk_how = _disk(request, source, settings, exported if exports else 0)
     needs = [
         Need("disk at the peak", disk, _free_disk(settings.home), disk_how),
-        Need("memory to build", *_build_memory(request, source, exported if exports else 0)),
+        _build_memory(source, exported if exports else 0),
     ]
     for wrapper in request.wrappers:
         weights = source.files.weight_bytes if wrapper == "transformers" or not exports else exported
@@ -112,6 +116,7 @@ def make_plan(request: BuildRequest, source: Source, settings: Settings) -> Plan
                 weights + _LIBRARIES[wrapper],
                 free_memory_bytes(),
                 f"{_gb(weights)} of weights and {_gb(_LIBRARIES[wrapper])} of libraries, in a worker of its own",
+                measured=_LIBRARIES[wrapper],
             )
         )
     kv = {wrapper: _kv_bytes(source, wrapper) * source.shape.context_tokens for wrapper in request.wrappers}
@@ -159,13 +164,14 @@ def _disk(request: BuildRequest, source: Source, settings: Settings, exported: i
     return sum(parts.values()) + _SMALL_FILES, named or "only small files: the weights are linked, not copied"
 
 
-def _build_memory(request: BuildRequest, source: Source, exported: int) -> tuple[int, int, str]:
+def _build_memory(source: Source, exported: int) -> Need:
     weights = source.files.weight_bytes
+    needed, how = weights, f"{_gb(weights)} of weights, to check that they answer"
     if exported:
         export, comparison = int(_numbers(source) * _EXPORT_BYTES), weights + exported
+        needed = max(export, comparison)
         how = f"{_gb(export)} for the export; later {_gb(weights)} of weights beside {_gb(exported)} of it, to compare them"
-        return max(export, comparison) + _BUILD_LIBRARIES, free_memory_bytes(), how
-    return weights + _BUILD_LIBRARIES, free_memory_bytes(), f"{_gb(weights)} of weights, to check that they answer"
+    return Need("memory to build", needed + _BUILD_LIBRARIES, free_memory_bytes(), how, measured=_BUILD_LIBRARIES)
 
 
 def _kv_bytes(source: Source, wrapper: WrapperName) -> int:
