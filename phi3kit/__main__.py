@@ -20,6 +20,7 @@ from phi3kit.cli.keys import add_keys
 from phi3kit.environment import child_environment
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import PRECISIONS, WRAPPERS
+from phi3kit.redaction import hide_in_logs
 from phi3kit.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _build_as(
 
     take_back_remains(settings)
     source = download(request, source, settings, report)
-    for wrapper in request.wrappers:
+    for wrapper in request.in_order:
         built = build(wrapper, source, request, settings, report).as_json()
         job.line(built)
         print(json.dumps(built, ensure_ascii=False), flush=True)
@@ -222,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = _parser().parse_args(argv)
     _quiet()
+    hide_in_logs(os.environ)
     try:
         arguments.run(arguments)
     except Phi3KitError as error:

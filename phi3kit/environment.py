@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from phi3kit.access.limits import VARIABLES
+from phi3kit.redaction import SECRET_WORDS
 from phi3kit.settings import PROJECT_ROOT, ROLE_VARIABLE, Settings
 
 # What of the parent's environment a child may need. Everything else stays behind: who knows what it is.
@@ -18,7 +19,7 @@ _PASSED_BEGINNINGS = (
     "LC_", "LD_LIBRARY_", "PYTHON", "PHI3KIT_", "MLFLOW_", "HF_", "TRANSFORMERS_", "TORCH", "OMP_", "MKL_", "OPENBLAS_",
     "CUDA_", "NVIDIA_", "ORT_", "MALLOC_", "SPARK_", "PYSPARK_", "HADOOP_", "GIT_PYTHON_", "XDG_",
 )  # fmt: skip
-_SECRET_WORDS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIAL", "URI")  # a store's URI may hold a password
+_SECRET_WORDS = (*SECRET_WORDS, "URI")  # a store's URI may hold a password
 # By these one gets to artifact stores and the hub; they are for what asks there.
 _OUTWARD_BEGINNINGS = ("AWS_", "AZURE_", "GOOGLE_", "BOTO_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 

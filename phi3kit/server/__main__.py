@@ -23,6 +23,7 @@ from phi3kit.access.keys import KeyStore
 from phi3kit.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.machine import free_memory_bytes
 from phi3kit.records import WRAPPERS
+from phi3kit.redaction import hide_in_logs
 from phi3kit.server.app import WorkerConfig, create_app
 from phi3kit.server.engine import Engine
 from phi3kit.server.kv_cache import KvCache, budget_for
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--managed", action="store_true")
     arguments = parser.parse_args()
+    hide_in_logs(os.environ)
     try:
         return _serve(arguments)
     except Phi3KitError as error:
