@@ -26,9 +26,11 @@ import numpy as np
 from bench.bare import BareOnnx, BareTransformers
 from bench.builds import Figures, build, wrap
 from bench.models import random_weights
-from bench.worker import TOKENIZER, HealthWatch, Stream, Worker, serving
+from bench.worker import ALWAYS_THE, TOKENIZER, HealthWatch, Stream, Worker, serving
 from phi3kit.machine import choose_threads
 from phi3kit.records import WRAPPERS, WrapperName
+
+_ROUNDS = 8  # of each repetition
 
 _counter = iter(range(10**9))
 
@@ -45,27 +47,36 @@ def ids_of(prompt: str) -> list[int]:
 
 
 def speed(worker: Worker, bare: dict[str, Any], prompt_tokens: int, tokens: int, repeat: int) -> Figures:
-    """Decode and prefill, tokens/s, through the worker's stream and bare."""
-    decode: dict[str, list[float]] = {name: [] for name in ("worker", *bare)}
-    prefill: dict[str, list[float]] = {name: [] for name in ("worker", *bare)}
+    """Prefill and decode, tokens/s, through the worker's stream and bare.
 
-    def note(name: str, stream: Stream) -> None:
-        decode[name].append(stream.tokens_per_second)
-        prefill[name].append(stream.prompt_tokens / stream.first_s)
-
+    A virtual machine's speed moves by a quarter within minutes, so decoding goes in turns of few tokens behind the same
+    prompt, and each turn of the worker's is compared with the bare ones beside it.
+    """
+    sides = ["worker", *bare]
+    prefill: dict[str, list[float]] = {name: [] for name in sides}
+    decode: dict[str, list[float]] = {name: [] for name in sides}
     worker.ask(prompt_of(8), 4)
     for each in bare.values():
         each.ask(ids_of(prompt_of(8)), 4)
     for _ in range(repeat):
-        note("worker", worker.ask(prompt_of(prompt_tokens), tokens))
-        for name, each in bare.items():
-            note(name, each.ask(ids_of(prompt_of(prompt_tokens)), tokens))
+        for name in sides:
+            prompt = prompt_of(prompt_tokens)
+            stream = bare[name].ask(ids_of(prompt), 2) if name in bare else worker.ask(prompt, 2)
+            prefill[name].append(stream.prompt_tokens / stream.first_s)
+    askers = {name: each.asker(ids_of(prompt), tokens) for name, each in bare.items()}
+    askers["worker"] = lambda: worker.ask(prompt, tokens)
+    for _ in range(_ROUNDS * repeat):
+        for name in sides:
+            decode[name].append(askers[name]().tokens_per_second)
     figures: Figures = {}
     for what, values in (("decode", decode), ("prefill", prefill)):
-        for name in values:
+        for name in sides:
             figures[f"{what} tokens/s, {name}"] = median(values[name])
-        for name in bare:
-            figures[f"{what}, worker / {name}"] = median(values["worker"]) / median(values[name])
+    for name in bare:
+        pairs = [mine / its for mine, its in zip(decode["worker"], decode[name], strict=True)]
+        figures[f"decode, worker / {name}"] = median(pairs)
+        figures[f"decode, worker / {name}, quartiles"] = "{:.2f} to {:.2f}".format(*quantiles(pairs, n=4)[::2])
+        figures[f"prefill, worker / {name}"] = median(prefill["worker"]) / median(prefill[name])
     return figures
 
 
@@ -73,11 +84,12 @@ def conversation(worker: Worker, bare: BareOnnx, new_tokens: int, tokens: int) -
     """Time to the first token as a conversation of 20 turns grows, through the worker and by a stateless client."""
     history = f"{next(_counter)} "
     firsts: dict[int, float] = {}
+    computed: dict[int, int] = {}
     stateless: dict[int, float] = {}
     for turn in range(1, 21):
         history += prompt_of(new_tokens)
-        stream = worker.ask(history, tokens)
-        firsts[turn] = stream.first_s
+        stream = worker.ask(history, tokens, ALWAYS_THE)
+        firsts[turn], computed[turn] = stream.first_s, stream.prompt_tokens - stream.cached_tokens
         if turn in (1, 5, 10, 20):
             stateless[turn] = bare.ask(ids_of(history), 2).first_s
         history += stream.text
@@ -85,6 +97,7 @@ def conversation(worker: Worker, bare: BareOnnx, new_tokens: int, tokens: int) -
     for turn in (1, 5, 10, 20):
         figures[f"first token s, turn {turn}, worker"] = firsts[turn]
         figures[f"first token s, turn {turn}, stateless"] = stateless[turn]
+        figures[f"tokens computed, turn {turn}, worker"] = computed[turn]
     # One turn's time is noisy: the neighbours belong to it.
     figures["first token, turn 20 / turn 1"] = median(firsts[t] for t in (18, 19, 20)) / median(
         firsts[t] for t in (1, 2, 3)
@@ -171,7 +184,7 @@ def onnx_figures(folder: Path, repeat: int) -> Figures:
     with serving(folder, "onnx") as worker:
         figures["memory MB, loaded"] = worker.memory_mb
         best, default = BareOnnx(folder, threads), BareOnnx(folder, None)
-        figures |= speed(worker, {"bare loop": best, "chapter's defaults": default}, 128, 48, repeat)
+        figures |= speed(worker, {"bare loop": best, "chapter's defaults": default}, 128, 12, repeat)
         del default
         figures |= conversation(worker, best, 32, 16)
         figures |= together(worker, best, (1, 2, 4, 8), 32, 24)
@@ -192,7 +205,7 @@ def small_figures(wrapper: WrapperName, work: Path, repeat: int) -> Figures:
         threads = int(worker.health()["threads"]["count"])
         bare = BareOnnx(folder, threads) if wrapper == "onnx" else BareTransformers(folder)
         name = "bare loop" if wrapper == "onnx" else "bare generate"
-        figures = speed(worker, {name: bare}, 64, 600, repeat)
+        figures = speed(worker, {name: bare}, 64, 600 if wrapper == "onnx" else 200, repeat)
         return {"whole build s": built["whole build s"], "threads": threads, **figures, "memory MB": worker.memory_mb}
 
 

@@ -1,7 +1,7 @@
 """The bare libraries, as the figures' other side: nothing around the token loop."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,36 @@ class BareOnnx:
     def ask(self, ids: Sequence[int], tokens: int) -> Stream:
         """Read the prompt, write so many tokens."""
         stream = Stream(prompt_tokens=len(ids))
+        generator = self._generator(len(ids) + tokens)
+        generator.append_tokens(list(ids))
+        return _written(generator, tokens, stream)
+
+    def asker(self, ids: Sequence[int], tokens: int) -> Callable[[], Stream]:
+        """The same as often as one likes; all but the prompt's last token stays in memory."""
+        generator = self._generator(len(ids) + tokens)
+        generator.append_tokens(list(ids))
+
+        def again() -> Stream:
+            stream = Stream(prompt_tokens=len(ids), cached_tokens=len(ids) - 1)
+            generator.rewind_to(len(ids) - 1)
+            generator.append_tokens(list(ids[-1:]))
+            return _written(generator, tokens, stream)
+
+        return again
+
+    def _generator(self, length: int) -> Any:
         params = self._og.GeneratorParams(self._model)
         # Random weights write an end token at random; min_length forbids it.
-        length = len(ids) + tokens
         params.set_search_options(max_length=length, min_length=length, do_sample=False)
-        generator = self._og.Generator(self._model, params)
-        generator.append_tokens(list(ids))
-        for count in range(1, tokens + 1):
-            generator.generate_next_token()
-            stream.at.append(time.perf_counter())
-            stream.tokens.append(count)
-        return stream
+        return self._og.Generator(self._model, params)
+
+
+def _written(generator: Any, tokens: int, stream: Stream) -> Stream:
+    for count in range(1, tokens + 1):
+        generator.generate_next_token()
+        stream.at.append(time.perf_counter())
+        stream.tokens.append(count)
+    return stream
 
 
 class BareTransformers:
@@ -48,6 +67,10 @@ class BareTransformers:
 
         self._torch = torch
         self._model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="auto").eval()
+
+    def asker(self, ids: Sequence[int], tokens: int) -> Callable[[], Stream]:
+        """The same as often as one likes; the prompt is read anew each time."""
+        return lambda: self.ask(ids, tokens)
 
     def ask(self, ids: Sequence[int], tokens: int) -> Stream:
         """Read the prompt, write so many tokens."""

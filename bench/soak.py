@@ -1,10 +1,10 @@
 """Soak: many visitors for a long time, workers killed under them, and what it cost: nothing lost, nothing growing.
 
-    make soak        (or: python -m bench.soak [--minutes 20] [--api 20] [--tabs 5] [--kill-every 60])
+    make soak        (or: python -m bench.soak [--minutes 20] [--api 20] [--tabs 5] [--kill-every 60] [--turns-before 5000])
 
 One app in a process of its own with browser tabs on it, and a second one in this process whose workers the API visitors
-ask with the official client; both on one new data folder. Prints a Markdown table and exits 1 when something was lost,
-doubled, or shown as an error page.
+ask with the official client; both on one new data folder. Its store has turns already, so that caches are filled and do not
+look like growth. Prints a Markdown table and exits 1 when something was lost, doubled, or shown as an error page.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,8 @@ import httpx
 import openai
 import psutil
 
+from bench.usage import fill_store, sample_turns
+from phi3kit.deployment.servers import free_port
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import Phi3KitError
 from phi3kit.records import WRAPPERS, Endpoint
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 PAGES = {
     "": "Phi-3 as an MLflow model, two ways", "build": "Build", "models": "Models", "signatures": "Signatures",
     "chat": "Chat", "prompt": "Prompt", "compare": "Compare", "usage": "Usage", "batch": "Batch",
-    "evaluate": "Evaluate", "deploy": "Deploy", "tour": "Tour",
+    "evaluate": "Evaluate", "deploy": "Deploy", "access": "Access", "tour": "Tour",
 }  # fmt: skip
 QUESTIONS = (
     "What is the capital of Spain?", "What is MLflow?", "スペインの首都はどこですか？", "List the capitals of Europe.",
@@ -59,11 +60,11 @@ _YOUNG_S = 45.0  # a worker loads its model
 
 @dataclass
 class Watched:
-    """One process, or one kind of worker whichever process it is now: memory and open files over time."""
+    """One process, or one kind of worker whichever process it is now: memory of its own and open files over time."""
 
     at_s: list[float] = field(default_factory=list)
     pid: list[int] = field(default_factory=list)
-    rss_mb: list[float] = field(default_factory=list)
+    own_mb: list[float] = field(default_factory=list)
     handles: list[float] = field(default_factory=list)
 
 
@@ -106,7 +107,7 @@ def behind(watched: Watched, begin_s: float) -> Watched:
     """What was seen after the warm-up."""
     kept = [index for index, at in enumerate(watched.at_s) if at >= begin_s]
     return Watched(
-        *([column[index] for index in kept] for column in (watched.at_s, watched.pid, watched.rss_mb, watched.handles))
+        *([column[index] for index in kept] for column in (watched.at_s, watched.pid, watched.own_mb, watched.handles))
     )
 
 
@@ -133,11 +134,12 @@ def balance(asked: dict[str, str], kept: Counter[str], waiting: int) -> Balance:
 class Soak:
     """Everything that runs for the time of the soak."""
 
-    def __init__(self, home: Path, seed: int) -> None:
+    def __init__(self, home: Path, seed: int, turns_before: int) -> None:
         self.settings: Settings = read_settings({"PHI3KIT_HOME": str(home), "PHI3KIT_IDLE_SECONDS": "7200"})
         self.tally, self.over = Tally(), threading.Event()
         self.began = time.monotonic()
         self._seed = seed
+        self._before = sample_turns(turns_before)
         self._uris: dict[str, str] = {}
         self.pool = WorkerPool(self.settings)
         self._writer = UsageWriter(self.settings)
@@ -146,8 +148,8 @@ class Soak:
 
     def __enter__(self) -> "Soak":
         self._build()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        fill_store(self.settings, self._before)
+        port = free_port()
         command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", str(port)]
         command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none", "--server.headless", "true"]
         log = (self.settings.home / "app.log").open("wb")
@@ -261,11 +263,12 @@ class Soak:
                 with suppress(psutil.Error):
                     if time.time() - process.create_time() < _YOUNG_S:
                         continue
-                    rss, handles = process.memory_info().rss, process.num_fds()
+                    memory, handles = process.memory_info(), process.num_fds()
                     seen = self.tally.watched.setdefault(name, Watched())
                     seen.at_s.append(time.monotonic() - self.began)
                     seen.pid.append(process.pid)
-                    seen.rss_mb.append(rss / 1e6)
+                    # Without the pages of libraries' files, which come in as they are first used and belong to all.
+                    seen.own_mb.append((memory.rss - getattr(memory, "shared", 0)) / 1e6)
                     seen.handles.append(handles)
 
     def _workers(self) -> list[tuple[str, psutil.Process]]:
@@ -281,7 +284,7 @@ class Soak:
         return found
 
     def kept(self) -> tuple[Counter[str], int]:
-        """How often each turn id is among the store's runs, once nothing waits; and how many wait still."""
+        """How often each turn id of the soak is among the store's runs, once nothing waits; and how many wait still."""
         import mlflow
 
         from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
@@ -300,8 +303,9 @@ class Soak:
         open_store(self.settings)
         experiment = experiment_id(self.settings, USAGE_EXPERIMENT)
         runs = mlflow.search_runs([experiment], output_format="list", max_results=50_000)
-        ended = [run.data.tags["phi3kit.turn_id"] for run in runs if run.info.status != "RUNNING"]
-        return Counter(ended), outbox.waiting()
+        ended = Counter(run.data.tags["phi3kit.turn_id"] for run in runs if run.info.status != "RUNNING")
+        ended.subtract(turn.turn_id for turn in self._before)
+        return +ended, outbox.waiting()
 
 
 async def browse(soak: Soak, tabs: int, seed: int) -> None:
@@ -369,7 +373,10 @@ def table(soak: Soak, asked: argparse.Namespace, found: Balance, kept: int, trac
         ("turns asked by the API", f"{len(tally.asked):,}"),
         *((f"— {how}", f"{count:,}") for how, count in sorted(ends.items())),
         ("chats in the browser", ", ".join(f"{count:,} {how}" for how, count in sorted(tally.chats.items())) or "0"),
-        ("turns in the store", f"{kept:,}; {found.waiting} still in the outbox"),
+        (
+            "turns in the store",
+            f"{kept:,} beside the {asked.turns_before:,} of before; {found.waiting} still in the outbox",
+        ),
         ("turns lost, doubled", f"{len(found.lost)}, {len(found.doubled)}"),
         ("workers killed", f"{sum(tally.kills.values())} ({_listed(tally.kills)})"),
         ("error pages seen", f"{len(tally.error_pages)} of {len(tally.page_s):,} page loads"),
@@ -383,7 +390,7 @@ def table(soak: Soak, asked: argparse.Namespace, found: Balance, kept: int, trac
         late = behind(seen, begin_s)
         if late.at_s:
             rows += [
-                (f"{name}: memory, MB", _drawn(late, late.rss_mb)),
+                (f"{name}: memory, MB", _drawn(late, late.own_mb)),
                 (f"{name}: open files", _drawn(late, late.handles)),
             ]
     lines = [f"| {what} | {figure} |" for what, figure in rows]
@@ -393,10 +400,12 @@ def table(soak: Soak, asked: argparse.Namespace, found: Balance, kept: int, trac
 
 
 def _drawn(seen: Watched, values: Sequence[float]) -> str:
-    """From the warm-up's end to the end, the most between, and the slope."""
-    slope, processes = slope_per_hour(seen.at_s, values, seen.pid), len(set(seen.pid))
+    """From the warm-up's end to the end, the most between, and the slope; of the second half too: what fills up gets flatter."""
+    processes, half = len(set(seen.pid)), len(values) // 2
+    slopes = [slope_per_hour(seen.at_s[begin:], values[begin:], seen.pid[begin:]) for begin in (0, half)]
     by = f", {processes} processes" if processes > 1 else ""
-    return f"{values[0]:,.0f} → {values[-1]:,.0f}, at most {max(values):,.0f}; slope {slope:+,.0f} an hour{by}"
+    slope = f"slope {slopes[0]:+,.0f} an hour, of the second half {slopes[1]:+,.0f}{by}"
+    return f"{values[0]:,.0f} → {values[-1]:,.0f}, at most {max(values):,.0f}; {slope}"
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -415,10 +424,11 @@ def main() -> int:
     parser.add_argument("--api", type=int, default=20)
     parser.add_argument("--tabs", type=int, default=5)
     parser.add_argument("--kill-every", type=float, default=60, metavar="SECONDS")
+    parser.add_argument("--turns-before", type=int, default=5000, metavar="N", help="in the store when it begins")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        with Soak(Path(folder) / "home", arguments.seed) as soak:
+        with Soak(Path(folder) / "home", arguments.seed, arguments.turns_before) as soak:
             works: list[Callable[[], None]] = [
                 *(lambda number=number: soak.visit_api(number) for number in range(arguments.api)),
                 soak.watch_health,

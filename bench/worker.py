@@ -24,6 +24,8 @@ from phi3kit.settings import PROJECT_ROOT
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 # Random weights write an end token at random; these never do.
 _NEVER_END = {str(TOKENIZER.token_to_id(name)): -100 for name in ("<|end|>", "<|endoftext|>", "<|assistant|>")}
+# Random weights write what no tokenizer would cut like that again; this is cut as it was written.
+ALWAYS_THE = {str(TOKENIZER.token_to_id("▁the")): 100}
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Stream:
     at: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, found in memory
     text: str = ""
 
     @property
@@ -59,10 +62,10 @@ class Worker:
     url: str
     process: subprocess.Popen[str]
 
-    def ask(self, prompt: str, tokens: int) -> Stream:
+    def ask(self, prompt: str, tokens: int, bias: dict[str, int] = _NEVER_END) -> Stream:
         """Stream exactly so many tokens behind a raw prompt."""
         body = {
-            "prompt": prompt, "max_tokens": tokens, "stream": True, "logit_bias": _NEVER_END,
+            "prompt": prompt, "max_tokens": tokens, "stream": True, "logit_bias": bias,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }  # fmt: skip
         with httpx.Client(timeout=900) as client:  # made before the clock starts: its TLS set-up takes 20 ms
@@ -86,6 +89,7 @@ class Worker:
                     stream.at.append(now)
                     stream.tokens.append(usage["completion_tokens"])
                 stream.prompt_tokens = usage["prompt_tokens"]
+                stream.cached_tokens = usage["prompt_tokens_details"]["cached_tokens"]
 
     def health(self) -> dict[str, Any]:
         """What /health says."""
