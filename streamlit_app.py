@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from phi3kit.machine import keep_heap_whole
 from phi3kit.ui import shell, signing_in, web
 
 
@@ -50,4 +51,5 @@ def route() -> None:
 if __name__ == "__main__":  # Streamlit runs this file as a script, once for each visit and click
     route()
 else:  # and its server imports it before, once, and finds the application here
+    keep_heap_whole()
     app = st.App(__file__, middleware=web.middleware(), on_script_error=web.on_script_error)

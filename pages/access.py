@@ -1,4 +1,4 @@
-"""Access: who you are here, what you may do and how much of it, and the keys of your own programs."""
+"""Access: who you are here, what you may do and how much of it, the keys of your own programs, and the data folder."""
 
 import streamlit as st
 
@@ -9,8 +9,11 @@ with shell.errors_shown():
     settings = resources.settings()
     access_cards.who(settings)
     acting.show_outcome()
-    with st.container(horizontal=True):
+    rights, limits = st.columns(2)
+    with rights:
         access_cards.show_rights(settings)
+    with limits:
         access_cards.show_limits(settings)
     access_cards.show_keys(settings)
     access_cards.show_everybody(settings)
+    access_cards.show_data_folder(settings)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.chat.conversation import Conversation
-from phi3kit.ui import chat_form, chats, choosing, drawer, messages, resources, share, shell, talk
+from phi3kit.ui import allowed, chat_form, chats, choosing, drawer, messages, resources, share, shell, talk
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -49,11 +49,12 @@ with shell.errors_shown():
     if target and settings:
         if note := choosing.note(target, "openai"):
             st.caption(note)
-        st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",))
+        asks = allowed.note("talk")
+        st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=not asks)
         pending = chats.pending()
         key = f"suggestion_{conversation.id}"
         if not conversation.turns and not pending:
-            st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,))
+            st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,), disabled=not asks)
         turns = conversation.path(pending.parent) if pending else conversation.shown
         messages.show(conversation, turns, choosing.available(), target, last=not pending)
         if pending:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from phi3kit.chat.comparison import Comparison
 from phi3kit.records import Message
-from phi3kit.ui import comparing, connecting, resources, shell
+from phi3kit.ui import allowed, comparing, connecting, resources, shell
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -57,11 +57,14 @@ with shell.errors_shown():
             if st.button("Clear", icon=":material/clear_all:", disabled=not comparisons):
                 comparisons.clear()
                 st.rerun()
+        asks = allowed.note("talk")
         with st.container():  # in its place, not at the window's foot: the newest answers stand right under it
-            text = st.chat_input("Ask both" if count == 2 else "Ask all three", key="compare_text")
+            text = st.chat_input("Ask both" if count == 2 else "Ask all three", key="compare_text", disabled=not asks)
         suggesting = st.empty()
         if not comparisons:
-            text = suggesting.pills("Try one of these", SUGGESTIONS, key="compare_suggestion") or text
+            text = (
+                suggesting.pills("Try one of these", SUGGESTIONS, key="compare_suggestion", disabled=not asks) or text
+            )
         newest = st.container()
         for comparison in reversed(comparisons):
             comparing.show(comparison, newest=comparison is comparisons[-1])

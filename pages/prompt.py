@@ -4,7 +4,7 @@ import streamlit as st
 
 from phi3kit.chat.conversation import Conversation
 from phi3kit.prompts import chat_template
-from phi3kit.ui import choosing, live_text, prompting, shell, talk
+from phi3kit.ui import allowed, choosing, live_text, prompting, shell, talk
 
 shell.begin("Prompt")
 st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
@@ -13,7 +13,7 @@ with shell.errors_shown():
     with st.container(horizontal=True, vertical_alignment="bottom"):
         target = choosing.choose_target("prompt", preferred="onnx")
         request = talk.parameters("prompt", target, "") if target else None
-    if target and request:
+    if target and request and allowed.note("talk"):
         if note := choosing.note(target, "raw"):
             st.caption(note)
         editor, views = st.columns(2)

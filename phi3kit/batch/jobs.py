@@ -45,7 +45,7 @@ class BatchJobs(JobList[BatchJob]):
     def start(self, request: BatchRequest, acting: Settings) -> BatchJob:
         """Start a batch; it waits for the batches before it. Its output goes into its folder.
 
-        acting: the settings of who asks. Raises NotAllowed or StorageFailed.
+        acting: the settings of who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
         acting.require("batch")
         check_room(acting)

@@ -26,6 +26,7 @@ from phi3kit.errors import (
     WorkerFailed,
 )
 from phi3kit.records import Endpoint
+from phi3kit.redaction import masked
 
 CONNECT_S = 10.0
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
@@ -263,7 +264,9 @@ def _said(endpoint: Endpoint, body: object) -> tuple[str, str | None, str | None
     An endpoint that repeats the key that it was sent is not quoted with it.
     """
     message, code, param = _quoted(body)
-    return (message.replace(endpoint.api_key, "•••") if endpoint.api_key else message), code, param
+    if endpoint.api_key:  # before it is shortened: half a key would stay
+        message = masked(message, [endpoint.api_key])
+    return _short(message) or "It says nothing more.", code, param
 
 
 def _quoted(body: object) -> tuple[str, str | None, str | None]:
@@ -271,15 +274,15 @@ def _quoted(body: object) -> tuple[str, str | None, str | None]:
         try:
             body = json.loads(text)
         except ValueError:
-            return _short(text) or "It says nothing more.", None, None
+            return text, None, None
     said: dict[str, Any] = body if isinstance(body, dict) else {}
     if isinstance(said.get("error"), dict):
         said = said["error"]
     if not isinstance(message := said.get("message"), str):
-        return _short(json.dumps(body, ensure_ascii=False)) if body else "It says nothing more.", None, None
+        return json.dumps(body, ensure_ascii=False) if body else "", None, None
     code = said.get("code") or said.get("type") or said.get("error_code") or "error"
     param = said.get("param")
-    return _short(message), str(code), param if isinstance(param, str) else None
+    return message, str(code), param if isinstance(param, str) else None
 
 
 def _short(text: str) -> str:

@@ -36,7 +36,7 @@ class EvaluationJobs(JobList[EvaluationJob]):
     def start(self, request: EvaluationRequest, acting: Settings) -> EvaluationJob:
         """Start an evaluation; it waits for those before it.
 
-        acting: the settings of who asks. Raises NotAllowed or StorageFailed.
+        acting: the settings of who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
         acting.require("evaluate")
         check_room(acting)

@@ -1,4 +1,4 @@
-"""Access cards: the parts of the Access page: rights, limits, API keys, everybody's use.
+"""Access cards: the parts of the Access page: rights, limits, API keys, everybody's use, the data folder.
 
 Knows how they are drawn. What is allowed and counted, the kit knows.
 """
@@ -10,10 +10,12 @@ import streamlit as st
 
 from phi3kit.access.keys import Key, KeyStore
 from phi3kit.access.profiles import rights
+from phi3kit.data_folder import disk_bytes
 from phi3kit.settings import Settings
 from phi3kit.ui import acting as clicks
 from phi3kit.ui import allowed, resources, shell
 from phi3kit.ui.row_choice import DATE, choose_row
+from phi3kit.upkeep import clean_up
 from phi3kit.usage.allowances import allowances, everybody, sizes
 from phi3kit.usage.asked import Asked
 
@@ -22,6 +24,8 @@ _FOR_WHOM = {
     "team": "This app is open to people who sign in (profile team).",
     "public": "This is a public demo (profile public): you have no name here, and what you say is not kept.",
 }
+_DAY_S = 86_400.0
+_AGES = {"a day": _DAY_S, "a week": 7 * _DAY_S, "a month": 30 * _DAY_S}
 _BODY = '{"model": "phi3", "messages": [{"role": "user", "content": "What is the capital of Spain?"}]}'
 
 
@@ -92,6 +96,38 @@ def show_everybody(acting: Settings) -> None:
         st.dataframe(rows, hide_index=True, key="access_uses", alt="What each user asked lately")
         if not acting.limits.paces_users:
             st.caption("Turns are counted by user where a limit of turns is set.")
+
+
+def show_data_folder(acting: Settings) -> None:
+    """What the data folder takes, and a clean-up; nothing for who may not administer."""
+    if not acting.may("administer"):
+        return
+    with st.container(border=True), shell.errors_shown():
+        st.markdown("**Data folder**")
+        held, most = disk_bytes(acting.home), acting.limits.disk_mb
+        if most is None:
+            st.markdown(f"It takes {held / 1e6:,.0f} MB.")
+        else:
+            share = min(1.0, held / (most * 1e6))
+            st.progress(share, f"{held / 1e6:,.0f} of {most:,} MB (PHI3KIT_DISK_MB)")
+        if hours := acting.limits.keep_hours:
+            st.caption(f"What is older than {hours} h goes by itself.")
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            age = st.selectbox("Older than", list(_AGES), key="access_age", width=160)
+            if st.button("Clean up", icon=":material/cleaning_services:", key="access_clean_up"):
+                _ask_to_clean_up(age, acting)
+
+
+@st.dialog("Clean up?", icon=":material/cleaning_services:")
+def _ask_to_clean_up(age: str, acting: Settings) -> None:
+    st.markdown(
+        f"Deleted is what is older than {age}: ended builds, batches **with their results**, evaluations' progress, "
+        "uploads, bundles, logs, and copies of remote models."
+    )
+    st.markdown("Models, turns, conversations, connections and keys stay.")
+    clicks.confirm(
+        lambda: clean_up(acting, _AGES[age]), lambda cleaned: f"Cleaned up: {cleaned.files_bytes / 1e6:,.1f} MB less."
+    )
 
 
 def _create(store: KeyStore, acting: Settings) -> None:

@@ -4,6 +4,7 @@ Knows the order of a click, a run and a redraw. What is changed, the caller says
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
@@ -13,11 +14,14 @@ from phi3kit.ui import resources, shell
 _ERROR, _DONE = "acting_error", "acting_done"
 
 
-def attempt(act: Callable[[], object], done: str) -> None:
-    """Do it and read the lists anew. For callbacks, and before a rerun: nothing is drawn here."""
+def attempt(act: Callable[[], object], done: str | Callable[[Any], str]) -> None:
+    """Do it and read the lists anew. For callbacks, and before a rerun: nothing is drawn here.
+
+    done: what is said then, or how it is said of what came out.
+    """
     try:
-        act()
-        st.session_state[_DONE] = done
+        found = act()
+        st.session_state[_DONE] = done if isinstance(done, str) else done(found)
     except Phi3KitError as error:
         st.session_state[_ERROR] = error
     finally:
@@ -32,7 +36,7 @@ def show_outcome() -> None:
         shell.show_error(error)
 
 
-def confirm(act: Callable[[], object], done: str) -> None:
+def confirm(act: Callable[[], object], done: str | Callable[[Any], str]) -> None:
     """The two buttons under a question; either closes it."""
     with st.container(horizontal=True, horizontal_alignment="right"):
         keep = st.button("Keep", key="keep")

@@ -93,7 +93,7 @@ def _draw(job: Job) -> None:
         if at := job.progress:
             st.progress(min(1.0, at.done / at.total) if at.total else 1.0, text=f"{at.step} · {_progress_words(at)}")
         with st.container(horizontal=True):
-            for wrapper in job.request.wrappers:
+            for wrapper in job.request.in_order:
                 with st.container(width=330):
                     _draw_steps(job, wrapper)
         for note in job.notes:

@@ -27,6 +27,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.errors import Phi3KitError
 from phi3kit.evaluation.jobs import EvaluationJobs
 from phi3kit.records import Endpoint
+from phi3kit.redaction import hide_in_logs
 from phi3kit.registry import logged_models, versions
 from phi3kit.registry import names as registry
 from phi3kit.registry.logged_models import LoggedModel
@@ -79,6 +80,7 @@ def secrets() -> dict[str, object]:
 @st.cache_resource(show_spinner="Opening the store", on_release=lambda kit: kit.close())
 def kit() -> Kit:
     """The shared parts. Raises SettingInvalid or StorageFailed."""
+    hide_in_logs(secrets())
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
         logging.getLogger(name).setLevel(logging.ERROR)

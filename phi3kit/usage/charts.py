@@ -4,8 +4,9 @@ Knows turns, colours and axes. Reads no store, draws on no page.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -59,27 +60,25 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width
     span = bucket(turns, width)
     sums = _parts(turns).groupby(_bars(turns, timezone, span)).sum()
     times = pd.DatetimeIndex(sums.index)
-    figure = go.Figure()
-    for name, colour in _PARTS.items():
-        if name == "cached prompt" and not sums[name].any():
-            continue
-        figure.add_bar(
+    bars = [
+        go.Bar(
             x=times,
             y=sums[name],
             name=name,
-            marker_color=getattr(palette, colour),
+            marker_color=colour,
             width=pd.Timedelta(span).total_seconds() * 1000 * 0.85,
             customdata=sums["total"],
             hovertemplate=f"%{{y:,}} {name} tokens<br>%{{customdata:,}} in all<extra></extra>",
         )
-    figure.update_layout(barmode="stack")
-    figure.update_xaxes(type="date", tickformatstops=_TICKS)
+        for name, colour in _parts_in(sums, palette)
+    ]
+    xaxis: dict[str, Any] = {"type": "date", "tickformatstops": _TICKS}
     if len(times):
         # Room around few bars: one alone would fill the chart and look like a wall.
-        bars = (times[-1] - times[0]) / pd.Timedelta(span)
-        margin = pd.Timedelta(span) * max(1.0, (_FEWEST_BARS - bars) / 2)
-        figure.update_xaxes(range=[times[0] - margin, times[-1] + margin])
-    return _laid_out(figure, palette)
+        room = _FEWEST_BARS - (times[-1] - times[0]) / pd.Timedelta(span)
+        margin = pd.Timedelta(span) * max(1.0, room / 2)
+        xaxis["range"] = [times[0] - margin, times[-1] + margin]
+    return _figure(bars, palette, xaxis=xaxis, barmode="stack")
 
 
 def turns_at(turns: pd.DataFrame, timezone: str, width: Width, times: list[str]) -> pd.DataFrame:
@@ -93,21 +92,19 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
     sums = _parts(turns).groupby(names_of(turns, column)).sum()
     sums = sums.loc[sums["total"].sort_values(ascending=False, kind="stable").index]
     sums = sums.loc[[*(name for name in sums.index if name != REST), *(name for name in sums.index if name == REST)]]
-    figure = go.Figure()
-    for name, colour in _PARTS.items():
-        if name == "cached prompt" and not sums[name].any():
-            continue
-        figure.add_bar(
+    bars = [
+        go.Bar(
             y=[str(value) for value in sums.index],
             x=sums[name],
             orientation="h",
             name=name,
-            marker_color=getattr(palette, colour),
+            marker_color=colour,
             hovertemplate=f"%{{x:,}} {name} tokens<extra>%{{y}}</extra>",
         )
-    figure.update_layout(barmode="stack", bargap=0.45)
-    figure.update_yaxes(type="category", autorange="reversed", ticklabeloverflow="allow")
-    return _laid_out(figure, palette, height=max(200, 60 + 34 * len(sums)))
+        for name, colour in _parts_in(sums, palette)
+    ]
+    yaxis = {"type": "category", "autorange": "reversed", "ticklabeloverflow": "allow"}
+    return _figure(bars, palette, yaxis=yaxis, height=_height(len(sums)), barmode="stack", bargap=0.45)
 
 
 def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
@@ -120,7 +117,7 @@ def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
 
 def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
     """How many turns of each wrapper have which measure, in bins of equal width on a logarithmic axis."""
-    figure = go.Figure()
+    bars = []
     scale = 1000.0 if unit == "ms" else 1.0
     edges = _edges(turns[column])
     for wrapper in served(turns):
@@ -130,7 +127,7 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
             continue
         counts, _ = np.histogram(values, edges)
         lows, highs = edges[:-1] * scale, edges[1:] * scale
-        figure.add_bar(
+        bar = go.Bar(
             x=np.sqrt(lows * highs),
             y=counts,
             width=highs - lows,
@@ -141,12 +138,11 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
             hovertemplate=f"%{{y:,}} turns: %{{customdata[0]:,.3~g}} to %{{customdata[1]:,.3~g}} {unit}"
             f"<extra>{wrapper}</extra>",
         )
-    figure.update_layout(barmode="overlay", bargap=0)
-    figure.update_xaxes(
-        type="log", title_text=unit, dtick=1, tickformat=",~g", minor={"dtick": "D1", "ticks": "outside"}
-    )
-    figure.update_yaxes(title_text="turns")
-    return _laid_out(figure, palette, height=240)
+        bars.append(bar)
+    minor = {"dtick": "D1", "ticks": "outside"}
+    xaxis = {"type": "log", "title": {"text": unit}, "dtick": 1, "tickformat": ",~g", "minor": minor}
+    yaxis = {"title": {"text": "turns"}}
+    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=240, barmode="overlay", bargap=0)
 
 
 def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
@@ -159,10 +155,10 @@ def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low
 def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
     """How many turns ended in which way, for each wrapper."""
     table = outcomes(turns)
-    figure = go.Figure()
+    bars = []
     for wrapper in served(turns):
         part = table[table["wrapper"] == wrapper]
-        figure.add_bar(
+        bar = go.Bar(
             y=part["outcome"],
             x=part["turns"],
             orientation="h",
@@ -170,30 +166,31 @@ def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
             marker_color=palette.of(wrapper),
             hovertemplate=f"%{{x:,}} turns<extra>{wrapper}</extra>",
         )
-    figure.update_layout(barmode="stack", bargap=0.45)
-    figure.update_yaxes(type="category", autorange="reversed")
-    return _laid_out(figure, palette, height=max(200, 60 + 34 * table["outcome"].nunique()))
+        bars.append(bar)
+    yaxis = {"type": "category", "autorange": "reversed"}
+    height = _height(table["outcome"].nunique())
+    return _figure(bars, palette, yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
 
 
 def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.Figure:
     """How many conversations took how many tokens, in bins that double."""
-    figure = go.Figure()
+    bars = []
     tokens = conversations["total_tokens"]
     tokens = tokens[tokens > 0]
     if len(tokens):
         lowest, highest = int(np.log2(tokens.min())), int(np.log2(tokens.max()))
         edges = 2.0 ** np.arange(lowest, highest + 2)
         counts, _ = np.histogram(tokens, edges)
-        figure.add_bar(
+        bar = go.Bar(
             x=[f"{low:,.0f}–{high - 1:,.0f}" for low, high in itertools.pairwise(edges)],
             y=counts,
             marker_color=palette.neutral,
             hovertemplate="%{y:,} conversations: %{x} tokens<extra></extra>",
         )
-    figure.update_layout(bargap=0.1, showlegend=False)
-    figure.update_xaxes(type="category", title_text="tokens of a conversation")
-    figure.update_yaxes(title_text="conversations")
-    return _laid_out(figure, palette, height=240)
+        bars.append(bar)
+    xaxis = {"type": "category", "title": {"text": "tokens of a conversation"}}
+    yaxis = {"title": {"text": "conversations"}}
+    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=240, bargap=0.1, showlegend=False)
 
 
 _PARTS = {"prompt": "prompt", "cached prompt": "cached", "completion": "completion"}
@@ -214,6 +211,15 @@ def _parts(turns: pd.DataFrame) -> pd.DataFrame:
             "total": turns["total_tokens"],
         }
     )
+
+
+def _parts_in(sums: pd.DataFrame, palette: Palette) -> list[tuple[str, str]]:
+    """The parts that a chart has a bar for, and their colours."""
+    return [
+        (name, getattr(palette, colour))
+        for name, colour in _PARTS.items()
+        if name != "cached prompt" or sums[name].any()
+    ]
 
 
 def _bars(turns: pd.DataFrame, timezone: str, span: str) -> pd.Series:
@@ -238,25 +244,38 @@ def _edges(values: pd.Series) -> np.ndarray:
     return 10.0 ** (np.arange(low, high + 1) / _BINS_A_DECADE)
 
 
-def _laid_out(figure: go.Figure, palette: Palette, *, height: int = 320) -> go.Figure:
-    figure.update_layout(
-        height=height,
-        margin={"l": 0, "r": 0, "t": 36, "b": 0},
-        legend={
-            "orientation": "h",
-            "y": 1.02,
-            "yanchor": "bottom",
-            "x": 0,
-            "xanchor": "left",
-            "title": None,
-            "traceorder": "normal",
+def _height(bars: int) -> int:
+    """Of a chart of horizontal bars, in pixels."""
+    return max(200, 60 + 34 * bars)
+
+
+def _figure(
+    bars: Sequence[go.Bar],
+    palette: Palette,
+    *,
+    xaxis: dict[str, Any] | None = None,
+    yaxis: dict[str, Any] | None = None,
+    height: int = 320,
+    **layout: Any,
+) -> go.Figure:
+    """Every chart's frame around its bars.
+
+    The layout is given whole: each `update_*` call of a Plotly figure checks it all anew, which took a third of the page's time.
+    """
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left", "traceorder": "normal"}
+    return go.Figure(
+        bars,
+        {
+            "height": height,
+            "margin": {"l": 0, "r": 0, "t": 36, "b": 0},
+            "legend": legend,
+            "paper_bgcolor": palette.background,
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"color": palette.text, "size": 12},
+            "separators": ".,",
+            "dragmode": False,
+            "xaxis": {"showgrid": False, "automargin": True, "linecolor": palette.grid, **(xaxis or {})},
+            "yaxis": {"gridcolor": palette.grid, "automargin": True, "rangemode": "tozero", **(yaxis or {})},
+            **layout,
         },
-        paper_bgcolor=palette.background,
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": palette.text, "size": 12},
-        separators=".,",
-        dragmode=False,
     )
-    figure.update_xaxes(showgrid=False, automargin=True, linecolor=palette.grid)
-    figure.update_yaxes(gridcolor=palette.grid, automargin=True, rangemode="tozero")
-    return figure

@@ -35,7 +35,7 @@ Report = Callable[[int, float], None]  # runs read so far, and the share of the 
 
 _SLICE = 1000  # runs that are compared at once
 _OVERLAP_MS = 600_000  # a run may become readable some time after those that began later
-_COMPARE_S = 1.0  # how long an update may compare
+_COMPARE_S = 1.0  # how long an update may compare; one slice it always does
 _WAIT_FOR_FEW_S, _WAIT_FOR_MANY_S = 3.0, 0.15
 _LONGEST_OTHER_S = 300.0  # that another process may read from nothing
 
@@ -190,7 +190,7 @@ class TurnsReader:
             return 1.0, True
         changed = self._take_in_new(runs, copy)
         compared, began = 0, time.monotonic()
-        while compared < len(copy.rows) and time.monotonic() - began < _COMPARE_S:
+        while compared < len(copy.rows) and (not compared or time.monotonic() - began < _COMPARE_S):
             begin, end = copy.position, min(copy.position + _SLICE, len(copy.rows))
             starts = copy.rows["start_ms"]
             upper = None if begin == 0 else int(starts.iloc[begin]) + 1
