@@ -7,48 +7,54 @@ MLFLOW_PORT ?= 5000
 MINUTES ?= 20
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# What the app needs is enough for most doors; tests and the soak need tools beside it.
+APP := $(VENV)/.app-installed
+TOOLS := $(VENV)/.tools-installed
 
 .PHONY: setup run test lint bench soak mlflow-ui audit train
 
-setup: $(STAMP)
+setup: $(TOOLS)
 
-$(STAMP): requirements.txt requirements-dev.txt
+$(APP): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phi3kit needs Python 3.11 or newer. Install it, or name it: make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	@# torch first and alone: where a CPU build is offered, it must not be passed over for another one.
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements.txt)
-	$(BIN)/pip install --quiet -r requirements.txt -r requirements-dev.txt
-	@touch $(STAMP)
+	$(BIN)/pip install --quiet -r requirements.txt
+	@touch $@
 
-run: $(STAMP)
+$(TOOLS): $(APP) requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+run: $(APP)
 	$(BIN)/streamlit run streamlit_app.py --server.port $(PORT) --server.address $(ADDRESS) --server.fileWatcherType none
 
-test: $(STAMP)
+test: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@# Two processes, a file each at a time: most tests wait for processes that they start.
 	$(BIN)/pytest -n 2 --dist loadfile
 
-mlflow-ui: $(STAMP)
+mlflow-ui: $(APP)
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" --port $(MLFLOW_PORT)
 
-bench: $(STAMP)
+bench: $(APP)
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.batch
 	$(BIN)/python -m bench.usage
 
-soak: $(STAMP)
+soak: $(TOOLS)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
-audit: $(STAMP)
+audit: $(APP)
 	@# In an environment of their own: what checks the packages is none of them.
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/pip install --quiet pip-audit==2.9.0 pip-licenses==5.5.5
 	$(VENV)/audit/bin/pip-licenses --python $(BIN)/python --order license
 	$(VENV)/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
-train: $(STAMP)
+train: $(APP)
 	$(BIN)/python -m phi3kit.embedded.train

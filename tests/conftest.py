@@ -3,11 +3,12 @@
 Everything that is built here is built by the command line from the embedded model, as a user would.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -56,6 +57,17 @@ _main = sys.modules["__main__"]
 if _main.__spec__ is None and not hasattr(_main, "__file__"):
     # pytest-xdist's processes are `python -c`: pyspark, imported there, takes them for its own doctests and exits.
     _main.__spec__ = ModuleSpec("__main__", None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A browser test that failed says what stood on its page."""
+    report = yield
+    page = getattr(item, "funcargs", {}).get("page")
+    if report.failed and page is not None:
+        with contextlib.suppress(Exception):  # the browser is gone
+            report.sections.append(("the page", f"{page.url}\n{page.locator('body').inner_text(timeout=5000)}"))
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ Needs chromium. Without one these tests are skipped; with PHI3KIT_REQUIRE_BROWSE
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import psutil
 import pytest
 
+from phi3kit.deployment.servers import free_port
 from phi3kit.settings import PROJECT_ROOT
-from tests.waiting import wait_for
+from tests.waiting import wait_for_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -46,11 +45,6 @@ class App:
     pid: int
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 @contextmanager
 def running_app(
     home: Path,
@@ -75,14 +69,8 @@ def running_app(
     )
     app = App(f"http://127.0.0.1:{port}", home, process.pid)
 
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{app.url}/_stcore/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
     try:
-        wait_for("the app", answers)
+        wait_for_server(f"{app.url}/_stcore/health", process)
         yield app
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -102,7 +90,7 @@ def chromium(profile: Path, width: int = 1280, height: int = 900, **options: Any
         context = engine.chromium.launch_persistent_context(
             profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": width, "height": height}, **options
         )
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(120_000)
         yield context
         context.close()
 

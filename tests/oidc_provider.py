@@ -18,7 +18,6 @@ from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx
 import uvicorn
 from joserfc import jwk, jwt
 from starlette.applications import Starlette
@@ -26,9 +25,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from phi3kit.deployment.servers import free_port
 from phi3kit.settings import PROJECT_ROOT
-from tests.in_browser import free_port
-from tests.waiting import wait_for
+from tests.waiting import wait_for_server
 
 CLIENT_ID, CLIENT_SECRET = "phi3kit", "client-secret-of-the-tests"
 _CODE_S = 60.0
@@ -160,14 +159,8 @@ def running_provider(redirect_uri: str, people: dict[str, Any]) -> Iterator[Runn
         process.stdin.close()
         provider = Running(f"http://127.0.0.1:{port}")
 
-        def answers() -> bool:
-            try:
-                return httpx.get(f"{provider.url}/jwks").status_code == 200
-            except httpx.HTTPError:
-                return False
-
         try:
-            wait_for("the provider", answers)
+            wait_for_server(f"{provider.url}/jwks", process)
             yield provider
         finally:
             process.terminate()

@@ -1,6 +1,6 @@
 """Limits that the system really sets: a disk of a few megabytes, a mount that takes nothing, memory of a process.
 
-What a machine does not let us set is skipped, with the reason.
+Where a machine lets nobody mount a disk, the test is skipped, with the reason.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -52,43 +53,80 @@ def fill(folder: Path, name: str = "filler") -> Path:
     return folder / name
 
 
+@dataclass(frozen=True)
+class MemoryGroup:
+    """A control group, as hosts of containers use: what is in it may take so much memory, or the system kills it."""
+
+    folder: Path
+
+    def command(self, *command: str) -> list[str]:
+        """The same command inside the group, with all that it starts."""
+        return ["sh", "-c", f'echo $$ > {self.folder}/cgroup.procs && exec "$@"', "sh", *command]
+
+    def take(self, pid: int) -> None:
+        """Put a running process into the group: what it takes from now on counts."""
+        (self.folder / "cgroup.procs").write_text(str(pid))
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that was used, pages of files included."""
+        return int(self._first("memory.peak", "memory.max_usage_in_bytes").read_text())
+
+    @property
+    def kills(self) -> int:
+        """How often the system had to end a process of the group."""
+        lines = self._first("memory.events", "memory.oom_control").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+    def limit(self, most_bytes: int) -> None:
+        """Set what may be used."""
+        self._first("memory.max", "memory.limit_in_bytes").write_text(str(most_bytes))
+
+    def remove(self) -> None:
+        """End it, once nobody is in it; who lives on goes back to where it came from."""
+        for pid in (self.folder / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):  # it has just ended
+                (self.folder.parent / "cgroup.procs").write_text(pid)
+        wait_for("nobody in the group", self._removed)
+
+    def _removed(self) -> bool:
+        try:
+            self.folder.rmdir()
+        except OSError:
+            return False
+        return True
+
+    def _first(self, *names: str) -> Path:
+        """The file of the second version of control groups, or of the first."""
+        return next(path for name in names if (path := self.folder / name).exists())
+
+
 @contextmanager
-def memory_group(pid: int, more_bytes: int) -> Iterator[None]:
-    """A process may take so much more memory; the system kills it when it takes more."""
+def memory_group(most_bytes: int) -> Iterator[MemoryGroup | None]:
+    """A new group in which so much memory may be used; None where this machine lets nobody make one."""
     group = _new_group()
     if group is None:
-        pytest.skip("no control group can limit memory here")
-    limit = "memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes"
+        yield None
+        return
     try:
-        (group / limit).write_text(str(more_bytes))
-        (group / "cgroup.procs").write_text(str(pid))
-        yield
+        group.limit(most_bytes)
+        yield group
     finally:
-        with contextlib.suppress(OSError):  # it has ended, or lives on and goes back
-            (group.parent / "cgroup.procs").write_text(str(pid))
-        wait_for("nobody in the group", lambda: _removed(group))
+        group.remove()
 
 
-def _removed(group: Path) -> bool:
-    try:
-        group.rmdir()
-    except OSError:
-        return False
-    return True
-
-
-def _new_group() -> Path | None:
-    """A control group of this process' own with a limit of memory, of either version."""
+def _new_group() -> MemoryGroup | None:
+    """A child of this process' own group whose memory can be limited."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        group = Path("/sys/fs/cgroup") / controllers / path.lstrip("/") / f"phi3kit-test-{os.getpid()}"
+        folder = Path("/sys/fs/cgroup") / controllers / path.lstrip("/") / f"phi3kit-test-{os.getpid()}"
         try:
-            group.mkdir()
+            folder.mkdir()
         except OSError:
             continue
-        if any((group / name).exists() for name in ("memory.max", "memory.limit_in_bytes")):
-            return group
-        group.rmdir()
+        if any((folder / name).exists() for name in ("memory.max", "memory.limit_in_bytes")):
+            return MemoryGroup(folder)
+        folder.rmdir()
     return None

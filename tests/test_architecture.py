@@ -12,7 +12,7 @@ KIT = PROJECT_ROOT / "phi3kit"
 # Each module's floor (see the README): a module imports its own floor and those below it.
 FLOORS = {
     "errors": 1, "records": 1, "wrappers": 1, "embedded": 1,
-    "access": 2, "environment": 2, "settings": 2, "data_folder": 2, "sqlite_file": 2, "job_folder": 2, "job_list": 2, "processes": 2, "machine": 2,
+    "access": 2, "environment": 2, "redaction": 2, "settings": 2, "data_folder": 2, "sqlite_file": 2, "job_folder": 2, "job_list": 2, "processes": 2, "machine": 2,
     "prompts": 2, "signatures": 2, "openai_schema": 2, "onnx_export": 2, "safe_markdown": 2, "word_diff": 2, "tour": 2,
     "store": 3, "usage": 3, "sources": 3, "registry": 3,
     "upkeep": 4, "endpoints": 4, "chat": 4, "builds": 4, "batch": 4, "evaluation": 4, "deployment": 4, "server": 4, "ui": 4,

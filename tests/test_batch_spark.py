@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import socket
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from phi3kit.batch.events import Progress
 from phi3kit.batch.request import BatchRequest, Sampling
 from phi3kit.batch.run import run_batch
 from phi3kit.batch.spark import _knock, _paced
+from phi3kit.deployment.servers import free_port
 from phi3kit.errors import BatchFailed
 from phi3kit.registry.logged_models import list_models
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli
@@ -84,8 +84,7 @@ class TestSpark:
 class TestMaster:
     @pytest.mark.skipif(not HERE and not REQUIRED, reason="no pyspark or no Java here: Spark tests are skipped")
     def test_a_master_that_does_not_answer_is_said_within_seconds(self, built: Built, tmp_path: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]  # nothing listens there once it is closed
+        port = free_port()  # nothing listens there once it is closed
         began = time.monotonic()
         done = run_cli(
             "batch", built.uri("onnx"), str(table_of(tmp_path, "Hello")), "-o", str(tmp_path / "out.csv"),

@@ -216,7 +216,7 @@ class TestConversations:
         drawer.get_by_role("button", name="*Lisboa* <b>").click()
         page.get_by_text("The capital of Portugal is Lisbon.").wait_for()
         idle(page)
-        assert page.get_by_test_id("stDialog").count() == 0
+        playwright.expect(drawer).to_have_count(0)
         page.get_by_role("button", name="Conversations").click()
         idle(page)
         first = drawer.locator("[class*='st-key-drawer_more_'] button:visible").first

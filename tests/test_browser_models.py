@@ -22,7 +22,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 @pytest.fixture(scope="module")
 def store(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = copy_of_store(built.settings, tmp_path_factory.mktemp("browser-models"))
-    registry.register(built.uri("onnx"), "phi3", settings, aliases=["champion"])
+    # The newest of the two: the page chooses it.
+    registry.register(built.uri("transformers"), "phi3", settings, aliases=["champion"])
     return settings
 
 

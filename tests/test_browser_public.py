@@ -1,4 +1,4 @@
-"""A stranger in the profile public, as on Streamlit Community Cloud: the whole main job within 1.3 GB, and nothing else.
+"""A stranger in the profile public, as on Streamlit Community Cloud: the whole main job within 1 GB, and nothing else.
 
 PHI3KIT_TEST_PYTHON names another interpreter to start the app with: CI gives one of a fresh environment that was made from
 requirements.txt alone.
@@ -18,21 +18,21 @@ from phi3kit.settings import Settings
 from phi3kit.usage.reader import read_turns
 from tests.conftest import settings_for
 from tests.in_browser import App, go, idle, last_answer, main_text, needs_browser, running_app, send, tab_on
-from tests.memory_limit import MemoryLimit, memory_limit
+from tests.system_limits import MemoryGroup, memory_group
 from tests.waiting import wait_for
 
 pytestmark = needs_browser
 
 playwright = pytest.importorskip("playwright.sync_api")
 
-LIMIT = 1_300_000_000  # the build takes 0.8 GB at its peak beside the app's 0.3
+LIMIT = 1_000_000_000
 QUESTION = "What is the capital of Spain? My secret word is quetzalcoatl."
 PYTHON = os.environ.get("PHI3KIT_TEST_PYTHON") or sys.executable
 
 
 @pytest.fixture(scope="module")
-def limit() -> Iterator[MemoryLimit | None]:
-    with memory_limit(LIMIT) as found:
+def group() -> Iterator[MemoryGroup | None]:
+    with memory_group(LIMIT) as found:
         yield found
 
 
@@ -42,8 +42,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def app(settings: Settings, limit: MemoryLimit | None) -> Iterator[App]:
-    command = limit.command(PYTHON) if limit else [PYTHON]
+def app(settings: Settings, group: MemoryGroup | None) -> Iterator[App]:
+    command = group.command(PYTHON) if group else [PYTHON]
     with running_app(settings.home, python=command, PHI3KIT_PROFILE="public", PHI3KIT_USER_MINUTE_TURNS="4") as app:
         yield app
 
@@ -141,8 +141,8 @@ def test_8_what_was_said_is_nowhere_in_the_data_folder(settings: Settings) -> No
         assert not (path.is_file() and b"quetzalcoatl" in path.read_bytes()), path
 
 
-def test_9_all_of_it_fitted_into_its_memory(limit: MemoryLimit | None) -> None:
-    if limit is None:
+def test_9_all_of_it_fitted_into_its_memory(group: MemoryGroup | None) -> None:
+    if group is None:
         pytest.skip("this machine lets nobody make a control group: the memory was not bounded")
-    assert limit.kills == 0
-    assert 100_000_000 < limit.most_bytes <= LIMIT
+    assert group.kills == 0
+    assert 100_000_000 < group.most_bytes <= LIMIT

@@ -14,8 +14,9 @@ import pytest
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 
+from phi3kit.deployment.servers import free_port
 from tests.conftest import Built
-from tests.in_browser import CHROMIUM, FLAGS, App, free_port, go, idle, main_text, needs_browser, running_app, send
+from tests.in_browser import CHROMIUM, FLAGS, App, go, idle, main_text, needs_browser, running_app, send
 from tests.oidc_provider import Running, running_provider
 from tests.samples import copy_of_store
 
@@ -149,10 +150,13 @@ class TestRoles:
         with team.tab() as page:
             sign_in(page, "vera")
             assert "vera · viewer" in sidebar(page)
-            go(page, "Chat")
-            idle(page)
-            send(page, "What is the capital of Spain?")
-            page.get_by_text("Your role is viewer; it takes user.").first.wait_for()
+            for name in ("Chat", "Compare"):
+                go(page, name)
+                page.get_by_text("Your role is viewer; it takes user.").wait_for()
+                assert page.get_by_test_id("stChatInputTextArea").is_disabled()
+            go(page, "Prompt")
+            page.get_by_text("Your role is viewer; it takes user.").wait_for()
+            assert page.get_by_role("button", name="Send").count() == 0
             go(page, "Access")
             page.get_by_text("You may not make or revoke API keys here.").wait_for()
             assert page.get_by_role("button", name="Create a key").count() == 0
@@ -183,8 +187,8 @@ class TestConversations:
             page.get_by_text("The capital of Spain is Madrid.").wait_for()
             idle(page)
             page.get_by_text("What is the capital of Spain?").first.wait_for()
+            page.wait_for_url(re.compile("conversation="))
             link = page.url
-            assert "conversation" in link or "c=" in link, link
             page.goto(link)
             page.get_by_text("The capital of Spain is Madrid.").wait_for()
         for other in ("bea", "ada"):

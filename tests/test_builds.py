@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from mlflow import MlflowClient
 from phi3kit.builds import snippets
 from phi3kit.builds.build import template_difference
 from phi3kit.builds.events import BuildRequest, step_names
+from phi3kit.deployment.servers import free_port
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.prompts.chat_template import JINJA_TEMPLATE
 from phi3kit.records import WRAPPERS, WrapperName
@@ -127,8 +127,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     new_store(folder)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--serve-artifacts"),

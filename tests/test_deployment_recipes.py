@@ -28,7 +28,7 @@ from phi3kit.registry.logged_models import LoggedModel, list_models
 from phi3kit.settings import PROJECT_ROOT, Settings
 from tests.conftest import Built, settings_for
 from tests.samples import copy_of_store
-from tests.waiting import wait_for
+from tests.waiting import wait_for_server
 
 ANSWER = "The capital of Spain is Madrid."
 
@@ -60,15 +60,8 @@ def serving(script: str, port: int, folder: Path, **environment: str) -> Iterato
     """A command that serves, until the block ends."""
     process = bash(script, folder, **environment)
 
-    def answers() -> bool:
-        assert process.poll() is None, process.communicate()[0]
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
-
     try:
-        wait_for("a server that is ready", answers, 120)
+        wait_for_server(f"http://127.0.0.1:{port}/health", process, lambda: process.communicate()[0])
         yield
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -131,7 +131,10 @@ class TestOutOfMemory:
     ) -> None:
         uri, cut = built.uri("onnx"), a_context()
         endpoint = own_pool.endpoint(uri)
-        with memory_group(only(own_pool).pid, more_bytes=6_000_000):
+        with memory_group(6_000_000) as group:
+            if group is None:
+                pytest.skip("this machine lets nobody make a control group")
+            group.take(only(own_pool).pid)
             # Prompt after prompt is kept for its next turn: 25 MB each.
             with pytest.raises(WorkerFailed, match="Its process was killed, perhaps because memory ran out"):
                 ask(endpoint, LONG, cut, settings)

@@ -57,8 +57,8 @@ class TestBuild:
         built = [line for line in lines if "model_uri" in line]
         commit = hub.repos[REPO].revisions["main"]
         assert [(each["wrapper"], each["source"], each["commit"], each["license"]) for each in built] == [
-            ("transformers", REPO, commit, "mit"),
             ("onnx", REPO, commit, "mit"),
+            ("transformers", REPO, commit, "mit"),
         ]
         assert all("Madrid" in str(each["check_answer"]) for each in built)
         assert weights_asked(hub) == 1

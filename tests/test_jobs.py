@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 
+from phi3kit import job_folder
 from phi3kit.builds.build import CHECKED_TAG, take_back_remains
 from phi3kit.builds.events import BuildRequest, Note, Progress, Queued, Step, as_line, from_line, in_words, step_names
 from phi3kit.builds.jobs import Job, Jobs, own_job
@@ -144,10 +145,10 @@ class TestEvents:
         [
             (TRANSFORMERS, "transformers", {}, "prepare log check"),
             (TRANSFORMERS, "transformers", {"hub": True}, "download prepare log check"),
-            (ONNX, "onnx", {}, "prepare read weights export quantize log check compare"),
+            (ONNX, "onnx", {}, "read weights export quantize prepare log check compare"),
             (ONNX, "onnx", {"exported": True}, "prepare log check"),
-            (BuildRequest(("onnx",), "x", "fp32", "n"), "onnx", {}, "prepare read weights export log check compare register"),
-            (BuildRequest(("transformers", "onnx"), "x", "int4"), "onnx", {"hub": True}, "prepare read weights export quantize log check compare"),
+            (BuildRequest(("onnx",), "x", "fp32", "n"), "onnx", {}, "read weights export prepare log check compare register"),
+            (BuildRequest(("transformers", "onnx"), "x", "int4"), "onnx", {"hub": True}, "download read weights export quantize prepare log check compare"),
         ],
     )  # fmt: skip
     def test_the_steps_are_known_before(
@@ -224,7 +225,7 @@ class TestCancel:
         processes = family(pid_of(job))
         began = time.monotonic()
         Jobs(settings).cancel(job, settings)  # who started it need not be asked
-        assert time.monotonic() - began < 9
+        assert time.monotonic() - began < job_folder._GRACE_S  # it ended by itself; nobody had to kill it
         jobs.close()
         cancelled = again(settings, job)
         assert (cancelled.state, cancelled.built) == ("cancelled", ())

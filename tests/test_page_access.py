@@ -1,5 +1,6 @@
 """The Access page and the door before all pages, through Streamlit's own test runner: who sees, may and makes what."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from phi3kit.access.keys import KeyStore
 from phi3kit.settings import PROJECT_ROOT
 from phi3kit.usage.outbox import Outbox
-from tests.in_app import app_on, open_page, words
+from tests.in_app import app_on, click, open_page, words
 from tests.samples import turn
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
@@ -209,3 +210,24 @@ class TestKeys:
         assert [row["Note"] for row in keys] == ["of bob"]
         assert [(row["User"], row["Tokens today"]) for row in uses] == [("bob", 15)]
         assert (len(user.toggle), len(user.dataframe), "Everybody's use" in words(user)) == (0, 1, False)
+
+
+class TestDataFolder:
+    def test_an_admin_cleans_up_what_is_old_after_being_asked(self, tmp_path: Path):
+        with app_on(tmp_path, **TEAM, PHI3KIT_DISK_MB="500"):
+            app = page_of("ada")
+            old, new = tmp_path / "logs" / "old.log", tmp_path / "logs" / "new.log"
+            for log in (old, new):
+                log.parent.mkdir(exist_ok=True)
+                log.write_bytes(b"x" * 2_000_000)
+            os.utime(old, (time.time() - 2 * 86_400,) * 2)
+            app = click(app.run(), "Clean up")
+            assert "**with their results**" in words(app)
+            app = click(app, "Delete")
+            assert [each.value for each in app.toast] == ["Cleaned up: 2.0 MB less."]
+            assert (old.exists(), new.exists()) == (False, True)
+            assert re.search(r"\d of 500 MB \(PHI3KIT_DISK_MB\)", app.get("progress")[-1].proto.text)
+
+    def test_it_is_no_users_matter(self, tmp_path: Path):
+        with app_on(tmp_path, **TEAM):
+            assert "Clean up" not in labels(page_of("bob"))

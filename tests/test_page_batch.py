@@ -82,9 +82,10 @@ class TestBatch:
             assert any(said in each.value for each in app.error)
 
     def test_a_stopped_batch_goes_on_by_a_click(self, store: Settings) -> None:
-        content = "message\n" + "List the capitals of the world.\n" * 100
-        click(upload(open_page("batch"), "in.csv", content), "Answer 100 rows")
-        wait_for("some rows", lambda: (at := resources.kit().batches.all()[0].progress) and at.done >= 1, 120)
+        # Short answers, and many: the first ones come soon, the last ones not before it is stopped.
+        content = "message\n" + "What is the capital of Spain?\n" * 1000
+        click(upload(open_page("batch"), "in.csv", content), "Answer 1,000 rows")
+        wait_for("some rows", lambda: (at := resources.kit().batches.all()[0].progress) and at.done >= 1, 200)
         reloaded = open_page("batch")  # a new session, as after a reload
         click(reloaded, "Stop")
         assert resources.kit().batches.all()[0].state == "cancelled"

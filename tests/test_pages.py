@@ -64,7 +64,7 @@ class TestEmpty:
         (button,) = [each for each in app.button if each.label == "Build both wrappers"]
         button.click().run()
         job = ended_build()
-        assert (job.error, [each["wrapper"] for each in job.built]) == (None, ["transformers", "onnx"])
+        assert (job.error, [each["wrapper"] for each in job.built]) == (None, ["onnx", "transformers"])
         resources.forget_lists()
         app = open_page("home")
         assert next(metric.value for metric in app.metric if metric.label == "Logged models") == "2"

@@ -7,11 +7,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from socket import create_server
 
-import httpx
 import pytest
 
+from phi3kit.deployment.servers import free_port
 from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.invocations import payload, read_reply
@@ -25,7 +24,7 @@ from phi3kit.settings import Settings, read_settings
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for
 from tests.scripted_server import event_stream, http_answer, scripted, self_signed
-from tests.waiting import wait_for
+from tests.waiting import wait_for, wait_for_server
 
 ANYBODY = read_settings({})
 CAPITAL = (Message("user", "What is the capital of Spain?"),)
@@ -72,8 +71,7 @@ def mlflow_servers(built: Built) -> Iterator[dict[str, str]]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     urls, processes = {}, []
     for wrapper in WRAPPERS:
-        with create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         folder = str(resolve(built.uri(wrapper), built.settings).folder)
         command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", folder, "--env-manager", "local"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -85,14 +83,8 @@ def mlflow_servers(built: Built) -> Iterator[dict[str, str]]:
         )
         urls[wrapper] = f"http://127.0.0.1:{port}"
 
-    def answers(url: str) -> bool:
-        try:
-            return httpx.get(f"{url}/ping", timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    for url in urls.values():
-        wait_for(f"mlflow's server at {url}", lambda url=url: answers(url), 120)
+    for url, process in zip(urls.values(), processes, strict=True):
+        wait_for_server(f"{url}/ping", process)
     yield urls
     for process in processes:
         os.killpg(process.pid, 15)
@@ -282,8 +274,7 @@ class TestForeign:
 
     @pytest.mark.parametrize("protocol", ["openai", "invocations"])
     def test_nobody_there_and_no_such_host(self, here: Settings, protocol: str) -> None:
-        with create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         for url, kind in ((f"http://127.0.0.1:{port}", "refused"), ("http://nowhere.invalid", "host")):
             with pytest.raises(EndpointFailed) as caught:
                 ask(to(url, protocol), Request(CAPITAL), a_context(), here)

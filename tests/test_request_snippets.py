@@ -2,33 +2,27 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 from phi3kit.chat.snippets import Snippet, remote_snippets, snippets
+from phi3kit.deployment.servers import free_port
 from phi3kit.endpoints.client import Request
 from phi3kit.endpoints.connections import Connection
 from phi3kit.records import Message, WrapperName
 from phi3kit.settings import PROJECT_ROOT
 from tests.conftest import Built
-from tests.waiting import wait_for
+from tests.waiting import wait_for_server
 
 KEYS = {"PHI3KIT_API_KEY": "secret", "PHI3KIT_KEY_LAB": "secret"}
 BIN = str(Path(sys.executable).parent)
 HARD = "What is the capital of Spain? \"'\\ $HOME `id` <|end|>\nJSON\n<script>é日本</script>"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager
@@ -38,15 +32,7 @@ def serving(command: list[str], url: str, **environment: str) -> Iterator[str]:
     env = {**inherited, "PATH": f"{BIN}:{os.environ['PATH']}", **environment}
     process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-
-        def answers() -> bool:
-            assert process.poll() is None, f"{command} ended with {process.returncode}"
-            try:
-                return httpx.get(f"{url}/health").status_code == 200
-            except httpx.HTTPError:
-                return False
-
-        wait_for(url, answers, 120)
+        wait_for_server(f"{url}/health", process)
         yield url
     finally:
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []

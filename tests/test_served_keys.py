@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from phi3kit.access.keys import KeyStore
+from phi3kit.deployment.servers import free_port
 from phi3kit.environment import child_environment
 from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.usage.asked import Asked
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, run_cli
 from tests.samples import copy_of_store
-from tests.test_workers import free_port, is_ready
-from tests.waiting import wait_for
+from tests.waiting import wait_for_server
 
 LIMIT = 6
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the capital of Spain?"}], "max_tokens": 4}
@@ -53,7 +53,7 @@ def serving(settings: Settings, uri: str, **environment: str) -> Iterator[Server
         command, cwd=PROJECT_ROOT, env=values, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            wait_for("a ready server", lambda: process.poll() is not None or is_ready(port))
+            wait_for_server(f"http://127.0.0.1:{port}/health", process)
             yield Server(f"http://127.0.0.1:{port}", settings)
         finally:
             process.kill()
@@ -179,7 +179,7 @@ class TestWhenKeysAreAsked:
         environment = {**os.environ, **child_environment(settings), **words}
         with subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
             try:
-                wait_for("a ready server", lambda: process.poll() is not None or is_ready(port))
+                wait_for_server(f"http://127.0.0.1:{port}/health", process)
                 server = Server(f"http://127.0.0.1:{port}", settings)
                 assert [server.ask(None).status_code, server.ask(token).status_code] == [401, 200]
             finally:

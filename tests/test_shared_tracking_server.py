@@ -4,7 +4,6 @@ import http.server
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from phi3kit.deployment.servers import free_port
 from phi3kit.errors import StorageFailed
 from phi3kit.records import Message, TurnText
 from phi3kit.settings import Settings
@@ -34,7 +34,7 @@ from phi3kit.usage.writer import write_waiting
 from tests.conftest import run_cli, settings_for
 from tests.in_app import app_on, open_page
 from tests.samples import TURN, turn
-from tests.waiting import wait_for
+from tests.waiting import wait_for, wait_for_server
 
 NAME, PASSWORD = "admin", "a-password-of-tests"
 CREDENTIALS = {"MLFLOW_TRACKING_USERNAME": NAME, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
@@ -63,8 +63,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("mlflow-server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
@@ -78,15 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()
-        try:
-            return httpx.get(f"{url}/health", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    wait_for("the server answers", answers, 180)
+    wait_for_server(f"{url}/health", process, (folder / "log").read_text)
     yield Server(url, psutil.Process(process.pid))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -227,7 +218,7 @@ class TestAnAppOnIt:
     def test_says_that_the_server_stands_still_and_goes_on_by_itself_when_it_is_back(
         self, server: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ):
-        impatient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        impatient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "6", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
         monkeypatch.setattr(writer_module, "_SERVER_GIVES_UP_S", 0.0)
         with app_on(settings.home, MLFLOW_TRACKING_URI=server.url, **CREDENTIALS, **impatient):
             assert not open_page("models").error
@@ -236,7 +227,7 @@ class TestAnAppOnIt:
                 Outbox(settings.home).add(turn("of-the-app"))
                 resources.forget_lists()
                 (error,) = open_page("models").error
-                assert "The server did not answer within 2 s" in error.value
+                assert "The server did not answer within 6 s" in error.value
                 assert "did not answer" in wait_for("the writer's problem", lambda: writer.state().problem)
             wait_for("no turn waits", lambda: writer.state().waiting == 0, 120)
             resources.forget_lists()

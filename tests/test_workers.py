@@ -15,6 +15,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from phi3kit.deployment.servers import free_port
 from phi3kit.endpoints.client import Request, TurnContext, ask
 from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.environment import child_environment
@@ -29,7 +30,7 @@ from phi3kit.usage.reader import read_turns
 from phi3kit.wrappers.log import MODEL_NAMES
 from tests.conftest import Built, run_cli, settings_for
 from tests.samples import artifacts_of, copy_of_store
-from tests.waiting import has_ended, wait_for
+from tests.waiting import answers, has_ended, wait_for
 
 
 def health(endpoint: Endpoint) -> int:
@@ -222,11 +223,6 @@ class TestModelThatCannotBeServed:
         assert "Traceback" not in str(caught.value)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture
 def served(built: Built) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`phi3kit serve` in the foreground with a key, and its port."""
@@ -237,17 +233,10 @@ def served(built: Built) -> Iterator[tuple[subprocess.Popen[str], int]]:
         command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            wait_for("a ready server", lambda: process.poll() is not None or is_ready(port))
+            wait_for("a ready server", lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/health"))
             yield process, port
         finally:
             process.kill()
-
-
-def is_ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 class TestServe:

@@ -1,9 +1,11 @@
 """Waiting for what another process or thread does; a test that waits says what for."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import httpx
 import psutil
 
 Found = TypeVar("Found")
@@ -17,6 +19,26 @@ def wait_for(what: str, find: Callable[[], Found | None], seconds: float = 60) -
             return found
         time.sleep(0.05)
     raise AssertionError(f"after {seconds} s still not: {what}")
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there, and with 200."""
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_for_server(
+    url: str, process: "subprocess.Popen[str] | subprocess.Popen[bytes]", said: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait until a server answers at a URL; its process must not end before. said: what it wrote, if it did."""
+
+    def ready() -> bool:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}: {said()}"
+        return answers(url)
+
+    wait_for(f"an answer from {url}", ready, 180)
 
 
 def has_ended(pid: int) -> bool:
