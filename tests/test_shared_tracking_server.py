@@ -84,14 +84,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def _busy_once(path: str, url: str) -> Iterator[str]:
-    """A way to the server on which the first request for a path is answered 503."""
+def _busy(path: str, url: str, times: int) -> Iterator[str]:
+    """A way to the server on which the first so many requests for a path are answered 503."""
     refused: list[str] = []
 
     class Way(http.server.BaseHTTPRequestHandler):
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if self.path == path and not refused:
+            if self.path == path and len(refused) < times:
                 refused.append(self.path)
                 self.send_error(503)
                 return
@@ -112,7 +112,7 @@ def _busy_once(path: str, url: str) -> Iterator[str]:
         threading.Thread(target=way.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{way.server_port}"
         way.shutdown()
-    assert refused == [path]
+    assert refused == [path] * times
 
 
 @pytest.fixture
@@ -153,15 +153,20 @@ class TestTurns:
         assert list(found["total_tokens"]) == [15, 15]
         assert set(found["at"].dt.year) == {2026}
 
-    def test_a_server_too_busy_to_say_its_version_still_gets_whole_traces(self, server: Server, tmp_path: Path):
-        with _busy_once("/version", server.url) as url:
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_a_server_too_busy_to_say_its_version_still_gets_whole_traces(
+        self, server: Server, tmp_path: Path, times: int
+    ):
+        turn_id = f"shared-busy-{times}"
+        with _busy("/version", server.url, times) as url:
             settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=url, **CREDENTIALS)
-            Outbox(settings.home).add(turn("shared-busy", text=TurnText("Athens?", ("Greece",)), interface="raw"))
-            with pytest.raises(StorageFailed, match="did not say its version"):
-                write_waiting(settings)
+            Outbox(settings.home).add(turn(turn_id, text=TurnText("Athens?", ("Greece",)), interface="raw"))
+            if times == 3:  # it is asked again twice; then the turn waits for the next round
+                with pytest.raises(StorageFailed, match="did not say its version"):
+                    write_waiting(settings)
             assert write_waiting(settings) == 1
-            assert runs(settings, "shared-busy") == ["shared-busy"]
-            trace = open_store(settings).get_trace(trace_id_of("shared-busy"))
+            assert runs(settings, turn_id) == [turn_id]
+            trace = open_store(settings).get_trace(trace_id_of(turn_id))
             assert trace.data.spans[0].inputs == {"prompt": "Athens?"}
 
     def test_a_deleted_run_is_noticed(self, settings: Settings):

@@ -13,11 +13,13 @@ from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracing.client import TracingClient
+from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_fixed
 
 from phi3kit.records import TurnRecord
 
 USER = "mlflow.trace.user"
 _PREVIEW_CHARACTERS = 1000  # MLflow's own bound
+_VERSION_UNTOLD = "The server did not say its version in time."
 
 
 def trace_id_of(turn_id: str) -> str:
@@ -29,13 +31,20 @@ def write_trace(tracking_uri: str, experiment: str, turn: TurnRecord, run_id: st
     """Write a turn's trace, linked to its run; a half-written one becomes whole. Raises what MLflow raises."""
     client = TracingClient(tracking_uri)
     client.start_trace(_info(experiment, turn, run_id))
+    _log_span(client, experiment, _span(turn))
+
+
+@retry(
+    retry=retry_if_exception_message(_VERSION_UNTOLD), stop=stop_after_attempt(3), wait=wait_fixed(0.5), reraise=True
+)
+def _log_span(client: TracingClient, experiment: str, span: Span) -> None:
     try:
-        client.log_spans(experiment, [_span(turn)])
+        client.log_spans(experiment, [span])
     except NotImplementedError as error:  # a server older than MLflow 3.4 keeps the totals without the span
         if "could not identify" in str(error):
-            # It was only too busy to say its version within 3 s, and MLflow would take it for an old one ever after.
+            # It was only too busy to say its version within MLflow's 3 s, and would be taken for an old one ever after.
             RestStore._get_server_version.cache_clear()
-            raise MlflowException("The server did not say its version in time.") from error
+            raise MlflowException(_VERSION_UNTOLD) from error
 
 
 def _info(experiment: str, turn: TurnRecord, run_id: str) -> TraceInfo:
