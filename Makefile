@@ -39,7 +39,7 @@ test: $(TOOLS)
 	$(BIN)/pytest -n 2 --dist loadfile
 
 mlflow-ui: $(APP)
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" --port $(MLFLOW_PORT)
+	MLFLOW_DISABLE_TELEMETRY=$${MLFLOW_DISABLE_TELEMETRY:-true} $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" --port $(MLFLOW_PORT)
 
 bench: $(APP)
 	$(BIN)/python -m bench

@@ -1,6 +1,10 @@
 """The store: made once, in its place, and clear about what is wrong with it."""
 
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.util import find_spec
@@ -10,7 +14,7 @@ import mlflow
 import pytest
 
 from phi3kit.errors import StorageFailed
-from phi3kit.settings import Settings
+from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.store import BUILDS_EXPERIMENT, USAGE_EXPERIMENT, experiment_id, open_store
 from tests.conftest import settings_for
 from tests.samples import new_store
@@ -19,6 +23,43 @@ from tests.samples import new_store
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return new_store(tmp_path)
+
+
+# Makes an experiment, which MLflow would report, and prints which addresses were asked.
+_LISTEN = """
+import json, sys, threading
+asked = set()
+def hear(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        asked.add(str(arguments[event == "socket.connect"]))
+        raise OSError("nothing leaves this test")
+sys.addaudithook(hear)
+from phi3kit.settings import read_settings
+from phi3kit.store import experiment_id
+experiment_id(read_settings(), "some")
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join(5)
+print(json.dumps(sorted(asked)))
+"""
+
+
+class TestNothingIsReported:
+    @pytest.mark.parametrize(("disabled", "asked"), [(None, []), ("false", ["config.mlflow-telemetry.io"])])
+    def test_to_mlflows_makers_unless_someone_wants_it(self, tmp_path: Path, disabled: str | None, asked: list[str]):
+        # Without what tells MLflow that it is in a test or in CI: it reports from neither.
+        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        environment |= {"PYTHONPATH": str(PROJECT_ROOT), "PHI3KIT_HOME": str(tmp_path)}
+        environment |= {"MLFLOW_DISABLE_TELEMETRY": disabled} if disabled else {}
+        done = subprocess.run(
+            [sys.executable, "-c", _LISTEN],
+            env=environment,
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(done.stdout) == asked
 
 
 class TestOpenStore:
