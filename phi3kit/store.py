@@ -34,12 +34,15 @@ T = TypeVar("T")
 _FOLDER_ERRORS = {*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
 
 _LONGEST_REASON = 300  # characters
+_LOCKED_S = 5.0  # so long a page waits for another program that writes into the file; a commit takes milliseconds
 
 _opening = threading.Lock()  # sessions and the writer open the store at the same moment
 
 
 def open_store(settings: Settings) -> MlflowClient:
     """Point MLflow at the store, create what is missing, and return a client. Raises StorageFailed."""
+    with storage_errors(settings.home):
+        _look_at_sqlite(settings.tracking_uri)
     with _opening:
         os.environ.update(tracking_credentials(settings))  # from secrets.toml; MLflow reads them nowhere else
         client = _open(settings.home, settings.tracking_uri)
@@ -58,7 +61,6 @@ def _open(home: Path, tracking_uri: str) -> MlflowClient:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of every run that ends
-        _look_at_sqlite(tracking_uri)
         try:
             return MlflowClient(tracking_uri, registry_uri=tracking_uri)
         except ModuleNotFoundError as error:  # the database's driver
@@ -66,10 +68,10 @@ def _open(home: Path, tracking_uri: str) -> MlflowClient:
 
 
 def _look_at_sqlite(tracking_uri: str) -> None:
-    """MLflow tries a file that cannot be opened again for 100 s; one look says the same."""
+    """MLflow tries a file that cannot be opened again for 100 s, and one that is locked for 20 s; one look says the same."""
     path = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and path.exists():
-        with closing(sqlite3.connect(path)) as connection:
+        with closing(sqlite3.connect(path, timeout=_LOCKED_S)) as connection:
             connection.execute("pragma schema_version")
 
 
@@ -135,6 +137,12 @@ def _not_answered(error: Exception, home: Path) -> StorageFailed:
             why=f"Its tables are not those of MLflow {mlflow.__version__}.",
             next_step="Make a backup of the database, then run: mlflow db upgrade with its URI.",
         )
+    if "database is locked" in text:
+        return StorageFailed(
+            what="The tracking store did not answer.",
+            why="Another program keeps the database locked.",
+            next_step="Wait until it is done, or end it; then try again. Turns that wait are written by themselves.",
+        )
     why = _why(text) or type(error).__name__
     return StorageFailed(
         what="The tracking store did not answer.",
@@ -151,8 +159,6 @@ def _why(text: str) -> str:
         return f"The server did not answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT')} s"
     if "HTTPConnectionPool" in text and "Connection refused" in text:
         return "Nothing listens there"
-    if "database is locked" in text:
-        return "Another program keeps the database locked"
     if "NameResolutionError" in text:
         return "There is no host of that name"
     why, found_body, body = text.partition("Response body:")

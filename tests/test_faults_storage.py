@@ -133,7 +133,9 @@ class TestALockedStore:
                 other.execute("begin exclusive")
                 resources.forget_lists()
                 Outbox(settings.home).add(turn("while locked"))
-                assert "Another program keeps the database locked" in said(open_page("build"))
+                text = said(open_page("build"))
+                assert "Another program keeps the database locked" in text
+                assert "Wait until it is done, or end it" in text
                 problem = wait_for("the writer's problem", lambda: resources.kit().writer.state().problem)
                 assert "Another program keeps the database locked" in problem
                 other.execute("rollback")

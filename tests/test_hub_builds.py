@@ -16,7 +16,7 @@ from phi3kit.builds.jobs import Job, Jobs
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.registry.logged_models import list_models, resolve
 from phi3kit.settings import PROJECT_ROOT, read_settings
-from tests.conftest import settings_for
+from tests.conftest import Built, settings_for
 from tests.hub_server import Fault, Hub, local_hub
 from tests.waiting import has_ended, wait_for
 
@@ -51,7 +51,9 @@ def weights_asked(hub: Hub) -> int:
 
 
 class TestBuild:
-    def test_both_wrappers_come_from_one_download_and_say_where_from(self, hub: Hub, tmp_path: Path) -> None:
+    def test_both_wrappers_come_from_one_download_whose_weights_are_linked_and_say_where_from(
+        self, hub: Hub, tmp_path: Path
+    ) -> None:
         code, lines, stderr = build(hub, tmp_path, "--wrapper", "both", "--source", REPO)
         assert code == 0, stderr
         built = [line for line in lines if "model_uri" in line]
@@ -69,23 +71,18 @@ class TestBuild:
             assert (run.data.params["commit"], run.data.params["license"]) == (commit, "mit")
             folder = resolve(str(each["model_uri"]), settings).folder
             assert f"phi3kit.commit: {commit}" in (folder / "MLmodel").read_text()
+        logged = resolve(str(built[1]["model_uri"]), settings).folder / "model/model.safetensors"
+        (blob,) = (path for path in (tmp_path / "hub").rglob("blobs/*") if path.stat().st_size > 10_000_000)
+        assert logged.stat().st_ino == blob.stat().st_ino  # linked, not copied
+        assert not logged.is_symlink()
         progress = [line for line in lines if line.get("step") == "download" and line["event"] == "progress"]
         assert progress[-1]["done"] == progress[-1]["total"] > 10_000_000  # type: ignore[operator]
 
-    def test_weights_in_the_cache_are_linked_into_the_model_not_copied(self, hub: Hub, tmp_path: Path) -> None:
-        code, lines, stderr = build(hub, tmp_path, "--wrapper", "transformers", "--source", REPO)
-        assert code == 0, stderr
-        folder = resolve(str(lines[-1]["model_uri"]), settings_for(tmp_path)).folder
-        (blob,) = (path for path in (tmp_path / "hub").rglob("blobs/*") if path.stat().st_size > 10_000_000)
-        assert (folder / "model/model.safetensors").stat().st_ino == blob.stat().st_ino
-        assert not (folder / "model/model.safetensors").is_symlink()
-
-    def test_a_folder_of_an_onnx_repository_is_wrapped_without_an_export(self, hub: Hub, tmp_path: Path) -> None:
-        code, lines, stderr = build(hub, tmp_path / "first", "--wrapper", "onnx")
-        assert code == 0, stderr
-        first = resolve(str(lines[-1]["model_uri"]), settings_for(tmp_path / "first")).folder
+    def test_a_folder_of_an_onnx_repository_is_wrapped_without_an_export(
+        self, built: Built, hub: Hub, tmp_path: Path
+    ) -> None:
         place = "cpu_and_mobile/cpu-int4-rtn-block-32-acc-level-4"
-        (exported,) = first.glob("artifacts/*")
+        (exported,) = resolve(built.uri("onnx"), built.settings).folder.glob("artifacts/*")
         hub.add(f"{REPO}-onnx", {f"{place}/{path.name}": path.read_bytes() for path in exported.iterdir()})
         code, lines, stderr = build(hub, tmp_path / "home", "--wrapper", "onnx", "--source", f"{REPO}-onnx/{place}")
         assert code == 0, stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from phi3kit import store
 from phi3kit.errors import StorageFailed
 from phi3kit.settings import PROJECT_ROOT, Settings
 from phi3kit.store import BUILDS_EXPERIMENT, USAGE_EXPERIMENT, experiment_id, open_store
@@ -75,6 +76,18 @@ class TestOpenStore:
         for each in (settings, other, settings):
             open_store(each)
             assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (each.tracking_uri, each.tracking_uri)
+
+    def test_an_open_store_that_another_program_locks_is_said_before_mlflow_waits(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(store, "_LOCKED_S", 0.1)
+        open_store(settings)
+        with closing(sqlite3.connect(settings.home / "mlflow.db", isolation_level=None)) as other:
+            other.execute("begin exclusive")
+            with pytest.raises(StorageFailed, match="Another program keeps the database locked"):
+                open_store(settings)
+            other.execute("rollback")
+        assert [each.name for each in open_store(settings).search_experiments()] == ["Default"]
 
     @pytest.mark.timeout(20)  # MLflow alone would try for minutes
     @pytest.mark.parametrize(
