@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 
+from phi3kit.access.profiles import Acting, may, require
 from phi3kit.errors import RequestInvalid
-from phi3kit.settings import Settings
 from phi3kit.sqlite_file import transaction
 
 PREFIX = "phi3kit_"
@@ -57,7 +57,7 @@ class KeyStore:
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = home / "keys.db", clock
 
-    def create(self, user: str, note: str, acting: Settings) -> tuple[Key, str]:
+    def create(self, user: str, note: str, acting: Acting) -> tuple[Key, str]:
         """A new key, and what its owner must send: it is not found again. Raises NotAllowed or RequestInvalid."""
         _require(acting, user)
         user, note = user.strip(), " ".join(note.split())[:_LONGEST_NOTE]
@@ -83,10 +83,10 @@ class KeyStore:
             )
         return key, token
 
-    def list(self, acting: Settings, *, everybody: bool = False) -> list[Key]:
+    def list(self, acting: Acting, *, everybody: bool = False) -> list[Key]:
         """The acting person's keys, newest first; everybody's for an admin. Raises NotAllowed."""
         if everybody:
-            acting.require("administer")
+            require(acting.role, "administer")
         if not self._path.exists():
             return []
         columns = "id, user, note, created_at, last_used_at, revoked_at"
@@ -94,12 +94,12 @@ class KeyStore:
             query = f"select {columns} from keys where ? or user = ? order by created_at desc, id"  # noqa: S608
             return [Key(*row) for row in connection.execute(query, (everybody, acting.user))]
 
-    def revoke(self, key_id: str, acting: Settings) -> None:
+    def revoke(self, key_id: str, acting: Acting) -> None:
         """End a key, for good. Raises NotAllowed, or RequestInvalid when there is none of that id."""
         with self._transaction() as connection:
             row = connection.execute("select user from keys where id = ? and revoked_at is null", (key_id,)).fetchone()
             # Whose key it is, is nobody else's business: others learn no more than that they have none of that id.
-            if row is None or (row[0] != acting.user and not acting.may("administer")):
+            if row is None or (row[0] != acting.user and not may(acting.role, "administer")):
                 raise RequestInvalid(
                     "The key cannot be revoked.",
                     f"There is no live key {key_id[:40]!r} that is yours.",
@@ -139,10 +139,10 @@ def looks_like_key(token: str) -> bool:
     return token.startswith(PREFIX)
 
 
-def _require(acting: Settings, user: str) -> None:
-    acting.require("keys")
+def _require(acting: Acting, user: str) -> None:
+    require(acting.role, "keys")
     if user.strip() != acting.user:
-        acting.require("administer")
+        require(acting.role, "administer")
 
 
 def _digest(token: str) -> str:

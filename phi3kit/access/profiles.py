@@ -4,7 +4,7 @@
 Pure: knows no visitor, no page and no file.
 """
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from phi3kit.errors import NotAllowed
 
@@ -16,6 +16,17 @@ Act = Literal[
 ]  # fmt: skip
 
 PROFILES: tuple[Profile, ...] = ("local", "team", "public")
+
+
+class Acting(Protocol):
+    """Who does something; the settings of a session or of a command are one."""
+
+    @property
+    def user(self) -> str: ...
+
+    @property
+    def role(self) -> Role: ...
+
 
 _USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys")
 _MAY: dict[Role, tuple[Act, ...]] = {
