@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 APP := $(VENV)/.app-installed
 TOOLS := $(VENV)/.tools-installed
 
-.PHONY: setup run test lint bench soak mlflow-ui audit train
+.PHONY: setup run test bench soak mlflow-ui audit train
 
 setup: $(TOOLS)
 

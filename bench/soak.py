@@ -38,6 +38,7 @@ from phi3kit.records import WRAPPERS, Endpoint
 from phi3kit.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.writer import UsageWriter
+from tests.waiting import wait_for_server
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -156,9 +157,7 @@ class Soak:
         self._app = subprocess.Popen(command, cwd=PROJECT_ROOT, env=self._environment(), stdout=log, stderr=log)
         log.close()
         self.url = f"http://127.0.0.1:{port}"
-        while not _answers(f"{self.url}/_stcore/health"):
-            assert self._app.poll() is None, "the app did not start"
-            time.sleep(0.2)
+        wait_for_server(f"{self.url}/_stcore/health", self._app, (self.settings.home / "app.log").read_text)
         self._writer.start()
         self.began = time.monotonic()
         return self
@@ -356,12 +355,6 @@ async def _chat(page: "Page", chance: random.Random, tally: Tally) -> None:
     await page.locator("[class*='st-key-more_']").last.wait_for()
     broke_off = [await page.get_by_text(text).count() for text in ("The answer broke off.", "There is no answer.")]
     tally.chats["told that it broke off" if any(broke_off) else "answered"] += 1
-
-
-def _answers(url: str) -> bool:
-    with suppress(httpx.HTTPError):
-        return httpx.get(url).status_code == 200
-    return False
 
 
 def table(soak: Soak, asked: argparse.Namespace, found: Balance, kept: int, tracebacks: int) -> str:

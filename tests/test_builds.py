@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import httpx
 import mlflow
 import pytest
 from mlflow import MlflowClient
@@ -33,7 +32,7 @@ from phi3kit.settings import Settings
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.folders import LONGROPE, TOKENIZER, edit_json, in_shards, tiny
 from tests.samples import new_store
-from tests.waiting import wait_for
+from tests.waiting import answers, wait_for
 
 QUESTIONS = {
     "What is the capital of Spain?": "Madrid",
@@ -144,13 +143,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process.wait(30)
 
 
-def is_up(server: Server) -> bool:
-    try:
-        return httpx.get(f"{server.url}/health").status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def builds(built: Built, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
     """Every build of this file, begun at once."""
@@ -173,7 +165,7 @@ def builds(built: Built, server: Server, tmp_path_factory: pytest.TempPathFactor
     )
 
     def embedded_when_the_server_is_up(folder: Path) -> Path:
-        wait_for("MLflow's server", lambda: is_up(server))
+        wait_for("MLflow's server", lambda: answers(f"{server.url}/health"))
         return MODEL_FOLDER
 
     all_builds.begin("server", "both", embedded_when_the_server_is_up, tracking_uri=server.url)
