@@ -2,16 +2,16 @@
 
 import streamlit as st
 
-from phi3kit.machine import keep_heap_whole
-from phi3kit.ui import shell, signing_in, web
+from phi3kit.core.machine import keep_heap_whole
+from phi3kit.ui.shared import shell, sign_in, web
 
 
 def route() -> None:
     """Every page by its name, the sidebar, and the page that was asked for; the way in for who is outside."""
-    st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/icon.png", layout="wide")
+    st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/shared/icon.png", layout="wide")
 
     st.session_state["routed"] = True  # see shell.begin
-    outside = signing_in.is_outside()
+    outside = sign_in.is_outside()
     chosen = st.navigation(
         {
             "": [st.Page("pages/home.py", title="Home", icon=":material/home:", default=True)],
@@ -40,10 +40,10 @@ def route() -> None:
         expanded=True,
     )
     if outside:
-        signing_in.show()
+        sign_in.show()
     else:
         with st.sidebar, shell.errors_shown():
-            signing_in.person()
+            sign_in.person()
             shell.status()
         chosen.run()
 

@@ -27,8 +27,8 @@ from bench.bare import BareOnnx, BareTransformers
 from bench.builds import Figures, build, wrap
 from bench.models import random_weights
 from bench.worker import ALWAYS_THE, TOKENIZER, HealthWatch, Stream, Worker, serving
-from phi3kit.machine import choose_threads
-from phi3kit.records import WRAPPERS, WrapperName
+from phi3kit.core.machine import choose_threads
+from phi3kit.core.records import WRAPPERS, WrapperName
 
 _ROUNDS = 8  # of each repetition
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from phi3kit.records import WrapperName
-from phi3kit.registry.logged_models import resolve
-from phi3kit.settings import PROJECT_ROOT, read_settings
+from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import PROJECT_ROOT, read_settings
+from phi3kit.tracking.logged_models import resolve
 
 Figures = dict[str, float | str]
 

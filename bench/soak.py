@@ -31,14 +31,14 @@ import openai
 import psutil
 
 from bench.usage import fill_store, sample_turns
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.records import WRAPPERS, Endpoint
+from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.deployment.servers import free_port
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.errors import Phi3KitError
-from phi3kit.records import WRAPPERS, Endpoint
-from phi3kit.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.writer import UsageWriter
-from tests.waiting import wait_for_server
+from tests.support.waiting import wait_for_server
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -278,7 +278,7 @@ class Soak:
                 for child in psutil.Process(pid).children():
                     with suppress(psutil.Error):
                         line = child.cmdline()
-                        if "phi3kit.server" in line and "--wrapper" in line:
+                        if "phi3kit.worker" in line and "--wrapper" in line:
                             found.append((f"{owner}'s {line[line.index('--wrapper') + 1]} worker", child))
         return found
 
@@ -286,7 +286,7 @@ class Soak:
         """How often each turn id of the soak is among the store's runs, once nothing waits; and how many wait still."""
         import mlflow
 
-        from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+        from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
         from phi3kit.usage.writer import write_waiting
 
         outbox = Outbox(self.settings.home)
@@ -311,7 +311,7 @@ async def browse(soak: Soak, tabs: int, seed: int) -> None:
     """So many tabs of one browser, each on a page at random all the time; on Chat it also asks."""
     from playwright.async_api import async_playwright
 
-    from tests.in_browser import CHROMIUM, FLAGS
+    from tests.support.in_browser import CHROMIUM, FLAGS
 
     with tempfile.TemporaryDirectory() as profile:
         async with async_playwright() as engine:

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from phi3kit.records import TurnRecord
-from phi3kit.settings import PROJECT_ROOT, Settings, read_settings
+from phi3kit.core.records import TurnRecord
+from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 
 _DAYS = 90
 _BATCH = 2000
@@ -69,7 +69,7 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
     from mlflow.tracking._tracking_service.utils import _get_store
     from sqlalchemy import insert
 
-    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+    from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
     from phi3kit.usage.writer import metrics_of, params_of, tags_of
 
     open_store(settings)
@@ -114,7 +114,7 @@ def plain(settings: Settings) -> dict[str, float]:
     """What a program without phi3kit does."""
     import mlflow
 
-    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+    from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 
     open_store(settings)
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
@@ -132,7 +132,7 @@ def plain(settings: Settings) -> dict[str, float]:
 
 def paged(settings: Settings) -> dict[str, float]:
     """Page through every run once with MLflow's client, and keep nothing."""
-    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+    from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 
     client = open_store(settings)
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
@@ -146,7 +146,7 @@ def paged(settings: Settings) -> dict[str, float]:
 
 def ours(settings: Settings) -> dict[str, float]:
     """What the Usage page does before it draws."""
-    from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store
+    from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
     from phi3kit.usage.reader import TurnsReader
 
     open_store(settings)
@@ -178,9 +178,10 @@ def charted(settings: Settings) -> dict[str, float]:
 
     from streamlit.testing.v1 import AppTest
 
-    from phi3kit.ui import resources, usage_cards, usage_tables
+    from phi3kit.ui.shared import resources
+    from phi3kit.ui.usage import cards, tables
 
-    del usage_cards, usage_tables  # imported before the memory is looked at: they cost as much with one turn
+    del cards, tables  # imported before the memory is looked at: they cost as much with one turn
     os.environ["PHI3KIT_HOME"] = str(settings.home)
     resources.kit()
     before = psutil.Process().memory_info().rss
@@ -209,7 +210,7 @@ def browsed(settings: Settings) -> dict[str, float]:
     """The page in headless Chromium at 1280 x 900, from a click in the sidebar: until what is in view can be used (filters,
     sums, the first chart), and until the charts below are drawn too. The first click loads the chart library.
     """
-    from tests.in_browser import chromium, go, idle, running_app
+    from tests.support.in_browser import chromium, go, idle, running_app
 
     with (
         tempfile.TemporaryDirectory() as profile,

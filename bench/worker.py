@@ -17,9 +17,9 @@ import httpx
 import psutil
 from tokenizers import Tokenizer
 
+from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.records import WrapperName
-from phi3kit.settings import PROJECT_ROOT
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 # Random weights write an end token at random; these never do.
@@ -108,7 +108,7 @@ def serving(folder: Path, wrapper: WrapperName) -> Iterator[Worker]:
     command = [
         sys.executable,
         "-m",
-        "phi3kit.server",
+        "phi3kit.worker",
         str(folder),
         "--wrapper",
         wrapper,

@@ -2,18 +2,19 @@
 
 import streamlit as st
 
-from phi3kit.ui import access_cards, acting, resources, shell
+from phi3kit.ui.access import cards
+from phi3kit.ui.shared import actions, resources, shell
 
 shell.begin("Access")
 with shell.errors_shown():
     settings = resources.settings()
-    access_cards.who(settings)
-    acting.show_outcome()
+    cards.who(settings)
+    actions.show_outcome()
     rights, limits = st.columns(2)
     with rights:
-        access_cards.show_rights(settings)
+        cards.show_rights(settings)
     with limits:
-        access_cards.show_limits(settings)
-    access_cards.show_keys(settings)
-    access_cards.show_everybody(settings)
-    access_cards.show_data_folder(settings)
+        cards.show_limits(settings)
+    cards.show_keys(settings)
+    cards.show_everybody(settings)
+    cards.show_data_folder(settings)

@@ -6,7 +6,8 @@ import streamlit as st
 
 from phi3kit.batch.request import BatchRequest, sampling_of
 from phi3kit.endpoints import targets
-from phi3kit.ui import allowed, batching, choosing, resources, shell, talk
+from phi3kit.ui.batch import cards
+from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
@@ -15,16 +16,16 @@ st.markdown(
     "Answer every row of a table. The same table comes back with completions, tokens and errors beside each row."
 )
 with shell.errors_shown():
-    if not allowed.note("batch"):
+    if not permissions.note("batch"):
         st.stop()
     with st.container(horizontal=True, vertical_alignment="top"):
-        choice = choosing.choose_model("batch_model")
-        file = batching.choose_file() if choice else None
+        choice = target_choice.choose_model("batch_model")
+        file = cards.choose_file() if choice else None
     if choice and file:
-        table, reading = batching.show_table(file)
-        columns = batching.map_table(table)
+        table, reading = cards.show_table(file)
+        columns = cards.map_table(table)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            asked = talk.parameters("batch", targets.of_model(choice.model, choice.label), "")
+            asked = answers.parameters("batch", targets.of_model(choice.model, choice.label), "")
             suffix = st.segmented_control("Output", OUTPUTS, default=OUTPUTS[0], required=True, key="batch_output")
             with st.popover("More", icon=":material/settings:"):
                 system = st.text_area("System message for every row", key="batch_system", height=80)
@@ -43,13 +44,13 @@ with shell.errors_shown():
             f"Answer {table.rows:,} rows",
             type="primary",
             icon=":material/play_arrow:",
-            disabled=not batching.check(request, table),
-            on_click=batching.start,
+            disabled=not cards.check(request, table),
+            on_click=cards.start,
             args=(request,),
         )
 with shell.errors_shown():
     jobs = [each for each in resources.kit().batches.all() if each.belongs_to(resources.settings())]
-    job = batching.shown_job(jobs)
+    job = cards.shown_job(jobs)
     if job:
-        batching.show_job(job)
-        batching.show_history(jobs)
+        cards.show_job(job)
+        cards.show_history(jobs)

@@ -2,10 +2,11 @@
 
 import streamlit as st
 
-from phi3kit.builds.events import BuildRequest
-from phi3kit.records import PRECISIONS, WRAPPERS
-from phi3kit.sources.find import EMBEDDED
-from phi3kit.ui import allowed, building, resources, shell
+from phi3kit.core.records import PRECISIONS, WRAPPERS
+from phi3kit.packaging.events import BuildRequest
+from phi3kit.packaging.sources.find import EMBEDDED
+from phi3kit.ui.build import cards
+from phi3kit.ui.shared import permissions, resources, shell
 
 WRAPPER_CHOICES = {"both": WRAPPERS, "transformers": ("transformers",), "onnx": ("onnx",)}
 WRAPPER_WORDS = {
@@ -34,16 +35,16 @@ REPOSITORIES = (
 shell.begin("Build")
 st.markdown("Turn Phi-3 weights into an MLflow model: weights in, logged model with signature and requirements out.")
 with shell.errors_shown():
-    if allowed.note("build"):
-        allowed.note("build_any")
-    kinds = list(SOURCE_WORDS) if allowed.may("build_any") else ["embedded (small)"]
+    if permissions.note("build"):
+        permissions.note("build_any")
+    kinds = list(SOURCE_WORDS) if permissions.may("build_any") else ["embedded (small)"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wrapper = st.segmented_control("Wrapper", list(WRAPPER_CHOICES), default="both", required=True)
         kind = st.segmented_control("Source", kinds, default="embedded (small)", required=True)
         precision = st.segmented_control(
             "ONNX precision", list(PRECISIONS), default="int4", required=True, disabled=wrapper == "transformers"
         )
-        with st.popover("Register", icon=":material/bookmark_add:", disabled=not allowed.may("register")):
+        with st.popover("Register", icon=":material/bookmark_add:", disabled=not permissions.may("register")):
             register = st.text_input(
                 "Name in the Model Registry", placeholder="leave empty to only log", help="Adds a numbered version."
             )
@@ -66,7 +67,7 @@ with shell.errors_shown():
     if request.source:
         with shell.errors_shown():
             source, plan = resources.plan(request)
-            building.show_plan(source, plan)
+            cards.show_plan(source, plan)
         if plan is None:
             st.button("Look again", icon=":material/refresh:", on_click=resources.forget_plans)
     tight = plan is not None and plan.verdict == "tight"
@@ -75,17 +76,17 @@ with shell.errors_shown():
         "Build both wrappers" if wrapper == "both" else f"Build the {wrapper} wrapper",
         type="primary",
         icon=":material/deployed_code:",
-        disabled=not allowed.may("build") or plan is None or plan.verdict == "too much" or (tight and not anyway),
-        on_click=building.start,
+        disabled=not permissions.may("build") or plan is None or plan.verdict == "too much" or (tight and not anyway),
+        on_click=cards.start,
         args=(request, bool(anyway)),
     )
 with shell.errors_shown():
     jobs = resources.kit().builds.all()
     job = resources.kit().builds.latest()
-    building.show_job(job)
+    cards.show_job(job)
     if job and not job.active:
         for built in job.built:
-            building.show_built(built)
+            cards.show_built(built)
         if job.built and not job.error:
             with st.container(horizontal=True):
                 st.page_link(shell.page("chat"), label="Talk to it", icon=":material/forum:")
@@ -112,4 +113,4 @@ with shell.errors_shown():
                 column_config={"built": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")},
             )
     if jobs:
-        building.show_history(jobs)
+        cards.show_history(jobs)

@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from phi3kit.chat.conversation import Conversation
-from phi3kit.ui import allowed, chat_form, chats, choosing, drawer, messages, resources, share, shell, talk
+from phi3kit.conversations.conversation import Conversation
+from phi3kit.ui.chat import messages, open_conversation, saved_drawer, settings_form, share
+from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -19,47 +20,47 @@ def send(key: str) -> None:
     text = str(st.session_state.get(key) or "")
     conversation: Conversation = st.session_state["conversation"]
     if text.strip():
-        chats.ask(chats.Pending(text, conversation.leaf))
+        open_conversation.ask(open_conversation.Pending(text, conversation.leaf))
     elif text:
-        chats.note("The message is empty. Write something and send it again.")
+        open_conversation.note("The message is empty. Write something and send it again.")
 
 
 shell.begin("Chat")
 with shell.errors_shown():
-    conversation = chats.current()
-    chat_form.prepare()
+    conversation = open_conversation.current()
+    settings_form.prepare()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        target = choosing.choose_target(chat_form.KEY, preferred="transformers")
-        settings = chat_form.settings_popover(target) if target else None
+        target = target_choice.choose_target(settings_form.KEY, preferred="transformers")
+        settings = settings_form.settings_popover(target) if target else None
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             "New chat",
             icon=":material/add:",
             key="new_chat",
-            on_click=chats.new,
+            on_click=open_conversation.new,
             disabled=not conversation.turns,
             shortcut="Ctrl+Shift+O",
         )
-        drawer.button()
+        saved_drawer.button()
         if target and settings:
             share.popover(conversation, settings, target)
-            talk.settle(conversation)
-            talk.show_context(conversation, target, st.empty())
-    chats.show_notes()
+            answers.settle(conversation)
+            answers.show_context(conversation, target, st.empty())
+    open_conversation.show_notes()
     if target and settings:
-        if note := choosing.note(target, "openai"):
+        if note := target_choice.note(target, "openai"):
             st.caption(note)
-        asks = allowed.note("talk")
+        asks = permissions.note("talk")
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=not asks)
-        pending = chats.pending()
+        pending = open_conversation.pending()
         key = f"suggestion_{conversation.id}"
         if not conversation.turns and not pending:
             st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,), disabled=not asks)
         turns = conversation.path(pending.parent) if pending else conversation.shown
-        messages.show(conversation, turns, choosing.available(), target, last=not pending)
+        messages.show(conversation, turns, target_choice.available(), target, last=not pending)
         if pending:
             messages.answer(conversation, pending, settings, target)
             resources.forget_lists()
             st.rerun()  # draws the answer with all that can be done to it
-    chats.save(conversation)
-    chats.name_in_address(conversation)
+    open_conversation.save(conversation)
+    open_conversation.name_in_address(conversation)

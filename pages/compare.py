@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import streamlit as st
 
-from phi3kit.chat.comparison import Comparison
-from phi3kit.records import Message
-from phi3kit.ui import allowed, comparing, connecting, resources, shell
+from phi3kit.conversations.comparison import Comparison
+from phi3kit.core.records import Message
+from phi3kit.ui.compare import cards
+from phi3kit.ui.shared import connections_dialog, permissions, resources, shell
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -34,7 +35,7 @@ with shell.errors_shown():
             help="A raw prompt is the text that the model reads, special tokens and all.",
         )
         settings_row = st.container(horizontal=True, vertical_alignment="bottom", width="content")
-    sides = comparing.choose_sides(count, interface)
+    sides = cards.choose_sides(count, interface)
     if sides:
         with settings_row:
             with st.popover(
@@ -52,12 +53,12 @@ with shell.errors_shown():
             separate = st.toggle(
                 "Separate parameters", key="compare_separate", persist_state="session", help="Each side has its own."
             )
-            requests = comparing.parameters(sides, separate)
-            connecting.connections_button("compare")
+            requests = cards.parameters(sides, separate)
+            connections_dialog.connections_button("compare")
             if st.button("Clear", icon=":material/clear_all:", disabled=not comparisons):
                 comparisons.clear()
                 st.rerun()
-        asks = allowed.note("talk")
+        asks = permissions.note("talk")
         with st.container():  # in its place, not at the window's foot: the newest answers stand right under it
             text = st.chat_input("Ask both" if count == 2 else "Ask all three", key="compare_text", disabled=not asks)
         suggesting = st.empty()
@@ -67,15 +68,15 @@ with shell.errors_shown():
             )
         newest = st.container()
         for comparison in reversed(comparisons):
-            comparing.show(comparison, newest=comparison is comparisons[-1])
-        comparing.show_tally()
+            cards.show(comparison, newest=comparison is comparisons[-1])
+        cards.show_tally()
         if text and text.strip():
             system = (Message("system", system_prompt),) if system_prompt and system_prompt.strip() else ()
             prompt = text if interface == "raw" else (*system, Message("user", text))
             suggesting.empty()
             with newest:
                 asked = [replace(request, prompt=prompt) for request in requests]
-                comparing.run(sides, asked, text, comparisons.append)
+                cards.run(sides, asked, text, comparisons.append)
             resources.forget_lists()
             st.rerun()
         elif text:

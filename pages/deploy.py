@@ -3,7 +3,8 @@
 import streamlit as st
 
 from phi3kit.deployment import compose, recipes
-from phi3kit.ui import acting, allowed, choosing, deploying, resources, shell
+from phi3kit.ui.deploy import cards
+from phi3kit.ui.shared import actions, permissions, resources, shell, target_choice
 
 ROUTES = ("phi3kit serve", "mlflow models serve", "Docker image", "systemd", "Compose", "Azure ML")
 PORTS = {"phi3kit serve": 8000, "mlflow models serve": 5001, "Docker image": 5001, "systemd": 8000}
@@ -11,8 +12,8 @@ PORTS = {"phi3kit serve": 8000, "mlflow models serve": 5001, "Docker image": 500
 shell.begin("Deploy")
 st.markdown("Commands and files that serve one model: on this machine, as a service, in containers, or on Azure ML.")
 with shell.errors_shown():
-    acting.show_outcome()
-    allowed.note("serve")
+    actions.show_outcome()
+    permissions.note("serve")
     found = {choice.model_uri: choice for choice in resources.choices() if not choice.model.files_gone}
     if not found:
         shell.empty_state(
@@ -27,14 +28,14 @@ with shell.errors_shown():
         uri = st.selectbox(
             "Model",
             list(found),
-            format_func=lambda each: choosing.choice_label(found[each]),
+            format_func=lambda each: target_choice.choice_label(found[each]),
             key="deploy_model",
             width=420,
             help="A version stays what it is; an alias is followed when a server starts.",
         )
         port = 0
         if route in PORTS:
-            suggested = deploying.suggested_port(PORTS[route])
+            suggested = cards.suggested_port(PORTS[route])
             port = int(
                 st.number_input(
                     "Port",
@@ -48,15 +49,15 @@ with shell.errors_shown():
             )
     choice, settings = found[uri], resources.settings()
     if route == "phi3kit serve":
-        deploying.show_recipe(recipes.worker(uri, port, settings))
+        cards.show_recipe(recipes.worker(uri, port, settings))
     elif route == "mlflow models serve":
-        deploying.show_server(choice, port)
-        deploying.show_recipe(recipes.scoring_server(uri, choice.model.wrapper, port, settings))
+        cards.show_server(choice, port)
+        cards.show_recipe(recipes.scoring_server(uri, choice.model.wrapper, port, settings))
     elif route == "Docker image":
-        deploying.show_recipe(recipes.image(uri, choice.model.wrapper, port, settings))
+        cards.show_recipe(recipes.image(uri, choice.model.wrapper, port, settings))
     elif route == "systemd":
-        deploying.show_recipe(recipes.unit(uri, port, settings))
+        cards.show_recipe(recipes.unit(uri, port, settings))
     elif route == "Compose":
-        deploying.show_recipe(compose.compose(choice.model, choice.registered_as))
+        cards.show_recipe(compose.compose(choice.model, choice.registered_as))
     else:
-        deploying.show_azure(choice)
+        cards.show_azure(choice)

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from phi3kit.evaluation.request import EvaluationRequest
-from phi3kit.ui import allowed, choosing, evaluating, resources, shell
+from phi3kit.ui.evaluate import cards
+from phi3kit.ui.shared import permissions, resources, shell, target_choice
 
 COUNTS = {"60": 60, "300": 300, "all": None}
 
@@ -12,20 +13,20 @@ st.markdown(
     "Ask questions whose answers are known, score the answers without another model, and see which version is better."
 )
 with shell.errors_shown():
-    may = allowed.note("evaluate")
+    may = permissions.note("evaluate")
     with st.container(horizontal=True, vertical_alignment="top"):
-        choice = choosing.choose_model("evaluate_model") if may else None
-        data = evaluating.choose_questions() if choice else None
+        choice = target_choice.choose_model("evaluate_model") if may else None
+        data = cards.choose_questions() if choice else None
         if data:
             count = st.segmented_control("How many", list(COUNTS), default="60", required=True, key="evaluate_count")
     if choice and data:
         request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
-        st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=evaluating.start, args=(request,))
+        st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=cards.start, args=(request,))
 with shell.errors_shown():
-    evaluating.show_job(resources.kit().evaluations.latest())
-    found = evaluating.logged()
+    cards.show_job(resources.kit().evaluations.latest())
+    found = cards.logged()
     if found:
-        evaluating.show_list(found)
-        evaluating.show_versus(found)
+        cards.show_list(found)
+        cards.show_versus(found)
     elif choice:
         st.caption("Nothing is evaluated yet. The scores and every answer will be here, and in MLflow.")

@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from phi3kit.ui import building, resources, shell
+from phi3kit.ui.build import cards
+from phi3kit.ui.shared import resources, shell
 from phi3kit.usage.summary import faster_wrapper, totals
 
 STEPS = (
@@ -36,7 +37,7 @@ with shell.errors_shown():
                 "Faster wrapper", fastest.wrapper, f"{fastest.ratio:.1f}× the tokens/s", border=True, height="stretch"
             )
 
-    job = building.recent_job()
+    job = cards.recent_job()
     if not models and not (job and job.active):
         with st.container(border=True):
             st.markdown(
@@ -46,10 +47,10 @@ with shell.errors_shown():
                 "Build both wrappers",
                 type="primary",
                 icon=":material/deployed_code:",
-                on_click=building.start,
-                args=(building.BOTH_EMBEDDED,),
+                on_click=cards.start,
+                args=(cards.BOTH_EMBEDDED,),
             )
-    building.show_job(job)
+    cards.show_job(job)
 
     st.subheader("The path of the chapter")
     for number, (name, title, sentence) in enumerate(STEPS, start=1):

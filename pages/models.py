@@ -2,15 +2,16 @@
 
 import streamlit as st
 
-from phi3kit.ui import acting, allowed, model_cards, resources, shell, version_cards, versus, worker_cards
+from phi3kit.ui.models import comparison, model_cards, version_cards, worker_cards
+from phi3kit.ui.shared import actions, permissions, resources, shell
 
 VIEWS = ("Logged models", "Registered", "Compare", "Workers")
 
 shell.begin("Models")
 st.markdown("A build leaves a logged model; the Model Registry gives it a name, versions and aliases that can move.")
 with shell.errors_shown():
-    acting.show_outcome()
-    allowed.note("register")
+    actions.show_outcome()
+    permissions.note("register")
     models, registered = resources.models(), resources.registered()
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="models_view", label_visibility="collapsed"
@@ -39,6 +40,6 @@ with shell.errors_shown():
             ":material/deployed_code:",
         )
     elif view == "Compare":
-        versus.show_versus(resources.choices())
+        comparison.show_versus(resources.choices())
     else:
         model_cards.show_model(model_cards.logged_table(models, registered), registered)

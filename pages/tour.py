@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from phi3kit.tour import STEPS
-from phi3kit.ui import shell, touring
+from phi3kit.ui.shared import shell
+from phi3kit.ui.tour import steps
+from phi3kit.ui.tour.chapter import STEPS
 
 shell.begin("Tour")
 st.markdown("Walk through the chapter on MLflow and Phi-3, with code that runs today, and run each step here.")
 with shell.errors_shown():
-    at = touring.choose_step()
-    touring.show_step(STEPS[at])
-    touring.show_ways(at)
+    at = steps.choose_step()
+    steps.show_step(STEPS[at])
+    steps.show_ways(at)

@@ -17,15 +17,15 @@ from phi3kit.cli.batch import add_batch
 from phi3kit.cli.ending import Ending
 from phi3kit.cli.evaluate import add_evaluate
 from phi3kit.cli.keys import add_keys
-from phi3kit.environment import child_environment
-from phi3kit.errors import Phi3KitError
-from phi3kit.records import PRECISIONS, WRAPPERS
-from phi3kit.redaction import hide_in_logs
-from phi3kit.settings import Settings, read_settings
+from phi3kit.core.child_environment import child_environment
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.records import PRECISIONS, WRAPPERS
+from phi3kit.core.redaction import hide_in_logs
+from phi3kit.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from phi3kit.builds.events import BuildRequest, Event
-    from phi3kit.builds.jobs import OwnJob
+    from phi3kit.packaging.events import BuildRequest, Event
+    from phi3kit.packaging.jobs import OwnJob
 
 
 _PROGRESS_EVERY_S = 2.0  # lines on a terminal
@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from phi3kit.builds.events import BuildRequest
-    from phi3kit.builds.jobs import own_job
+    from phi3kit.packaging.events import BuildRequest
+    from phi3kit.packaging.jobs import own_job
 
     ending = Ending()
     settings = read_settings()
@@ -106,8 +106,8 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _show_plan(request: "BuildRequest", settings: Settings) -> None:
-    from phi3kit.builds.plan import make_plan
-    from phi3kit.sources.find import find_source
+    from phi3kit.packaging.plan import make_plan
+    from phi3kit.packaging.sources.find import find_source
 
     plan = make_plan(request, find_source(request.source, settings), settings)
     print(json.dumps(plan.as_json(), ensure_ascii=False, indent=2))
@@ -117,9 +117,9 @@ def _build_as(
     job: "OwnJob", request: "BuildRequest", settings: Settings, arguments: argparse.Namespace, ending: Ending
 ) -> None:
     """Build what was asked for as a job that others can watch."""
-    from phi3kit.builds.events import Progress, as_line, in_words
-    from phi3kit.builds.plan import make_plan
-    from phi3kit.sources.find import find_source
+    from phi3kit.packaging.events import Progress, as_line, in_words
+    from phi3kit.packaging.plan import make_plan
+    from phi3kit.packaging.sources.find import find_source
 
     shown_at = 0.0
 
@@ -140,7 +140,7 @@ def _build_as(
     source = find_source(request.source, settings)
     job.wait(report)
     make_plan(request, source, settings).refuse_what_cannot_fit(arguments.yes)
-    from phi3kit.builds.build import build, download, take_back_remains  # seconds of imports, not before the refusals
+    from phi3kit.packaging.build import build, download, take_back_remains
 
     take_back_remains(settings)
     source = download(request, source, settings, report)
@@ -151,12 +151,12 @@ def _build_as(
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from phi3kit.registry.logged_models import resolve
+    from phi3kit.tracking.logged_models import resolve
 
     settings = read_settings()
     model = resolve(arguments.model_uri, settings)
     command = [
-        *(sys.executable, "-m", "phi3kit.server", str(model.folder), "--model-uri", model.model_uri),
+        *(sys.executable, "-m", "phi3kit.worker", str(model.folder), "--model-uri", model.model_uri),
         *("--wrapper", model.wrapper, "--host", arguments.host, "--port", str(arguments.port)),
     ]
     # The worker starts from a clean process: MLflow, which found the model, would cost it 150 MB.
@@ -165,9 +165,9 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _chat(arguments: argparse.Namespace) -> None:
+    from phi3kit.core.records import Message
     from phi3kit.endpoints.client import Request, TurnContext, ask
     from phi3kit.endpoints.workers import WorkerPool
-    from phi3kit.records import Message
 
     settings = read_settings()
     pool = WorkerPool(settings)
@@ -181,8 +181,8 @@ def _chat(arguments: argparse.Namespace) -> None:
 
 
 def _signatures(arguments: argparse.Namespace) -> None:
-    from phi3kit.registry.logged_models import signature_of
-    from phi3kit.signatures.describe import compare, describe
+    from phi3kit.formats.signatures import compare, describe
+    from phi3kit.tracking.logged_models import signature_of
 
     settings = read_settings()
     a, b = signature_of(arguments.uri_a, settings), signature_of(arguments.uri_b, settings)

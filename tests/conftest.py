@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from phi3kit.core.records import Endpoint, WrapperName
+from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.records import Endpoint, WrapperName
-from phi3kit.settings import PROJECT_ROOT, Settings, read_settings
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
 
@@ -130,7 +130,7 @@ def onnx_endpoint(built: Built, pool: WorkerPool) -> Endpoint:
 @pytest.fixture(scope="module")
 def home(built: Built) -> Iterator[Built]:
     """An app on the store in which both wrappers are built."""
-    from tests.in_app import app_on
+    from tests.support.in_app import app_on
 
     with app_on(built.home):
         yield built

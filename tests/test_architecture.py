@@ -5,18 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from phi3kit.settings import PROJECT_ROOT
+from phi3kit.core.settings import PROJECT_ROOT
 
 KIT = PROJECT_ROOT / "phi3kit"
 
-# Each module's floor (see the README): a module imports its own floor and those below it.
+# Each package's floor (docs/architecture.md): a module imports its own package and those on lower floors.
 FLOORS = {
-    "errors": 1, "records": 1, "wrappers": 1, "embedded": 1,
-    "access": 2, "environment": 2, "redaction": 2, "settings": 2, "data_folder": 2, "sqlite_file": 2, "job_folder": 2, "job_list": 2, "processes": 2, "machine": 2,
-    "prompts": 2, "signatures": 2, "openai_schema": 2, "onnx_export": 2, "safe_markdown": 2, "word_diff": 2, "tour": 2,
-    "store": 3, "usage": 3, "sources": 3, "registry": 3,
-    "upkeep": 4, "endpoints": 4, "chat": 4, "builds": 4, "batch": 4, "evaluation": 4, "deployment": 4, "server": 4, "ui": 4,
-    "cli": 5, "project": 5, "__main__": 5,
+    "core": 1, "embedded": 1,
+    "access": 2, "formats": 2, "jobs": 2,
+    "tracking": 3,
+    "usage": 4,
+    "worker": 5,
+    "endpoints": 6, "packaging": 6,
+    "batch": 7, "conversations": 7, "deployment": 7,
+    "evaluation": 8,
+    "ui": 9, "cli": 9,
+    "__main__": 10,
 }  # fmt: skip
 # The recipe of the embedded model stands apart: it may use what it needs, and nothing of the house imports it.
 APART = {"corpus", "conversations", "tokenizer", "train", "evaluate", "withheld"}
@@ -57,8 +61,8 @@ class TestImports:
 
     def test_what_follows_and_plans_a_build_imports_no_build(self) -> None:
         for name in ("events", "jobs", "plan"):
-            imports = imported_modules(KIT / "builds" / f"{name}.py")
-            assert not {"phi3kit.builds.build", "mlflow", "torch", "transformers"} & imports, name
+            imports = imported_modules(KIT / "packaging" / f"{name}.py")
+            assert not {"phi3kit.packaging.build", "mlflow", "torch", "transformers"} & imports, name
 
     def test_only_ui_imports_streamlit(self) -> None:
         users = {
@@ -69,7 +73,7 @@ class TestImports:
         assert users == {"ui"}
 
     def test_the_onnx_wrapper_imports_nothing_of_phi3kit(self) -> None:
-        names = imported_modules(KIT / "wrappers" / "onnx_wrapper.py")
+        names = imported_modules(KIT / "packaging" / "wrappers" / "onnx_wrapper.py")
         assert not any(name.split(".")[0] == "phi3kit" for name in names)
 
     def test_the_house_does_not_import_the_recipe(self) -> None:

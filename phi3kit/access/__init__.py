@@ -1,1 +1,1 @@
-"""Access: who may do what here, and how much of it: profiles, roles, limits."""
+"""Access: who may do what, and where requests of this app may go: roles, sign-in, API keys, hosts."""

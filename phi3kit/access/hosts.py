@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from phi3kit.errors import SettingInvalid
+from phi3kit.core.errors import SettingInvalid
 
 _LOCALHOST = ("127.0.0.0/8", "::1/128")
 _CARRIES_IPV4 = tuple(ip_network(each) for each in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "::/96"))

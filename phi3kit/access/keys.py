@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 
-from phi3kit.access.profiles import Acting, may, require
-from phi3kit.errors import RequestInvalid
-from phi3kit.sqlite_file import transaction
+from phi3kit.access.roles import Acting, may, require
+from phi3kit.core.errors import RequestInvalid
+from phi3kit.core.sqlite_file import transaction
 
 PREFIX = "phi3kit_"
 _TOKEN = re.compile(rf"{PREFIX}([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})", re.ASCII)

@@ -11,11 +11,11 @@ from itertools import islice
 from openai import OpenAI
 
 from phi3kit.batch.request import RowResult, Sampling, failed
+from phi3kit.core.errors import BatchFailed, BudgetSpent, Busy, RequestInvalid, WorkerFailed
+from phi3kit.core.records import Endpoint, Message
+from phi3kit.core.settings import Settings
 from phi3kit.endpoints.client import TurnContext, ask, connect
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.errors import BatchFailed, BudgetSpent, Busy, RequestInvalid, WorkerFailed
-from phi3kit.records import Endpoint, Message
-from phi3kit.settings import Settings
 
 Prompt = tuple[Message, ...] | str
 

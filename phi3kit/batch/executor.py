@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3kit.batch.request import RowResult
-from phi3kit.records import WrapperName
+from phi3kit.core.records import WrapperName
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,16 +13,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from phi3kit.batch.request import RowResult, failed
-from phi3kit.errors import Phi3KitError
-from phi3kit.machine import free_memory_bytes
-from phi3kit.openai_schema import ChatRequest, CompletionRequest, error_body
-from phi3kit.records import Message, TurnRecord, WrapperName
-from phi3kit.server.engine import Engine
-from phi3kit.server.kv_cache import KvCache, budget_for
-from phi3kit.server.loading import load_runtime
-from phi3kit.server.runtime import Runtime
-from phi3kit.server.turns import Caller, chat_turn, raw_turn
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.machine import free_memory_bytes
+from phi3kit.core.records import Message, TurnRecord, WrapperName
+from phi3kit.formats.openai_schema import ChatRequest, CompletionRequest, error_body
 from phi3kit.usage.outbox import to_json
+from phi3kit.worker.engine import Engine
+from phi3kit.worker.kv_cache import KvCache, budget_for
+from phi3kit.worker.loading import load_runtime
+from phi3kit.worker.runtime import Runtime
+from phi3kit.worker.turns import Caller, chat_turn, raw_turn
 
 AT_ONCE = 8  # as many answers as the engine writes at once
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phi3kit import job_folder
 from phi3kit.batch.events import Progress, Summary
 from phi3kit.batch.request import BatchRequest
-from phi3kit.data_folder import check_room, writing
-from phi3kit.errors import BatchFailed, TableInvalid
-from phi3kit.job_folder import JobKind, KnownJob
-from phi3kit.job_list import JobList
-from phi3kit.settings import Settings
-
-BATCHES = JobKind("batches", "batch", BatchFailed)
+from phi3kit.core.data_folder import check_room, writing
+from phi3kit.core.errors import TableInvalid
+from phi3kit.core.settings import Settings
+from phi3kit.jobs import job_folder
+from phi3kit.jobs.job_folder import KnownJob
+from phi3kit.jobs.job_list import JobList
+from phi3kit.jobs.kinds import BATCHES
 
 _GO_ON = "What was computed is kept. Start the same batch again and it goes on from there."
 _UPLOADS_KEPT = 20

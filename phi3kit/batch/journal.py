@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 from phi3kit.batch.request import RowResult
-from phi3kit.data_folder import unwritable
-from phi3kit.errors import BatchFailed
-from phi3kit.settings import Settings
+from phi3kit.core.data_folder import unwritable
+from phi3kit.core.errors import BatchFailed
+from phi3kit.core.settings import Settings
 
 _SCHEMA = """
 create table if not exists results (

@@ -14,7 +14,7 @@ from typing import Any
 
 from phi3kit.batch.request import RESULT_COLUMNS, RowResult
 from phi3kit.batch.tables import BATCH_ROWS, Table, format_of, read_rows
-from phi3kit.errors import Phi3KitError, StorageFailed, TableInvalid
+from phi3kit.core.errors import Phi3KitError, StorageFailed, TableInvalid
 
 Write = Callable[[list[dict[str, Any]]], None]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi3kit.batch.tables import Reading, Table
+from phi3kit.core.errors import RequestInvalid, TableInvalid
+from phi3kit.core.records import ROLES, FinishReason, Message
 from phi3kit.endpoints.client import Request
-from phi3kit.errors import RequestInvalid, TableInvalid
-from phi3kit.openai_schema import DEFAULT_MAX_TOKENS
-from phi3kit.records import ROLES, FinishReason, Message
+from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 
 PromptFormat = Literal["message", "prompt", "messages"]
 # What a column of this name holds when nobody says which column is what.

@@ -14,11 +14,11 @@ from phi3kit.batch.journal import Journal
 from phi3kit.batch.output import check_output, write_output
 from phi3kit.batch.request import BatchRequest, Mapped, RowResult, failed, key_of, map_columns, prompt_of
 from phi3kit.batch.tables import Table, open_table, read_rows
+from phi3kit.core.errors import RequestInvalid
+from phi3kit.core.settings import Settings
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.errors import RequestInvalid
-from phi3kit.registry.logged_models import ResolvedModel, resolve
-from phi3kit.registry.model_uris import canonical
-from phi3kit.settings import Settings
+from phi3kit.tracking.logged_models import ResolvedModel, resolve
+from phi3kit.tracking.model_uris import canonical
 
 Report = Callable[[Progress], None]
 Answers = Callable[[Iterator[tuple[int, Prompt]]], Iterator[RowResult]]

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from phi3kit.batch.answering import Prompt
 from phi3kit.batch.executor import Load, answered, first_line, trouble
 from phi3kit.batch.request import RowResult, Sampling, failed
-from phi3kit.errors import BatchFailed, BudgetSpent
-from phi3kit.registry.logged_models import ResolvedModel
-from phi3kit.settings import PROJECT_ROOT, Settings
+from phi3kit.core.errors import BatchFailed, BudgetSpent
+from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.tracking.logged_models import ResolvedModel
 from phi3kit.usage.budgets import check
 from phi3kit.usage.outbox import Outbox, from_json
 

@@ -1,1 +1,1 @@
-"""Commands that fill a module of their own: their arguments, and what they print."""
+"""Command line: a module a command, with its arguments and what it prints."""

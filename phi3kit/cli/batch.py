@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3kit.cli.ending import Ending
-from phi3kit.openai_schema import DEFAULT_MAX_TOKENS
-from phi3kit.settings import read_settings
+from phi3kit.core.settings import read_settings
+from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from phi3kit.batch.events import Progress
@@ -60,9 +60,9 @@ def positive(text: str) -> int:
 
 
 def _batch(arguments: argparse.Namespace) -> None:
-    from phi3kit.batch.jobs import BATCHES
     from phi3kit.batch.run import run_batch
-    from phi3kit.job_folder import own_job
+    from phi3kit.jobs.job_folder import own_job
+    from phi3kit.jobs.kinds import BATCHES
 
     Ending()
     settings = read_settings()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi3kit.cli.batch import add_sampling, positive
 from phi3kit.cli.ending import Ending
-from phi3kit.settings import read_settings
+from phi3kit.core.settings import read_settings
 
 if TYPE_CHECKING:
     from phi3kit.batch.events import Progress
@@ -37,9 +37,9 @@ def add_evaluate(commands: Any) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from phi3kit.batch.request import Sampling
     from phi3kit.evaluation.evaluate import evaluate
-    from phi3kit.evaluation.jobs import EVALUATIONS
     from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
-    from phi3kit.job_folder import own_job
+    from phi3kit.jobs.job_folder import own_job
+    from phi3kit.jobs.kinds import EVALUATIONS
 
     Ending()
     settings = read_settings()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from phi3kit.access.keys import KeyStore
-from phi3kit.settings import read_settings
+from phi3kit.core.settings import read_settings
 
 
 def add_keys(commands: Any) -> None:

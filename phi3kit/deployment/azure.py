@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from phi3kit.errors import ModelNotFound, StorageFailed
-from phi3kit.records import WrapperName
-from phi3kit.registry.logged_models import resolve
-from phi3kit.settings import Settings
-from phi3kit.wrappers.check import QUESTION
+from phi3kit.core.errors import ModelNotFound, StorageFailed
+from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import Settings
+from phi3kit.packaging.wrappers.check import QUESTION
+from phi3kit.tracking.logged_models import resolve
 
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"  # Azure starts score.py with it
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"  # Azure's base for an environment with a conda file

@@ -5,10 +5,10 @@ Knows Docker Compose and what a build needs to be repeated there. Runs nothing.
 
 import shlex
 
+from phi3kit.core.records import PRECISIONS
 from phi3kit.deployment.recipes import File, Recipe, Step
-from phi3kit.records import PRECISIONS
-from phi3kit.registry.logged_models import LoggedModel
-from phi3kit.sources.find import EMBEDDED
+from phi3kit.packaging.sources.find import EMBEDDED
+from phi3kit.tracking.logged_models import LoggedModel
 
 POSTGRES_DRIVER = "psycopg2-binary==2.9.13"
 

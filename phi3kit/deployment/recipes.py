@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
+from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.deployment.servers import TIMEOUT_S, serve_command
-from phi3kit.records import WrapperName
-from phi3kit.settings import PROJECT_ROOT, Settings
-from phi3kit.wrappers.check import MESSAGES_INPUT, PROMPT_INPUT
+from phi3kit.packaging.wrappers.check import MESSAGES_INPUT, PROMPT_INPUT
 
 Language = Literal["bash", "ini", "yaml", "dockerfile", "text"]
 Needs = Literal["", "docker", "root"]

@@ -17,12 +17,12 @@ from typing import Literal
 
 import httpx
 
-from phi3kit.environment import child_environment
-from phi3kit.errors import RequestInvalid, WorkerFailed
-from phi3kit.processes import end, log_tail, tell_to_end
-from phi3kit.records import WrapperName
-from phi3kit.registry.logged_models import resolve
-from phi3kit.settings import Settings
+from phi3kit.core.child_environment import child_environment
+from phi3kit.core.errors import RequestInvalid, WorkerFailed
+from phi3kit.core.processes import end, log_tail, tell_to_end
+from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.logged_models import resolve
 
 ServerState = Literal["starting", "ready", "ended"]
 
@@ -127,7 +127,7 @@ class ScoringServers:
         command = serve_command(model_uri, port)
         with log_file.open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "phi3kit.deployment.keeper", *command],
+                [sys.executable, "-m", "phi3kit.deployment.supervisor", *command],
                 env=environment(self._settings),
                 cwd=logs,  # not the project: MLflow puts the working folder on the model's import path
                 stdin=subprocess.PIPE,

@@ -8,6 +8,7 @@ import random
 import string
 from collections import defaultdict
 
+from phi3kit.core.records import Message
 from phi3kit.embedded.corpus import (
     LANGUAGES,
     FollowUp,
@@ -19,7 +20,6 @@ from phi3kit.embedded.corpus import (
     near_outside,
     questions,
 )
-from phi3kit.records import Message
 
 # How often each kind of first question is drawn.
 _KIND_WEIGHTS = {

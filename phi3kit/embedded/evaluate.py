@@ -21,12 +21,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Phi3ForCausalLM
 
+from phi3kit.core.records import Message
 from phi3kit.embedded import EVALUATION_FILE, MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, Language, follow_ups, near_outside, questions
 from phi3kit.embedded.tokenizer import CONTEXT_TOKENS
-from phi3kit.onnx_export import export_onnx
-from phi3kit.prompts.chat_template import prompt_ids
-from phi3kit.records import Message
+from phi3kit.formats.chat_template import prompt_ids
+from phi3kit.packaging.export import export_onnx
 
 _BATCH = 32  # the most that onnxruntime-genai takes
 _TRAINED_SAMPLE = 1500  # trained phrasings examined per language

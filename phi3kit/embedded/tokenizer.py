@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from phi3kit.prompts.chat_template import JINJA_TEMPLATE
+from phi3kit.formats.chat_template import JINJA_TEMPLATE
 
 # Phi-3's own, in the order in which its tokenizer numbers them. The role tokens swallow white space behind them
 # (rstrip), which is why a prompt with and without newlines gives the same ids, in the chapter's raw prompt too.

@@ -18,11 +18,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
 
+from phi3kit.core.records import Message
 from phi3kit.embedded import MODEL_FOLDER, corpus
 from phi3kit.embedded.conversations import ConversationSource
 from phi3kit.embedded.evaluate import evaluate
 from phi3kit.embedded.tokenizer import CONTEXT_TOKENS, save_tokenizer, train_tokenizer
-from phi3kit.records import Message
 
 SEED = 11
 VOCABULARY = 4096

@@ -18,16 +18,25 @@ from urllib.parse import quote
 
 from openai import OpenAI
 
-from phi3kit.access.limits import Limits
+from phi3kit.core.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.core.limits import Limits
+from phi3kit.core.records import (
+    Endpoint,
+    FinishReason,
+    Interface,
+    Message,
+    Origin,
+    TurnRecord,
+    TurnText,
+    tokens_per_second,
+)
+from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing
-from phi3kit.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
-from phi3kit.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
-from phi3kit.prompts.tokens import Tokenized, read_tokenized
-from phi3kit.records import Endpoint, FinishReason, Interface, Message, Origin, TurnRecord, TurnText, tokens_per_second
-from phi3kit.settings import Settings
-from phi3kit.usage.keeper import Keeper
+from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
+from phi3kit.formats.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.recorder import Keeper
 
 _HEARTBEAT_S = 0.1
 

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from phi3kit.data_folder import writing
-from phi3kit.errors import ConnectionInvalid, StorageFailed
-from phi3kit.records import Endpoint, Interface, Protocol
-from phi3kit.settings import Settings
+from phi3kit.core.data_folder import writing
+from phi3kit.core.errors import ConnectionInvalid, StorageFailed
+from phi3kit.core.records import Endpoint, Interface, Protocol
+from phi3kit.core.settings import Settings
 
 KEY_PREFIX = "PHI3KIT_KEY_"  # a person who adds connections may send a key anywhere: only keys meant for it
 _LONGEST_NAME = 40

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx2
 
+from phi3kit.core.errors import EndpointFailed, RequestInvalid
+from phi3kit.core.records import Endpoint, FinishReason, Interface, Message
 from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing, status_error
-from phi3kit.errors import EndpointFailed, RequestInvalid
-from phi3kit.prompts import chat_template
-from phi3kit.records import Endpoint, FinishReason, Interface, Message
+from phi3kit.formats import chat_template
 
 _MOST_BYTES = 32 * 2**20  # of an answer
 

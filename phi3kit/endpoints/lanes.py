@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.records import Endpoint
+from phi3kit.core.settings import Settings
 from phi3kit.endpoints import client
 from phi3kit.endpoints.client import Answer, Request, TurnContext
 from phi3kit.endpoints.transport import Line
-from phi3kit.errors import Phi3KitError
-from phi3kit.records import Endpoint
-from phi3kit.settings import Settings
 
 FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 

@@ -12,7 +12,7 @@ import httpcore2
 import httpx2
 
 from phi3kit.access.hosts import AllowedHosts
-from phi3kit.errors import EndpointFailed
+from phi3kit.core.errors import EndpointFailed
 
 
 class OnlyAllowed(httpx2.HTTPTransport):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from phi3kit.core.errors import EndpointFailed, RequestInvalid
+from phi3kit.core.records import Endpoint, Interface, Message
+from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.transport import errors, http_client, not_the_protocol, parsing, status_error
-from phi3kit.errors import EndpointFailed, RequestInvalid
-from phi3kit.prompts import chat_template
-from phi3kit.records import Endpoint, Interface, Message
-from phi3kit.settings import Settings
+from phi3kit.formats import chat_template
 
 _SILENCE_S = 15.0  # for a list of models; an answer may take as long as the connection allows
 _MOST_MODELS = 200

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import httpx
 
-from phi3kit.errors import WorkerFailed
-from phi3kit.records import Endpoint
-from phi3kit.settings import Settings
+from phi3kit.core.errors import WorkerFailed
+from phi3kit.core.records import Endpoint
+from phi3kit.core.settings import Settings
 
 _SECONDS = 300.0  # the worker loads MLflow and the model a second time for its first call
 

@@ -6,12 +6,12 @@ Knows the worker pool and connections. Draws nothing, asks nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from phi3kit.core.records import Endpoint, Served
+from phi3kit.core.settings import Settings
 from phi3kit.endpoints import connections
 from phi3kit.endpoints.connections import Connection
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.records import Endpoint, Served
-from phi3kit.registry.logged_models import LoggedModel
-from phi3kit.settings import Settings
+from phi3kit.tracking.logged_models import LoggedModel
 
 
 @dataclass(frozen=True)

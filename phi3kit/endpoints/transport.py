@@ -14,8 +14,7 @@ from typing import Any
 import httpx2
 import openai
 
-from phi3kit.endpoints.outbound import OnlyAllowed
-from phi3kit.errors import (
+from phi3kit.core.errors import (
     BudgetSpent,
     Busy,
     EndpointFailed,
@@ -25,8 +24,9 @@ from phi3kit.errors import (
     RequestInvalid,
     WorkerFailed,
 )
-from phi3kit.records import Endpoint
-from phi3kit.redaction import masked
+from phi3kit.core.records import Endpoint
+from phi3kit.core.redaction import masked
+from phi3kit.endpoints.outbound import OnlyAllowed
 
 CONNECT_S = 10.0
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure

@@ -25,14 +25,14 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from phi3kit.data_folder import writing
-from phi3kit.environment import worker_environment
-from phi3kit.errors import Busy, ModelNotFound, WorkerFailed
-from phi3kit.processes import end, log_tail, tell_to_end
-from phi3kit.records import Endpoint, WrapperName
-from phi3kit.registry.logged_models import resolve
-from phi3kit.registry.model_uris import canonical
-from phi3kit.settings import Settings
+from phi3kit.core.child_environment import worker_environment
+from phi3kit.core.data_folder import writing
+from phi3kit.core.errors import Busy, ModelNotFound, WorkerFailed
+from phi3kit.core.processes import end, log_tail, tell_to_end
+from phi3kit.core.records import Endpoint, WrapperName
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.logged_models import resolve
+from phi3kit.tracking.model_uris import canonical
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class WorkerPool:
             logs.mkdir(parents=True, exist_ok=True)
             printed = log_file.open("a", encoding="utf-8")
         key = secrets.token_urlsafe(24)
-        command = [sys.executable, "-m", "phi3kit.server", str(model.folder), "--wrapper", model.wrapper]
+        command = [sys.executable, "-m", "phi3kit.worker", str(model.folder), "--wrapper", model.wrapper]
         command += ["--model-uri", model_uri, "--managed"]
         environment = worker_environment(self._settings) | {"PHI3KIT_API_KEY": key}
         with printed:

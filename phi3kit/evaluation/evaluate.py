@@ -17,15 +17,15 @@ from mlflow.metrics import MetricValue, make_metric
 from phi3kit.batch.answering import Answering
 from phi3kit.batch.events import Pace, Progress
 from phi3kit.batch.request import RowResult
+from phi3kit.core.errors import BatchFailed
+from phi3kit.core.settings import Settings
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.errors import BatchFailed
 from phi3kit.evaluation import scores
 from phi3kit.evaluation.request import EvaluationRequest, Questions, read_questions
 from phi3kit.evaluation.results import DIGEST_TAG, Evaluation, find_evaluation
-from phi3kit.registry.logged_models import resolve
-from phi3kit.registry.model_uris import canonical
-from phi3kit.settings import Settings
-from phi3kit.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.tracking.logged_models import resolve
+from phi3kit.tracking.model_uris import canonical
+from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store, storage_errors
 
 _REPORT_EVERY_S = 0.5
 

@@ -6,16 +6,14 @@ Knows what an evaluation reports. Folders and processes are job_folder's and job
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi3kit import job_folder
 from phi3kit.batch.events import Progress
-from phi3kit.data_folder import check_room
-from phi3kit.errors import BatchFailed
+from phi3kit.core.data_folder import check_room
+from phi3kit.core.settings import Settings
 from phi3kit.evaluation.request import EvaluationRequest
-from phi3kit.job_folder import JobKind, KnownJob
-from phi3kit.job_list import JobList
-from phi3kit.settings import Settings
-
-EVALUATIONS = JobKind("evaluations", "evaluation", BatchFailed)
+from phi3kit.jobs import job_folder
+from phi3kit.jobs.job_folder import KnownJob
+from phi3kit.jobs.job_list import JobList
+from phi3kit.jobs.kinds import EVALUATIONS
 
 
 @dataclass(frozen=True)

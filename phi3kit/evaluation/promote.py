@@ -3,9 +3,9 @@
 Knows the registry. Scores nothing.
 """
 
+from phi3kit.core.settings import Settings
 from phi3kit.evaluation.results import Evaluation
-from phi3kit.registry.names import list_registered, register, set_alias
-from phi3kit.settings import Settings
+from phi3kit.tracking.registry import list_registered, register, set_alias
 
 
 def promote(evaluation: Evaluation, name: str, alias: str, settings: Settings) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 from phi3kit.batch.request import BatchRequest, Sampling, map_columns, prompt_of
 from phi3kit.batch.tables import Table, open_table, read_rows
+from phi3kit.core.errors import RequestInvalid, TableInvalid
+from phi3kit.core.records import Message
 from phi3kit.embedded import QUESTIONS_FILE
-from phi3kit.errors import RequestInvalid, TableInvalid
-from phi3kit.records import Message
 
 EMBEDDED_QUESTIONS = "embedded"
 EXPECTED_COLUMN = "expected"

@@ -11,11 +11,11 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from phi3kit.errors import StorageFailed
+from phi3kit.core.errors import StorageFailed
+from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import Settings
 from phi3kit.evaluation.scores import SCORES
-from phi3kit.records import WrapperName
-from phi3kit.settings import Settings
-from phi3kit.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
+from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
 
 DIGEST_TAG = "phi3kit.questions"  # the same for two evaluations that asked the same
 

@@ -5,11 +5,11 @@ Puts together what the turns of the last day and the day's tokens say. Knows no 
 
 from dataclasses import dataclass
 
-from phi3kit.access.limits import Limits
-from phi3kit.settings import Settings
+from phi3kit.core.limits import Limits
+from phi3kit.core.settings import Settings
 from phi3kit.usage import budgets
-from phi3kit.usage.asked import Asked, Use
 from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.request_counts import Asked, Use
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Counts what was asked from this machine. Knows the outbox's sums, no MLflow. A d
 import time
 from dataclasses import dataclass
 
-from phi3kit.access.limits import Limits
-from phi3kit.errors import BudgetSpent
+from phi3kit.core.errors import BudgetSpent
+from phi3kit.core.limits import Limits
 from phi3kit.usage.outbox import Outbox, day_of
 
 _DAY_S = 86_400

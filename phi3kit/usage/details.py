@@ -10,9 +10,9 @@ from mlflow.entities import Trace
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 
-from phi3kit.records import ROLES, Message
-from phi3kit.settings import Settings
-from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.core.records import ROLES, Message
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage.traces import USER, trace_id_of
 
 

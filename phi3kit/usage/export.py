@@ -11,7 +11,7 @@ from typing import Literal
 import pandas as pd
 import pyarrow as pa
 
-from phi3kit.errors import RequestInvalid, StorageFailed
+from phi3kit.core.errors import RequestInvalid, StorageFailed
 
 Format = Literal["table", "csv", "json", "parquet"]
 _SHOWN = ("at", "wrapper", "interface", "origin", "prompt_tokens", "completion_tokens", "total_tokens", "finish_reason")

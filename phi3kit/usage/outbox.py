@@ -20,9 +20,9 @@ from typing import Any
 
 from filelock import Timeout
 
-from phi3kit.errors import StorageFailed
-from phi3kit.records import Message, TurnRecord, TurnText
-from phi3kit.usage.owners import Owners
+from phi3kit.core.errors import StorageFailed
+from phi3kit.core.records import Message, TurnRecord, TurnText
+from phi3kit.usage.live_processes import Owners
 
 _SCHEMA = """
 create table if not exists turns (

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from phi3kit.errors import StorageFailed
-from phi3kit.settings import Settings
+from phi3kit.core.errors import StorageFailed
+from phi3kit.core.settings import Settings
 
 _MILLION = 1_000_000
 _CATALOG = {  # of MLflow's catalog: what one would compare a small model with

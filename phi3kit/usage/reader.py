@@ -20,9 +20,9 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 
-from phi3kit.errors import Phi3KitError, StorageFailed
-from phi3kit.settings import Settings
-from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.core.errors import Phi3KitError, StorageFailed
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage import turns_copy
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.runs import DAY_MS, Runs, runs_of

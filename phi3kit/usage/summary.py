@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from phi3kit.records import SERVED, WRAPPERS, WrapperName
+from phi3kit.core.records import SERVED, WRAPPERS, WrapperName
 
 PERCENTILES = (0.5, 0.95, 0.99)
 

@@ -15,7 +15,7 @@ from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracing.client import TracingClient
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_fixed
 
-from phi3kit.records import TurnRecord
+from phi3kit.core.records import TurnRecord
 
 USER = "mlflow.trace.user"
 _PREVIEW_CHARACTERS = 1000  # MLflow's own bound

@@ -6,7 +6,7 @@ Knows which runs are turns, and the columns that pages and files show. Fetches n
 import numpy as np
 import pandas as pd
 
-from phi3kit.errors import RequestInvalid
+from phi3kit.core.errors import RequestInvalid
 from phi3kit.usage.runs import METRICS, PARAMS, TAGS
 
 COLUMNS = ("at", *TAGS[:6], *METRICS, *PARAMS, *TAGS[6:], "run_id")

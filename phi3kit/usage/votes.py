@@ -14,10 +14,10 @@ from typing import Literal
 
 from mlflow import MlflowClient
 
-from phi3kit.errors import StorageFailed
-from phi3kit.records import Served
-from phi3kit.settings import Settings
-from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.core.errors import StorageFailed
+from phi3kit.core.records import Served
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 
 log = logging.getLogger(__name__)
 

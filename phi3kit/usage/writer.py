@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from phi3kit.errors import Phi3KitError, StorageFailed
-from phi3kit.records import TurnRecord
-from phi3kit.settings import Settings
-from phi3kit.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.core.errors import Phi3KitError, StorageFailed
+from phi3kit.core.records import TurnRecord
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.traces import trace_id_of, write_trace
 from phi3kit.usage.votes import Votes, write_votes

@@ -1,0 +1,65 @@
+"""Sign-in: what secrets.toml must say so that people can sign in, and what makes their names forgeable.
+
+The exchange itself is Streamlit's (st.login, OpenID Connect). Pure: reads no file.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from phi3kit.core.errors import SettingInvalid
+
+_SHARED = ("redirect_uri", "cookie_secret")
+_OF_A_PROVIDER = ("client_id", "client_secret", "server_metadata_url")
+_SHORTEST_SECRET = 32  # characters; who guesses it signs in as anybody
+_EXAMPLE = """[auth]
+redirect_uri = "https://HOST/oauth2callback"
+cookie_secret = "…"
+client_id = "…"
+client_secret = "…"
+server_metadata_url = "https://PROVIDER/.well-known/openid-configuration"
+"""
+
+
+def example() -> str:
+    """What to put into secrets.toml."""
+    return _EXAMPLE
+
+
+def providers(section: Mapping[str, Any]) -> list[str | None]:
+    """Where people may sign in, as st.login names them: each [auth.NAME]; without any, what [auth] itself says (None)."""
+    return [name for name, value in section.items() if isinstance(value, Mapping) and name != "client_kwargs"] or [None]
+
+
+def check(section: Mapping[str, Any], trusted_headers: object) -> None:
+    """Raise SettingInvalid, which says what must be set, unless people can sign in here and nobody can pretend to have.
+
+    section: [auth] of secrets.toml. trusted_headers: Streamlit's server.trustedUserHeaders.
+    """
+    if trusted_headers:
+        raise _invalid(
+            "server.trustedUserHeaders is set: whoever sends such a header would be whoever it says.",
+            "Remove it from Streamlit's configuration.",
+        )
+    missing = [f"{name} in [auth]" for name in _SHARED if not section.get(name)]
+    for provider in providers(section):
+        values, table = (section, "auth") if provider is None else (section[provider], f"auth.{provider}")
+        missing += [f"{name} in [{table}]" for name in _OF_A_PROVIDER if not values.get(name)]
+    if missing:
+        raise _invalid(
+            f"Missing in secrets.toml: {', '.join(missing)}." if section else "There is no [auth] in secrets.toml.",
+            "Whoever runs this app puts the following into .streamlit/secrets.toml and starts it again.",
+        )
+    if not str(section["redirect_uri"]).endswith("/oauth2callback"):
+        raise _invalid(
+            f"redirect_uri in [auth] is {section['redirect_uri']!r}.",
+            "Set it to this app's own address, with /oauth2callback at its end, here and at the provider.",
+        )
+    if len(str(section["cookie_secret"])) < _SHORTEST_SECRET:
+        raise _invalid(
+            f"cookie_secret in [auth] has fewer than {_SHORTEST_SECRET} characters: it could be guessed.",
+            "Set it to what this prints: python -c 'import secrets; print(secrets.token_hex(32))'",
+        )
+
+
+def _invalid(why: str, next_step: str) -> SettingInvalid:
+    return SettingInvalid("Nobody can sign in here yet.", why, next_step)

@@ -1,1 +1,0 @@
-"""Chat: conversations as trees of turns, what they are asked with, and how they are kept, shared and compared."""

@@ -1,0 +1,144 @@
+"""Chat settings: the system prompt and the parameters that a message is sent with; as a link and as a preset.
+
+Knows which values can be used, and says which cannot. Stores nothing, draws nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from phi3kit.core.records import Message
+from phi3kit.endpoints.client import Request
+from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, MAX_STOP_STRINGS
+
+MAX_SEED = 2**31 - 1
+MIN_TOP_P = 0.05
+MAX_LINK_CHARACTERS = 8_000  # proxies refuse much longer addresses
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How a message is sent; what a preset keeps."""
+
+    system_prompt: str = ""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, request: Request) -> "ChatSettings":
+        """The settings that a request was made with."""
+        first = request.prompt[0] if isinstance(request.prompt, tuple) and request.prompt else None
+        system = first.content if first and first.role == "system" else ""
+        return cls(
+            system, request.temperature, request.top_p, request.max_tokens, request.seed, tuple(request.stop)
+        )  # fmt: skip
+
+    def request(self, prompt: tuple[Message, ...] | str) -> Request:
+        """A request with these parameters; the system prompt is in `prompt`."""
+        return Request(prompt, self.temperature, self.max_tokens, self.top_p, self.seed, self.stop)
+
+    def to_json(self) -> dict[str, Any]:
+        """All values, as JSON has them."""
+        return asdict(self) | {"stop": list(self.stop)}
+
+
+NAMES = tuple(field.name for field in fields(ChatSettings))
+
+
+def read(values: Mapping[str, Any], base: ChatSettings | None = None) -> tuple[ChatSettings, list[str]]:
+    """The settings that `values` name, on top of `base`, and a sentence for each value that cannot be used.
+
+    values: by a setting's name; numbers may be written as text, as in a link.
+    """
+    settings, problems = base or ChatSettings(), []
+    for name in NAMES:
+        if name not in values:
+            continue
+        try:
+            settings = replace(settings, **{name: _checked(name, values[name])})
+        except ValueError as error:
+            problems.append(f"{name} is {_short(values[name])}: {error} is needed. It was left as it is.")
+    return settings, problems
+
+
+def link(address: str, settings: ChatSettings, **names: str | None) -> str:
+    """An address that opens Chat with these settings; what is as always is left out.
+
+    names: what else it names: wrapper, model, preset. Raises ValueError when it would be too long.
+    """
+    plain = ChatSettings().to_json()
+    values = {name: value for name, value in settings.to_json().items() if value != plain[name]}
+    query = urlencode({name: value for name, value in names.items() if value} | values, doseq=True)
+    url = f"{address}?{query}" if query else address
+    if len(url) > MAX_LINK_CHARACTERS:
+        raise ValueError(
+            f"The link would have {len(url):,} characters. Save the settings as a preset and link to that."
+        )
+    return url
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value in its type. Raises ValueError, whose text says what is needed."""
+    if name == "system_prompt":
+        return _text(value, "a text")
+    if name == "stop":
+        return _stop(value)
+    if name == "seed" and value in (None, ""):
+        return None
+    bounds = {"temperature": (0.0, 2.0), "top_p": (MIN_TOP_P, 1.0)}
+    if name in bounds:
+        return _number(value, *bounds[name])
+    return _whole(value, *((0, MAX_SEED) if name == "seed" else (1, MAX_SEED)))
+
+
+def _number(value: Any, low: float, high: float) -> float:
+    needed = f"a number from {low:g} to {high:g}"
+    try:
+        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or not low <= number <= high:  # NaN is in no range
+        raise ValueError(needed)
+    return number
+
+
+def _whole(value: Any, low: int, high: int) -> int:
+    needed = f"a whole number from {low:,} to {high:,}"
+    number: int | None = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
+        number = int(value)
+    if number is None or not low <= number <= high:
+        raise ValueError(needed)
+    return number
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    needed = f"a list of at most {MAX_STOP_STRINGS} texts that are not empty and of one line"
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, Sequence) or len(given) > MAX_STOP_STRINGS:
+        raise ValueError(needed)
+    for each in given:
+        if not _text(each, needed) or "\n" in each:
+            raise ValueError(needed)
+    return tuple(given)
+
+
+def _text(value: Any, needed: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(needed)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{needed} without half characters") from None
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

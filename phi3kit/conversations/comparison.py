@@ -1,0 +1,56 @@
+"""Comparison: one message, the answers of two or three targets, and what a vote on them means.
+
+Knows turns and their order. Asks nobody, draws nothing.
+"""
+
+from dataclasses import dataclass
+
+from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.endpoints.targets import Target
+from phi3kit.usage.votes import Outcome, Vote
+
+LETTERS = ("A", "B", "C")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A message and its answers, side by side in the order of `targets`."""
+
+    text: str
+    targets: tuple[Target, ...]  # what was asked
+    answers: Conversation  # its turns are the answers; they are logged under its id
+
+    @property
+    def id(self) -> str:
+        """The conversation id of its turns."""
+        return self.answers.id
+
+    @property
+    def turns(self) -> list[ChatTurn]:
+        """The answers."""
+        return self.answers.turns
+
+    @property
+    def votable(self) -> bool:
+        """Whether every side has answered: a failure is no answer to prefer another to."""
+        return len(self.turns) > 1 and all(turn.error is None and turn.answer.text for turn in self.turns)
+
+    def votes(self, winner: int | None) -> list[Vote]:
+        """What it means for each turn that the one at `winner` is the best, or that none is (None)."""
+        return [
+            Vote(turn.turn_id, target.wrapper, target.model_uri, _outcome(index, winner))
+            for index, (target, turn) in enumerate(zip(self.targets, self.turns, strict=True))
+        ]
+
+    def verdict(self, outcomes: dict[str, Outcome]) -> str | None:
+        """A vote in words; None when nobody has voted. outcomes: by turn id."""
+        found = [outcomes.get(turn.turn_id) for turn in self.turns]
+        if "won" in found:
+            return f"{LETTERS[found.index('won')]} is {'better' if len(found) == 2 else 'best'}"
+        return "a tie" if "tie" in found else None
+
+
+def _outcome(index: int, winner: int | None) -> Outcome:
+    if winner is None:
+        return "tie"
+    return "won" if index == winner else "lost"

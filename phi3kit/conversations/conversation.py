@@ -1,0 +1,193 @@
+"""Conversation: a tree of turns, the branch that is shown, and the messages that the next turn sends.
+
+A turn goes on from its parent; asking again and editing make siblings, so nothing that was said is lost. Sends nothing,
+stores nothing, draws nothing.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.records import Message, Served, TurnRecord
+from phi3kit.endpoints.client import Answer, Request
+
+_TITLE_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class ChatTurn:
+    """What was said, and what came of it."""
+
+    text: str  # the user's message, or the raw prompt; "" where an imported conversation begins with an answer
+    answer: Answer
+    request: Request
+    model_uri: str
+    wrapper: Served | None  # None: imported, nobody was asked here
+    turn_id: str
+    error: Phi3KitError | None = None
+    settled: bool = False  # a cancelled turn that has the counts of its record
+    parent: str | None = None  # the turn_id that it goes on from; None at the beginning
+    continues: str | None = None  # the turn_id of the cut answer that it completes, a sibling
+    begun: str = ""  # that cut answer's text; this turn's own answer stands behind it
+    at: float = field(default_factory=time.time)  # seconds since the epoch
+
+    @property
+    def answer_text(self) -> str:
+        """The whole answer, with what an earlier turn had begun."""
+        return self.begun + self.answer.text
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came from a file."""
+        return self.wrapper is None
+
+    @property
+    def cut(self) -> bool:
+        """Whether its answer has a beginning and could go on."""
+        return bool(self.answer_text) and self.answer.finish_reason in ("length", "cancelled", "error")
+
+
+@dataclass
+class Conversation:
+    """Turns that grow into a tree; `leaf` is where the shown branch ends."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    turns: list[ChatTurn] = field(default_factory=list)  # of all branches, a parent before what goes on from it
+    leaf: str | None = None
+    title: str = ""  # given by a person; "" while the first message stands for it
+    version: int = 0  # of the saved conversation, when this one was last like it; 0: never saved
+    unsaved: bool = False  # there are turns that are only here
+
+    @property
+    def name(self) -> str:
+        """The title, or the beginning of the first message."""
+        first = next((turn.text or turn.answer_text for turn in self.turns), "")
+        line = " ".join(first.split())
+        short = line if len(line) <= _TITLE_CHARACTERS else f"{line[: _TITLE_CHARACTERS - 1].rstrip()}…"
+        return self.title or short or "New chat"
+
+    def turn(self, turn_id: str | None) -> ChatTurn | None:
+        """A turn by its id."""
+        return next((turn for turn in self.turns if turn.turn_id == turn_id), None)
+
+    @property
+    def shown(self) -> list[ChatTurn]:
+        """The turns of the shown branch, from its beginning to its end."""
+        return self.path(self.leaf)
+
+    def path(self, end: str | None) -> list[ChatTurn]:
+        """The turns from the beginning to the one named `end`; none for None."""
+        by_id = {turn.turn_id: turn for turn in self.turns}
+        found: list[ChatTurn] = []
+        while end is not None and (turn := by_id.pop(end, None)):
+            found.append(turn)
+            end = turn.parent
+        return found[::-1]
+
+    def siblings(self, turn: ChatTurn) -> list[ChatTurn]:
+        """The turns that stand in the same place, this one too; a cut answer steps behind the turn that completes it."""
+        completed = self._completed()
+        found = [
+            each
+            for each in self.turns
+            if each.parent == turn.parent and (each.turn_id not in completed or each.turn_id == turn.turn_id)
+        ]
+        return sorted(found, key=lambda each: each.at)  # another tab's came later to the list
+
+    def add(self, turn: ChatTurn) -> None:
+        """A turn that was made here: it is shown."""
+        self.turns.append(turn)
+        self.leaf = turn.turn_id
+        self.unsaved = True
+
+    def show(self, turn_id: str) -> None:
+        """Show the branch through a turn, to the newest end behind it."""
+        completed = self._completed()
+        newest: dict[str | None, str] = {
+            turn.parent: turn.turn_id
+            for turn in sorted(self.turns, key=lambda each: each.at)
+            if turn.turn_id not in completed
+        }
+        while child := newest.pop(turn_id, None):
+            turn_id = child
+        self.leaf = turn_id
+
+    def behind(self, turn_id: str) -> list[ChatTurn]:
+        """A turn and all that goes on from it, in all branches."""
+        inside = {turn_id}
+        for turn in self.turns:
+            if turn.parent in inside:
+                inside.add(turn.turn_id)
+        return [turn for turn in self.turns if turn.turn_id in inside]
+
+    def remove(self, turn_ids: Iterable[str]) -> None:
+        """Take turns away, with all that goes on from them; the branch beside them is shown, or what was before them."""
+        gone = {turn.turn_id for turn_id in set(turn_ids) for turn in self.behind(turn_id)}
+        shown = self.shown
+        self.turns = [turn for turn in self.turns if turn.turn_id not in gone]
+        lost = next((turn for turn in shown if turn.turn_id in gone), None)
+        if lost is None:
+            return
+        if beside := self.siblings(lost):
+            self.show(beside[-1].turn_id)
+        else:
+            self.leaf = lost.parent
+
+    def merge(self, others: Iterable[ChatTurn]) -> int:
+        """Take in turns that were made elsewhere; how many were new. A turn never changes but for being settled."""
+        at = {turn.turn_id: index for index, turn in enumerate(self.turns)}
+        new = 0
+        for turn in others:
+            if turn.turn_id not in at:
+                self.turns.append(turn)
+                new += 1
+            elif turn.settled and not self.turns[at[turn.turn_id]].settled:
+                self.turns[at[turn.turn_id]] = turn
+        return new
+
+    def settle(self, find: Callable[[str], TurnRecord | None]) -> bool:
+        """Give cancelled turns the counts of their record; whether there was one to settle.
+
+        The page stops reading before the worker stops writing, by a token or two; what was logged is what it cost.
+        find: a turn's record by its id, None when it is not there (yet).
+        """
+        settled = False
+        for index, turn in enumerate(self.turns):
+            if turn.answer.finish_reason != "cancelled" or turn.settled or turn.imported:
+                continue
+            answer = turn.answer
+            if record := find(turn.turn_id):
+                answer = replace(
+                    answer,
+                    prompt_tokens=record.prompt_tokens,
+                    cached_prompt_tokens=record.cached_prompt_tokens,
+                    completion_tokens=record.completion_tokens,
+                    time_to_first_token_s=record.time_to_first_token_s,
+                    duration_s=record.duration_s,
+                    tokens_per_second=record.tokens_per_second,
+                )
+            self.turns[index] = replace(turn, answer=answer, settled=True)
+            settled = self.unsaved = True
+        return settled
+
+    def messages(self, system_prompt: str, text: str, parent: str | None) -> tuple[Message, ...]:
+        """The messages that ask `text` behind the turn `parent`; an empty text asks on without a new message."""
+        asked = [Message("user", text)] if text else []
+        return (*messages_of(self.path(parent), system_prompt), *asked)
+
+    def _completed(self) -> set[str | None]:
+        """Cut answers that another turn completes, and that nothing else goes on from."""
+        return {turn.continues for turn in self.turns} - {turn.parent for turn in self.turns}
+
+
+def messages_of(path: Iterable[ChatTurn], system_prompt: str) -> tuple[Message, ...]:
+    """What was said along a path. A turn that failed before its first token is left out; an imported one never is."""
+    messages = [Message("system", system_prompt)] if system_prompt.strip() else []
+    for turn in path:
+        if turn.text and (turn.answer_text or turn.imported):
+            messages.append(Message("user", turn.text))
+        if turn.answer_text:
+            messages.append(Message("assistant", turn.answer_text))
+    return tuple(messages)

@@ -1,0 +1,81 @@
+"""Environment: what a child process is told, and what it is not: no secret goes where it is not needed.
+
+Knows names of variables. Starts nothing.
+"""
+
+import os
+from collections.abc import Mapping
+
+from phi3kit.core.limits import VARIABLES
+from phi3kit.core.redaction import SECRET_WORDS
+from phi3kit.core.settings import PROJECT_ROOT, ROLE_VARIABLE, Settings
+
+# What of the parent's environment a child may need. Everything else stays behind: who knows what it is.
+_PASSED = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV", "JAVA_HOME",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
+_PASSED_BEGINNINGS = (
+    "LC_", "LD_LIBRARY_", "PYTHON", "PHI3KIT_", "MLFLOW_", "HF_", "TRANSFORMERS_", "TORCH", "OMP_", "MKL_", "OPENBLAS_",
+    "CUDA_", "NVIDIA_", "ORT_", "MALLOC_", "SPARK_", "PYSPARK_", "HADOOP_", "GIT_PYTHON_", "XDG_",
+)  # fmt: skip
+_SECRET_WORDS = (*SECRET_WORDS, "URI")  # a store's URI may hold a password
+# By these one gets to artifact stores and the hub; they are for what asks there.
+_OUTWARD_BEGINNINGS = ("AWS_", "AZURE_", "GOOGLE_", "BOTO_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """For a child that works with the store: the same settings, whatever its working folder, and how to sign in there."""
+    return {
+        **worker_environment(settings),
+        **{name: value for name, value in os.environ.items() if name.upper().startswith(_OUTWARD_BEGINNINGS)},
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        **tracking_credentials(settings),
+        **({"PHI3KIT_HF_TOKEN": settings.hub_token} if settings.hub_token else {}),
+    }
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """For a child that only computes: the same settings without any secret."""
+    return {
+        **_harmless(os.environ),
+        "PHI3KIT_HOME": str(settings.home),
+        "PHI3KIT_IDLE_SECONDS": str(settings.idle_seconds),
+        "PHI3KIT_START_SECONDS": str(settings.start_seconds),
+        "PHI3KIT_MAX_QUEUE": str(settings.max_queue),
+        **({"PHI3KIT_THREADS": str(settings.threads)} if settings.threads else {}),
+        **({"PHI3KIT_KV_BUDGET_MB": str(settings.kv_budget_mb)} if settings.kv_budget_mb else {}),
+        "PHI3KIT_USER": settings.user,
+        "PHI3KIT_LOG_TEXT": "1" if settings.log_text else "0",
+        "PHI3KIT_PROFILE": settings.profile,
+        ROLE_VARIABLE: settings.role,
+        **{VARIABLES[name]: str(value) for name, value in vars(settings.limits).items() if value is not None},
+        **({"PHI3KIT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts)} if settings.allowed_hosts is not None else {}),
+        "PYTHONPATH": str(PROJECT_ROOT),
+        "HF_ENDPOINT": settings.hub_endpoint,
+        "HF_HOME": str(settings.home / "hub"),
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # no library asks the hub by itself; a download does
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "MALLOC_ARENA_MAX": "2",  # glibc's heap a thread would cost a worker tens of MB
+    }
+
+
+def tracking_credentials(settings: Settings) -> dict[str, str]:
+    """What MLflow reads from the environment to sign in at a tracking server."""
+    values = {
+        "MLFLOW_TRACKING_USERNAME": settings.tracking_username,
+        "MLFLOW_TRACKING_PASSWORD": settings.tracking_password,
+        "MLFLOW_TRACKING_TOKEN": settings.tracking_token,
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
+    def passes(name: str) -> bool:
+        return name in _PASSED or (
+            name.startswith(_PASSED_BEGINNINGS) and not any(word in name for word in _SECRET_WORDS)
+        )
+
+    return {name: value for name, value in environment.items() if passes(name)}

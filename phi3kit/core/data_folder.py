@@ -1,0 +1,64 @@
+"""Data folder: everything that the kit writes lies under it, and a folder that cannot be written, or holds what it may, is one clear error."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from phi3kit.core.errors import LimitReached, StorageFailed
+from phi3kit.core.settings import Settings
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def prepare_home(home: Path) -> None:
+    """Make the data folder and see that it can be written. Raises StorageFailed."""
+    with writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(b"x" * 4096)
+
+
+@contextmanager
+def writing(home: Path) -> Iterator[None]:
+    """Translate what the file system says when it takes no more."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(home, f"{error.strerror or error}.") from error
+
+
+def unwritable(home: Path, why: str) -> StorageFailed:
+    """The error for a data folder that takes no more."""
+    return StorageFailed(
+        what=f"The data folder {home} cannot be written.",
+        why=why,
+        next_step="Free some space or set PHI3KIT_HOME to a folder that you may write to.",
+    )
+
+
+def disk_bytes(home: Path) -> int:
+    """What the data folder takes; a file with two names (hard links) counts once."""
+    return sum({stat.st_ino: stat.st_size for stat in _stats(home)}.values())
+
+
+def check_room(settings: Settings) -> None:
+    """Let something be written that stays. Raises LimitReached when the data folder holds what it may hold."""
+    most = settings.limits.disk_mb
+    if most is not None and (held := disk_bytes(settings.home)) > most * 1_000_000:
+        hours = settings.limits.keep_hours
+        raise LimitReached(
+            "There is no room for more.",
+            f"The data folder holds {held / 1e6:,.0f} MB, and {most:,} MB are allowed (PHI3KIT_DISK_MB).",
+            f"What is older than {hours} h goes by itself: come back then." if hours else "Ask an admin to clean up.",
+            retry_after_s=600,
+        )
+
+
+def _stats(folder: Path) -> Iterator[os.stat_result]:
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it may be deleted at this moment
+            if path.is_file() and not path.is_symlink():
+                yield path.stat()

@@ -1,0 +1,66 @@
+"""Limits: how much one user, and all of them together, may do; None: no bound.
+
+Pure: what is counted against them, `usage.budgets` and whoever else refuses know.
+"""
+
+from dataclasses import dataclass, fields
+
+from phi3kit.core.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one app. A day is a day in UTC, a minute the last sixty seconds."""
+
+    daily_tokens: int | None = None  # of all users together, on this machine
+    user_daily_tokens: int | None = None
+    user_daily_turns: int | None = None
+    user_minute_tokens: int | None = None
+    user_minute_turns: int | None = None
+    user_turns_at_once: int | None = None
+    prompt_characters: int | None = None  # of one request
+    upload_mb: int | None = None  # of one file
+    waiting_builds: int | None = None
+    models: int | None = None  # that lie here; a build beyond them is refused
+    workers: int | None = None  # at once; the one that was idle longest makes room
+    disk_mb: int | None = None  # of the whole data folder
+    keep_hours: int | None = None  # what is older, and not registered, is cleaned up
+
+    @property
+    def paces_users(self) -> bool:
+        """Whether turns are counted by user and minute, which costs each turn some milliseconds."""
+        bounds = (self.user_daily_turns, self.user_minute_tokens, self.user_minute_turns, self.user_turns_at_once)
+        return any(bound is not None for bound in bounds)
+
+
+# The environment variables. The first two are older than the rest.
+VARIABLES: dict[str, str] = {
+    "daily_tokens": "PHI3KIT_DAILY_TOKENS",
+    "user_daily_tokens": "PHI3KIT_DAILY_TOKENS_PER_USER",
+    **{
+        each.name: f"PHI3KIT_{each.name.upper()}"
+        for each in fields(Limits)
+        if each.name not in ("daily_tokens", "user_daily_tokens")
+    },
+}
+
+# Where nothing is set. A visitor of Compare asks three models at once.
+DEFAULTS: dict[Profile, Limits] = {
+    "local": Limits(),
+    "team": Limits(user_minute_turns=60, user_turns_at_once=4, waiting_builds=10),
+    "public": Limits(
+        daily_tokens=1_000_000,
+        user_daily_tokens=40_000,
+        user_daily_turns=200,
+        user_minute_tokens=8_000,
+        user_minute_turns=12,
+        user_turns_at_once=3,
+        prompt_characters=8_000,
+        upload_mb=1,
+        waiting_builds=2,
+        models=6,
+        workers=2,
+        disk_mb=700,
+        keep_hours=24,
+    ),
+}

@@ -1,0 +1,13 @@
+"""Profiles: for whom an app is open, and the roles that people have in it.
+
+`local`: one's own machine, everything is on. `team`: people who sign in, each with a role. `public`: strangers.
+Knows names. What each role may do is `access.roles`' matter.
+"""
+
+from typing import Literal
+
+Profile = Literal["local", "team", "public"]
+PROFILES: tuple[Profile, ...] = ("local", "team", "public")
+
+Role = Literal["admin", "user", "viewer", "visitor", "nobody"]
+LISTED_ROLES: tuple[Role, ...] = ("admin", "user", "viewer")  # that people are given by lists or claims; highest first

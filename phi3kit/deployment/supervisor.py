@@ -1,0 +1,56 @@
+"""Keeper: runs one command and ends it, with all that it started, when this process's stdin closes.
+
+    python -m phi3kit.deployment.supervisor COMMAND…
+
+A server that knows nothing of the app would outlive it; its keeper does not, however the app ends.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+
+_LOOK_S = 0.1
+_GRACE_S = 4.0
+
+
+def main(command: list[str]) -> int:
+    """Run the command until it ends or is to end; its exit code."""
+    to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: to_end.set())
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    threading.Thread(target=_wait_for_parent, args=(to_end,), daemon=True).start()
+    while child.poll() is None and not to_end.wait(_LOOK_S):
+        pass
+    _end_all(child)
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _wait_for_parent(to_end: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    to_end.set()
+
+
+def _end_all(child: subprocess.Popen[bytes]) -> None:
+    """Ask the command and all that it started to end, kill what does not, and see them gone."""
+    started: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(child.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_GRACE_S)
+    psutil.wait_procs(started, timeout=_GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    psutil.wait_procs(started, timeout=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,373 @@
+"""OpenAI's wire format: what a worker accepts and how it answers.
+
+Knows names, bounds and shapes of requests, responses, chunks and errors. Knows no model and no server.
+Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize, continuous_usage_stats, continue_final_message and
+add_generation_prompt as vLLM has them.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from phi3kit.core.errors import (
+    BudgetSpent,
+    Busy,
+    LimitReached,
+    ModelNotFound,
+    NotAllowed,
+    OutOfMemory,
+    Phi3KitError,
+    RequestInvalid,
+    StorageFailed,
+    WorkerFailed,
+)
+from phi3kit.core.records import ROLES, FinishReason, Message
+
+DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is reserved at once
+MAX_N = 8
+MAX_STOP_STRINGS = 16
+MAX_LOGPROBS = 20
+QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: answers that waited before this one
+
+
+def _whole_characters(value: str) -> str:
+    """JSON can say half a character, which no tokenizer can read."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of one (a lone surrogate)") from None
+    return value
+
+
+def _stop_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _no_empty_strings(value: list[str] | None) -> list[str] | None:
+    if value and not all(value):
+        raise ValueError("a stop string must not be empty")
+    return value
+
+
+def _only_false(value: Any) -> Any:
+    if value:
+        raise ValueError("this server does not support it; leave it out")
+    return value
+
+
+def _only_text(value: Any) -> Any:
+    if value not in (None, {"type": "text"}):
+        raise ValueError("this server answers in plain text only; leave it out")
+    return value
+
+
+def _joined_text_parts(value: Any) -> Any:
+    """A content may be a list of parts; the text ones are joined."""
+    if not isinstance(value, list):
+        return value
+    for part in value:
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise ValueError("only text parts are understood: a text, or a list of {type: text, text: …}")
+    return "".join(part["text"] for part in value)
+
+
+def _single_prompt(value: Any) -> Any:
+    """A prompt may be a list of one text."""
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError("this server takes one prompt a request")
+        return value[0]
+    return value
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Refused = Annotated[Any, AfterValidator(_only_false)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class _Request(BaseModel):
+    """What chat and raw completions have in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    stop: Annotated[
+        list[Text] | None,
+        Field(max_length=MAX_STOP_STRINGS),
+        BeforeValidator(_stop_list),
+        AfterValidator(_no_empty_strings),
+    ] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Text | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] | None = (
+        None
+    )
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_joined_text_parts)]
+    name: str | None = None
+    refusal: Refused = None
+
+    def as_message(self) -> Message:
+        return Message(self.role, self.content)
+
+
+class ChatRequest(_Request):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    continue_final_message: bool | None = None  # the last message is the beginning of the answer
+    add_generation_prompt: bool | None = None  # the other way round; may be said too
+    tools: Refused = None
+    tool_choice: Refused = None
+    functions: Refused = None
+    response_format: Annotated[Any, AfterValidator(_only_text)] = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+
+    def likeliest(self) -> int | None:
+        """How many other tokens to name beside each; None: no log probabilities. Raises RequestInvalid."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestInvalid(
+                "The request is unclear.", "top_logprobs needs logprobs.", "Set logprobs to true.", param="top_logprobs"
+            )
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages. Raises RequestInvalid when there is nothing to answer."""
+        messages = tuple(message.as_message() for message in self.messages)
+        for index, message in enumerate(messages):
+            if message.role == "user" and not message.content.strip():
+                raise RequestInvalid(
+                    what="A message is empty.",
+                    why=f"messages[{index}].content has no text.",
+                    next_step="Write something, or leave the message out.",
+                    param=f"messages[{index}].content",
+                )
+        self._check_end(messages[-1])
+        return messages
+
+    def _check_end(self, last: Message) -> None:
+        begun = bool(self.continue_final_message)
+        if begun and last.role != "assistant":
+            raise RequestInvalid(
+                what="There is no answer to continue.",
+                why=f"continue_final_message is true, and the last message is the {last.role}'s.",
+                next_step="End the messages with the assistant's, or leave continue_final_message out.",
+                param="continue_final_message",
+            )
+        if self.add_generation_prompt is begun:
+            raise RequestInvalid(
+                what="The request is unclear.",
+                why="An answer either continues the last message or follows it: of continue_final_message and "
+                "add_generation_prompt one is true.",
+                next_step="Leave add_generation_prompt out.",
+                param="add_generation_prompt",
+            )
+
+
+class CompletionRequest(_Request):
+    """The body of POST /v1/completions: one raw prompt."""
+
+    prompt: Annotated[Text, BeforeValidator(_single_prompt)]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: Refused = None
+    suffix: Refused = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+
+    def raw_prompt(self) -> str:
+        """The prompt. Raises RequestInvalid when it is empty."""
+        if not self.prompt:
+            raise RequestInvalid(
+                "The prompt is empty.", "prompt has no text.", "Write a prompt; the template's parts are on Prompt.",
+                param="prompt",
+            )  # fmt: skip
+        return self.prompt
+
+
+class TokenizeRequest(BaseModel):
+    """The body of POST /tokenize: a raw prompt or messages. return_pieces: each token's text, bytes, kind and span."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str | None = None
+    prompt: Text | None = None
+    messages: list[ChatMessage] | None = None
+    return_pieces: bool = False
+
+
+class DetokenizeRequest(BaseModel):
+    """The body of POST /detokenize."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]
+
+
+def new_id(kind: Literal["chatcmpl", "cmpl"]) -> str:
+    """An id for a response, in OpenAI's form."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def usage(prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int) -> dict[str, Any]:
+    """The `usage` object."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_prompt_tokens},
+    }
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A written token, how likely it was, and the likeliest tokens at its place."""
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
+    likeliest: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
+class ChoicePart:
+    """One of the n answers, or a piece of it."""
+
+    index: int
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    logprobs: Sequence[TokenLogprob] | None = None  # None: not asked for
+
+
+def response(
+    response_id: str, model: str, choices: list[ChoicePart], usage_: dict[str, Any], chat: bool
+) -> dict[str, Any]:
+    """A whole answer."""
+
+    def body(choice: ChoicePart) -> dict[str, Any]:
+        return (
+            {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
+            if chat
+            else {"text": choice.text}
+        )
+
+    return {
+        "id": response_id,
+        "object": "chat.completion" if chat else "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [_choice(choice, chat) | body(choice) for choice in choices],
+        "usage": usage_,
+    }
+
+
+def chunk(
+    response_id: str, created: int, model: str, chat: bool, choice: ChoicePart | None = None, *, role: bool = False
+) -> dict[str, Any]:
+    """One streamed piece; without a choice it is the chunk that carries the usage. role: the first one of an answer."""
+    choices = []
+    if choice is not None:
+        said = {"content": choice.text} if role or choice.text else {}
+        delta = {"delta": ({"role": "assistant"} if role else {}) | said}
+        choices.append(_choice(choice, chat) | (delta if chat else {"text": choice.text}))
+    return {
+        "id": response_id,
+        "object": "chat.completion.chunk" if chat else "text_completion",
+        "created": created,
+        "model": model,
+        "choices": choices,
+    }
+
+
+def _choice(choice: ChoicePart, chat: bool) -> dict[str, Any]:
+    logprobs = None if choice.logprobs is None else _logprobs(choice.logprobs, chat)
+    return {"index": choice.index, "finish_reason": choice.finish_reason, "logprobs": logprobs}
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], chat: bool) -> dict[str, Any]:
+    if chat:
+        return {"content": [_token(each) | {"top_logprobs": list(map(_token, each.likeliest))} for each in tokens]}
+    return {
+        "tokens": [each.token for each in tokens],
+        "token_logprobs": [each.logprob for each in tokens],
+        "top_logprobs": [{other.token: other.logprob for other in each.likeliest} for each in tokens],
+    }
+
+
+def _token(each: TokenLogprob) -> dict[str, Any]:
+    return {"token": each.token, "logprob": each.logprob, "bytes": list(each.bytes)}
+
+
+def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
+    """HTTP status and OpenAI's error object for an exception."""
+    param: str | None = None
+    code: str | None = None
+    if isinstance(error, ValidationError):
+        return _validation_error(error)
+    if isinstance(error, RequestInvalid):
+        status, kind, param, code = 400, "invalid_request_error", error.param, error.code
+    elif isinstance(error, ModelNotFound):
+        status, kind, param, code = 404, "invalid_request_error", "model", "model_not_found"
+    elif isinstance(error, Busy):
+        status, kind, code = 429, "rate_limit_error", "queue_full"
+    elif isinstance(error, LimitReached):
+        status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
+    elif isinstance(error, NotAllowed):
+        status, kind, code = 403, "permission_error", "not_allowed"
+    elif isinstance(error, BudgetSpent):
+        status, kind, code = 429, "insufficient_quota", "insufficient_quota"
+    elif isinstance(error, StorageFailed):
+        status, kind, code = 503, "server_error", "turns_not_kept"
+    elif isinstance(error, OutOfMemory):
+        status, kind, code = 503, "server_error", "out_of_memory"
+    elif isinstance(error, WorkerFailed):
+        status, kind, code = 503, "server_error", "not_ready"
+    else:
+        status, kind, code = 500, "server_error", "internal_error"
+    message = str(error) if isinstance(error, Phi3KitError) else "The worker failed. Its log has the details."
+    return status, {"error": {"message": message, "type": kind, "code": code, "param": param}}
+
+
+def simple_error(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object for what the server itself refuses."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "code": code, "param": param}}
+
+
+def _validation_error(error: ValidationError) -> tuple[int, dict[str, Any]]:
+    first = error.errors()[0]
+    loc = first["loc"]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".") or None
+    if first["type"] == "extra_forbidden":
+        return 400, simple_error(400, f"Unrecognized request argument supplied: {param}.", "unknown_parameter", param)
+    if first["type"] == "missing":
+        text = f"Missing required parameter: {param}."
+        return 400, simple_error(400, text, "missing_required_parameter", param)
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error" and loc[-1] == "role":
+        reason = f"it must be one of {', '.join(ROLES)}"
+    return 400, simple_error(
+        400, f"Invalid value for {param or 'the body'}: {reason[:1].lower()}{reason[1:]}.", "invalid_value", param
+    )

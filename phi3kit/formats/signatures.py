@@ -1,0 +1,185 @@
+"""Signatures: describe a model's inputs, outputs and params, and compare two field by field.
+
+Knows MLflow's ModelSignature and the chapter's notation. Loads no model, opens no run, draws nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow.models import ModelSignature
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Map, Object, ParamSchema, Property, Schema
+
+from phi3kit.core.records import WrapperName
+
+Part = Literal["inputs", "outputs", "params"]
+PARTS: tuple[Part, ...] = ("inputs", "outputs", "params")
+Verdict = Literal["same", "differs", "only A", "only B"]
+
+
+def chapter_signature(wrapper: WrapperName) -> ModelSignature:
+    """The signature that the chapter printed in 2024, field by field as MLflow objects."""
+    text, whole, number, flag = DataType.string, DataType.long, DataType.double, DataType.boolean
+    if wrapper == "onnx":
+        return ModelSignature(inputs=Schema([ColSpec(text, "prompt")]), outputs=Schema([ColSpec(text)]))
+    message = Object([Property("content", text), Property("name", text, required=False), Property("role", text)])
+    choice = Object([Property("finish_reason", text), Property("index", whole), Property("message", message)])
+    tokens = ("completion_tokens", "prompt_tokens", "total_tokens")
+    return ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(Array(message), "messages"),
+                ColSpec(number, "temperature", required=False),
+                ColSpec(whole, "max_tokens", required=False),
+                ColSpec(Array(text), "stop", required=False),
+                ColSpec(whole, "n", required=False),
+                ColSpec(flag, "stream", required=False),
+            ]
+        ),
+        outputs=Schema(
+            [
+                ColSpec(text, "id"),
+                ColSpec(text, "object"),
+                ColSpec(whole, "created"),
+                ColSpec(text, "model"),
+                ColSpec(Array(choice), "choices"),
+                ColSpec(Object([Property(name, whole) for name in tokens]), "usage"),
+            ]
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a schema, nested ones with their path: messages[].content."""
+
+    part: Part
+    name: str
+    type: str
+    required: bool
+
+    def __str__(self) -> str:
+        return f"{self.type} ({'required' if self.required else 'optional'})"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A signature in words that a page can show."""
+
+    notation: str  # the chapter's own
+    inputs: str
+    outputs: str
+    params: str
+    fields: tuple[Field, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """For the CLI."""
+        return {"inputs": self.inputs, "outputs": self.outputs, "params": self.params}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One field in A and in B; None where it is missing."""
+
+    part: Part
+    name: str
+    a: Field | None
+    b: Field | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether both have it, and alike."""
+        if self.a is None:
+            return "only B"
+        if self.b is None:
+            return "only A"
+        return "same" if self.a == self.b else "differs"
+
+    @property
+    def in_a(self) -> str | None:
+        """Type and whether it is required, in A."""
+        return None if self.a is None else str(self.a)
+
+    @property
+    def in_b(self) -> str | None:
+        """Likewise in B."""
+        return None if self.b is None else str(self.b)
+
+    @property
+    def type(self) -> str:
+        """The type in both, or what it is in A and what in B."""
+        return self._both([each.type for each in (self.a, self.b) if each])
+
+    @property
+    def required(self) -> str:
+        """Likewise, whether it must be there."""
+        return self._both(["required" if each.required else "optional" for each in (self.a, self.b) if each])
+
+    def as_json(self) -> dict[str, object]:
+        """For the CLI."""
+        return {"part": self.part, "name": self.name, "in_a": self.in_a, "in_b": self.in_b, "verdict": self.verdict}
+
+    def _both(self, words: list[str]) -> str:
+        return " → ".join(dict.fromkeys(words))
+
+
+def describe(signature: ModelSignature) -> Description:
+    """A signature in the chapter's notation and as a list of fields."""
+    inputs, outputs, params = repr(signature.inputs), repr(signature.outputs), repr(signature.params)
+    return Description(
+        notation=f"{{inputs:\n  {inputs},\noutputs:\n  {outputs},\nparams:\n  {params}}}",
+        inputs=inputs,
+        outputs=outputs,
+        params=params,
+        fields=(
+            *_fields("inputs", signature.inputs),
+            *_fields("outputs", signature.outputs),
+            *_param_fields(signature.params),
+        ),
+    )
+
+
+def compare(a: ModelSignature, b: ModelSignature) -> list[Row]:
+    """Every field of both: inputs, outputs, params, each in A's order and then what only B has."""
+    fields_a = {(field.part, field.name): field for field in describe(a).fields}
+    fields_b = {(field.part, field.name): field for field in describe(b).fields}
+    keys = sorted({**fields_a, **fields_b}, key=lambda key: PARTS.index(key[0]))  # stable: keeps each part's order
+    return [Row(part, name, fields_a.get((part, name)), fields_b.get((part, name))) for part, name in keys]
+
+
+def _fields(part: Part, schema: Schema | None) -> Iterator[Field]:
+    for column in schema.inputs if schema is not None else []:
+        if not isinstance(column, ColSpec):  # a tensor; no Phi-3 wrapper has one
+            yield Field(part, getattr(column, "name", None) or "(tensor)", "tensor", True)
+            continue
+        yield from _unfold(part, column.name or "(unnamed)", column.type, bool(column.required))
+
+
+def _param_fields(params: ParamSchema | None) -> Iterator[Field]:
+    """Params are never required: each has a default."""
+    for param in params.params if params is not None else []:
+        array = "" if param.shape is None else f" of shape {param.shape}"
+        yield Field("params", param.name, f"{_type_name(param.dtype)}{array}, default {param.default!r}", False)
+
+
+def _unfold(part: Part, name: str, type_: object, required: bool) -> Iterator[Field]:
+    yield Field(part, name, _type_name(type_), required)
+    inner, path = type_, name
+    while isinstance(inner, (Array, Map)):
+        inner, path = (inner.dtype, f"{path}[]") if isinstance(inner, Array) else (inner.value_type, f"{path}{{}}")
+    if isinstance(inner, Object):
+        for prop in inner.properties:
+            assert isinstance(prop, Property)
+            yield from _unfold(part, f"{path}.{prop.name}", prop.dtype, bool(prop.required))
+
+
+def _type_name(type_: object) -> str:
+    if isinstance(type_, DataType):
+        return str(type_.name)
+    if isinstance(type_, Array):
+        return f"Array({_type_name(type_.dtype)})"
+    if isinstance(type_, Map):
+        return f"Map(str -> {_type_name(type_.value_type)})"
+    if isinstance(type_, AnyType):
+        return "Any"
+    return "object"

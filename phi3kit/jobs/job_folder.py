@@ -1,0 +1,312 @@
+"""Job folders: work as processes of their own, and what others can read of it.
+
+A job is a folder in the data folder: what was asked (job.json), what it reported (events.jsonl), what libraries printed
+(log.txt). Whoever looks reads these files, so a job survives a reload, a closed tab and the app's own end.
+Knows processes and files. What the work is, and how it is shown, the modules above know.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from filelock import FileLock, Timeout
+
+from phi3kit.core.data_folder import writing
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.settings import Settings
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+JOB_VARIABLE = "PHI3KIT_JOB"  # names a child's folder, which its parent has made
+
+_KEPT = 50  # jobs in the history, the newest one too
+_LOOK_S = 0.2
+_GRACE_S = 30.0  # from asking a job to end until it is killed
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """One kind of work: `name` is its folder in the data folder; jobs of one kind go one after the other.
+
+    failed: the kind's own error.
+    """
+
+    name: str
+    word: str  # in sentences: "the build"
+    failed: type[Phi3KitError]
+
+    def home(self, settings: Settings) -> Path:
+        """Where its jobs lie."""
+        return settings.home / self.name
+
+    def folders(self, settings: Settings) -> list[Path]:
+        """The jobs' folders, oldest first."""
+        home = self.home(settings)
+        return sorted(path for path in home.glob("*-*") if (path / "job.json").is_file()) if home.is_dir() else []
+
+    def new_folder(self, settings: Settings) -> Path:
+        """A folder for a new job; the oldest ended ones make room for it."""
+        for old in [folder for folder in self.folders(settings) if not alive(folder)][: 1 - _KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        now = time.time_ns()
+        folder = self.home(settings) / f"{time.strftime('%Y%m%d', time.gmtime(now // 10**9))}-{now:020d}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def unexpected(self, error: BaseException) -> Phi3KitError | None:
+        """What a job that broke off by a mistake of ours says of it."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return None
+        return self.failed(
+            f"The {self.word} failed.",
+            f"{type(error).__name__}: {error}",
+            f"This is a mistake in phi3kit: report it with the {self.word}'s log.",
+        )
+
+    def standing(self, folder: Path, lines: list[dict[str, Any]], ahead: int, next_step: str) -> "KnownJob":
+        """How a job stands now. Raises OSError or ValueError when its files are damaged.
+
+        lines: what read_lines gave. ahead: jobs that go first. next_step: what to do when it was ended before its time.
+        """
+        began, user = began_at(folder), str(_owner(folder).get("user", ""))
+
+        def job(state: JobState, seconds: float, error: Phi3KitError | None = None) -> KnownJob:
+            return KnownJob(folder.name, folder, state, began, max(0.0, seconds), ahead, error, user)
+
+        if end := end_of(lines):
+            error = self.failed(**end["error"]) if end["error"] else None
+            if end["state"] == "cancelled":
+                error = self.failed(f"The {self.word} was cancelled.", "Somebody ended it.", next_step)
+            return job(end["state"], float(end["seconds"]), error)
+        if alive(folder):
+            return job("queued" if ahead else "running", time.time() - began)
+        if end_of(lines := read_lines(folder)):  # it came to its end while its lines were looked at
+            return self.standing(folder, lines, ahead, next_step)
+        last = next((line.strip() for line in reversed(log(folder).splitlines()[-20:]) if line.strip()), "")
+        vanished = self.failed(
+            f"The {self.word} ended without a word.",
+            f"Its process was killed, perhaps because memory ran out. {last}".strip(),
+            next_step,
+        )
+        return job("failed", last_write(folder) - began, vanished)
+
+
+@dataclass(frozen=True)
+class KnownJob:
+    """What is known of any job as it stands now; a kind of work knows more of its own."""
+
+    job_id: str
+    folder: Path
+    state: JobState
+    began_at: float  # seconds since the epoch
+    seconds: float  # so far, or in all
+    ahead: int  # jobs that go first, while it is queued
+    error: Phi3KitError | None
+    user: str  # who asked for it; empty when an earlier phi3kit kept it
+
+    def belongs_to(self, acting: Settings) -> bool:
+        """Whether who acts may end it, and see what it was given."""
+        return self.user == acting.user or acting.may("administer")
+
+    @property
+    def active(self) -> bool:
+        """Whether more is to come."""
+        return self.state in ("queued", "running")
+
+    def log(self, characters: int = 20_000) -> str:
+        """The end of what libraries printed; nothing when it was started in a terminal."""
+        return log(self.folder)[-characters:]
+
+
+class OwnJob:
+    """The job that this process is: what it reports goes to the job's file."""
+
+    def __init__(self, kind: JobKind, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self._kind, self._settings = kind, settings
+        self._began = time.perf_counter()
+        self._lock = FileLock(folder.parent / f"{kind.word}.lock")
+
+    def wait(self, on_ahead: Callable[[int], None]) -> None:
+        """Wait until every job of the kind that was asked for before has ended. Raises StorageFailed.
+
+        on_ahead is called whenever the number of jobs before this one changes.
+        """
+        told = 0
+        while True:
+            others = self._kind.folders(self._settings)
+            ahead = sum(alive(other) for other in others if other.name < self.folder.name)
+            if ahead == 0:
+                try:
+                    with writing(self._settings.home):
+                        self._lock.acquire(timeout=0)
+                except Timeout:  # held by a job that is ending
+                    ahead = 1
+            if ahead != told:
+                told = ahead
+                on_ahead(ahead)
+            if ahead == 0:
+                return
+            time.sleep(_LOOK_S)
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        """Keep one JSON object. Raises StorageFailed."""
+        with writing(self._settings.home):
+            _append(self.folder, line)
+
+    def progress(self, line: Mapping[str, Any]) -> None:
+        """Keep how far it is, in the place of what was kept before. A full disk costs only this."""
+        with contextlib.suppress(OSError):
+            draft = self.folder / "progress.draft"
+            draft.write_text(json.dumps(line), "utf-8")
+            draft.replace(self.folder / "progress.json")
+
+    def end(self, state: JobState, error: Phi3KitError | None = None) -> None:
+        """Say what became of it and let the next one go. A full disk does not hide the error that led here."""
+        reason = {"what": error.what, "why": error.why, "next_step": error.next_step} if error else None
+        with contextlib.suppress(OSError):
+            _append(self.folder, _end_line(state, time.perf_counter() - self._began, reason))
+        self._lock.release()
+
+
+@contextmanager
+def own_job(kind: JobKind, request: Mapping[str, Any], settings: Settings) -> Iterator[OwnJob]:
+    """Be a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
+    given = os.environ.get(JOB_VARIABLE)
+    with writing(settings.home):
+        folder = kind.home(settings) / given if given else kind.new_folder(settings)
+        write_owner(folder, request, os.getpid(), settings.user)
+    job = OwnJob(kind, folder, settings)
+    try:
+        yield job
+    except Phi3KitError as error:
+        job.end("failed", error)
+        raise
+    except BaseException as error:
+        job.end("cancelled" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed", kind.unexpected(error))
+        raise
+    else:
+        job.end("done")
+
+
+def write_owner(folder: Path, request: Mapping[str, Any], pid: int, user: str) -> None:
+    """Say whose a job is and what was asked."""
+    owner = {"pid": pid, "started": psutil.Process(pid).create_time(), "request": dict(request), "user": user}
+    draft = folder / f"job.{os.getpid()}.json"  # the app and the job itself both write it, and both the same
+    draft.write_text(json.dumps(owner), "utf-8")
+    draft.replace(folder / "job.json")
+
+
+def read_request(folder: Path) -> dict[str, Any]:
+    """What was asked of a job. Raises OSError, ValueError, KeyError or TypeError when its file is damaged."""
+    return dict(_owner(folder)["request"])
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """What a job reported: JSON objects; the last one may be half written."""
+    try:
+        lines = (folder / "events.jsonl").read_bytes().split(b"\n")
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """How far a job is; None when it has not said."""
+    try:
+        return dict(json.loads((folder / "progress.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def end_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The line that says what became of a job; None while it runs, or when it was killed."""
+    return next((line for line in reversed(lines) if line.get("event") == "end"), None)
+
+
+def ahead(lines: list[dict[str, Any]]) -> int:
+    """How many jobs go first, as the job said last."""
+    return next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
+
+
+def log(folder: Path) -> str:
+    """What libraries printed; nothing when the job was started in a terminal."""
+    try:
+        return (folder / "log.txt").read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def began_at(folder: Path) -> float:
+    """When a job was asked for, in seconds since the epoch: its name says it."""
+    return int(folder.name.partition("-")[2]) / 1e9
+
+
+def last_write(folder: Path) -> float:
+    """When anything of a job was written, in seconds since the epoch."""
+    return max(path.stat().st_mtime for path in folder.iterdir())
+
+
+def alive(folder: Path) -> bool:
+    """Whether a job's process lives."""
+    return _process(folder) is not None
+
+
+def _owner(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "job.json").read_text("utf-8")))
+
+
+def _process(folder: Path) -> psutil.Process | None:
+    """The job's process while it lives; its number may belong to another one by now."""
+    try:
+        owner = _owner(folder)
+        process = psutil.Process(owner["pid"])
+        same = abs(process.create_time() - owner["started"]) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.Error, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def end_process(folder: Path) -> bool:
+    """End a job's process and wait until it is gone; whether there was one."""
+    process = _process(folder)
+    if process is None:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_GRACE_S)
+        except psutil.TimeoutExpired:  # what it started ends with it
+            process.kill()
+            process.wait(_GRACE_S)
+    return True
+
+
+def _append(folder: Path, line: Mapping[str, Any]) -> None:
+    # Should a full disk or the process's end have cut a line, the next one must not be lost with it.
+    begin = "\n" if line.get("event") == "end" else ""
+    with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(f"{begin}{json.dumps(line, ensure_ascii=False)}\n")
+
+
+def _end_line(state: JobState, seconds: float, error: dict[str, str] | None = None) -> dict[str, Any]:
+    return {"event": "end", "state": state, "seconds": seconds, "error": error}
+
+
+def say_cancelled(folder: Path, seconds: float) -> None:
+    """Of a job that was ended before it could speak, or that had to be killed."""
+    if end_of(read_lines(folder)) is None:
+        _append(folder, _end_line("cancelled", seconds))

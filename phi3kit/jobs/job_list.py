@@ -1,0 +1,114 @@
+"""Job list: the jobs of one kind, as whoever watches them sees them: start one, look at all, end one.
+
+Knows child processes. What a job's files say, job_folder knows, and what a kind of work reports beyond that, its own module.
+"""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from phi3kit.core.child_environment import child_environment
+from phi3kit.core.data_folder import writing
+from phi3kit.core.settings import Settings
+from phi3kit.jobs.job_folder import (
+    JOB_VARIABLE,
+    JobKind,
+    KnownJob,
+    alive,
+    began_at,
+    end_process,
+    say_cancelled,
+    write_owner,
+)
+
+AnyJob = TypeVar("AnyJob", bound=KnownJob)
+
+
+class JobList(Generic[AnyJob]):
+    """The jobs of one kind in one data folder. Safe to share between sessions."""
+
+    def __init__(self, kind: JobKind, settings: Settings, read: Callable[[Path], AnyJob]) -> None:
+        """read: a job as it stands now, from its folder; whatever damaged files make it raise, the job is passed over."""
+        self._kind, self._settings, self._read_folder = kind, settings, read
+        self._started: list[tuple[Path, subprocess.Popen[bytes]]] = []  # by this process; read while others add
+
+    def all(self) -> list[AnyJob]:
+        """Every job that is known, newest first."""
+        self._reap()
+        return [job for folder in reversed(self._kind.folders(self._settings)) if (job := self._read(folder))]
+
+    def latest(self) -> AnyJob | None:
+        """The one that a page shows: the oldest one under way, or the one that ended last."""
+        jobs = self.all()
+        under_way = [job for job in jobs if job.active]
+        return under_way[-1] if under_way else jobs[0] if jobs else None
+
+    def find(self, job_id: str) -> AnyJob | None:
+        """One job."""
+        self._reap()
+        return next((self._read(each) for each in self._kind.folders(self._settings) if each.name == job_id), None)
+
+    def launch(
+        self, command: list[str], request: Mapping[str, Any], acting: Settings, folder: Path | None = None
+    ) -> AnyJob:
+        """Start `python -m phi3kit COMMAND` as a job; it waits for those before it. Raises StorageFailed.
+
+        acting: the settings of who asks for it. folder: one that `new_folder` gave, when the command names files in it.
+        """
+        with writing(self._settings.home):
+            folder = folder or self._kind.new_folder(self._settings)
+            with (folder / "log.txt").open("wb") as log_file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "phi3kit", *command],
+                    env=child_environment(acting) | {JOB_VARIABLE: folder.name},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,  # it writes its events to the job's own file
+                    stderr=log_file,
+                    start_new_session=True,  # a closed terminal does not end it, and it ends with its children
+                )
+            write_owner(folder, request, process.pid, acting.user)
+            self._started.append((folder, process))
+            # An ended child that nobody waits for stays in the process table until a page asks for the jobs.
+            threading.Thread(target=process.wait, name="job-end", daemon=True).start()
+        job = self._read(folder)
+        assert job is not None
+        return job
+
+    def cancel(self, job: AnyJob, acting: Settings) -> None:
+        """End a job, which takes back what it half did or keeps what it computed. Returns when its process is gone.
+
+        acting: the settings of who asks. Raises NotAllowed when it is somebody else's.
+        """
+        if not job.belongs_to(acting):
+            acting.require("administer")
+        self._cancel(job.folder, job.began_at)
+
+    def close(self) -> None:
+        """End what this process started."""
+        for folder, _ in self._started:
+            if alive(folder):
+                self._cancel(folder, began_at(folder))
+        for _, process in self._started:
+            process.wait()
+
+    def _cancel(self, folder: Path, began: float) -> None:
+        if end_process(folder):
+            with writing(self._settings.home):
+                say_cancelled(folder, time.time() - began)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Look at the ended children: one that nobody waits for would look alive."""
+        for _, process in self._started:
+            process.poll()
+
+    def _read(self, folder: Path) -> AnyJob | None:
+        """None when its files are damaged, or were removed a moment ago."""
+        try:
+            return self._read_folder(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None

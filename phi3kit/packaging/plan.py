@@ -1,0 +1,205 @@
+"""Plan: what a build will download, need and take, said before anything is downloaded or written.
+
+The constants were measured (bench/RESULTS.md); a plan is an estimate and says how it came about.
+"""
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from phi3kit.core.errors import BuildFailed
+from phi3kit.core.machine import choose_threads, free_memory_bytes
+from phi3kit.core.records import Precision, WrapperName
+from phi3kit.core.settings import Settings
+from phi3kit.packaging.events import BuildRequest
+from phi3kit.packaging.sources.find import EMBEDDED, Source
+
+Verdict = Literal["fits", "tight", "too much"]
+
+_CERTAINTY = 0.85  # what is reckoned may take 1 / 0.85 of it
+_NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Bytes that a weight takes in an ONNX file: int4 and int8 come in blocks of 32 with an fp32 scale each.
+_EXPORTED_BYTES: dict[Precision, float] = {"int4": 0.5 + 4 / 32, "int8": 1 + 4 / 32, "fp32": 4.0}
+_SMALL_FILES = 4_000_000  # tokenizer, configs, MLmodel
+_LIBRARIES = {"transformers": 420_000_000, "onnx": 160_000_000}  # a worker's memory without weights
+# The build and the model builder that it starts; both wrappers of the embedded model are built where 560 MB may be used.
+_BUILD_LIBRARIES = 550_000_000
+_EXPORT_BYTES = 5.2  # of memory, a weight: what the model builder holds while it quantizes to int4
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a build needs; available is None where nothing sets a limit."""
+
+    what: str
+    needed: int  # bytes
+    available: int | None
+    how: str
+    measured: int = 0  # bytes of it that were measured, as the libraries were; the rest is reckoned
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it can be had; tight when it could not if the reckoning is a little wrong."""
+        if self.available is None or self.measured + (self.needed - self.measured) / _CERTAINTY <= self.available:
+            return "fits"
+        return "tight" if self.needed <= self.available else "too much"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will need."""
+
+    source: str
+    wrappers: tuple[WrapperName, ...]
+    download_bytes: int
+    needs: tuple[Need, ...]
+    seconds: float  # expected, without the download
+    kv_bytes: dict[WrapperName, int]  # wrapper to bytes that a whole context of one conversation takes
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its needs."""
+        found = {need.verdict for need in self.needs}
+        return "too much" if "too much" in found else "tight" if "tight" in found else "fits"
+
+    def refuse_what_cannot_fit(self, accept_tight: bool) -> None:
+        """Raise BuildFailed with the figures when it cannot fit, or is tight and nobody said yes."""
+        if self.verdict == "fits" or (self.verdict == "tight" and accept_tight):
+            return
+        short = [need for need in self.needs if need.verdict == self.verdict]
+        figures = "; ".join(f"{need.what}: {_gb(need.needed)} of {_gb(need.available or 0)}" for need in short)
+        if self.verdict == "tight":
+            raise BuildFailed(
+                "The build is a tight fit.",
+                f"{figures}.",
+                "Free some, or build anyway: tick it on Build, or give --yes.",
+            )
+        raise BuildFailed(
+            "The build does not fit on this machine.", f"{figures}.", "Free some, or choose a smaller source."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For the CLI."""
+        needs = [{**asdict(need), "verdict": need.verdict} for need in self.needs]
+        return {**asdict(self), "needs": needs, "verdict": self.verdict}
+
+
+def allow(request: BuildRequest, settings: Settings) -> None:
+    """Let who acts ask for this build. Raises NotAllowed."""
+    settings.require("build" if request.source == EMBEDDED else "build_any")
+    if request.register:
+        settings.require("register")
+
+
+def make_plan(request: BuildRequest, source: Source, settings: Settings) -> Plan:
+    """Reckon what a build needs. Reads the machine's free disk and memory; writes nothing.
+
+    Raises BuildFailed when no machine could do what is asked, or NotAllowed.
+    """
+    allow(request, settings)
+    _refuse_what_cannot_be(request, source)
+    numbers = _numbers(source)
+    exported = _exported_bytes(source, request.precision)
+    exports = "onnx" in request.wrappers and source.kind == "weights"
+    disk, disk_how = _disk(request, source, settings, exported if exports else 0)
+    needs = [
+        Need("disk at the peak", disk, _free_disk(settings.home), disk_how),
+        _build_memory(source, exported if exports else 0),
+    ]
+    for wrapper in request.wrappers:
+        weights = source.files.weight_bytes if wrapper == "transformers" or not exports else exported
+        needs.append(
+            Need(
+                f"memory to load {wrapper}",
+                weights + _LIBRARIES[wrapper],
+                free_memory_bytes(),
+                f"{_gb(weights)} of weights and {_gb(_LIBRARIES[wrapper])} of libraries, in a worker of its own",
+                measured=_LIBRARIES[wrapper],
+            )
+        )
+    kv = {wrapper: _kv_bytes(source, wrapper) * source.shape.context_tokens for wrapper in request.wrappers}
+    seconds = _seconds(request, numbers, exports, choose_threads(settings.threads).count)
+    return Plan(source.name, request.wrappers, source.download_bytes, tuple(needs), seconds, kv)
+
+
+def _refuse_what_cannot_be(request: BuildRequest, source: Source) -> None:
+    """Better said now than after a download and an export."""
+    if "transformers" in request.wrappers and source.kind == "onnx":
+        raise BuildFailed(
+            what=f"The transformers wrapper cannot be built from {source.name}.",
+            why="It is an ONNX folder: its weights are in a form that only ONNX Runtime reads.",
+            next_step="Choose the onnx wrapper, or the repository that the folder was made from.",
+        )
+    name = request.register
+    if name is not None and (not name.strip() or "/" in name or ":" in name):
+        raise BuildFailed(
+            what=f"No model can be registered as {name!r}.",
+            why="The Model Registry takes no name that is empty or has a / or : in it.",
+            next_step="Choose another name.",
+        )
+
+
+def _numbers(source: Source) -> float:
+    """How many weights there are."""
+    per_number = _NUMBER_BYTES.get(source.shape.dtype, _EXPORTED_BYTES["int4"])
+    return source.files.weight_bytes / per_number
+
+
+def _exported_bytes(source: Source, precision: Precision) -> int:
+    """The size of an export; the table of embeddings stays fp32, and so does that of every place's rotation."""
+    shape = source.shape
+    tables = shape.vocabulary * shape.hidden_size + shape.context_tokens * shape.head_size
+    return int((_numbers(source) - shape.vocabulary * shape.hidden_size) * _EXPORTED_BYTES[precision] + tables * 4)
+
+
+def _disk(request: BuildRequest, source: Source, settings: Settings, exported: int) -> tuple[int, str]:
+    parts = {"to download": source.download_bytes, "for the ONNX export": exported}
+    if not (settings.own_store and _same_disk(source.folder, settings.home)):
+        # Across file systems nothing can be linked, and what a remote store keeps is read back to be checked.
+        copied = source.files.size_bytes if "transformers" in request.wrappers or not exported else 0
+        parts["for a copy of the weights"] = copied + (0 if settings.own_store else exported)
+    named = " and ".join(f"{_gb(size)} {what}" for what, size in parts.items() if size)
+    return sum(parts.values()) + _SMALL_FILES, named or "only small files: the weights are linked, not copied"
+
+
+def _build_memory(source: Source, exported: int) -> Need:
+    weights = source.files.weight_bytes
+    needed, how = weights, f"{_gb(weights)} of weights, to check that they answer"
+    if exported:
+        export, comparison = int(_numbers(source) * _EXPORT_BYTES), weights + exported
+        needed = max(export, comparison)
+        how = f"{_gb(export)} for the export; later {_gb(weights)} of weights beside {_gb(exported)} of it, to compare them"
+    return Need("memory to build", needed + _BUILD_LIBRARIES, free_memory_bytes(), how, measured=_BUILD_LIBRARIES)
+
+
+def _kv_bytes(source: Source, wrapper: WrapperName) -> int:
+    """Bytes that one token of a conversation takes: onnxruntime-genai keeps fp32 on a CPU, transformers the weights' own."""
+    return source.shape.kv_numbers * (4 if wrapper == "onnx" else _NUMBER_BYTES.get(source.shape.dtype, 4))
+
+
+def _seconds(request: BuildRequest, numbers: float, exports: bool, threads: int) -> float:
+    billions = numbers / 1e9
+    seconds = 6.0
+    if "transformers" in request.wrappers:
+        seconds += 5 + 20 * billions / threads
+    if "onnx" in request.wrappers:
+        seconds += 4 + (230 * billions / threads if exports else 5 * billions)
+    return seconds
+
+
+def _free_disk(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _same_disk(first: Path, second: Path) -> bool:
+    while not second.exists():
+        second = second.parent
+    return os.stat(first).st_dev == os.stat(second).st_dev
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,1 @@
+"""Sources: where weights come from: the embedded model, a folder, a repository on Hugging Face."""

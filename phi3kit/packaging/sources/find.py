@@ -1,0 +1,94 @@
+"""Finding a source: from the name that a user gives to weights that can be built from.
+
+A name is `embedded`, a folder, or a repository on Hugging Face: owner/name[@revision][/folder].
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from phi3kit.core.errors import Phi3KitError, SourceInvalid
+from phi3kit.core.settings import Settings
+from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.packaging.sources import hub
+from phi3kit.packaging.sources.folder import JUDGED_BY, Files, Kind, Shape, judge, sizes_of
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights that were looked at and can be used; those of a repository may not be downloaded yet."""
+
+    name: str  # as the user wrote it
+    folder: Path
+    files: Files
+    snapshot: hub.HubSnapshot | None = None
+    download_bytes: int = 0  # what is not on this machine yet
+
+    @property
+    def kind(self) -> Kind:
+        """Weights for transformers, or an ONNX folder."""
+        return self.files.kind
+
+    @property
+    def shape(self) -> Shape:
+        """What its config says about its size."""
+        return self.files.shape
+
+    @property
+    def commit(self) -> str | None:
+        """The repository's commit; None for a folder."""
+        return self.snapshot.commit if self.snapshot else None
+
+    @property
+    def license(self) -> str | None:
+        """What the repository's model card names."""
+        return self.snapshot.license if self.snapshot else None
+
+
+def find_source(name: str, settings: Settings) -> Source:
+    """Look at a source and say what it is; of a repository only small files are downloaded.
+
+    Raises SourceInvalid with the reason, DownloadFailed, or NotAllowed.
+    """
+    settings.require("build" if name == EMBEDDED else "build_any")
+    folder = _folder(name)
+    if folder is not None:
+        return Source(name, folder, judge(name, folder, sizes_of(folder)))
+    repository = hub.parse(name)
+    if repository is None:
+        raise SourceInvalid(
+            what=f"The source {name} cannot be used.",
+            why="There is no such folder.",
+            next_step="Choose the embedded model or another source on Build.",
+        )
+    try:
+        snapshot = hub.look_up(repository, settings)
+    except Phi3KitError as error:  # a mistyped folder has the form of a repository too
+        raise type(error)(error.what, f"{error.why} There is no such folder here either.", error.next_step) from error
+    inside = f"{repository.subfolder}/" if repository.subfolder else ""
+    sizes = {file.path.removeprefix(inside): file.size_bytes for file in snapshot.files}
+    folder = hub.fetch_small(snapshot, settings, [name for name in JUDGED_BY if name in sizes])
+    return Source(name, folder, judge(name, folder, sizes), snapshot, hub.bytes_to_download(snapshot, settings))
+
+
+def lies_on_the_hub(name: str) -> bool:
+    """Whether a source would be looked for on the hub: it has the form of a repository's name, and is no folder here."""
+    return _folder(name) is None and hub.parse(name) is not None
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name means; None when there is none."""
+    # os.path, not Path: an unknown ~user or a name that is too long is no folder, and no exception.
+    folder = MODEL_FOLDER if name == EMBEDDED else Path(os.path.expanduser(name))
+    return folder.resolve() if name and os.path.isdir(folder) else None
+
+
+def fetch(source: Source, settings: Settings, on_progress: Callable[[hub.DownloadProgress], None]) -> Source:
+    """The source with all its files on this machine. Raises SourceInvalid or DownloadFailed."""
+    if source.snapshot is None:
+        return source
+    folder = hub.download(source.snapshot, settings, on_progress)
+    return replace(source, folder=folder, files=judge(source.name, folder, sizes_of(folder)), download_bytes=0)

@@ -1,0 +1,188 @@
+"""A source's folder: whether it holds a Phi-3 that the kit can wrap, and what its config says.
+
+Judges by names, sizes and small JSON files, so that it can judge a repository before its weights are downloaded.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from phi3kit.core.errors import SourceInvalid
+
+Kind = Literal["weights", "onnx"]
+
+CONFIG, GENAI_CONFIG, WEIGHTS_INDEX = "config.json", "genai_config.json", "model.safetensors.index.json"
+JUDGED_BY = (CONFIG, GENAI_CONFIG, WEIGHTS_INDEX)  # all that is read here
+
+_ARCHITECTURE = "Phi3ForCausalLM"
+_CHOOSE = "Choose the embedded model or another source on Build."
+_AGAIN = "Download the model again, or choose another source."
+_LARGEST_CONTEXT = 10_000_000  # tokens; beyond it a config is a mistake
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a Phi-3's config says about its size."""
+
+    context_tokens: int
+    layers: int
+    hidden_size: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    dtype: str  # of the weights; "" for an ONNX folder, whose graph says it
+
+    @property
+    def kv_numbers(self) -> int:
+        """Numbers that one token of a conversation keeps: a key and a value a layer and head."""
+        return 2 * self.layers * self.kv_heads * self.head_size
+
+
+@dataclass(frozen=True)
+class Files:
+    """A judged folder."""
+
+    kind: Kind
+    shape: Shape
+    weight_bytes: int
+    size_bytes: int  # of all files
+    sliding_window: bool  # an ONNX folder whose config caps the KV cache, which ends in a crash
+
+
+def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
+    """Say what a folder holds. Raises SourceInvalid with the reason.
+
+    folder: holds at least the files of JUDGED_BY. sizes: every file that belongs to the source, in bytes.
+    """
+    kind: Kind = "onnx" if GENAI_CONFIG in sizes else "weights"
+    sliding_window = False
+    if kind == "onnx":
+        shape, graph, sliding_window = _onnx_shape(name, folder)
+        if graph not in sizes:
+            raise _unusable(name, f"{graph}, the graph that its genai_config.json names, is missing.", _AGAIN)
+        weights = [file for file in sizes if Path(file).suffix in (".onnx", ".data", ".onnx_data")]
+    else:
+        shape = _weights_shape(name, folder)
+        weights = _weight_files(name, folder, sizes)
+    for needed in ("tokenizer.json", "tokenizer_config.json"):
+        if needed not in sizes:
+            raise _unusable(name, f"{needed} is missing.", _AGAIN)
+    return Files(kind, shape, sum(sizes[file] for file in weights), sum(sizes.values()), sliding_window)
+
+
+def sizes_of(folder: Path) -> dict[str, int]:
+    """The files directly in a folder, in bytes."""
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+
+
+def _weights_shape(name: str, folder: Path) -> Shape:
+    config = _json(name, folder, CONFIG)
+    architectures = config.get("architectures") or []
+    architectures = architectures if isinstance(architectures, list) else [architectures]
+    if _ARCHITECTURE not in architectures:
+        found = ", ".join(map(str, architectures)) or "no architecture"
+        raise _not_phi3(name, f"Its config.json names {found}; {_ARCHITECTURE} is needed.")
+    heads = _number(name, config, CONFIG, "num_attention_heads")
+    hidden_size = _number(name, config, CONFIG, "hidden_size")
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    if dtype not in _BYTES:
+        raise _unusable(
+            name, f"Its config.json says that the weights are {dtype}.", f"Use weights in {', '.join(_BYTES)}."
+        )
+    return Shape(
+        context_tokens=_context(name, config, CONFIG, "max_position_embeddings"),
+        layers=_number(name, config, CONFIG, "num_hidden_layers"),
+        hidden_size=hidden_size,
+        kv_heads=_number(name, {"num_key_value_heads": heads, **config}, CONFIG, "num_key_value_heads"),
+        head_size=hidden_size // heads,
+        vocabulary=_number(name, config, CONFIG, "vocab_size"),
+        dtype=dtype,
+    )
+
+
+def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
+    """The shape, the graph's file name, and whether a sliding window caps the cache."""
+    model = _json(name, folder, GENAI_CONFIG).get("model")
+    decoder = model.get("decoder") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(decoder, dict):
+        raise _unusable(name, "Its genai_config.json describes no decoder.", _AGAIN)
+    if model.get("type") != "phi3":
+        raise _not_phi3(name, f"Its genai_config.json says type {model.get('type')}; phi3 is needed.")
+    options = decoder.get("session_options")
+    for provider in (options.get("provider_options") if isinstance(options, dict) else None) or []:
+        device = next(iter(provider), "") if isinstance(provider, dict) else provider
+        if str(device).lower() not in ("cpu", ""):
+            raise _unusable(
+                name, f"It was made for {device}, and this machine's CPU cannot run it.", "Choose a folder for the CPU."
+            )
+    graph = decoder.get("filename")
+    if not isinstance(graph, str) or not graph or Path(graph).name != graph:
+        raise _unusable(name, "Its genai_config.json names no graph in the folder.", _AGAIN)
+    shape = Shape(
+        context_tokens=_context(name, model, GENAI_CONFIG, "context_length"),
+        layers=_number(name, decoder, GENAI_CONFIG, "num_hidden_layers"),
+        hidden_size=_number(name, decoder, GENAI_CONFIG, "hidden_size"),
+        kv_heads=_number(name, decoder, GENAI_CONFIG, "num_key_value_heads"),
+        head_size=_number(name, decoder, GENAI_CONFIG, "head_size"),
+        vocabulary=_number(name, model, GENAI_CONFIG, "vocab_size"),
+        dtype="",
+    )
+    return shape, graph, "sliding_window" in decoder
+
+
+def _weight_files(name: str, folder: Path, sizes: Mapping[str, int]) -> list[str]:
+    found = [file for file in sizes if file.endswith(".safetensors")]
+    if not found:
+        if any(Path(file).suffix in (".bin", ".pt", ".pth") for file in sizes):
+            why = "Its weights are pickled, and a pickle can run any code when it is loaded."
+        else:
+            why = "It has no weights: no file ends in .safetensors."
+        raise _unusable(name, why, "Use a source whose weights are safetensors.")
+    if WEIGHTS_INDEX in sizes:
+        try:
+            shards = set(json.loads((folder / WEIGHTS_INDEX).read_text("utf-8"))["weight_map"].values())
+            missing = sorted(shards - set(sizes))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _unusable(name, f"{WEIGHTS_INDEX} cannot be read.", _AGAIN) from error
+        if missing:
+            raise _unusable(name, f"{missing[0]} is missing.", _AGAIN)
+    return found
+
+
+def _json(name: str, folder: Path, file: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / file).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise _unusable(name, f"{file} is missing.", _CHOOSE) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(name, f"{file} cannot be read as JSON.", _CHOOSE) from error
+    if not isinstance(config, dict):
+        raise _not_phi3(name, f"Its {file} is no JSON object.")
+    return config
+
+
+def _number(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _unusable(name, f"{key} in its {file} is {value!r}; a whole number of 1 or more is needed.", _AGAIN)
+    return value
+
+
+def _context(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
+    tokens = _number(name, config, file, key)
+    if tokens > _LARGEST_CONTEXT:
+        raise _unusable(
+            name, f"{key} in its {file} is {tokens:,} tokens, which no Phi-3 has.", f"Correct {key}: 4096 or 131072."
+        )
+    return tokens
+
+
+def _unusable(name: str, why: str, next_step: str) -> SourceInvalid:
+    return SourceInvalid(f"The source {name} cannot be used.", why, next_step)
+
+
+def _not_phi3(name: str, why: str) -> SourceInvalid:
+    return SourceInvalid(f"The source {name} is not a Phi-3 model.", why, _CHOOSE)

@@ -1,0 +1,246 @@
+"""The hub's cache: files in the client's own layout, fetched so that whatever ends a download, the next one goes on.
+
+Knows hashes, partial files and a disk that fills up. Requests, headers, redirects and refusals are those of
+`huggingface_hub`; the bytes are written here, because its `hf_hub_download` (2.4) deletes what came whenever it ends
+early: 5 GB would begin again after every stop.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from phi3kit.core.data_folder import writing
+from phi3kit.core.errors import DownloadFailed
+from phi3kit.core.settings import Settings
+from phi3kit.packaging.sources.hub_client import KEPT, ONLINE, explained, host_of, patiently, token_of, url_of
+from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot
+
+_WORTH_A_TRY = 2**16  # bytes; a connection that brings less counts as one that brought nothing
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where files lie: the client's own layout, so that its tools can list and clean it."""
+
+    repo: Path
+    commit: str
+    subfolder: str
+
+    @classmethod
+    def of(cls, snapshot: HubSnapshot, settings: Settings) -> "Cache":
+        """The cache of a snapshot's repository."""
+        repo = settings.home / "hub" / f"models--{snapshot.name.repo.replace('/', '--')}"
+        return cls(repo, snapshot.commit, snapshot.name.subfolder or "")
+
+    @property
+    def folder(self) -> Path:
+        """What a build reads."""
+        return self.repo / "snapshots" / self.commit / self.subfolder
+
+    def blob(self, file: HubFile) -> Path:
+        """The whole, checked file."""
+        return self.repo / "blobs" / file.key
+
+    def partial(self, file: HubFile) -> Path:
+        """What came of it."""
+        return self.repo / "blobs" / f"{file.key}.incomplete"
+
+    def holds(self, file: HubFile) -> bool:
+        """Whether it was downloaded and checked."""
+        return _size(self.blob(file)) == file.size_bytes
+
+    def lacks(self, files: Iterable[HubFile]) -> int:
+        """Bytes that are still to come."""
+        missing = {file.key: file for file in files if not self.holds(file)}
+        return sum(max(0, file.size_bytes - max(0, _size(self.partial(file)))) for file in missing.values())
+
+    def pointer(self, file: HubFile) -> Path:
+        """The link by which a build finds it."""
+        return self.repo / "snapshots" / self.commit / file.path
+
+    def point(self, file: HubFile) -> None:
+        """Give a whole file its name in the folder."""
+        pointer = self.pointer(file)
+        if not pointer.exists():
+            pointer.parent.mkdir(parents=True, exist_ok=True)
+            pointer.unlink(missing_ok=True)  # one that dangles
+            pointer.symlink_to(os.path.relpath(self.blob(file), pointer.parent))
+
+
+def _size(path: Path) -> int:
+    """Bytes; -1 where there is no file."""
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+
+
+class _Meter:
+    """Counts what comes and tells the listener."""
+
+    def __init__(self, total: int, lacking: int, on_progress: Callable[[DownloadProgress], None]) -> None:
+        self._total, self._done, self._tell = total, total - lacking, on_progress
+        self._recent = deque([(time.perf_counter(), self._done)], maxlen=40)  # ten seconds of reports
+
+    def add(self, count: int) -> None:
+        """So many bytes came; fewer than none when a server makes us begin again."""
+        self._done += count
+        if time.perf_counter() - self._recent[-1][0] >= 0.25:
+            self.report()
+
+    def report(self) -> None:
+        """Tell how far it is now."""
+        now, (since, before) = time.perf_counter(), self._recent[0]
+        rate = max(0.0, (self._done - before) / max(now - since, 1e-6))
+        left = self._total - self._done
+        self._recent.append((now, self._done))
+        self._tell(DownloadProgress(self._done, self._total, rate, left / rate if rate else None if left else 0.0))
+
+
+def fetch(
+    snapshot: HubSnapshot,
+    settings: Settings,
+    files: tuple[HubFile, ...],
+    on_progress: Callable[[DownloadProgress], None],
+) -> Path:
+    """Bring the files that the cache lacks, each checked against its hash; the folder that holds them.
+
+    Raises SourceInvalid, DownloadFailed or StorageFailed.
+    """
+    cache, total = Cache.of(snapshot, settings), sum({file.key: file.size_bytes for file in files}.values())
+    if all(cache.holds(file) and cache.pointer(file).exists() for file in files):
+        _Meter(total, 0, on_progress).report()
+        return cache.folder
+    with _storing(cache, snapshot, settings, files), _alone(cache, snapshot.name), ONLINE:
+        lacking = cache.lacks(files)
+        if _free_bytes(cache) < lacking:
+            raise _disk_full("the disk is too full", cache, snapshot.name, files)
+        meter = _Meter(total, lacking, on_progress)
+        # Small files first: what is refused or missing is then known before the gigabytes.
+        for file in sorted(files, key=lambda file: file.size_bytes):
+            if not cache.holds(file):
+                with explained(snapshot.name, settings, file.path):
+                    _bring(file, cache, snapshot, settings, meter)
+            cache.point(file)
+        meter.report()
+    return cache.folder
+
+
+def _bring(file: HubFile, cache: Cache, snapshot: HubSnapshot, settings: Settings, meter: _Meter) -> None:
+    """Fetch one file, or the rest of it, and place it when its hash is right."""
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, exported lazily
+
+    url = url_of(snapshot.name, snapshot.commit, file.path, settings)
+    headers = build_hf_headers(token=token_of(settings), library_name="phi3kit")
+    # A compressed answer has no size that could be checked, and its range would count other bytes.
+    headers["Accept-Encoding"] = "identity"
+    partial = cache.partial(file)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.touch()
+    while _size(partial) < file.size_bytes:
+        patiently(lambda: _stream(url, headers, partial, file.size_bytes, meter))
+    if not _is_right(partial, file):
+        partial.unlink()
+        raise DownloadFailed(
+            what=f"{snapshot.name} could not be downloaded.",
+            why=f"{file.path} came damaged: its bytes do not have the hash that {host_of(settings)} names.",
+            next_step="Try again: the damaged file was removed, the others are kept.",
+        )
+    os.replace(partial, cache.blob(file))
+
+
+def _stream(url: str, headers: dict[str, str], partial: Path, size: int, meter: _Meter) -> None:
+    """Append until the file is whole or the connection ends; an error only when the connection brought next to nothing."""
+    import httpx2
+    from huggingface_hub import constants, get_session, hf_raise_for_status
+
+    with partial.open("ab") as out:
+        began = have = out.tell()
+        asked = {**headers, "Range": f"bytes={have}-"} if have else headers
+        try:
+            with get_session().stream("GET", url, headers=asked, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+                hf_raise_for_status(response)
+                if have and response.status_code != 206:  # the server sends the whole file again
+                    out.truncate(0)
+                    meter.add(-have)
+                    have = 0
+                for piece in response.iter_bytes():
+                    out.write(piece)
+                    have += len(piece)
+                    meter.add(len(piece))
+                    if have > size:  # not the file; its hash will say so
+                        return
+                if have < size:
+                    raise httpx2.RemoteProtocolError("The file ended early.")
+        except httpx2.TransportError:
+            if have - began < _WORTH_A_TRY:
+                raise
+
+
+def _is_right(partial: Path, file: HubFile) -> bool:
+    """Whether the bytes are those that the repository names. An ETag of a mirror's own making names none."""
+    with partial.open("rb") as read:
+        os.fsync(read.fileno())  # after a power cut, a file in the cache must be what was checked
+        if file.sha256:
+            return hashlib.file_digest(read, "sha256").hexdigest() == file.sha256
+        if re.fullmatch("[0-9a-f]{40}", file.key):
+            git = hashlib.sha1(b"blob %d\0" % _size(partial), usedforsecurity=False)
+            return hashlib.file_digest(read, lambda: git).hexdigest() == file.key
+    return _size(partial) == file.size_bytes
+
+
+@contextmanager
+def _alone(cache: Cache, name: HubName) -> Iterator[None]:
+    """One download of a repository at a time, across processes: two would write the same partial file."""
+    lock = cache.repo.parent / ".locks" / cache.repo.name / "phi3kit.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(lock, timeout=10).acquire()  # as long as a cancelled download may take to end
+    except Timeout as error:
+        raise DownloadFailed(
+            what=f"{name} cannot be downloaded now.",
+            why="Another process is downloading it into the same data folder.",
+            next_step="Wait until that has ended; the files are then here.",
+        ) from error
+    with held:
+        yield
+
+
+@contextmanager
+def _storing(cache: Cache, snapshot: HubSnapshot, settings: Settings, files: tuple[HubFile, ...]) -> Iterator[None]:
+    """Say what the disk did."""
+    try:
+        cache.repo.mkdir(parents=True, exist_ok=True)
+        yield
+    except ConnectionError:  # who listened to the progress has gone; the disk is well
+        raise
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise _disk_full(f"{error.strerror}", cache, snapshot.name, files) from error
+        with writing(settings.home):
+            raise
+
+
+def _disk_full(reason: str, cache: Cache, name: HubName, files: tuple[HubFile, ...]) -> DownloadFailed:
+    needed, free = cache.lacks(files), _free_bytes(cache)
+    return DownloadFailed(
+        what=f"{name} could not be downloaded.",
+        why=f"The data folder takes no more ({reason}): {needed:,} bytes are still needed, {free:,} are free.",
+        next_step=f"Free some space or set PHI3KIT_HOME to a folder on a larger disk. {KEPT}",
+    )
+
+
+def _free_bytes(cache: Cache) -> int:
+    there = next(folder for folder in (cache.repo, *cache.repo.parents) if folder.exists())
+    return shutil.disk_usage(there).free

@@ -1,0 +1,182 @@
+"""Logging a wrapper: the two calls of the chapter, as today's MLflow wants them, without copying the weights about.
+
+MLflow's own log_model writes the weights to a temporary folder and copies them into the store, and for that loads
+them whole. Here MLflow writes everything but the weights; the weights go straight to where the model's artifacts lie.
+Knows mlflow.transformers and mlflow.pyfunc. Exports nothing, checks nothing, opens no run.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.models import Model, infer_signature
+from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from phi3kit.tracking.logged_models import ONNX_ARTIFACT
+
+MODEL_NAMES = {"transformers": "phi3-transformers", "onnx": "phi3-onnx"}
+
+# What a logged model needs where it is loaded; nothing of phi3kit.
+_PACKAGES = {
+    "transformers": ("mlflow", "transformers", "torch", "tokenizers", "safetensors", "pandas"),
+    "onnx": ("mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "pandas"),
+}
+# How plain MLflow answers when a request says nothing: the chapter's temperature, which is close to greedy.
+TRANSFORMERS_MODEL_CONFIG = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.2}
+ONNX_MODEL_CONFIG = {"max_tokens": 512}
+
+_MODEL_FOLDER = "model"  # where mlflow.transformers looks for config and weights
+_WEIGHTS = (".safetensors", ".onnx", ".data", ".onnx_data")
+# Small files of a source that belong into a logged model; no code, no pickle.
+_SMALL = (".json", ".jinja", ".model", ".txt", ".md")
+
+
+def pip_requirements(wrapper: str) -> list[str]:
+    """The pinned requirements that a logged model of this wrapper carries."""
+    return [f"{package}=={version(package).split('+')[0]}" for package in _PACKAGES[wrapper]]
+
+
+def log_transformers(folder: Path, source_name: str, metadata: Mapping[str, str]) -> ModelInfo:
+    """Log the weights in `folder` as a chat pipeline, in the active run; dtype and shards stay as they are."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):  # the model's form without its numbers: no memory, no time
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+    # A path of this machine does not belong into a logged model, and a name that MLflow takes for a
+    # repository's would be looked up on the hub. The space keeps it from that.
+    model.name_or_path = f"phi3kit {source_name}"
+    model.save_pretrained = lambda save_directory, **_: _copy_small(folder, Path(save_directory))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer.init_kwargs.pop("auto_map", None)  # MLflow saves the tokenizer a second time
+    pipeline = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer, device="meta")
+
+    def save(path: str, mlflow_model: Model) -> None:
+        mlflow.transformers.save_model(
+            pipeline,
+            path,
+            mlflow_model=mlflow_model,
+            task="llm/v1/chat",
+            model_config=TRANSFORMERS_MODEL_CONFIG,
+            pip_requirements=pip_requirements("transformers"),
+        )
+        for file in folder.glob("LICENSE*"):  # MLflow wrote a page that says that it found none
+            if file.is_file():
+                shutil.copyfile(file, Path(path) / "LICENSE.txt")
+
+    return _log("transformers", save, TRANSFORMERS_MODEL_CONFIG, metadata, folder, _MODEL_FOLDER)
+
+
+def log_onnx(onnx_folder: Path, metadata: Mapping[str, str]) -> ModelInfo:
+    """Log an ONNX folder behind the custom Python wrapper, in the active run."""
+    # MLflow keeps the artifact under its folder's name, and takes the name for a part of a URL.
+    name = re.sub(r"[^\w.-]", "-", onnx_folder.name, flags=re.ASCII)
+
+    def save(path: str, mlflow_model: Model) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            small = Path(temporary) / name
+            _copy_small(onnx_folder, small)
+            mlflow.pyfunc.save_model(
+                path,
+                mlflow_model=mlflow_model,
+                python_model=str(Path(__file__).with_name("onnx_wrapper.py")),
+                artifacts={ONNX_ARTIFACT: str(small)},
+                model_config=ONNX_MODEL_CONFIG,
+                signature=infer_signature({"prompt": "<|user|>\nHello<|end|>\n<|assistant|>\n"}, ["Run"]),
+                pip_requirements=pip_requirements("onnx"),
+            )
+
+    return _log("onnx", save, ONNX_MODEL_CONFIG, metadata, onnx_folder, f"artifacts/{name}")
+
+
+class _Flavor:
+    """What Model.log calls a flavor: it writes a model's folder, here all of it but the weights."""
+
+    def __init__(self, save: Callable[[str, Model], None], weight_bytes: int) -> None:
+        self._save, self._weight_bytes = save, weight_bytes
+
+    def save_model(self, path: str, mlflow_model: Model, model_config: Mapping[str, Any]) -> None:
+        """Called by MLflow with a new folder; model_config is what MLflow logs as the run's params."""
+        self._save(path, mlflow_model)
+        mlflow_model.model_size_bytes = (mlflow_model.model_size_bytes or 0) + self._weight_bytes
+        mlflow_model.save(os.path.join(path, MLMODEL_FILE_NAME))
+
+
+def _log(
+    wrapper: str,
+    save: Callable[[str, Model], None],
+    model_config: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    folder: Path,
+    inside: str,
+) -> ModelInfo:
+    """Log through MLflow, then put the weights of `folder` into the model's subfolder `inside`."""
+    weights = [path for path in folder.iterdir() if path.suffix in _WEIGHTS]
+    flavor = _Flavor(save, sum(path.stat().st_size for path in weights))
+    info = Model.log(
+        None,
+        flavor,
+        name=MODEL_NAMES[wrapper],
+        metadata=dict(metadata),
+        flavor_name=f"mlflow.{'transformers' if wrapper == 'transformers' else 'pyfunc'}",
+        model_config=dict(model_config),
+    )
+    _place(info.model_id, weights, inside)
+    return info
+
+
+def _place(model_id: str, weights: list[Path], inside: str) -> None:
+    """Put files into a logged model: linked where the store is a folder that allows it, copied or uploaded elsewhere."""
+    client = MlflowClient()
+    location = client.get_logged_model(model_id).artifact_location
+    if location.startswith(("file:", "/")):
+        target = Path(local_file_uri_to_path(location)) / inside
+        target.mkdir(parents=True, exist_ok=True)
+        for path in weights:
+            link_or_copy(path, target / path.name)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in weights:
+            (Path(temporary) / path.name).symlink_to(path.resolve())
+        client.log_model_artifacts(model_id, temporary, inside)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file at a second place; a copy where the file system knows no hard links."""
+    real = source.resolve()  # a link to a link would point into the download's cache
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+
+
+def _copy_small(folder: Path, target: Path) -> None:
+    """Copy what is not weights, with the configs mended."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_file() and (path.suffix in _SMALL or path.name.startswith("LICENSE")):
+            shutil.copyfile(path, target / path.name)
+    for name in ("config.json", "tokenizer_config.json", "genai_config.json"):
+        if (target / name).exists():
+            _mend(target / name)
+
+
+def _mend(path: Path) -> None:
+    """Take out of a config what must not be in a logged model."""
+    config = json.loads(path.read_text("utf-8"))
+    config.pop("auto_map", None)  # names code of the repository, which nobody shall run
+    if path.name == "genai_config.json":
+        # It caps the KV cache at the window while the graph attends to everything, and generation crashes past
+        # 2,063 tokens. (The sliding_window of a config.json is right where it is.)
+        config["model"]["decoder"].pop("sliding_window", None)
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")

@@ -1,1 +1,0 @@
-"""Registry: logged models, their registered versions and aliases, and what is known of each."""

@@ -1,1 +1,0 @@
-"""The worker: a process that has one logged model loaded and answers HTTP."""

@@ -1,1 +1,0 @@
-"""Sources: where weights come from."""

@@ -1,0 +1,1 @@
+"""Tracking: the MLflow store, logged models, model URIs, and the Model Registry."""

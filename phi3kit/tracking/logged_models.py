@@ -1,0 +1,216 @@
+"""Logged models: which wrappers were built, where their files lie, their signatures, and how they are deleted.
+
+Knows MLflow's logged models. Loads no weights.
+"""
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from phi3kit.core.data_folder import writing
+from phi3kit.core.errors import ModelNotFound
+from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.model_uris import canonical
+from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
+
+SIZE_TAG = "phi3kit.size_bytes"
+ONNX_ARTIFACT = "phi3-mini-onnx"  # the exported folder's name among an onnx model's artifacts, as in the chapter
+
+_CONTEXT_TOKENS = 4096  # of a model that was logged before builds wrote it down
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """A built and checked wrapper, as the pages list it."""
+
+    model_uri: str
+    wrapper: WrapperName
+    source: str
+    precision: str
+    context_tokens: int
+    created_at: datetime
+    run_id: str
+    size_bytes: int | None = None  # None: remote, and logged before builds wrote it down
+    files_gone: bool = False  # the store lists it, and its folder is not there any more
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model URI's files on this machine."""
+
+    model_uri: str  # the logged model's own; an alias or a version was followed
+    wrapper: WrapperName
+    folder: Path
+
+
+def list_models(settings: Settings, wrapper: WrapperName | None = None) -> list[LoggedModel]:
+    """The wrappers that were built whole, newest first. Raises StorageFailed."""
+    open_store(settings)
+    experiment = experiment_id(settings, BUILDS_EXPERIMENT)
+    with storage_errors(settings.home):
+        found = mlflow.search_logged_models(
+            experiment_ids=[experiment],
+            filter_string="tags.`phi3kit.checked` = 'true'",
+            order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+            output_format="list",
+        )
+    models = [_listed(model) for model in found]
+    return [model for model in models if wrapper is None or model.wrapper == wrapper]
+
+
+def _listed(model: Any) -> LoggedModel:
+    folder = _local_folder(model)
+    size = _size(folder) if folder and folder.is_dir() else int(model.tags.get(SIZE_TAG, 0)) or None
+    return LoggedModel(
+        model_uri=f"models:/{model.model_id}",
+        wrapper=model.tags["phi3kit.wrapper"],
+        source=model.tags.get("phi3kit.source", ""),
+        precision=model.tags.get("phi3kit.precision", ""),
+        context_tokens=int(model.tags.get("phi3kit.context_tokens", _CONTEXT_TOKENS)),
+        created_at=datetime.fromtimestamp(model.creation_timestamp / 1000, UTC),
+        run_id=model.source_run_id or "",
+        size_bytes=size,
+        files_gone=folder is not None and not (folder / "MLmodel").is_file(),
+    )
+
+
+def _size(folder: Path) -> int:
+    sizes = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it may be deleted at this moment
+            sizes.append(path.stat().st_size if path.is_file() else 0)
+    return sum(sizes)
+
+
+def resolve(model_uri: str, settings: Settings) -> ResolvedModel:
+    """Find the files behind anything that MLflow resolves. Raises ModelNotFound or StorageFailed."""
+    model_uri = canonical(model_uri, settings)
+    folder = _download(model_uri, settings)
+    flavors = _mlmodel(model_uri, folder).flavors
+    wrapper: WrapperName
+    if "transformers" in flavors:
+        wrapper = "transformers"
+    elif ONNX_ARTIFACT in (flavors.get("python_function", {}).get("artifacts") or {}):
+        wrapper = "onnx"
+    else:
+        raise ModelNotFound(
+            what=f"{model_uri} is not one of the two wrappers.",
+            why=f"Its flavors are {', '.join(flavors) or 'none'}.",
+            next_step="Choose a model that was made on Build or by phi3kit build.",
+        )
+    return ResolvedModel(model_uri, wrapper, folder)
+
+
+def signature_of(model_uri: str, settings: Settings) -> ModelSignature:
+    """The signature that a logged model carries. Raises ModelNotFound or StorageFailed."""
+    signature = _mlmodel(model_uri, _download(model_uri, settings)).signature
+    if signature is None:
+        raise ModelNotFound(
+            what=f"{model_uri} has no signature.",
+            why="It was logged without one.",
+            next_step="Choose a model that was made on Build.",
+        )
+    return signature
+
+
+def files_of(model_uri: str, settings: Settings) -> list[tuple[str, int]]:
+    """The logged files: (path inside the model, bytes), sorted by path."""
+    folder = _download(model_uri, settings)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
+
+
+def _mlmodel(model_uri: str, folder: Path) -> Model:
+    try:
+        return Model.load(str(folder))
+    except Exception as error:  # a damaged file raises whatever its parser raises
+        raise ModelNotFound(
+            f"{model_uri} cannot be read.", "Its MLmodel file is missing or damaged.", "Build it again on Build."
+        ) from error
+
+
+def _download(model_uri: str, settings: Settings) -> Path:
+    model_uri = canonical(model_uri, settings)
+    client = open_store(settings)
+    try:
+        # A model in a local store is used where it lies; what MLflow must copy goes into the data folder.
+        in_place = settings.own_store and model_uri.startswith("models:/")
+        local: Any = mlflow.artifacts.download_artifacts(
+            artifact_uri=model_uri, dst_path=None if in_place else _cache(model_uri, settings)
+        )
+    except (MlflowException, OSError) as error:
+        with storage_errors(settings.home):
+            model = known(lambda: client.get_logged_model(model_uri.removeprefix("models:/")))
+        if model and (folder := _local_folder(model)) and not folder.is_dir():
+            raise ModelNotFound(
+                what=f"The files of {model_uri} are gone.",
+                why=f"The store lists it, but there is no folder {folder.parent.name} among its artifacts.",
+                next_step="Delete it on Models and build it again.",
+            ) from error
+        raise ModelNotFound(
+            what=f"There is no model at {model_uri}.",
+            why=f"MLflow says: {str(error).strip().splitlines()[0] if str(error).strip() else 'nothing'}",
+            next_step="Check the URI on Build, or build the model again.",
+        ) from error
+    return Path(local)
+
+
+def _cache(model_uri: str, settings: Settings) -> str:
+    folder = _cache_folder(model_uri, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+
+def _cache_folder(model_uri: str, settings: Settings) -> Path:
+    return settings.home / "models" / "".join(char if char.isalnum() or char in "-_@" else "_" for char in model_uri)
+
+
+def delete(model_uri: str, settings: Settings) -> None:
+    """Delete a logged model: its files, those that were fetched from a remote store too, and its entry.
+
+    Registered versions of it would lead nowhere afterwards; the registry deletes those first.
+    Raises ModelNotFound or StorageFailed; what could not be deleted stays listed.
+    """
+    client = open_store(settings)
+    model_id = canonical(model_uri, settings).removeprefix("models:/")
+    with storage_errors(settings.home):
+        model = known(lambda: client.get_logged_model(model_id))
+        if model is None:
+            raise ModelNotFound(
+                f"There is no model at {model_uri}.", "It may have been deleted.", "Look at the list on Models again."
+            )
+        with writing(settings.home):
+            delete_files(model)
+            shutil.rmtree(_cache_folder(f"models:/{model_id}", settings), ignore_errors=True)
+        client.delete_logged_model(model_id)
+
+
+def delete_files(model: Any) -> None:
+    """Delete the artifacts of one of MLflow's logged models: MLflow keeps them, and they may be gigabytes.
+
+    Only a folder that has the model's own id in its path is removed.
+    """
+    folder = _local_folder(model)
+    if folder is None:
+        with contextlib.suppress(NotImplementedError):  # a store that deletes nothing
+            get_artifact_repository(model.artifact_location).delete_artifacts()
+        return
+    own = next((each for each in (folder, folder.parent) if each.name == model.model_id), None)
+    if own is not None and own.exists():
+        shutil.rmtree(own)
+
+
+def _local_folder(model: Any) -> Path | None:
+    """Where a logged model's artifacts lie, when that is a folder of this machine."""
+    location = str(model.artifact_location)
+    return Path(local_file_uri_to_path(location)) if location.startswith(("file:", "/")) else None

@@ -1,0 +1,1 @@
+"""The Access page's parts."""

@@ -1,0 +1,169 @@
+"""Chats: which conversation is open in this tab, and that it is kept on the server.
+
+Knows the session, the address and the saved conversations. Draws only what went wrong or happened elsewhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import streamlit as st
+
+from phi3kit.conversations.chat_settings import ChatSettings
+from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.conversations.saved import SavedConversations
+from phi3kit.core.errors import StorageFailed
+from phi3kit.ui.shared import resources, shell
+
+_KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"
+PARAMETER = "conversation"  # in the page's address
+
+
+@dataclass
+class Pending:
+    """What is to be asked. A run of the page may be ended before it has begun to ask: then the next one does."""
+
+    text: str
+    parent: str | None  # the turn that it goes on from
+    continues: ChatTurn | None = None  # the cut answer to complete
+    model_uri: str | None = None  # another model than the chosen one
+    asked: bool = False
+
+
+def store() -> SavedConversations:
+    """This user's conversations."""
+    settings = resources.settings()
+    return SavedConversations(settings.home, settings.user, keeps=settings.may("keep"))
+
+
+def current() -> Conversation:
+    """The conversation of this tab: the address's, or the one that was open; told what other tabs did to it."""
+    conversation: Conversation = st.session_state.setdefault(_KEY, Conversation())
+    wanted = st.query_params.get(PARAMETER)
+    if wanted and wanted not in (conversation.id, st.session_state.get(_ADDRESS)):
+        try:
+            found = store().open(wanted)
+        except StorageFailed as error:
+            shell.show_error(error)
+            return conversation
+        if found:
+            conversation = open_here(found)
+        else:
+            note("The conversation of this link does not exist, or was deleted.")
+    # While a message is sent nothing changes under it; what other tabs did is told by the next run.
+    if pending() is None:
+        _catch_up(conversation)
+    return conversation
+
+
+def open_here(conversation: Conversation) -> Conversation:
+    """Make a conversation this tab's; its settings come with it. From the next run of the page, or from its beginning."""
+    st.session_state[_KEY] = conversation
+    st.session_state.pop(_PENDING, None)
+    st.session_state.pop("chat_editing", None)
+    if conversation.shown:
+        last = conversation.shown[-1]
+        apply(ChatSettings.of(last.request), last.wrapper, last.model_uri)
+    return conversation
+
+
+def new() -> None:
+    """Begin a conversation; the one before stays in the list."""
+    open_here(Conversation())
+    st.session_state.pop(_NOTES, None)
+
+
+def apply(settings: ChatSettings, wrapper: str | None = None, model_uri: str = "") -> None:
+    """Set the page's controls when they are next drawn: Streamlit takes no value for a control that is drawn already."""
+    st.session_state["chat_apply"] = (settings, wrapper, model_uri)
+
+
+def name_in_address(conversation: Conversation) -> None:
+    """Let the address name a saved conversation, so that a reload or a copied link opens it again."""
+    saved = conversation.id if conversation.version else ""
+    if st.query_params.get(PARAMETER, "") != saved:
+        st.query_params.from_dict({PARAMETER: saved} if saved else {})
+    st.session_state[_ADDRESS] = saved
+
+
+def ask(what: Pending) -> None:
+    """Ask in the next run of the page."""
+    st.session_state[_PENDING] = replace(what)  # a button may be pressed twice
+    st.session_state.pop("chat_editing", None)
+    st.session_state.pop(_NOTES, None)
+
+
+def pending() -> Pending | None:
+    """What is to be asked now."""
+    found: Pending | None = st.session_state.get(_PENDING)
+    return None if found is None or found.asked else found
+
+
+def keeper(conversation: Conversation, asked: Pending) -> Callable[[ChatTurn], None]:
+    """What keeps a turn when it ends. It may run while the page is being stopped, so it uses no part of Streamlit."""
+    saved = store()
+
+    def keep(turn: ChatTurn) -> None:
+        asked.asked = True
+        cut = asked.continues
+        conversation.add(
+            replace(
+                turn,
+                parent=asked.parent,
+                continues=cut.turn_id if cut else None,
+                begun=turn.request.prompt[-1].content if cut and isinstance(turn.request.prompt, tuple) else "",
+            )
+        )
+        _try_to_save(conversation, saved)  # when it cannot, the next run of the page tries again and says so
+
+    return keep
+
+
+def save(conversation: Conversation) -> None:
+    """Save what is only here; a failure is told, and nothing is lost in this tab."""
+    if not conversation.unsaved:
+        return
+    try:
+        brought_back = store().save(conversation)
+    except StorageFailed as error:
+        shell.show_error(error, "This conversation is not saved. It is still in this tab, and will be tried again.")
+        return
+    if brought_back:
+        note("Part of this conversation had been deleted in another tab. Because you went on here, it is saved again.")
+
+
+def note(text: str) -> None:
+    """Say something until the next message."""
+    notes: list[str] = st.session_state.setdefault(_NOTES, [])
+    if text not in notes:
+        notes.append(text)
+
+
+def show_notes() -> None:
+    """What there is to say."""
+    if notes := st.session_state.get(_NOTES, []):
+        st.warning("\n\n".join(map(shell.plain, notes)), icon=":material/info:")
+
+
+def _try_to_save(conversation: Conversation, saved: SavedConversations) -> None:
+    try:
+        saved.save(conversation)
+    except StorageFailed:
+        conversation.unsaved = True
+
+
+def _catch_up(conversation: Conversation) -> None:
+    try:
+        elsewhere = store().refresh(conversation)
+    except StorageFailed as error:
+        shell.show_error(error)
+        return
+    if elsewhere.deleted:
+        note("This conversation was deleted in another tab. It is still here; when you go on, it is saved again.")
+    if elsewhere.new_turns:
+        what = "1 turn was" if elsewhere.new_turns == 1 else f"{elsewhere.new_turns} turns were"
+        note(f"{what} added to this conversation in another tab. Nothing is lost: each is a branch of its own.")
+        if conversation.leaf:
+            conversation.show(conversation.leaf)
+    if elsewhere.deleted_turns:
+        note(f"{elsewhere.deleted_turns} of this conversation's turns were deleted in another tab.")
+    save(conversation)

@@ -1,0 +1,140 @@
+"""Drawer: the saved conversations: search, open, rename, delete, import."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import streamlit as st
+
+from phi3kit.conversations import transcripts
+from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, Listed
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.ui.chat import open_conversation
+from phi3kit.ui.shared import permissions, shell
+
+_PAGE = 25  # conversations at once
+_DONE, _RENAMING, _DELETING = "drawer_done", "drawer_renaming", "drawer_deleting"
+
+
+def button() -> None:
+    """What opens the drawer."""
+    keeps = permissions.may("keep")
+    why = None if keeps else "Conversations of visitors are not kept: this one lasts as long as its tab."
+    if st.button("Conversations", icon=":material/history:", key="open_drawer", disabled=not keeps, help=why):
+        for key in (_DONE, _RENAMING, _DELETING):
+            st.session_state.pop(key, None)
+        _drawer()
+
+
+@st.dialog("Conversations", position="left", width=460, icon=":material/history:")
+def _drawer() -> None:
+    if st.session_state.pop(_DONE, False):
+        st.rerun()  # closes the drawer
+    with shell.errors_shown():
+        text = st.text_input(
+            "Search",
+            key="drawer_search",
+            placeholder="Titles, messages and answers",
+            icon=":material/search:",
+            label_visibility="collapsed",
+        )
+        place = st.container()
+        page = st.session_state.get("drawer_page", 1)
+        found, total = open_conversation.store().find(text or "", _PAGE, (page - 1) * _PAGE)
+        if total > _PAGE:
+            st.pagination(-(-total // _PAGE), key="drawer_page")
+        with place:
+            _import()
+            if not found:
+                st.caption(
+                    "No conversation has this text." if text else "No conversation yet. Each one is kept by itself."
+                )
+            for each in found:
+                _row(each)
+
+
+def _row(each: Listed) -> None:
+    if st.session_state.get(_RENAMING) == each.id:
+        _rename(each)
+        return
+    if st.session_state.get(_DELETING) == each.id:
+        _delete(each)
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        here = "open here · " if each.id == st.session_state["conversation"].id else ""
+        with st.container(gap=None):
+            st.button(shell.plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_open, args=(each.id,))
+            st.caption(f"{here}{each.turns} turn{'' if each.turns == 1 else 's'} · {_when(each.changed_at)}")
+        chosen = st.menu_button(
+            "", ["Rename", "Delete"], key=f"drawer_more_{each.id}", type="tertiary", icon=":material/more_vert:"
+        )
+        if chosen:
+            st.session_state[_RENAMING if chosen == "Rename" else _DELETING] = each.id
+            st.rerun(scope="fragment")
+
+
+def _when(changed_at: float) -> str:
+    return f"{datetime.fromtimestamp(changed_at, ZoneInfo(shell.timezone())):%-d %b %Y %H:%M}"
+
+
+def _open(conversation_id: str) -> None:
+    found = open_conversation.store().open(conversation_id)
+    if found is None:
+        open_conversation.note("This conversation was deleted in another tab.")
+    else:
+        open_conversation.open_here(found)
+    st.session_state[_DONE] = True
+
+
+def _rename(each: Listed) -> None:
+    key = f"title_{each.id}"
+
+    def save() -> None:
+        open_conversation.store().rename(each.id, str(st.session_state.get(key) or ""))
+        st.session_state.pop(_RENAMING, None)
+
+    with st.form(f"rename_{each.id}", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input("Title", each.name, key=key, max_chars=MAX_TITLE_CHARACTERS, label_visibility="collapsed")
+        st.form_submit_button("Save", on_click=save)
+        st.form_submit_button("Cancel", on_click=lambda: st.session_state.pop(_RENAMING, None))
+
+
+def _delete(each: Listed) -> None:
+    def delete() -> None:
+        open_conversation.store().delete(each.id)
+        st.session_state.pop(_DELETING, None)
+        if st.session_state["conversation"].id == each.id:
+            open_conversation.new()
+            st.session_state[_DONE] = True
+
+    with st.container(border=True):
+        st.markdown(f"Delete **{shell.plain(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
+        with st.container(horizontal=True):
+            st.button("Delete", key="drawer_delete", type="primary", on_click=delete)
+            st.button("Keep", key="drawer_keep", on_click=lambda: st.session_state.pop(_DELETING, None))
+
+
+def _import() -> None:
+    def read() -> None:
+        file = st.session_state.get("drawer_file")
+        if file is None:
+            return
+        try:
+            conversation, _ = transcripts.from_openai(file.getvalue())
+            open_conversation.store().save(conversation)
+        except Phi3KitError as error:
+            st.session_state["drawer_problem"] = error
+            return
+        st.session_state.pop("drawer_problem", None)
+        open_conversation.open_here(conversation)
+        st.session_state[_DONE] = True
+
+    with st.expander("Import", icon=":material/upload:"):
+        st.file_uploader(
+            "A JSON file of OpenAI messages",
+            type="json",
+            key="drawer_file",
+            max_upload_size=transcripts.MAX_IMPORT_BYTES // 1_000_000,
+            on_change=read,
+        )
+        if problem := st.session_state.pop("drawer_problem", None):
+            shell.show_error(problem)

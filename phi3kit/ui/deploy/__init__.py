@@ -1,0 +1,1 @@
+"""The Deploy page's parts."""

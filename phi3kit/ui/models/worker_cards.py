@@ -1,0 +1,59 @@
+"""Worker cards: each loaded model's process: state, memory, uptime, turns, the end of its log.
+
+Knows how they are drawn. What a worker says of itself, the pool asks.
+"""
+
+import time
+
+import streamlit as st
+
+from phi3kit.core.processes import log_tail
+from phi3kit.endpoints.workers import WorkerStatus
+from phi3kit.ui.shared import permissions, resources, shell, theme
+
+_LOG_LINES = 40
+
+
+@st.fragment(run_every="2s")
+def show_workers() -> None:
+    """All workers, redrawn while one looks."""
+    workers = resources.kit().pool.statuses()
+    if not workers:
+        st.markdown("No model is loaded. A model is loaded when you talk to it, or with Load on its card.")
+    for worker in workers:
+        _show(worker)
+
+
+def _show(worker: WorkerStatus) -> None:
+    pool = resources.kit().pool
+    activity = pool.activity(worker.model_uri)
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(
+                f"{theme.badge(worker.wrapper)} {shell.state(worker.state)} · process {worker.pid}", width="content"
+            )
+            st.button(
+                "Unload" if worker.state != "stopped" else "Forget",
+                icon=":material/eject:",
+                key=f"stop_{worker.model_uri}",
+                on_click=pool.unload,
+                args=(worker.model_uri, resources.settings()),
+                disabled=not permissions.may("serve"),
+            )
+        st.code("\n".join([worker.model_uri, *worker.asked_as]), language=None)
+        if worker.state != "stopped":
+            with st.container(horizontal=True):
+                st.metric("Memory", shell.size(worker.memory_bytes or 0), border=True)
+                st.metric("Uptime", shell.duration(time.time() - worker.started_at), border=True)
+                if activity:
+                    st.metric("Turns", f"{activity.turns:,}", border=True)
+                    st.metric("Tokens", f"{activity.prompt_tokens + activity.completion_tokens:,}", border=True)
+                    st.metric("Answering, waiting", f"{activity.active} · {activity.waiting}", border=True)
+        if activity:
+            st.caption(
+                f"{activity.threads} threads · conversations hold {shell.size(activity.kv_reserved_bytes)} "
+                f"of {shell.size(activity.kv_budget_bytes)}"
+            )
+        with st.expander("Log"):
+            lines = log_tail(worker.log_file, _LOG_LINES)
+            st.code("\n".join(lines) or "It has printed nothing.", language=None, height=200)

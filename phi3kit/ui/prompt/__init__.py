@@ -1,0 +1,1 @@
+"""The Prompt page's parts."""

@@ -1,0 +1,138 @@
+"""Token view: a prompt's tokens as chips or as a table, and how much of the context they fill.
+
+Knows colours and widgets. What a token is, tokens know.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from phi3kit.formats.tokens import PHI3_4K_CONTEXT, PHI3_4K_WINDOW, Token, Tokenized, swallowed
+from phi3kit.ui.shared import shell, theme
+from phi3kit.ui.shared.literal import literal
+
+_DRAWN_TOKENS = 300  # more chips make a browser slow; a click draws the rest
+_SCROLLED_TOKENS = 120  # more of them scroll inside their card
+_MARKS = str.maketrans({" ": "\N{OPEN BOX}", "\n": "↵", "\t": "→", "\r": "␍"})
+LEGEND = (
+    "Text and id of each. :orange-badge[special] structure · :gray-badge[text] a piece of text · :yellow-badge[0xF0] one byte of a character "
+    "that the vocabulary lacks · :gray[~~↵~~] white space that the special token before it takes away"
+)
+
+
+def show_tokens(tokenized: Tokenized, prompt: str, key: str) -> None:
+    """Each token with its text and id; the first few hundred, and the rest when asked for."""
+    if not tokenized.tokens:
+        st.caption("The tokens of your prompt stand here, as the model will read them.")
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        kinds = [token.kind for token in tokenized.tokens]
+        said = [
+            f"{kinds.count(kind)} {name}" for kind, name in (("special", "special"), ("byte", "bytes")) if kind in kinds
+        ]
+        st.caption(" · ".join([f"{tokenized.count:,} tokens", *said]), width="content")
+        table = st.toggle("As a table", key=f"{key}_table")
+    if table:
+        st.dataframe(_table(tokenized.tokens), hide_index=True, height=360, key=f"{key}_rows")
+        return
+    shown: Sequence[Token] = tokenized.tokens
+    if tokenized.count > _DRAWN_TOKENS and not st.checkbox(
+        f"Draw all {tokenized.count:,}", key=f"{key}_all", help=f"Without it, the first {_DRAWN_TOKENS} are drawn."
+    ):
+        shown = tokenized.tokens[:_DRAWN_TOKENS]
+    with st.container(height=420 if len(shown) > _SCROLLED_TOKENS else "content", border=False):
+        st.markdown(chips(shown, prompt))
+    if len(shown) < tokenized.count:
+        st.caption(f"{tokenized.count - len(shown):,} tokens more are not drawn.")
+    st.caption(LEGEND)
+
+
+def chips(tokens: Sequence[Token], prompt: str) -> str:
+    """The tokens as Markdown; bytes that make a character are followed by it."""
+    return " ".join(_chips(tokens, prompt))
+
+
+def _chips(tokens: Sequence[Token], prompt: str) -> Iterator[str]:
+    pending: list[int] = []  # bytes whose character is not whole yet
+    for index, token in enumerate(tokens):
+        if token.kind == "byte":
+            pending += token.bytes
+            yield f":yellow-badge[0x{token.bytes[0]:02X} :small[\\#{token.id}]]"
+            whole = index + 1 == len(tokens) or tokens[index + 1].kind != "byte"
+            if whole:
+                yield f":gray[\\= {literal(bytes(pending).decode(errors='replace').translate(_MARKS))}]"
+                pending = []
+            continue
+        text = literal(token.text.translate(_MARKS)) or "&nbsp;"
+        colour = "orange" if token.kind == "special" else "gray"
+        yield f":{colour}-badge[{text} :small[\\#{token.id}]]"
+        if taken := swallowed(token, prompt):
+            yield f":gray[~~{literal(taken.translate(_MARKS))}~~]"
+
+
+def show_meter(tokenized: Tokenized, max_tokens: int, key: str) -> bool:
+    """Prompt and answer against the model's window and limit, as text and as a bar; whether there is room to answer."""
+    count, limit = tokenized.count, tokenized.context_tokens
+    fits = count < limit
+    room = f"{limit - count:,} left for the answer" if fits else "too long: shorten it to send it"
+    st.markdown(f"{count:,} of {limit:,} tokens · {room}")
+    st.plotly_chart(_meter(tokenized, max_tokens), key=key, config=shell.CHART_CONFIG | {"staticPlot": True})
+    window = tokenized.window_tokens
+    answer = f"Pale: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
+    if window is not None and count > window:
+        st.caption(
+            f"{answer}:orange[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
+        )
+    elif window is None and limit == PHI3_4K_CONTEXT:
+        st.caption(
+            f"{answer}This export reads all of it; the transformers wrapper looks {PHI3_4K_WINDOW:,} tokens back."
+        )
+    else:
+        st.caption(answer)
+    return fits
+
+
+def _answer_tokens(tokenized: Tokenized, max_tokens: int) -> int:
+    return max(min(max_tokens, tokenized.context_tokens - tokenized.count), 0)
+
+
+def _meter(tokenized: Tokenized, max_tokens: int) -> go.Figure:
+    colours = theme.palette()
+    limit = tokenized.context_tokens
+    answer = _answer_tokens(tokenized, max_tokens)
+    figure = go.Figure()
+    for tokens, colour, opacity in ((tokenized.count, colours.prompt, 1.0), (answer, colours.completion, 0.35)):
+        figure.add_bar(x=[tokens], y=[""], orientation="h", marker_color=colour, opacity=opacity, width=0.5)
+    # An export has no window, but beyond that of its sibling the two wrappers may answer differently: marked too.
+    window = tokenized.window_tokens or (PHI3_4K_WINDOW if limit == PHI3_4K_CONTEXT else limit)
+    words = {0: "0", window: f"window {window:,}", limit: f"limit {limit:,}"}
+    for mark, line in ((window, "dot"), (limit, "solid")):
+        figure.add_vline(x=mark, line={"color": colours.text, "width": 1, "dash": line})
+    figure.update_layout(
+        barmode="stack", height=58, showlegend=False, margin={"l": 4, "r": 4, "t": 0, "b": 22},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": colours.text, "size": 12},
+        xaxis={
+            "range": [0, max(limit, tokenized.count) * 1.002], "tickvals": list(words), "ticktext": list(words.values()),
+            "showgrid": False, "zeroline": False, "ticklabelposition": "outside left", "automargin": False,
+        },
+        yaxis={"visible": False},
+    )  # fmt: skip
+    return figure
+
+
+def _table(tokens: Sequence[Token]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            (
+                position,
+                token.id,
+                token.text.translate(_MARKS),
+                " ".join(f"{byte:02X}" for byte in token.bytes),
+                token.kind,
+            )
+            for position, token in enumerate(tokens)
+        ],
+        columns=["position", "id", "text", "bytes (hex)", "kind"],
+    )

@@ -1,0 +1,189 @@
+"""Connecting: the dialog in which connections to remote endpoints are added, tested, changed and removed.
+
+Knows widgets. What a connection may be, and what an endpoint answers to a test, the kit knows.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.records import Interface, Protocol
+from phi3kit.endpoints.connections import (
+    KEY_PREFIX,
+    Connection,
+    key_names,
+    list_connections,
+    remove_connection,
+    save_connection,
+)
+from phi3kit.endpoints.probe import Probe, probe
+from phi3kit.ui.shared import permissions, resources, shell
+
+_NEW = "New connection"
+_PROTOCOLS: dict[Protocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
+_TAKES: dict[Interface, str] = {"openai": "messages", "raw": "a prompt"}
+_TESTED = "connection_tested"  # what the last test said
+_SILENCE_S = 120
+
+
+def connections_button(key: str) -> None:
+    """The button that opens the dialog."""
+    help_ = "Remote endpoints to talk to: vLLM, Ollama, another phi3kit, mlflow models serve."
+    if st.button("Connections", icon=":material/lan:", type="tertiary", key=f"{key}_connections", help=help_,
+                 disabled=not permissions.may("connect")):  # fmt: skip
+        st.session_state.pop(_TESTED, None)
+        _dialog()
+
+
+@st.dialog("Connections", width="medium", icon=":material/lan:")
+def _dialog() -> None:
+    edit_connections()
+
+
+def edit_connections() -> None:
+    """What is in the dialog: one connection's fields, Test, Save and Remove. Saving and removing run the page anew."""
+    with shell.errors_shown():
+        settings, keys = resources.settings(), resources.secrets()
+        kept = {each.name: each for each in list_connections(settings.home)}
+        chosen = st.selectbox("Connection", [_NEW, *kept], key="connection_chosen") if kept else _NEW
+        connection = kept.get(chosen)
+        key = f"connection_{chosen}" if connection else "connection"
+        values = _address_fields(connection, key, key_names(keys))
+        details = st.container(horizontal=True)
+        with st.container(horizontal=True):
+            save = st.button("Save", type="primary", icon=":material/save:", key="connection_save")
+            test = st.button("Test", icon=":material/network_check:", key="connection_test")
+            remove = connection and st.button("Remove", icon=":material/delete:", key="connection_remove")
+        if remove:
+            remove_connection(chosen, settings)
+            st.rerun()
+        if test:
+            with st.spinner(f"Asking {values['url'] or 'the endpoint'}"):
+                found = _test(values, key, keys)
+            st.session_state[_TESTED] = (_address(values), found)
+            if isinstance(found, Probe):
+                _take_over(found, key)
+        with details:  # behind the test, which fills them
+            values |= _detail_fields(connection, key, values)
+        if save:
+            save_connection(Connection(**values), settings)
+            if connection and chosen != values["name"]:
+                remove_connection(chosen, settings)
+            st.rerun()
+        _show_test(_tested(values))
+
+
+def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """What is asked how: name, protocol, URL and key, as Connection's arguments."""
+    with st.container(horizontal=True):
+        name = st.text_input("Name", kept.name if kept else "", key=f"{key}_name", max_chars=40, placeholder="lab")
+        protocol = st.segmented_control(
+            "Protocol",
+            list(_PROTOCOLS),
+            default=kept.protocol if kept else "openai",
+            format_func=lambda each: _PROTOCOLS[each],
+            required=True,
+            key=f"{key}_protocol",
+            help="OpenAI streams. MLflow's /invocations gives the whole answer at once.",
+        )
+    url = st.text_input(
+        "URL", kept.url if kept else "", key=f"{key}_url", placeholder="http://127.0.0.1:8000",
+        help="Its root, or what OpenAI's own client calls base_url. No redirect is followed.",
+    )  # fmt: skip
+    options = ["", *sorted({*names, *([kept.key_name] if kept and kept.key_name else [])})]
+    key_name = st.selectbox(
+        "Key",
+        options,
+        index=options.index(kept.key_name) if kept else 0,
+        format_func=lambda each: each or "none",
+        key=f"{key}_key",
+        help=f"The name of a secret or environment variable that begins with {KEY_PREFIX}. The key itself is not kept.",
+    )
+    return {"name": name or "", "url": (url or "").strip(), "protocol": protocol, "key_name": key_name}
+
+
+def _detail_fields(kept: Connection | None, key: str, address: dict[str, Any]) -> dict[str, Any]:
+    """What a test can find out, and how long to wait, as Connection's arguments."""
+    values: dict[str, Any] = {}
+    if address["protocol"] == "openai":
+        values["model"] = _model(kept, key, _tested(address))
+    else:
+        values["takes"] = st.segmented_control(
+            "It takes",
+            list(_TAKES),
+            default=kept.takes if kept else "openai",
+            format_func=lambda each: _TAKES[each],
+            required=True,
+            key=f"{key}_takes",
+            help="Test finds out, by asking a short question.",
+        )
+    values["context_tokens"] = st.number_input(
+        "Context", 1, 2**24, kept.context_tokens if kept else None, key=f"{key}_context", placeholder="unknown",
+        width=150, help="Tokens that prompt and answer may have together.",
+    )  # fmt: skip
+    values["silence_s"] = st.number_input(
+        "Patience, s", 1, 3600, kept.silence_s if kept else _SILENCE_S, key=f"{key}_silence", width=150,
+        help="After so many seconds without a byte it has failed.",
+    )  # fmt: skip
+    return values
+
+
+def _model(kept: Connection | None, key: str, tested: Probe | Phi3KitError | None) -> str:
+    models = list(tested.models) if isinstance(tested, Probe) else []
+    written = [st.session_state.get(f"{key}_model"), kept.model if kept else None]
+    models += [each for each in written if each and each not in models]
+    return (
+        st.selectbox(
+            "Model",
+            models,
+            index=models.index(kept.model) if kept and kept.model in models else None,
+            accept_new_options=True,
+            key=f"{key}_model",
+            placeholder="Test lists them, or write a name",
+        )
+        or ""
+    )
+
+
+def _take_over(found: Probe, key: str) -> None:
+    """Put what a test found into the fields that say nothing yet."""
+    if found.models and st.session_state.get(f"{key}_model") not in found.models:
+        st.session_state[f"{key}_model"] = found.models[0]
+    if found.context_tokens and not st.session_state.get(f"{key}_context"):
+        st.session_state[f"{key}_context"] = found.context_tokens
+    if st.session_state.get(f"{key}_protocol") == "invocations":
+        st.session_state[f"{key}_takes"] = found.takes
+
+
+def _test(address: dict[str, Any], key: str, keys: dict[str, object]) -> Probe | Phi3KitError:
+    details = {
+        "name": address["name"] or "new",
+        "model": st.session_state.get(f"{key}_model") or "",
+        "silence_s": st.session_state.get(f"{key}_silence") or _SILENCE_S,
+    }
+    try:
+        return probe(Connection(**address | details), keys, resources.settings())
+    except Phi3KitError as error:
+        return error
+
+
+def _address(values: dict[str, Any]) -> tuple[str, ...]:
+    """What a test's result is true of."""
+    return values["url"], values["protocol"], values["key_name"]
+
+
+def _tested(values: dict[str, Any]) -> Probe | Phi3KitError | None:
+    """What the last test said, while the fields still say what was tested."""
+    address, found = st.session_state.get(_TESTED, (None, None))
+    return found if address == _address(values) else None
+
+
+def _show_test(tested: Probe | Phi3KitError | None) -> None:
+    if isinstance(tested, Phi3KitError):
+        shell.show_error(tested)
+    elif tested:
+        st.success(shell.plain(tested.says), icon=":material/check:")
+        for model in tested.models[:20]:
+            st.caption(shell.plain(model))

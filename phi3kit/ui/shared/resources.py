@@ -1,0 +1,243 @@
+"""Resources: what all sessions of the app share, made once a process.
+
+Knows settings, worker pool, scoring servers, usage writer and builds; everything here is safe to share.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+from mlflow.models import ModelSignature
+
+from phi3kit.batch.jobs import BatchJobs
+from phi3kit.batch.tables import Reading, Table, open_table
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.profiles import Role
+from phi3kit.core.records import Endpoint
+from phi3kit.core.redaction import hide_in_logs
+from phi3kit.core.settings import Settings, read_settings
+from phi3kit.deployment.servers import ScoringServers
+from phi3kit.endpoints import targets
+from phi3kit.endpoints.connections import Connection, list_connections
+from phi3kit.endpoints.targets import Target
+from phi3kit.endpoints.workers import WorkerPool
+from phi3kit.evaluation import model_comparison
+from phi3kit.evaluation.jobs import EvaluationJobs
+from phi3kit.evaluation.model_comparison import Evaluation
+from phi3kit.packaging.events import BuildRequest
+from phi3kit.packaging.jobs import Jobs
+from phi3kit.packaging.plan import Plan, make_plan
+from phi3kit.packaging.sources.find import Source, find_source
+from phi3kit.tracking import logged_models
+from phi3kit.tracking import registry as registry
+from phi3kit.tracking.logged_models import LoggedModel
+from phi3kit.tracking.registry import Choice, RegisteredModel
+from phi3kit.tracking.store import open_store
+from phi3kit.tracking.upkeep import Upkeep
+from phi3kit.ui.shared import visitors
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.reader import TurnsReader, TurnsReading
+from phi3kit.usage.writer import UsageWriter
+
+_FRESH_S = 3.0  # seconds that a list from the store may be old
+_PLAN_FRESH_S = 60.0  # seconds that a plan may be old
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The app's own parts."""
+
+    settings: Settings
+    pool: WorkerPool
+    writer: UsageWriter
+    reader: TurnsReader
+    outbox: Outbox
+    builds: Jobs
+    servers: ScoringServers
+    batches: BatchJobs
+    evaluations: EvaluationJobs
+    upkeep: Upkeep
+
+    def close(self) -> None:
+        """End workers, scoring servers, writer, and the builds, batches and evaluations that this app started."""
+        self.upkeep.close()
+        self.builds.close()
+        self.batches.close()
+        self.evaluations.close()
+        self.servers.close()
+        self.pool.close()
+        self.writer.close()
+
+
+def secrets() -> dict[str, object]:
+    """Names to secrets: environment variables win over secrets.toml, as they do for MLflow itself."""
+    return {**(dict(st.secrets) if st.secrets.load_if_toml_exists() else {}), **os.environ}
+
+
+@st.cache_resource(show_spinner="Opening the store", on_release=lambda kit: kit.close())
+def kit() -> Kit:
+    """The shared parts. Raises SettingInvalid or StorageFailed."""
+    hide_in_logs(secrets())
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # No session may act with these: `settings()` has what each may do.
+    settings = replace(read_settings(secrets()), role="nobody")
+    open_store(settings)
+    pool = WorkerPool(settings)
+    shared = Kit(
+        settings,
+        pool,
+        UsageWriter(settings),
+        TurnsReader(settings),
+        Outbox(settings.home),
+        Jobs(settings),
+        ScoringServers(settings),
+        BatchJobs(settings),
+        EvaluationJobs(settings),
+        Upkeep(settings, lambda: [each.model_uri for each in pool.statuses() if each.state != "stopped"]),
+    )
+    shared.writer.start()
+    shared.upkeep.start()
+    return shared
+
+
+def settings() -> Settings:
+    """The settings as the person at this browser tab has them: who acts, and what they may do."""
+    return visitors.acting(kit().settings)
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _models(home: str) -> list[LoggedModel]:
+    return logged_models.list_models(kit().settings)
+
+
+def models() -> list[LoggedModel]:
+    """The built wrappers, newest first. Raises StorageFailed."""
+    return _models(str(kit().settings.home))
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _registered(home: str) -> list[RegisteredModel]:
+    return registry.list_registered(kit().settings)
+
+
+def registered() -> list[RegisteredModel]:
+    """The registered models with their versions and aliases. Raises StorageFailed."""
+    return _registered(str(kit().settings.home))
+
+
+def choices() -> list[Choice]:
+    """Aliases, versions and logged models that can be chosen. Raises StorageFailed."""
+    return registry.choices(models(), registered())
+
+
+@st.cache_data(ttl=_FRESH_S, show_spinner=False)
+def _evaluations(home: str) -> dict[str, Evaluation]:
+    return model_comparison.evaluations(registered(), kit().settings)
+
+
+def evaluations() -> dict[str, Evaluation]:
+    """Logged model URI to its newest evaluation. Raises StorageFailed."""
+    return _evaluations(str(kit().settings.home))
+
+
+def connections() -> list[Connection]:
+    """The remote endpoints that were added. Raises StorageFailed."""
+    return list_connections(kit().settings.home)
+
+
+def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None) -> Endpoint:
+    """Where a target answers. Raises ModelNotFound, WorkerFailed or ConnectionInvalid."""
+    return targets.endpoint_of(target, kit().pool, secrets(), settings(), on_wait)
+
+
+def reading(*, whole: bool = False) -> TurnsReading:
+    """The logged turns as far as they are known, after a short wait; while they are read from nothing, a progress bar.
+
+    whole: compare every run with the store. Raises StorageFailed when nothing is known.
+    """
+    reader = kit().reader
+    found = reader.current(whole=whole)
+    if found.snapshot is None and found.error is None:
+        bar = st.progress(0.0, "Reading the logged turns")
+        while found.snapshot is None and found.error is None:
+            reader.wait(0.2)
+            found = reader.current(wait_s=0)
+            if found.progress and found.progress.runs:
+                text = f"Reading the logged turns: {found.progress.runs:,} runs"
+                bar.progress(found.progress.share, text)
+        bar.empty()
+    if found.snapshot is None and found.error is not None:
+        raise found.error
+    acting = settings()
+    return found if acting.may("watch") else found.of(acting.user)
+
+
+def turns() -> pd.DataFrame:
+    """The logged turns, newest first; not to be changed. Raises StorageFailed."""
+    return reading().turns
+
+
+def forget_lists() -> None:
+    """Read the lists anew: something was built or logged."""
+    _models.clear()
+    _registered.clear()
+    _evaluations.clear()
+    kit().reader.forget()
+
+
+@st.cache_data(ttl=_PLAN_FRESH_S, max_entries=20, show_spinner="Looking at the source")
+def _planned(request: BuildRequest, home: str, role: Role) -> tuple[Source, Plan] | Phi3KitError:
+    acting = replace(kit().settings, role=role)
+    try:
+        source = find_source(request.source, acting)
+        return source, make_plan(request, source, acting)
+    except Phi3KitError as error:  # kept too: a hub that is away is not asked again with every click
+        return error
+
+
+def plan(request: BuildRequest) -> tuple[Source, Plan]:
+    """The source of a build and what it needs. Raises SourceInvalid or DownloadFailed."""
+    found = _planned(request, str(kit().settings.home), settings().role)
+    if isinstance(found, Phi3KitError):
+        raise found
+    return found
+
+
+@st.cache_data(max_entries=20, show_spinner="Looking through the table")
+def _table(path: Path, reading: Reading, changed_at: float) -> Table | Phi3KitError:
+    try:
+        return open_table(path, reading)
+    except Phi3KitError as error:  # kept too: a big file that is wrong is not read again with every click
+        return error
+
+
+def table(path: Path, reading: Reading) -> Table:
+    """A table that was looked through. Raises TableInvalid."""
+    found = _table(path, reading, path.stat().st_mtime if path.exists() else 0.0)
+    if isinstance(found, Phi3KitError):
+        raise found
+    return found
+
+
+def forget_plans() -> None:
+    """Look at sources anew."""
+    _planned.clear()
+
+
+@st.cache_data(max_entries=100, show_spinner=False)
+def signature(model_uri: str) -> ModelSignature:
+    """A logged model's signature, which never changes. Raises ModelNotFound or StorageFailed."""
+    return logged_models.signature_of(model_uri, kit().settings)
+
+
+@st.cache_data(max_entries=100, show_spinner=False)
+def files(model_uri: str) -> list[tuple[str, int]]:
+    """A logged model's files, which never change. Raises ModelNotFound or StorageFailed."""
+    return logged_models.files_of(model_uri, kit().settings)

@@ -1,0 +1,104 @@
+"""Choosing: what to talk to, a logged model or a remote connection, in one row.
+
+Knows widgets. What can be talked to, targets know.
+"""
+
+import streamlit as st
+
+from phi3kit.core.records import SERVED, Interface, Served
+from phi3kit.endpoints import targets
+from phi3kit.endpoints.targets import Target
+from phi3kit.tracking.registry import Choice
+from phi3kit.ui.shared import connections_dialog, resources, shell
+
+
+def choose_target(key: str, preferred: Served) -> Target | None:
+    """The model to talk to, chosen in one row; None (and an empty state) when there is none.
+
+    "remote" is offered beside the wrappers when there are connections.
+    """
+    found = available()
+    served = [each for each in SERVED if any(t.wrapper == each for t in found)]
+    if not served:
+        nothing_yet()
+        return None
+    default = preferred if preferred in served else served[0]
+    wrapper = st.segmented_control(
+        "Wrapper", served, default=default, required=True, key=f"{key}_wrapper", persist_state="session"
+    )
+    of_wrapper = {target.model_uri: target for target in found if target.wrapper == wrapper}
+    remote = wrapper == "remote"
+    uri = st.selectbox(
+        "Connection" if remote else "Model",
+        list(of_wrapper),
+        format_func=lambda each: of_wrapper[each].label,
+        key=f"{key}_model_{wrapper}",
+        width=300,
+        help="An endpoint that was added under Connections."
+        if remote
+        else "Aliases and versions first, then logged models, newest first. The small one knows only its corpus.",
+    )
+    connections_dialog.connections_button(key)
+    return of_wrapper.get(uri)
+
+
+def nothing_yet() -> None:
+    """The empty state of a page that needs something to talk to."""
+    shell.empty_state(
+        "No model is built yet. Build one and talk to it here; the small one takes seconds.",
+        "build",
+        "Build a wrapper",
+        ":material/deployed_code:",
+    )
+    connections_dialog.connections_button("nothing")
+
+
+def note(target: Target, interface: Interface) -> str | None:
+    """A sentence when what is sent is not what the target's own input is, or not all of it is heard."""
+    if target.wrapper == "onnx" and interface == "openai":
+        return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
+    if target.wrapper == "transformers" and interface == "raw":
+        return "The transformers wrapper's own input is a list of messages: this prompt goes past its chat template."
+    if target.connection is None or target.connection.protocol == "openai":
+        return None
+    if target.connection.takes == "raw":
+        return "It takes a prompt alone: temperature, max tokens and stop strings are the endpoint's own."
+    return "MLflow gives the whole answer at once; it takes no seed."
+
+
+def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
+    """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
+    by_uri = {choice.model_uri: choice for choice in resources.choices()}
+    if not by_uri:
+        shell.empty_state(
+            "No model is built yet. Build one first; the small one takes seconds.",
+            "build",
+            "Build a wrapper",
+            ":material/deployed_code:",
+        )
+        return None
+    uri = st.selectbox(
+        label,
+        list(by_uri),
+        index=min(at, len(by_uri) - 1),
+        format_func=lambda each: choice_label(by_uri[each]),
+        key=key,
+        width=330,
+        help="Aliases first, then versions, then logged models, newest first.",
+    )
+    return by_uri[uri]
+
+
+def choice_label(choice: Choice) -> str:
+    """A choice in a list: its alias or version and wrapper, or what the logged model is."""
+    return f"{choice.label or shell.model_label(choice.model)} · {choice.model.wrapper}"
+
+
+def available() -> list[Target]:
+    """Everything that can be talked to: aliases, versions, logged models, then connections. Raises StorageFailed."""
+    models = [
+        targets.of_model(choice.model, choice.label or shell.model_label(choice.model), choice.model_uri)
+        for choice in resources.choices()
+        if not choice.model.files_gone
+    ]
+    return models + [targets.of_connection(connection) for connection in resources.connections()]

@@ -1,0 +1,31 @@
+"""Theme: the colours that mean something, for charts and badges.
+
+A colour means one thing on every page: violet and green are the wrappers, grey and blue prompt and completion.
+A remote endpoint has no colour of its own: its badge is gray.
+"""
+
+import streamlit as st
+
+from phi3kit.core.records import Served
+from phi3kit.usage.charts import Palette
+
+_LIGHT = Palette(
+    transformers="#6b5bd6", onnx="#0f9d8a", prompt="#7a8699", completion="#4c5bd4", text="#1d2433", grid="#dfe3ec",
+    cached="#c9cfda", neutral="#8a94a6", background="#ffffff",
+)  # fmt: skip
+_DARK = Palette(
+    transformers="#9c8cff", onnx="#35c9b4", prompt="#9aa6ba", completion="#8e9bff", text="#e6e9f2", grid="#2c3343",
+    cached="#4a5266", neutral="#8a94a6", background="#11141c",
+)  # fmt: skip
+
+WRAPPER_COLOURS: dict[Served, str] = {"transformers": "violet", "onnx": "green", "remote": "gray"}
+
+
+def palette() -> Palette:
+    """The colours of the theme that the viewer sees."""
+    return _DARK if st.context.theme.type == "dark" else _LIGHT
+
+
+def badge(wrapper: Served) -> str:
+    """The badge of a wrapper, or of a remote endpoint, as Markdown."""
+    return f":{WRAPPER_COLOURS[wrapper]}-badge[{wrapper}]"

@@ -1,0 +1,79 @@
+"""Visitors: who is at this browser tab: the owner of the machine, somebody who signed in, or a stranger.
+
+Knows sessions. What each may do, the settings that are made here say.
+"""
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from phi3kit.access.sign_in_claims import has_expired, name_of
+from phi3kit.core.settings import Settings
+
+_COOKIE_S = 31 * 86_400.0  # no cookie of Streamlit's is taken when it is older
+
+
+def acting(settings: Settings) -> Settings:
+    """The settings with which this session acts: the app's own, and who acts in which role."""
+    if settings.profile == "local":
+        return replace(settings, role="admin")
+    if settings.profile == "public":
+        return replace(settings, role="visitor", user=_guest())
+    claims = _claims()
+    name = name_of(claims)
+    if name is None:
+        return replace(settings, role="nobody", user="")
+    return replace(settings, role=settings.role_rules.role_of(name, claims), user=name)
+
+
+def has_session_ended() -> bool:
+    """Whether somebody had signed in at this tab, and has to do it again."""
+    return _signed().get("is_logged_in") is True and not _claims()
+
+
+def sign_out() -> None:
+    """End what this tab's sign-in opened, in every tab that has it; its cookie, kept somewhere, opens nothing either."""
+    ended, now = _ended(), time.time()
+    for key in [key for key, until in ended.items() if until < now]:
+        ended.pop(key, None)
+    ended[_key(_signed())] = now + _COOKIE_S
+    st.logout()
+
+
+def _claims() -> Mapping[str, Any]:
+    """What the provider said of who signed in at this tab; nothing when nobody did, or its word counts no more."""
+    signed = _signed()
+    counts = (
+        signed.get("is_logged_in") is True and not has_expired(signed, time.time()) and _key(signed) not in _ended()
+    )
+    return signed if counts else {}
+
+
+def _signed() -> Mapping[str, Any]:
+    """The cookie as Streamlit has checked it. Nothing where headers could have said it."""
+    return {} if st.get_option("server.trustedUserHeaders") else st.user.to_dict()
+
+
+@st.cache_resource
+def _ended() -> dict[str, float]:
+    """Sign-ins that were ended, until when their cookies would count (seconds since the epoch). Lost with the process."""
+    return {}
+
+
+def _key(signed: Mapping[str, Any]) -> str:
+    """One sign-in: each has another moment and nonce. Nothing else counts: a second cookie changes what Streamlit adds."""
+    one = [signed.get(name) for name in ("provider", "iss", "sub", "iat", "exp", "nonce")]
+    return hashlib.sha256(json.dumps(one, default=str).encode()).hexdigest()
+
+
+def _guest() -> str:
+    """A name that lasts as long as the tab: nobody is asked who they are."""
+    if "guest" not in st.session_state:
+        st.session_state["guest"] = f"guest-{secrets.token_hex(6)}"
+    return str(st.session_state["guest"])

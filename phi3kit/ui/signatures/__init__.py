@@ -1,0 +1,1 @@
+"""The Signatures page's parts."""

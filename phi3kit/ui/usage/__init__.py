@@ -1,0 +1,1 @@
+"""The Usage page's parts."""

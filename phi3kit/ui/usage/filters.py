@@ -1,0 +1,91 @@
+"""Usage filters: which turns a person wants to see, kept in the page's link.
+
+Knows widgets. What a turn is, the kit knows.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from phi3kit.core.records import SERVED
+from phi3kit.usage import summary, turns_table
+
+PERIODS = {"24 hours": "24h", "7 days": "7d", "30 days": "30d", "All": "all"}
+INTERFACES = ["openai", "raw"]
+_MORE = {  # columns that few people filter by: label, and what it says when nothing is chosen
+    "origin": ("Origin", "All origins"),
+    "user": ("User", "All users"),
+    "model_uri": ("Model", "All models"),
+    "finish_reason": ("Ending", "All endings"),
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The turns that fit the filters, and those of the period before that would."""
+
+    turns: pd.DataFrame
+    before: pd.DataFrame | None  # None where there is no period before
+    period: str  # as it is shown
+
+
+def choose(everything: pd.DataFrame) -> Chosen:
+    """Draw the filters in the row that is open, and apply them."""
+    period = st.segmented_control(
+        "Period", list(PERIODS), default="7 days", required=True, key="usage_period", bind="query-params"
+    )
+    # The three are always there: a wrapper that appears later must not be left out by an older choice.
+    known = [*SERVED, *(name for name in summary.served(everything) if name not in SERVED)]
+    wrappers = st.pills(
+        "Wrapper", known, selection_mode="multi", default=known, key=f"usage_wrapper_{len(known)}", bind="query-params"
+    )
+    interfaces = st.pills(
+        "Interface", INTERFACES, selection_mode="multi", default=INTERFACES, key="usage_interface", bind="query-params"
+    )
+    more = {}
+    names = [f"usage_{column}" for column in _MORE]
+    # On a link's first run the widgets below have not taken their values from it yet.
+    count = sum(
+        bool(st.session_state[name] if name in st.session_state else st.query_params.get(name)) for name in names
+    )
+    with st.popover(f"Filters · {count}" if count else "Filters", icon=":material/filter_alt:"):
+        for column, (label, placeholder) in _MORE.items():
+            options = sorted(everything[column].dropna().unique())
+            more[column] = st.multiselect(
+                label, options, key=f"usage_{column}", bind="query-params", placeholder=placeholder, width=320
+            )
+    st.button(
+        "Refresh",
+        icon=":material/refresh:",
+        help="Compare every logged turn with MLflow, deleted and changed ones too.",
+        on_click=_ask_for_all,
+    )
+    code = PERIODS[period]
+    before = turns_table.before(everything, code)
+    return Chosen(
+        _fitting(turns_table.since(everything, code), wrappers, interfaces, more),
+        None if before is None else _fitting(before, wrappers, interfaces, more),
+        period,
+    )
+
+
+def _ask_for_all() -> None:
+    st.session_state["usage_whole"] = True
+
+
+def all_asked_for() -> bool:
+    """Whether Refresh was pressed just now. It stands behind what is read, and is drawn after it."""
+    return bool(st.session_state.pop("usage_whole", False))
+
+
+def _fitting(
+    turns: pd.DataFrame, wrappers: list[str], interfaces: list[str], more: dict[str, list[str]]
+) -> pd.DataFrame:
+    fits = turns["wrapper"].isin(wrappers)
+    # What another program wrote has no interface: it is shown until somebody asks for one.
+    fits &= turns["interface"].isin(interfaces) | (turns["interface"].isna() & (len(interfaces) == len(INTERFACES)))
+    for column, values in more.items():
+        if values:
+            fits &= turns[column].isin(values)
+    return turns if bool(fits.all()) else turns[fits]

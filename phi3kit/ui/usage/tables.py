@@ -1,0 +1,138 @@
+"""Usage tables: the parts of the Usage page that compare and list: wrappers, conversations, costs, the turns themselves.
+
+Knows widgets and their order. What is compared, the kit knows.
+"""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from phi3kit.core.records import SERVED
+from phi3kit.ui.shared import permissions, resources, shell, theme
+from phi3kit.ui.usage import cards, turn_drawer
+from phi3kit.usage import charts, export, prices, summary
+from phi3kit.usage.prices import Price
+
+_FILES = (
+    ("CSV", "csv", "text/csv", export.to_csv),
+    ("Parquet", "parquet", "application/vnd.apache.parquet", export.to_parquet),
+    ("JSON", "json", "application/json", export.to_json),
+)
+
+
+def wrappers_compared(turns: pd.DataFrame) -> None:
+    """Both wrappers on the prompts that both were asked."""
+    table = summary.same_prompts(turns)
+    with st.container(border=True, height="stretch"):
+        st.markdown("**The wrappers on the same prompts**")
+        if table.empty:
+            st.caption("Ask both wrappers the same, for instance on Compare: then they are compared here.")
+            return
+        st.caption(f"Medians over {int(table['prompts'].iloc[0]):,} prompts that both were asked in this period.")
+        st.dataframe(
+            table.drop(columns=["prompts", "turns"]),
+            hide_index=True,
+            alt="Medians of both wrappers on the same prompts",
+            column_config={
+                "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f", width=90),
+                "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f", width=70),
+                "completion_tokens": st.column_config.NumberColumn("completion", format="%.0f", width=80),
+                "duration_s": st.column_config.NumberColumn("duration, s", format="%.3f", width=80),
+            },
+        )
+
+
+def conversations(turns: pd.DataFrame) -> None:
+    """Tokens of each conversation, and a way back into the largest ones."""
+    table = summary.conversations(turns)
+    with st.container(border=True, height="stretch"):
+        st.markdown("**Tokens per conversation**")
+        if table.empty:
+            st.caption("No turn belongs to a conversation.")
+            return
+        figure = charts.tokens_a_conversation(table, theme.palette())
+        cards.chart(figure, "conversations", "How many conversations took how many tokens", select=False)
+        largest = table.head(5)
+        st.caption(f"The largest of {len(table):,}; the median takes {table['total_tokens'].median():,.0f} tokens.")
+        for row in largest.to_dict("records"):
+            at = row["at"].tz_convert(shell.timezone())
+            st.page_link(
+                shell.page("chat"),
+                label=f"{row['total_tokens']:,} tokens · {shell.counted(row['turns'], 'turn')} · {at:%-d %b, %H:%M}",
+                icon=":material/forum:",
+                query_params={"conversation": row["conversation_id"]},
+            )
+
+
+def costs(turns: pd.DataFrame) -> None:
+    """What the turns cost by one's own prices, and by list prices."""
+    home = resources.settings().home
+    own = prices.load(home)
+    with st.container(border=True, height="stretch"):
+        st.markdown("**Cost**")
+        table = prices.compared(turns, own)
+        models = list(table["model"])[1:]
+        wanted = st.multiselect(
+            "The same tokens at list prices", models, default=models[:4], key="usage_list_prices", bind="query-params"
+        )
+        st.dataframe(
+            table[table["model"].isin([table["model"].iloc[0], *wanted])],
+            hide_index=True,
+            column_order=["model", "cost", "prompt", "cached_prompt", "completion"],
+            placeholder="–",
+            alt="What the same tokens would cost at list prices",
+            column_config={
+                "prompt": st.column_config.NumberColumn("prompt, $/M", format="%.3f", width=90),
+                "cached_prompt": st.column_config.NumberColumn("cached, $/M", format="%.3f", width=90),
+                "completion": st.column_config.NumberColumn("completion, $/M", format="%.3f", width=110),
+                "cost": st.column_config.NumberColumn("cost, $", format="%.4f", width=80),
+            },
+        )
+        st.caption("List prices are those that the installed MLflow ships, in US dollars for a million tokens (M).")
+        with st.popover("Your prices", icon=":material/edit:", disabled=not permissions.may("administer")):
+            _own_prices(own)
+
+
+def _own_prices(own: dict[str, Price]) -> None:
+    st.caption("What a million tokens cost you, in US dollars: machines, power, a contract.")
+    rows = pd.DataFrame(
+        [[name, (p := own.get(name, Price())).prompt, p.cached_prompt, p.completion] for name in SERVED],
+        columns=["wrapper", "prompt", "cached_prompt", "completion"],
+    )
+    number = st.column_config.NumberColumn(min_value=0.0, max_value=1e6, step=0.001, required=True)
+    edited = st.data_editor(
+        rows,
+        hide_index=True,
+        disabled=["wrapper"],
+        key="usage_own_prices",
+        column_config={"prompt": number, "cached_prompt": number, "completion": number},
+    )
+    if st.button("Save", type="primary", key="usage_save_prices"):
+        prices.save(
+            resources.settings(),
+            {
+                row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])
+                for row in edited.to_dict("records")
+            },
+        )
+        st.rerun()
+
+
+def all_turns(turns: pd.DataFrame) -> None:
+    """The turns themselves, and as files."""
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown("**Turns**", width="stretch")
+            for label, ending, mime, make in _FILES:
+                st.download_button(
+                    label,
+                    partial(make, turns),  # only made when it is asked for
+                    file_name=f"phi3kit-usage.{ending}",
+                    mime=mime,
+                    icon=":material/download:",
+                    on_click="ignore",
+                    key=f"usage_download_{ending}",
+                    help="Exactly the turns that are filtered here, with every column; times in UTC.",
+                )
+        turn_drawer.table(turns, "usage_turns")

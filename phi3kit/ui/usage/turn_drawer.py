@@ -1,0 +1,162 @@
+"""Turn drawer: a table of turns, and one of them in full: what was said, how long it took, where MLflow shows it.
+
+Knows widgets. What is known of a turn, the kit reads.
+"""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from phi3kit.conversations.transcripts import from_messages
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.records import Message
+from phi3kit.ui.chat import open_conversation
+from phi3kit.ui.prompt import editor
+from phi3kit.ui.shared import resources, shell
+from phi3kit.usage.details import TurnDetails, turn_details
+
+_COLUMNS = ["at", "wrapper", "interface", "prompt_tokens", "completion_tokens", "total_tokens"]
+_COLUMNS += ["time_to_first_token_s", "tokens_per_second", "finish_reason", "origin", "user"]
+_MOST_ROWS = 1000  # that a browser is sent; files have all
+_AVATARS = {"system": ":material/psychology:", "user": ":material/person:", "assistant": ":material/neurology:"}
+
+
+def table(turns: pd.DataFrame, key: str) -> None:
+    """Turns, newest first; a click on a row opens it."""
+    shown = turns.head(_MOST_ROWS)
+    opened = st.session_state.setdefault(f"{key}_opened", 0)
+    event: Any = st.dataframe(
+        shown[_COLUMNS],
+        hide_index=True,
+        height=min(38 + 35 * len(shown), 420),
+        key=f"{key}_{opened}",
+        on_select="rerun",
+        selection_mode="single-row",
+        placeholder="–",
+        alt="The turns that fit the filters, newest first",
+        column_config={
+            "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=shell.timezone()),
+            **{f"{part}_tokens": st.column_config.NumberColumn(part, format="localized") for part in _PARTS},
+            "finish_reason": "finish",
+            "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f"),
+            "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f"),
+        },
+    )
+    rows = event.selection.rows
+    more = (
+        f" The newest {_MOST_ROWS:,} of {len(turns):,} are shown; the files have all."
+        if len(turns) > len(shown)
+        else ""
+    )
+    st.caption(f"Select a row to see the turn.{more}")
+    if rows and rows[0] < len(shown):
+        row = {str(name): value for name, value in shown.iloc[rows[0]].items()}
+
+        def closed() -> None:
+            st.session_state[f"{key}_opened"] = opened + 1  # a table without a selection
+
+        st.dialog("Turn", width="medium", position="right", on_dismiss=closed)(_drawer)(row)
+
+
+_PARTS = ("prompt", "completion", "total")
+
+
+def _drawer(row: dict[str, Any]) -> None:
+    at = pd.Timestamp(row["at"]).tz_convert(shell.timezone())
+    colour = {"transformers": "violet", "onnx": "green"}.get(row["wrapper"], "gray")
+    st.markdown(f":{colour}-badge[{shell.plain(str(row['wrapper']))}] {at:%-d %B %Y, %H:%M:%S} · {shell.timezone()}")
+    st.caption(_cost(row))
+    details, error = _details(row)
+    if error:
+        shell.show_error(error)
+    if details:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.link_button("Run in MLflow", details.run_url, icon=":material/open_in_new:")
+            if details.trace_url:
+                st.link_button("Trace in MLflow", details.trace_url, icon=":material/account_tree:")
+            with shell.errors_shown():
+                _open_again(row["conversation_id"], details)
+        if resources.settings().own_store:
+            st.caption("MLflow's own pages answer while `make mlflow-ui` runs.")
+        _text(details)
+    with st.expander("Parameters and identifiers", icon=":material/tune:"):
+        names = ["temperature", "max_tokens", "top_p", "seed", "interface", "origin", "user", "error_code", "model_uri"]
+        names += ["conversation_id", "turn_id", "run_id"]
+        values = [[name, "–" if pd.isna(row[name]) else _value(row[name])] for name in names]
+        st.dataframe(
+            pd.DataFrame(values, columns=["name", "value"]),
+            hide_index=True,
+            alt="Parameters and identifiers of the turn",
+        )
+
+
+def _open_again(conversation_id: Any, details: TurnDetails) -> None:
+    """A way back to where the turn was made, or could have been: a saved conversation, or what its text says."""
+    if isinstance(details.prompt, str):
+        if st.button("Open in Prompt", icon=":material/data_object:", key="open_in_prompt"):
+            editor.replace(details.prompt)
+            st.switch_page(shell.page("prompt"))
+    elif isinstance(conversation_id, str) and open_conversation.store().open(conversation_id):
+        address = {open_conversation.PARAMETER: conversation_id}
+        st.page_link(shell.page("chat"), label="Open in Chat", icon=":material/forum:", query_params=address)
+    elif details.prompt and st.button(
+        "Open in Chat", icon=":material/forum:", key="open_in_chat",
+        help="It was not made in Chat, or was deleted there: a new conversation is made of the logged text.",
+    ):  # fmt: skip
+        conversation, _ = from_messages(details.messages)
+        open_conversation.open_here(conversation)
+        st.switch_page(shell.page("chat"))
+
+
+def _details(row: dict[str, Any]) -> tuple[TurnDetails | None, Phi3KitError | None]:
+    turn_id = row["turn_id"] if isinstance(row["turn_id"], str) else None
+    try:
+        return turn_details(resources.settings(), row["run_id"], turn_id), None
+    except Phi3KitError as error:
+        return None, error
+
+
+def _text(details: TurnDetails) -> None:
+    if details.prompt is None:
+        st.info("This turn's text was not logged, only what it cost.", icon=":material/visibility_off:")
+        return
+    if isinstance(details.prompt, str):
+        st.caption("Raw prompt")
+        st.code(details.prompt, language=None, wrap_lines=True)
+    else:
+        for message in details.prompt:
+            _message(message)
+    for number, completion in enumerate(details.completions, start=1):
+        if len(details.completions) > 1:
+            st.caption(f"Answer {number} of {len(details.completions)}")
+        _message(Message("assistant", completion or "(no text)"))
+
+
+def _message(message: Message) -> None:
+    with st.chat_message(message.role, avatar=_AVATARS[message.role]):
+        st.text(message.content)
+
+
+def _cost(row: dict[str, Any]) -> str:
+    prompt, completion, cached = (int(row[f"{part}_tokens"]) for part in ("prompt", "completion", "cached_prompt"))
+    parts = [f"{prompt:,} + {completion:,} = {prompt + completion:,} tokens"]
+    if not row["tokens_counted"]:
+        parts = ["tokens not counted by the endpoint"]
+    if cached:
+        parts.append(f"{cached:,} of the prompt cached")
+    if pd.notna(row["time_to_first_token_s"]):
+        parts.append(f"first token {shell.seconds(row['time_to_first_token_s'])}")
+    if pd.notna(row["tokens_per_second"]):
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    if pd.notna(row["duration_s"]):
+        parts.append(f"{shell.seconds(row['duration_s'])} in all")
+    reason, code = row["finish_reason"], row["error_code"]
+    parts.append(f"{reason}: {code}" if isinstance(code, str) else str(reason))
+    return " · ".join(shell.plain(part) for part in parts)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

@@ -1,0 +1,196 @@
+"""Keeper: a worker's way to the outbox. What the disk does not take is kept in memory and tried again.
+
+Knows when a turn begins and ends. Knows no MLflow and no HTTP.
+"""
+
+import hashlib
+import hmac
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Protocol
+
+from phi3kit.core.errors import BudgetSpent, StorageFailed
+from phi3kit.core.limits import Limits
+from phi3kit.core.records import Message, TurnRecord
+from phi3kit.formats.chat_template import raw_prompt
+from phi3kit.usage.budgets import check
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.request_counts import Asked
+
+log = logging.getLogger(__name__)
+
+_MOST_IN_MEMORY = 1000  # turns; behind them no new one begins, so that none is lost
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+
+
+class TurnKeeper(Protocol):
+    """What a turn needs while it is made. `Keeper` is the worker's."""
+
+    log_text: bool  # whether records carry what was said
+
+    def admit(self, turn: TurnRecord, answers: int = 1) -> None:
+        """Let a turn begin, which asks for so many answers, or raise why not."""
+        ...
+
+    def withdraw(self, turn: TurnRecord) -> None:
+        """Forget a turn that was let in and could not begin."""
+        ...
+
+    def begin(self, turn: TurnRecord) -> None:
+        """Note a turn that is being made."""
+        ...
+
+    def keep(self, turn: TurnRecord) -> None:
+        """Keep a turn that has ended."""
+        ...
+
+    def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
+        """What is equal for equal prompts."""
+        ...
+
+
+class Keeper:
+    """Keeps turns. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        limits: Limits,
+        *,
+        log_text: bool,
+        count: Callable[[TurnRecord], None] = lambda turn: None,
+    ) -> None:
+        """count: told of every turn that ended."""
+        self.log_text = log_text
+        self._outbox, self._limits, self._count = outbox, limits, count
+        self._asked = Asked(outbox.home) if limits.paces_users else None
+        self._unkept: deque[TurnRecord] = deque()
+        self._guard = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._ended = False
+        self._secret: bytes | None = None
+
+    @property
+    def unkept(self) -> int:
+        """Turns that are in memory only."""
+        return len(self._unkept)
+
+    def admit(self, turn: TurnRecord, answers: int = 1) -> None:
+        """Let a turn begin, or refuse it. A turn beyond a budget is logged as refused.
+
+        One beyond a limit is not: a log that grows with each refusal would be the next thing to exhaust.
+        Raises LimitReached, BudgetSpent, or StorageFailed when too many turns are in memory only.
+        """
+        if self.unkept >= _MOST_IN_MEMORY:
+            raise StorageFailed(
+                what="No turn can be logged, so none is answered.",
+                why=f"The data folder takes no more, and {self.unkept:,} turns are in memory.",
+                next_step="Free some space in the data folder, then send it again.",
+            )
+        # Where nothing can be read, nothing can be counted: the turn is answered, and kept in memory if need be.
+        # A batch was let in as a whole: its rows come one after the other.
+        if self._asked and turn.origin != "batch":
+            with suppress(StorageFailed):
+                self._asked.begin(turn.turn_id, turn.user, answers, self._limits)
+        try:
+            with suppress(StorageFailed):
+                check(self._limits, self._outbox, turn.user, turn.prompt_tokens)
+        except BudgetSpent:
+            self.withdraw(turn)
+            refused = replace(turn, prompt_tokens=0, finish_reason="error", error_code="insufficient_quota")
+            self.keep(refused)
+            raise
+
+    def withdraw(self, turn: TurnRecord) -> None:
+        """Forget a turn that was let in and could not begin."""
+        with suppress(StorageFailed):
+            self._outbox.withdraw(turn.turn_id)
+            if self._asked:
+                self._asked.withdraw(turn.turn_id)
+
+    @contextmanager
+    def counted(self, call_id: str, user: str) -> Iterator[None]:
+        """A call that is logged as no turn, and counts against the user's limits all the same. Raises LimitReached."""
+        if self._asked is None:
+            yield
+            return
+        with suppress(StorageFailed):
+            self._asked.begin(call_id, user, 1, self._limits)
+        try:
+            yield
+        finally:
+            with suppress(StorageFailed):
+                self._asked.end(call_id, 0)
+
+    def begin(self, turn: TurnRecord) -> None:
+        """Note a turn that is being made: it is logged as broken when this process dies before it ends."""
+        if self._unkept:  # the data folder takes nothing: each turn would wait for it in vain
+            return
+        try:
+            self._outbox.begin(turn)
+        except StorageFailed as error:
+            log.warning("turn %s begins unnoted: %s", turn.turn_id, error)
+
+    def keep(self, turn: TurnRecord) -> None:
+        """Keep a turn that has ended. Never raises: its answer is more use to its reader than an error about the log."""
+        self._count(turn)
+        if self._asked:
+            with suppress(StorageFailed):
+                self._asked.end(turn.turn_id, turn.total_tokens)
+        with self._guard:
+            if not self._unkept:
+                try:
+                    self._outbox.add(turn)
+                    return
+                except StorageFailed as error:
+                    log.error("turn %s is in memory only: %s", turn.turn_id, error)
+            self._unkept.append(turn)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._try_again, name="turn-keeper", daemon=True)
+                self._thread.start()
+
+    def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
+        """What is equal for equal prompts, and tells nobody without this data folder what they say."""
+        if self._secret is None:
+            with suppress(StorageFailed):
+                self._secret = self._outbox.secret("prompt key")
+        if self._secret is None:
+            return None
+        text = prompt if isinstance(prompt, str) else raw_prompt(prompt)
+        return hmac.digest(self._secret, text.encode(), hashlib.sha256)[:12].hex()
+
+    def close(self) -> None:
+        """Try once more to keep what is in memory, and say in the log what is lost."""
+        self._ended = True
+        self._wake.set()
+        self._flush()
+        for turn in self._unkept:
+            log.error("turn lost, the data folder takes no more: %s", turn)
+
+    def _try_again(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while not self._ended and self._unkept:
+            self._wake.wait(wait_s)
+            wait_s = _FIRST_WAIT_S if self._flush() else min(wait_s * 2, _LONGEST_WAIT_S)
+            with self._guard:
+                if not self._unkept:
+                    self._thread = None
+                    return
+
+    def _flush(self) -> bool:
+        """Put what is in memory into the outbox, oldest first; whether any went."""
+        kept = False
+        with self._guard:
+            while self._unkept:
+                try:
+                    self._outbox.add(self._unkept[0])
+                except StorageFailed:
+                    break
+                self._unkept.popleft()
+                kept = True
+        return kept

@@ -1,0 +1,123 @@
+"""Asked: who asked how much within the last day, so that limits hold across all processes of one data folder.
+
+Looking and noting are one step: many requests at the same moment cannot all find the same free place.
+Knows no MLflow and no HTTP.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from sqlite3 import Connection
+
+from phi3kit.core.errors import LimitReached
+from phi3kit.core.limits import Limits
+from phi3kit.core.sqlite_file import transaction
+
+MINUTE_S, DAY_S = 60.0, 86_400.0
+_LONGEST_TURN_S = 600.0  # one that has not ended by then was lost with its process, and takes no place any more
+_SCHEMA = """
+create table if not exists asked (
+    turn_id text primary key,
+    user text not null,
+    at real not null,          -- seconds since the epoch
+    answers integer not null,  -- that are being written; 0 once it has ended
+    tokens integer not null default 0
+);
+create index if not exists asked_by on asked (user, at);
+"""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one user did lately."""
+
+    user: str
+    minute_turns: int = 0
+    minute_tokens: int = 0
+    daily_turns: int = 0
+    at_once: int = 0  # answers that are being written now
+    minute_began_at: float | None = None  # the first turn of the last minute
+
+
+class Asked:
+    """The turns of the last day, by user. Safe from several threads and processes. Each method raises StorageFailed."""
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = home / "asked.db", clock
+
+    def begin(self, turn_id: str, user: str, answers: int, limits: Limits) -> None:
+        """Note a turn, or raise LimitReached. answers: how many it asks for at once."""
+        now = self._clock()
+        with self._transaction() as connection:
+            # A clock that was set back would keep turns of the future for ever.
+            connection.execute("delete from asked where at < ? or at > ?", (now - DAY_S, now + MINUTE_S))
+            _check(_use(connection, user, now), answers, limits, now)
+            connection.execute(
+                "insert or ignore into asked (turn_id, user, at, answers) values (?, ?, ?, ?)",
+                (turn_id, user, now, answers),
+            )
+
+    def end(self, turn_id: str, tokens: int) -> None:
+        """A noted turn has ended; nothing for one that was not noted."""
+        with self._transaction() as connection:
+            connection.execute("update asked set answers = 0, tokens = ? where turn_id = ?", (tokens, turn_id))
+
+    def withdraw(self, turn_id: str) -> None:
+        """A noted turn could not begin: it does not count."""
+        with self._transaction() as connection:
+            connection.execute("delete from asked where turn_id = ?", (turn_id,))
+
+    def uses(self) -> list[Use]:
+        """What every user did within the last day, most turns first."""
+        now = self._clock()
+        with self._transaction() as connection:
+            query = "select user from asked where at > ? group by user order by count(*) desc, user"
+            users = [row[0] for row in connection.execute(query, (now - DAY_S,))]
+            return [_use(connection, user, now) for user in users]
+
+    def use(self, user: str) -> Use:
+        """What one user did."""
+        with self._transaction() as connection:
+            return _use(connection, user, self._clock())
+
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return transaction(self._path, _SCHEMA, "The list of recent turns")
+
+
+def _use(connection: Connection, user: str, now: float) -> Use:
+    day, minute = now - DAY_S, now - MINUTE_S
+    row = connection.execute(
+        """select count(*) filter (where at > :minute), coalesce(sum(tokens) filter (where at > :minute), 0), count(*),
+        coalesce(sum(answers) filter (where at > :lost), 0), min(at) filter (where at > :minute)
+        from asked where user = :user and at > :day""",
+        {"user": user, "minute": minute, "day": day, "lost": now - _LONGEST_TURN_S},
+    ).fetchone()
+    return Use(user, *row)
+
+
+def _check(use: Use, answers: int, limits: Limits, now: float) -> None:
+    until_s = int(MINUTE_S - (now - use.minute_began_at)) + 1 if use.minute_began_at is not None else int(MINUTE_S)
+    if (most := limits.user_turns_at_once) is not None and use.at_once + answers > most:
+        raise LimitReached(
+            "Too many answers at once.",
+            f"{use.at_once} of yours are being written, {answers} more were asked for, and {most} may be at once.",
+            "Wait until one has ended, or ask for fewer.",
+            retry_after_s=2,
+        )
+    if (most := limits.user_minute_turns) is not None and use.minute_turns >= most:
+        raise _slower(f"{use.minute_turns} turns in the last minute, and {most} are allowed", until_s)
+    if (most := limits.user_minute_tokens) is not None and use.minute_tokens >= most:
+        raise _slower(f"{use.minute_tokens:,} tokens in the last minute, and {most:,} are allowed", until_s)
+    if (most := limits.user_daily_turns) is not None and use.daily_turns >= most:
+        raise LimitReached(
+            "Your turns of the day are used up.",
+            f"You asked {use.daily_turns:,} times within 24 hours, and {most:,} are allowed.",
+            "Come back in some hours.",
+            retry_after_s=3600,
+        )
+
+
+def _slower(what: str, until_s: int) -> LimitReached:
+    return LimitReached("That is too fast.", f"You had {what}.", f"Try again in {until_s} s.", retry_after_s=until_s)

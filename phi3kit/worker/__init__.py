@@ -1,0 +1,1 @@
+"""Worker: a process that has one logged model loaded and answers HTTP."""

@@ -1,0 +1,165 @@
+"""Start one worker.
+
+    python -m phi3kit.worker FOLDER --wrapper onnx --model-uri models:/… [--host H] [--port P] [--managed]
+
+Managed: the first line on stdout is {"port": …}; the worker ends when its stdin closes (its parent is gone) or
+when nobody asked anything for PHI3KIT_IDLE_SECONDS.
+"""
+
+import argparse
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+
+from phi3kit.access.keys import KeyStore
+from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
+from phi3kit.core.machine import free_memory_bytes
+from phi3kit.core.records import WRAPPERS
+from phi3kit.core.redaction import hide_in_logs
+from phi3kit.core.settings import Settings, read_settings
+from phi3kit.worker.app import WorkerConfig, create_app
+from phi3kit.worker.engine import Engine
+from phi3kit.worker.kv_cache import KvCache, budget_for
+from phi3kit.worker.loading import load_runtime, threads_for
+from phi3kit.worker.requests import Activity, Keys
+from phi3kit.worker.runtime import Runtime
+
+
+def main() -> int:
+    """Serve until told to stop; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m phi3kit.worker")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--wrapper", choices=WRAPPERS, required=True)
+    parser.add_argument("--model-uri", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--managed", action="store_true")
+    arguments = parser.parse_args()
+    hide_in_logs(os.environ)
+    try:
+        return _serve(arguments)
+    except Phi3KitError as error:
+        print(f"phi3kit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = read_settings()
+    keys = _keys(settings, arguments.host, managed=arguments.managed)
+    listener = _listen(arguments.host, arguments.port)
+    port = listener.getsockname()[1]
+    config = WorkerConfig(
+        folder=arguments.folder,
+        wrapper=arguments.wrapper,
+        model_uri=arguments.model_uri,
+        home=settings.home,
+        keys=keys,
+        max_queue=settings.max_queue,
+        threads=threads_for(arguments.folder, settings.threads),
+        limits=settings.limits,
+        log_text=settings.log_text,
+    )
+
+    # transformers imports scipy where it finds it, for losses that no worker computes: 37 MB. None says it is not there.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
+
+    def load() -> tuple[Runtime, KvCache]:
+        runtime = load_runtime(config.folder, config.wrapper, config.threads.count)
+        return runtime, KvCache(runtime, budget_for(runtime, settings.kv_budget_mb, free_memory_bytes()))
+
+    activity = Activity()
+    engine = Engine(load, config.max_queue)
+    app = create_app(config, engine, activity)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
+    if arguments.managed:
+        print(json.dumps({"port": port}), flush=True)
+        threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+        threading.Thread(
+            target=_end_when_idle, args=(server, activity, engine, settings.idle_seconds), daemon=True
+        ).start()
+    else:
+        print(f"Serving {config.model_uri} ({config.wrapper}) at http://{arguments.host}:{port}/v1", flush=True)
+        _write_turns_behind()
+    threading.Thread(target=_end_on_failure, args=(server, engine), daemon=True).start()
+    logging.basicConfig(level=logging.WARNING)
+    server.run(sockets=[listener])
+    if engine.failure:
+        raise engine.failure
+    return 0
+
+
+def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
+    """The keys that are taken. A managed worker is asked by its app alone. Raises SettingInvalid or StorageFailed."""
+    if managed:
+        return Keys(settings.api_key, None, asked=settings.api_key is not None)
+    users = KeyStore(settings.home)
+    beyond = not _is_loopback(host)
+    if beyond and settings.api_key is None and not users.any_live():
+        raise SettingInvalid(
+            what=f"The worker will not listen on {host} without a key.",
+            why="Anyone who reaches this machine could use it.",
+            next_step="Set PHI3KIT_API_KEY, make a key with phi3kit keys create, or leave out --host.",
+        )
+    return Keys(settings.api_key, users, asked=beyond or settings.api_key is not None or settings.profile == "team")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise WorkerFailed(
+            what=f"The worker cannot listen on {host}:{port}.",
+            why=f"{getattr(error, 'strerror', None) or error}.",
+            next_step="Choose another --port, or end the program that uses this one.",
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _write_turns_behind() -> None:
+    """A worker in the foreground has no app beside it that writes its turns to MLflow."""
+    from phi3kit.usage.writer import UsageWriter
+
+    UsageWriter(read_settings()).start()
+
+
+def _end_with_parent(server: uvicorn.Server) -> None:
+    """The parent holds the other end of stdin: it closes when the parent ends, however it ends."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    server.should_exit = True
+
+
+def _end_when_idle(server: uvicorn.Server, activity: Activity, engine: Engine, idle_seconds: int) -> None:
+    while engine.state == "loading":
+        time.sleep(0.1)
+    activity.last_request_at = time.monotonic()
+    while engine.active or engine.waiting or time.monotonic() - activity.last_request_at < idle_seconds:
+        time.sleep(0.5)
+    server.should_exit = True
+
+
+def _end_on_failure(server: uvicorn.Server, engine: Engine) -> None:
+    while engine.state == "loading":
+        time.sleep(0.05)
+    if engine.state == "failed":
+        server.should_exit = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""Engine: the one thread that owns the model, who is next, and the queue in front of it.
+
+Active answers go on together: in each round every one that is being written gets a token, all in one step of the model,
+and one prompt a slice. So nobody waits for another's whole answer, and a reader waits for one slice at the longest,
+however many newcomers there are. An answer becomes active when there is memory for its prompt and its longest end.
+Knows no HTTP.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from phi3kit.core.errors import Busy, OutOfMemory, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.core.machine import is_out_of_memory
+from phi3kit.core.records import FinishReason
+from phi3kit.worker.answer_text import AnswerText
+from phi3kit.worker.kv_cache import KvCache, Slot
+from phi3kit.worker.runtime import Logits, Runtime, TokenSequence, Work
+from phi3kit.worker.sampling import Choice, Sampler, Sampling
+
+log = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "failed"]
+
+_MAX_ACTIVE = 8  # more would only make each one slower
+_SLICE = 64  # tokens of a prompt that are computed in one step
+_SLICE_BESIDE_OTHERS = 16  # the longest that those who are being written wait for their next token
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A step of an answer: new text (perhaps none yet) and the tokens written so far."""
+
+    text: str
+    completion_tokens: int
+    choice: Choice | None = None  # None for the end token, and for text that was held back until the end
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer, with what it cost."""
+
+    finish_reason: FinishReason
+    completion_tokens: int  # every written id, the end token too
+    cached_prompt_tokens: int  # of the prompt, found in memory
+    time_to_first_token_s: float | None  # from the moment the request came in; None when none was written
+    duration_s: float
+    error: Exception | None = None
+
+
+Emit = Callable[[Piece | Done], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """One answer to be written. `cancelled` may be set from any thread."""
+
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    emit: Emit  # called on the engine's thread
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    received_at: float = field(default_factory=time.perf_counter)
+
+
+class Engine:
+    """Loads the model and writes answers."""
+
+    def __init__(self, load: Callable[[], tuple[Runtime, KvCache]], max_queue: int) -> None:
+        """load: called on the engine's thread; raises Phi3KitError when there is no such model."""
+        self._load = load
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()  # guards _waiting and _closing
+        self._closing = False
+        self._active: list[_Answer] = []
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._loaded: tuple[Runtime, KvCache] | None = None
+        self.max_queue = max_queue
+        self.state: State = "loading"
+        self.failure: Phi3KitError | None = None
+
+    def start(self) -> None:
+        """Begin to load the model; `state` says how far it is."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self.failure, self.state = _not_loaded(error), "failed"
+
+    def close(self) -> None:
+        """Take no more jobs and drop the waiting ones; those in progress end by their own cancelled flag."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    @property
+    def runtime(self) -> Runtime:
+        """The loaded model. Raises WorkerFailed while there is none."""
+        return self._parts()[0]
+
+    @property
+    def cache(self) -> KvCache:
+        """The memory of conversations. Raises WorkerFailed while there is no model."""
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[Runtime, KvCache]:
+        if self._loaded is None:
+            raise self.failure or WorkerFailed(
+                "The model is not ready.", "It is still being loaded.", "Try again in a few seconds."
+            )
+        return self._loaded
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread is at work or waits for some."""
+        return self._thread.is_alive()
+
+    @property
+    def active(self) -> int:
+        """Answers being written."""
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """Answers in the queue, not counting the active ones."""
+        return len(self._waiting)
+
+    def submit(self, *jobs: Job) -> int:
+        """Queue jobs that belong together, all or none; how many others are before them.
+
+        Raises Busy when there is no room for them, RequestInvalid when one could never have the memory it needs.
+        """
+        for job in jobs:
+            tokens = len(job.prompt_ids) + job.max_tokens
+            if not self.cache.fits(tokens):
+                raise RequestInvalid(
+                    what="The request needs too much memory.",
+                    why=f"Prompt and answer are {tokens:,} tokens at most, and PHI3KIT_KV_BUDGET_MB holds fewer.",
+                    next_step="Lower max_tokens, shorten the prompt, or raise PHI3KIT_KV_BUDGET_MB.",
+                    param="max_tokens",
+                    code="kv_budget_exceeded",
+                )
+        with self._changed:
+            before = len(self._waiting)
+            if before + len(jobs) > self.max_queue:
+                raise Busy(waiting=before, retry_after_s=2)
+            self._waiting.extend(jobs)
+            self._changed.notify()
+        return before
+
+    def _work(self) -> None:
+        try:
+            runtime, cache = self._loaded = self._load()
+        except Phi3KitError as error:
+            self.failure, self.state = error, "failed"
+            return
+        except Exception as error:  # a thread that ended without a word would leave the worker loading for ever
+            log.exception("the model was not loaded")
+            self.failure, self.state = _not_loaded(error), "failed"
+            return
+        self.state = "ready"
+        while self._wait_for_work():
+            if not self._closing:
+                self._admit(runtime, cache)
+            self._round(runtime, cache)
+        for job in self._waiting:
+            job.emit(_unwritten(job, "cancelled"))
+
+    def _round(self, runtime: Runtime, cache: KvCache) -> None:
+        for answer in [answer for answer in self._active if answer.cancelled]:
+            self._end(answer, cache, cancelled=True)
+        writing = [answer for answer in self._active if not answer.reading]
+        reading = [answer for answer in self._active if answer.reading]
+        for answer, result in zip(writing, _computed(runtime, [answer.token for answer in writing]), strict=True):
+            if not answer.take(result):
+                self._end(answer, cache)
+        if reading:
+            answer = reading[0]
+            answer.cached += cache.extend(answer.slot, answer.prompt_ids)  # others may have read the same meanwhile
+            (result,) = _computed(runtime, [answer.slice(_SLICE_BESIDE_OTHERS if writing else _SLICE)])
+            if not answer.take(result):
+                self._end(answer, cache)
+            elif answer.reading:  # the next prompt's turn comes
+                self._active.remove(answer)
+                self._active.append(answer)
+
+    def _end(self, answer: "_Answer", cache: KvCache, *, cancelled: bool = False) -> None:
+        self._active.remove(answer)
+        cache.release(answer.slot, keep=answer.error is None)
+        answer.end(cancelled=cancelled)
+
+    def _wait_for_work(self) -> bool:
+        """Until there is something to do; False when there never will be."""
+        with self._changed:
+            while not (self._active or self._waiting or self._closing):
+                self._changed.wait()
+            return bool(self._active) or not self._closing
+
+    def _admit(self, runtime: Runtime, cache: KvCache) -> None:
+        """Begin waiting answers, first come first served, as far as memory goes."""
+        self._drop_cancelled()
+        while self._waiting:
+            job = self._waiting[0]
+            if len(self._active) >= _MAX_ACTIVE:
+                return
+            try:
+                slot = cache.acquire(job.prompt_ids, job.max_tokens)
+            except Exception as error:  # the library could not get the memory after all
+                log.exception("no memory for a sequence")
+                self._next()
+                job.emit(_unwritten(job, "error", _by_name(error)))
+                continue
+            if slot is None:
+                return
+            self._next()
+            self._active.append(_Answer(job, slot, runtime))
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            cancelled = [job for job in self._waiting if job.cancelled.is_set()]
+            for job in cancelled:
+                self._waiting.remove(job)
+        for job in cancelled:
+            job.emit(_unwritten(job, "cancelled"))
+
+    def _next(self) -> None:
+        with self._changed:
+            self._waiting.popleft()
+
+
+def _unwritten(job: Job, finish_reason: FinishReason, error: Exception | None = None) -> Done:
+    """The end of an answer that was never begun."""
+    return Done(finish_reason, 0, 0, None, time.perf_counter() - job.received_at, error)
+
+
+def _not_loaded(error: Exception) -> WorkerFailed:
+    kind = OutOfMemory if is_out_of_memory(error) else WorkerFailed
+    return kind("The model could not be loaded.", f"{type(error).__name__}: {error}.", "Look into the worker's log.")
+
+
+def _by_name(error: Exception) -> Exception:
+    """An error as callers are told it: that memory ran out is no mistake of ours."""
+    if not is_out_of_memory(error):
+        return error
+    named = OutOfMemory(
+        what="The worker ran out of memory.",
+        why="There was too little for this answer; others go on.",
+        next_step="Ask for fewer tokens, unload other models, or lower PHI3KIT_KV_BUDGET_MB.",
+    )
+    named.__cause__ = error
+    return named
+
+
+def _computed(runtime: Runtime, work: Work) -> list[Logits | Exception]:
+    """What a step gives; when it fails as a whole, the failure for each."""
+    try:
+        return runtime.step(work) if work else []
+    except Exception as error:  # the engines raise many kinds; the worker lives on and the callers are told
+        return [error] * len(work)
+
+
+class _Answer:
+    """One answer in progress. `error` says why it broke off."""
+
+    def __init__(self, job: Job, slot: Slot, runtime: Runtime) -> None:
+        self.slot = slot
+        self.error: Exception | None = None
+        self._job = job
+        self._end_ids = runtime.end_ids
+        self._sampler = Sampler(job.sampling)
+        self._text = AnswerText(runtime.tokenizer, job.stop, job.prompt_ids)
+        self.cached = len(slot.sequence.ids)  # tokens of the prompt that were found in memory
+        self._written = 0
+        self._last: int | None = None  # the token that is written but not computed yet
+        self._first_at: float | None = None
+        self._finish_reason: FinishReason = "length"
+
+    @property
+    def reading(self) -> bool:
+        """Whether its prompt is still being read."""
+        return self._last is None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._job.cancelled.is_set()
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """What it answers."""
+        return self._job.prompt_ids
+
+    @property
+    def token(self) -> tuple[TokenSequence, Sequence[int]]:
+        """The work of a written answer's next step: its last token."""
+        assert self._last is not None
+        return self.slot.sequence, (self._last,)
+
+    def slice(self, tokens: int) -> tuple[TokenSequence, Sequence[int]]:
+        """The work of a read prompt's next step."""
+        begin = len(self.slot.sequence.ids)
+        return self.slot.sequence, self.prompt_ids[begin : begin + tokens]
+
+    def take(self, result: Logits | Exception) -> bool:
+        """Go on with what the step gave; False when the answer is over."""
+        try:
+            if isinstance(result, Exception):
+                raise result
+            unread = len(self.slot.sequence.ids) < len(self.prompt_ids)
+            return unread or self._write(self._sampler.choose(result))
+        except Exception as error:  # sampling and text can fail too, and only this answer ends
+            log.exception("an answer broke off")
+            self.error, self._finish_reason = _by_name(error), "error"
+            return False
+
+    def end(self, *, cancelled: bool = False) -> None:
+        """Say how it ended."""
+        job = self._job
+        if cancelled:
+            self._finish_reason = "cancelled"
+        if self._finish_reason != "error" and (rest := self._text.finish()):
+            job.emit(Piece(rest, self._written))
+        job.emit(
+            Done(
+                finish_reason=self._finish_reason,
+                completion_tokens=self._written,
+                cached_prompt_tokens=self.cached,
+                time_to_first_token_s=self._first_at - job.received_at if self._first_at else None,
+                duration_s=time.perf_counter() - job.received_at,
+                error=self.error,
+            )
+        )
+
+    def _write(self, choice: Choice) -> bool:
+        self._first_at = self._first_at or time.perf_counter()
+        self._written += 1
+        self._last = choice.id
+        ended = choice.id in self._end_ids
+        piece = "" if ended else self._text.push(choice.id)
+        if ended or self._text.stopped:
+            self._finish_reason = "stop"
+        self._job.emit(Piece(piece, self._written, None if ended else choice))
+        return not (ended or self._text.stopped) and self._written < self._job.max_tokens

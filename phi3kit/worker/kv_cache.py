@@ -1,0 +1,152 @@
+"""KV cache: sequences that stay in memory between turns, and how much memory they may take.
+
+A turn goes on with the idle sequence that begins like its prompt and computes only the rest; what another sequence has of
+the prompt, such as a system message that all conversations share, it copies. Knows tokens and bytes. Not for several
+threads: the engine's alone.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from phi3kit.worker.runtime import Runtime, TokenSequence
+
+_FEW = 32  # tokens; less is computed anew as fast as it is argued about
+_CONTEXTS_WANTED = 2  # whole ones, or twice as many conversations that fill half of one
+_SHARE_OF_FREE = 3  # without a setting a third of the memory that is free when the model is loaded, at most
+
+
+@dataclass(eq=False)
+class Slot:
+    """A sequence and the memory that is set aside for it."""
+
+    sequence: TokenSequence
+    reserved: int  # tokens: what it may grow to while a turn is written, what it holds while it is idle
+    busy: bool = True
+    used_at: float = field(default_factory=time.monotonic)
+
+
+class KvCache:
+    """All sequences of one model, within a budget."""
+
+    def __init__(self, runtime: Runtime, budget_bytes: int) -> None:
+        self._runtime = runtime
+        self._slots: list[Slot] = []
+        self.budget_bytes = budget_bytes
+        runtime.limit(min(runtime.context_tokens, budget_bytes // runtime.bytes_per_token))
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is set aside for all sequences together."""
+        return sum(slot.reserved for slot in self._slots) * self._runtime.bytes_per_token
+
+    def fits(self, tokens: int) -> bool:
+        """Whether one sequence of so many tokens is within the whole budget."""
+        return self._rounded(tokens) <= self._budget
+
+    def acquire(self, prompt_ids: Sequence[int], max_tokens: int) -> Slot | None:
+        """A sequence with memory set aside for prompt and answer, which holds the beginning of the prompt if one is kept.
+
+        It holds fewer tokens than the prompt has. None while busy sequences leave too little memory: try again when
+        one is released.
+        """
+        longest = len(prompt_ids) + max_tokens
+        needed = self._rounded(longest)
+        busy = [slot for slot in self._slots if slot.busy]
+        if sum(slot.reserved for slot in busy) + needed > self._budget or len(busy) == self._runtime.max_sequences:
+            return None
+        shared = {slot: _common(slot.sequence.ids, prompt_ids) for slot in self._slots if slot.sequence.serves(longest)}
+        slot = self._to_go_on_with(shared, prompt_ids)
+        slot = self._after_evictions(slot, self._to_copy(shared), needed)
+        # The last token must be computed in any case: its scores are wanted.
+        if slot is not None and not slot.sequence.truncate(min(shared[slot], len(prompt_ids) - 1)):
+            self._close(slot)
+            slot = None
+        if slot is None:
+            slot = Slot(self._runtime.open(longest), needed)
+            self._slots.append(slot)
+        slot.busy, slot.reserved = True, needed
+        return slot
+
+    def extend(self, slot: Slot, prompt_ids: Sequence[int]) -> int:
+        """Copy what another sequence has more of the prompt than this one, if that is much; how many tokens."""
+        held = len(slot.sequence.ids)
+        others = {
+            other: min(_common(other.sequence.ids, prompt_ids), len(prompt_ids) - 1)
+            for other in self._slots
+            if other is not slot and len(other.sequence.ids) >= held + _FEW
+        }
+        source = max(others, key=lambda other: others[other], default=None)
+        if source is None or others[source] < held + _FEW:
+            return 0
+        return others[source] - held if slot.sequence.copy(source.sequence, others[source]) else 0
+
+    def release(self, slot: Slot, *, keep: bool = True) -> None:
+        """Give a sequence back; it stays for the next turn of its conversation, or goes when its content is unsure."""
+        slot.busy, slot.used_at = False, time.monotonic()
+        slot.reserved = self._rounded(len(slot.sequence.ids))
+        if not keep or not slot.sequence.ids:
+            self._close(slot)
+
+    def _to_go_on_with(self, shared: dict[Slot, int], prompt_ids: Sequence[int]) -> Slot | None:
+        """The idle sequence that shares most with the prompt, if it is this conversation's."""
+        idle = [slot for slot in shared if not slot.busy]
+        # Of two that share as much, the one that loses less, then the one that was used longest ago.
+        slot = max(idle, key=lambda each: (shared[each], -len(each.sequence.ids), -each.used_at), default=None)
+        if slot is None:
+            return None
+        # Cutting a sequence costs the conversation that it belongs to, should it go on: worth it when most of the
+        # sequence is shared, or when most of a longer prompt is (an edit).
+        length, whole = shared[slot], len(slot.sequence.ids)
+        return slot if 2 * length >= whole or (length >= _FEW and 2 * length >= len(prompt_ids)) else None
+
+    def _to_copy(self, shared: dict[Slot, int]) -> Slot | None:
+        """The idle sequence that has most of what could be copied."""
+        idle = [slot for slot in shared if not slot.busy and shared[slot] >= _FEW]
+        return max(idle, key=lambda slot: shared[slot], default=None)
+
+    def _after_evictions(self, slot: Slot | None, source: Slot | None, needed: int) -> Slot | None:
+        """Close idle sequences until there is memory, the one that was used longest ago first, `slot` never.
+
+        The sequence to go on with: `slot`, or without one `source` when even that would have had to be closed.
+        """
+        idle = [each for each in self._slots if not each.busy and each is not slot]
+        idle.sort(key=lambda each: (each is source, each.used_at))
+        for oldest in idle:
+            others = [each for each in self._slots if each is not slot]
+            enough = sum(each.reserved for each in others) + needed <= self._budget
+            if enough and len(others) < self._runtime.max_sequences:
+                break
+            if oldest is source and slot is None:
+                return source
+            self._close(oldest)
+        return slot
+
+    @property
+    def _budget(self) -> int:
+        """Tokens that all sequences together may hold."""
+        return self.budget_bytes // self._runtime.bytes_per_token
+
+    def _rounded(self, tokens: int) -> int:
+        """So many tokens in whole blocks of memory."""
+        block = self._runtime.block_tokens
+        return math.ceil(tokens / block) * block
+
+    def _close(self, slot: Slot) -> None:
+        self._slots.remove(slot)
+        slot.sequence.close()
+
+
+def budget_for(runtime: Runtime, setting_mb: int | None, free_bytes: int) -> int:
+    """Bytes for all sequences: PHI3KIT_KV_BUDGET_MB, or two whole contexts as far as memory allows."""
+    if setting_mb is not None:
+        return setting_mb * 2**20
+    wanted = _CONTEXTS_WANTED * runtime.context_tokens * runtime.bytes_per_token
+    return min(wanted, free_bytes // _SHARE_OF_FREE)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    length = min(len(one), len(other))
+    return next((index for index in range(length) if one[index] != other[index]), length)

@@ -1,0 +1,88 @@
+"""Loading: from a logged model's folder to a runtime and the memory for its conversations.
+
+Knows the MLmodel file of both wrappers. Imports an engine only when it is the one.
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError
+from phi3kit.core.machine import Threads, choose_threads, is_out_of_memory
+from phi3kit.core.records import WrapperName
+from phi3kit.worker.runtime import Runtime
+
+_SMALL_BYTES = 64_000_000  # of a logged model
+
+
+def threads_for(folder: Path, setting: int | None) -> Threads:
+    """How many threads compute a step of the model in `folder`. setting: PHI3KIT_THREADS.
+
+    Of a small model's step the threads wait for each other longer than they compute: the embedded model is as fast with
+    one, and beside another busy process 2 (onnx) to 30 (transformers) times faster than with two.
+    """
+    threads = choose_threads(setting)
+    if setting is None and threads.count > 1:
+        size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if size_bytes < _SMALL_BYTES:
+            return Threads(1, f"a small model, {size_bytes / 1e6:.0f} MB: more threads would wait for each other")
+    return threads
+
+
+def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
+    """Load the logged model that lies in `folder`.
+
+    Reads the MLmodel file and the parts that it names, without MLflow: that saves 150 MB a worker.
+    Raises ModelNotFound when a part is missing, OutOfMemory, or WorkerFailed when the graph is none that can be run here.
+    """
+    try:
+        model = _model_folder(folder, wrapper)
+        if wrapper == "transformers":
+            from phi3kit.worker.runtime_transformers import TransformersRuntime
+
+            return TransformersRuntime(model, folder / "components/tokenizer", threads)
+        from phi3kit.worker.runtime_onnx import OnnxRuntime
+
+        return OnnxRuntime(model, threads)
+    except Phi3KitError:
+        raise
+    except Exception as error:  # YAML, JSON, tokenizers, safetensors and both engines each raise their own kinds
+        said = str(error).strip().splitlines()[0] if str(error) else repr(error)
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                what="The model does not fit into memory.",
+                why=f"{said.rstrip('.')}.",
+                next_step="Unload other models on Models, or give the worker more memory; then try again.",
+            ) from error
+        raise ModelNotFound(
+            what="The logged model cannot be loaded.",
+            why=f"Its artifacts are missing or damaged: {said}.",
+            next_step="Build it again on Build.",
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
+    """How many tokens back the model looks, as its configuration says; None: to the beginning.
+
+    Phi-3-mini-4k has a window of 2,047. An export by phi3kit has none: its graph attends to everything.
+    """
+    model = _model_folder(folder, wrapper)
+    if wrapper == "onnx":
+        config = json.loads((model / "genai_config.json").read_text("utf-8"))
+        window = config["model"]["decoder"].get("sliding_window", {}).get("window_size")
+    else:
+        window = json.loads((model / "config.json").read_text("utf-8")).get("sliding_window")
+    return int(window) if window else None
+
+
+def _model_folder(folder: Path, wrapper: WrapperName) -> Path:
+    """Where a logged model's weights and configuration lie, as its MLmodel file says."""
+    flavors: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))["flavors"]
+    if wrapper == "transformers":
+        return folder / flavors["transformers"]["model_binary"]
+    (artifact,) = flavors["python_function"]["artifacts"].values()
+    return folder / artifact["path"]

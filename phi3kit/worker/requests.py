@@ -1,0 +1,152 @@
+"""Requests: what comes in, and what is refused before any route: keys, sizes, JSON, the shape of errors.
+
+Knows OpenAI's error shape and the worker's bounds. Knows no model.
+"""
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from phi3kit.access.keys import KeyStore, looks_like_key
+from phi3kit.core.errors import BudgetSpent, Busy, LimitReached, RequestInvalid, StorageFailed
+from phi3kit.core.limits import Limits
+from phi3kit.formats import openai_schema
+
+Body = TypeVar("Body", bound=BaseModel)
+
+MAX_BODY_BYTES = 4 * 2**20
+
+
+class BodyTooLarge(Exception):
+    """More bytes than MAX_BODY_BYTES."""
+
+
+class Activity:
+    """When the worker was last asked something; an idle worker ends itself."""
+
+    def __init__(self) -> None:
+        self.last_request_at = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Which keys a worker takes."""
+
+    own: str | None  # of the app, or of who started the worker: its X-Phi3kit-* headers are believed
+    users: KeyStore | None  # of people: each names its user, and headers name nobody
+    asked: bool  # whether nobody comes in without one
+
+
+class Guard:
+    """Keys and sizes, before any route. Plain ASGI: FastAPI's middleware helper would hide that a client went away."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, activity: Activity) -> None:
+        self._app, self._keys, self._activity = app, keys, activity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = await self._refused(Request(scope)) if scope["type"] == "http" else None
+        await (refused or self._app)(scope, receive, send)
+
+    async def _refused(self, request: Request) -> Response | None:
+        if request.url.path == "/health":
+            return None
+        if request.url.path != "/metrics":  # who only watches does not keep a worker from ending when idle
+            self._activity.last_request_at = time.monotonic()
+        if refused := await self._refused_key(request):
+            return refused
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            return too_large()
+        return None
+
+    async def _refused_key(self, request: Request) -> Response | None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if self._keys.own is not None and hmac.compare_digest(given.encode(), self._keys.own.encode()):
+            return None
+        # Also where no key is asked: a revoked one must not go on working as somebody without a name.
+        if self._keys.users is not None and looks_like_key(given):
+            try:
+                # In a thread: while another process writes, the file is waited for.
+                user = await asyncio.to_thread(self._keys.users.user_of, given)
+            except StorageFailed as error:
+                return error_response(error)
+            if user is not None:
+                request.state.key_user = user
+                return None
+            return refusal(401, "The key is unknown or was revoked. Make a new one on Access.", "invalid_api_key")
+        if not self._keys.asked:
+            return None
+        return refusal(401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key")
+
+
+def key_user(request: Request) -> str | None:
+    """Whose key came with a request; None for the worker's own key, or none."""
+    return getattr(request.state, "key_user", None)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, bounded also when the client does not say how long it is. Raises BodyTooLarge."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge
+    return bytes(body)
+
+
+async def parse(request: Request, kind: type[Body]) -> Body:
+    """The body as one of the schema's requests. Raises RequestInvalid, pydantic's ValidationError or BodyTooLarge."""
+    body = await read_body(request)
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestInvalid("The body cannot be read.", "It is not JSON.", "Send a JSON object.") from error
+    if not isinstance(values, dict):
+        raise RequestInvalid("The body cannot be read.", "It is not a JSON object.", "Send a JSON object.")
+    return kind.model_validate(values)
+
+
+def check_length(texts: Iterable[str], limits: Limits, param: str) -> None:
+    """Refuse a text before it is cut into tokens, which takes seconds for megabytes. Raises RequestInvalid."""
+    length = sum(len(text) for text in texts)
+    if limits.prompt_characters is not None and length > limits.prompt_characters:
+        raise RequestInvalid(
+            "The text is too long.",
+            f"It has {length:,} characters, and {limits.prompt_characters:,} are allowed here.",
+            "Shorten it or start a new conversation.",
+            param=param,
+            code="string_above_max_length",
+        )
+
+
+def error_response(error: Exception) -> Response:
+    """Any error as OpenAI's JSON with the right status."""
+    if isinstance(error, BodyTooLarge):
+        return too_large()
+    status, body = openai_schema.error_body(error)
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, (Busy, LimitReached)) else None
+    if isinstance(error, BudgetSpent):
+        # The `openai` client would try again at once, twice; it is told not to.
+        headers = {"Retry-After": str(error.renews_in_s), "X-Should-Retry": "false"}
+    if status == 503:
+        headers = {"Retry-After": "2"}
+    return JSONResponse(body, status, headers)
+
+
+def too_large() -> Response:
+    """413."""
+    return refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
+
+
+def refusal(status: int, message: str, code: str) -> Response:
+    """What the server itself refuses, as OpenAI's JSON."""
+    return JSONResponse(openai_schema.simple_error(status, message, code), status)

@@ -1,0 +1,91 @@
+"""Sampling: from the scores of a model to the next token, the same for both wrappers.
+
+Knows temperature, top_p, seeds, penalties, biases and log probabilities as OpenAI names them. Knows no model.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from phi3kit.worker.runtime import Logits
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. temperature 0 is greedy; seed None is a new draw each time."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the score of a token
+    logprobs: int | None = None  # how many other likely tokens to name beside each; None: no log probabilities
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen token, and when asked for, how likely it and the likeliest others were."""
+
+    id: int
+    logprob: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """Chooses the tokens of one answer."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        seed = None if sampling.seed is None else sampling.seed % 2**64  # a generator takes no negative seed
+        self._random = np.random.default_rng(seed)
+        self._written: Counter[int] = Counter()
+
+    def choose(self, logits: Logits) -> Choice:
+        """The next token. logits: shape (vocabulary,)."""
+        sampling = self._sampling
+        scores = self._adjusted(logits)
+        chosen = int(scores.argmax()) if sampling.temperature == 0 else self._drawn(scores)
+        self._written[chosen] += 1
+        if sampling.logprobs is None:
+            return Choice(chosen)
+        # Of the model's own scores: what temperature and penalties make of them says nothing about the model.
+        logprobs = _log_softmax(logits.astype(np.float64))
+        likeliest = np.argsort(-logprobs, kind="stable")[: sampling.logprobs]
+        return Choice(chosen, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in likeliest))
+
+    def _adjusted(self, logits: Logits) -> Logits:
+        sampling = self._sampling
+        penalised = (sampling.presence_penalty or sampling.frequency_penalty) and self._written
+        if not penalised and not sampling.logit_bias:
+            return logits
+        scores = logits.copy()
+        if penalised:
+            ids = list(self._written)
+            counts = np.array(list(self._written.values()), dtype=np.float32)
+            scores[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+        for token, bias in sampling.logit_bias.items():
+            scores[token] += bias
+        return scores
+
+    def _drawn(self, scores: Logits) -> int:
+        with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest token alone
+            weights = np.exp((scores.astype(np.float64) - scores.max()) / self._sampling.temperature)
+        order: np.ndarray[Any, Any] | None = None
+        if self._sampling.top_p < 1:
+            # The likeliest tokens that together reach top_p, the one that reaches it too.
+            order = np.argsort(-weights, kind="stable")
+            weights = weights[order]
+            enough = int(np.searchsorted(weights.cumsum(), self._sampling.top_p * weights.sum())) + 1
+            weights = weights[:enough]
+        sums = weights.cumsum()
+        at = min(int(np.searchsorted(sums, self._random.random() * sums[-1], side="right")), len(sums) - 1)
+        return int(order[at]) if order is not None else at
+
+
+def _log_softmax(scores: Any) -> Any:
+    shifted = scores - scores.max()
+    return shifted - np.log(np.exp(shifted).sum())

@@ -1,0 +1,321 @@
+"""Turns of a worker: from a checked request to pieces of text, the usage, and one record in the outbox.
+
+Knows how a request becomes jobs for the engine. Knows no HTTP routes.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import get_args
+from urllib.parse import unquote
+
+from phi3kit.core.errors import PromptTooLong, RequestInvalid
+from phi3kit.core.records import FinishReason, Interface, Message, Origin, TurnRecord, TurnText, WrapperName
+from phi3kit.formats.chat_template import ASSISTANT, END, prompt_ids
+from phi3kit.formats.openai_schema import (
+    DEFAULT_MAX_TOKENS,
+    ChatRequest,
+    ChoicePart,
+    CompletionRequest,
+    TokenLogprob,
+    error_body,
+)
+from phi3kit.usage.recorder import TurnKeeper
+from phi3kit.worker.answer_text import token_bytes
+from phi3kit.worker.engine import Done, Engine, Job, Piece
+from phi3kit.worker.inbox import Inbox, Step
+from phi3kit.worker.runtime import Runtime
+from phi3kit.worker.sampling import Sampling
+
+_TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
+_MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, as the request's headers say it; a plain client has none of them."""
+
+    turn_id: str
+    conversation_id: str
+    user: str
+    origin: Origin
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str], user: str | None, key_user: str | None = None) -> "Caller":
+        """Read the X-Phi3kit-* headers. user: the request's own `user` field.
+
+        key_user: whose key came with the request. Their turns are theirs: what they say of themselves counts for
+        nothing, a turn's id neither, which would let many turns count as one.
+        """
+        if key_user is not None:
+            return cls(uuid.uuid4().hex, uuid.uuid4().hex, key_user, "api")
+
+        def text(name: str) -> str:
+            return headers.get(f"x-phi3kit-{name}", "")[:_MAX_HEADER_TEXT]
+
+        turn_id, origin = text("turn-id"), text("origin")
+        return cls(
+            turn_id=turn_id if _TURN_ID.fullmatch(turn_id) else uuid.uuid4().hex,
+            conversation_id=text("conversation-id") or uuid.uuid4().hex,
+            user=unquote(text("user")) or (user or "")[:_MAX_HEADER_TEXT] or "api",
+            origin=origin if origin in get_args(Origin) else "api",  # type: ignore[arg-type]
+        )
+
+
+@dataclass
+class Choice:
+    """One of a turn's n answers, as it grows."""
+
+    completion_tokens: int = 0
+    text: str = ""
+    logprobs: list[TokenLogprob] | None = None  # None: not asked for
+    done: Done | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of one of the answers, or its end."""
+
+    choice: ChoicePart
+    completion_tokens: int  # of all answers, this piece's too
+
+
+@dataclass
+class Turn:
+    """One request on its way through the engine."""
+
+    engine: Engine
+    prompt_ids: list[int]
+    max_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    caller: Caller
+    interface: Interface
+    wrapper: WrapperName
+    model_uri: str
+    said: tuple[Message, ...] | str  # what prompt_ids were made of
+    choices: list[Choice]
+    began_at: float = field(default_factory=time.time)
+    received_at: float = field(default_factory=time.perf_counter)
+    queue_place: int = 0  # how many answers were waiting before this one
+    prompt_key: str | None = None
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all choices so far."""
+        return sum(choice.completion_tokens for choice in self.choices)
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Prompt tokens that were in memory; each choice reads the prompt, the first one is what counts."""
+        done = self.choices[0].done
+        return done.cached_prompt_tokens if done else 0
+
+    async def parts(self, keeper: TurnKeeper) -> AsyncGenerator[list[Part], None]:
+        """What was written since the last time, until every choice is done; first an empty list, once queued.
+
+        `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
+        cancelled and the turn is kept all the same. Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
+        """
+        # The keeper works in threads: a data folder that is slow or locked must not keep others, or /health, waiting.
+        await asyncio.to_thread(self._admit, keeper)
+        inbox = Inbox()
+        jobs = [self._job(index, inbox) for index in range(len(self.choices))]
+        try:
+            self.queue_place = self.engine.submit(*jobs)
+        except BaseException:
+            await asyncio.to_thread(keeper.withdraw, self.record())
+            raise
+        recorded = False
+        try:
+            await asyncio.to_thread(keeper.begin, replace(self._whole_record(keeper), error_code="worker_died"))
+            yield []
+            while any(choice.done is None for choice in self.choices):
+                parts = self._take(await inbox.steps())
+                if all(choice.done for choice in self.choices):
+                    recorded = True
+                    await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
+                yield parts
+        finally:
+            for job in jobs:
+                job.cancelled.set()
+            if not recorded:
+                # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
+                await asyncio.shield(asyncio.ensure_future(self._drain(inbox, keeper)))
+
+    async def _drain(self, inbox: Inbox, keeper: TurnKeeper) -> None:
+        while any(choice.done is None for choice in self.choices):
+            self._take(await inbox.steps())
+        await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
+
+    def _admit(self, keeper: TurnKeeper) -> None:
+        self.prompt_key = keeper.prompt_key(self.said)
+        keeper.admit(self._whole_record(keeper), len(self.choices))
+
+    def _job(self, index: int, inbox: Inbox) -> Job:
+        sampling = self.sampling
+        if sampling.seed is not None:  # n answers to one seed would be n times the same
+            sampling = replace(sampling, seed=sampling.seed + index)
+        return Job(
+            self.prompt_ids, self.max_tokens, sampling, self.stop,
+            emit=lambda step: inbox.put(index, step), received_at=self.received_at,
+        )  # fmt: skip
+
+    def _take(self, steps: list[Step]) -> list[Part]:
+        """Add the steps to their choices; a part for each."""
+        parts = []
+        for index, step in steps:
+            choice = self.choices[index]
+            choice.completion_tokens = step.completion_tokens
+            logprobs = None if choice.logprobs is None else self._logprobs(step)
+            if isinstance(step, Done):
+                choice.done = step
+                part = ChoicePart(index, finish_reason=step.finish_reason, logprobs=logprobs)
+            else:
+                choice.text += step.text
+                part = ChoicePart(index, step.text, logprobs=logprobs)
+            if choice.logprobs is not None:
+                choice.logprobs += logprobs or ()
+            parts.append(Part(part, self.completion_tokens))
+        return parts
+
+    def _logprobs(self, step: Piece | Done) -> tuple[TokenLogprob, ...]:
+        choice = step.choice if isinstance(step, Piece) else None
+        if choice is None or choice.logprob is None:
+            return ()
+        likeliest = tuple(self._token(other, logprob) for other, logprob in choice.likeliest)
+        return (self._token(choice.id, choice.logprob, likeliest),)
+
+    def _token(self, token_id: int, logprob: float, likeliest: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        written = token_bytes(self.engine.runtime.tokenizer, token_id)
+        return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest)
+
+    def _whole_record(self, keeper: TurnKeeper) -> TurnRecord:
+        """What this turn cost, and what was said when that is logged."""
+        text = TurnText(self.said, tuple(choice.text for choice in self.choices)) if keeper.log_text else None
+        return replace(self.record(), text=text, prompt_key=self.prompt_key)
+
+    def record(self) -> TurnRecord:
+        """What this turn cost."""
+        done = [choice.done for choice in self.choices if choice.done]
+        reasons: list[FinishReason] = [each.finish_reason for each in done]
+        worst: tuple[FinishReason, ...] = ("error", "cancelled", "length", "stop")
+        firsts = [each.time_to_first_token_s for each in done if each.time_to_first_token_s is not None]
+        return TurnRecord(
+            turn_id=self.caller.turn_id,
+            at=self.began_at,
+            wrapper=self.wrapper,
+            model_uri=self.model_uri,
+            interface=self.interface,
+            origin=self.caller.origin,
+            user=self.caller.user,
+            conversation_id=self.caller.conversation_id,
+            finish_reason=next((reason for reason in worst if reason in reasons), "error"),
+            prompt_tokens=len(self.prompt_ids),
+            completion_tokens=self.completion_tokens,
+            cached_prompt_tokens=self.cached_prompt_tokens,
+            duration_s=max((each.duration_s for each in done), default=time.perf_counter() - self.received_at),
+            time_to_first_token_s=min(firsts, default=None),
+            temperature=self.sampling.temperature,
+            max_tokens=self.max_tokens,
+            top_p=self.sampling.top_p,
+            seed=self.sampling.seed,
+            error_code=next((error_body(each.error)[1]["error"]["code"] for each in done if each.error), None),
+        )
+
+
+def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
+    """A turn from messages. Raises RequestInvalid or PromptTooLong."""
+    ids = message_ids(request.conversation(), engine.runtime, begun=bool(request.continue_final_message))
+    max_tokens = request.max_completion_tokens or request.max_tokens
+    return _turn(request, ids, max_tokens, request.likeliest(), caller, engine, "openai", wrapper, model_uri)
+
+
+def raw_turn(request: CompletionRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
+    """A turn from a raw prompt. Raises RequestInvalid or PromptTooLong."""
+    ids = raw_ids(request.raw_prompt(), engine.runtime)
+    return _turn(request, ids, request.max_tokens, request.logprobs, caller, engine, "raw", wrapper, model_uri)
+
+
+def message_ids(messages: tuple[Message, ...], runtime: Runtime, *, begun: bool = False) -> list[int]:
+    """Token ids of messages; special tokens inside them are text.
+
+    begun: the last message is the beginning of the answer and stays open, instead of a new answer's beginning behind it.
+    """
+    ids = prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
+    if not begun:
+        return ids
+    closing = raw_ids(f"{END}\n", runtime) + raw_ids(f"{ASSISTANT}\n", runtime)
+    return ids[: -len(closing)]
+
+
+def raw_ids(text: str, runtime: Runtime) -> list[int]:
+    """Token ids of a raw prompt; special tokens are structure."""
+    return list(runtime.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _text_ids(text: str, runtime: Runtime) -> list[int]:
+    return list(runtime.text_tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _turn(
+    request: ChatRequest | CompletionRequest,
+    ids: list[int],
+    max_tokens: int | None,
+    logprobs: int | None,
+    caller: Caller,
+    engine: Engine,
+    interface: Interface,
+    wrapper: WrapperName,
+    model_uri: str,
+) -> Turn:
+    if not ids:
+        raise RequestInvalid("The prompt is empty.", "It has no tokens.", "Write a prompt.", param="prompt")
+    room = engine.runtime.context_tokens - len(ids)
+    if room < 1:
+        param = "messages" if interface == "openai" else "prompt"
+        raise PromptTooLong(len(ids), engine.runtime.context_tokens, param)
+    if (request.n or 1) > engine.max_queue:
+        raise RequestInvalid(
+            what="Too many answers at once.",
+            why=f"n is {request.n}, and {engine.max_queue} answers may wait here.",
+            next_step="Ask for fewer.",
+            param="n",
+        )
+    return Turn(
+        engine=engine,
+        prompt_ids=ids,
+        max_tokens=min(max_tokens or DEFAULT_MAX_TOKENS, room),
+        sampling=Sampling(
+            temperature=request.temperature or 0.0,
+            top_p=request.top_p if request.top_p is not None else 1.0,
+            seed=request.seed,
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            logit_bias=_logit_bias(request.logit_bias or {}, engine.runtime),
+            logprobs=logprobs,
+        ),
+        stop=tuple(request.stop or ()),
+        caller=caller,
+        interface=interface,
+        wrapper=wrapper,
+        model_uri=model_uri,
+        said=request.conversation() if isinstance(request, ChatRequest) else request.raw_prompt(),
+        choices=[Choice(logprobs=None if logprobs is None else []) for _ in range(request.n or 1)],
+    )
+
+
+def _logit_bias(given: Mapping[str, float], runtime: Runtime) -> dict[int, float]:
+    biases = {int(token): bias for token, bias in given.items()}
+    vocabulary = runtime.tokenizer.get_vocab_size()
+    if unknown := [token for token in biases if token >= vocabulary]:
+        raise RequestInvalid(
+            what="A token of logit_bias does not exist.",
+            why=f"It is {unknown[0]}; ids go from 0 to {vocabulary - 1}.",
+            next_step="Send ids that /tokenize gave.",
+            param="logit_bias",
+        )
+    return biases

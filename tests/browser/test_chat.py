@@ -1,0 +1,231 @@
+"""The Chat page in a real browser: what Streamlit's test runner cannot do: keys, the clipboard, files, streams, two tabs."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from phi3kit.conversations.saved import SavedConversations
+from phi3kit.conversations.transcripts import from_openai
+from tests.conftest import Built
+from tests.support.in_browser import chromium, idle, last_answer, needs_browser, running_app, send
+
+pytestmark = needs_browser
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+SPAIN, MADRID = "What is the capital of Spain?", "The capital of Spain is Madrid."
+
+
+@pytest.fixture(scope="module")
+def url(built: Built) -> Iterator[str]:
+    """The app's address."""
+    with running_app(built.home) as app:
+        yield app.url
+
+
+@pytest.fixture(scope="module")
+def context(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.BrowserContext"]:
+    with chromium(tmp_path_factory.mktemp("profile"), accept_downloads=True) as found:
+        found.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+        yield found
+
+
+@pytest.fixture
+def page(context: "playwright.BrowserContext", url: str) -> Iterator["playwright.Page"]:
+    """A new tab on a new chat."""
+    tab = open_tab(context, f"{url}/chat")
+    yield tab
+    tab.close()
+
+
+def open_tab(context: "playwright.BrowserContext", address: str) -> "playwright.Page":
+    tab = context.new_page()
+    tab.goto(address)
+    tab.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
+    tab.get_by_test_id("stChatInputTextArea").wait_for()
+    idle(tab)
+    return tab
+
+
+def answered(page: "playwright.Page", text: str, reason: str = "stop") -> None:
+    """Wait until the last answer has this text and ended so."""
+    page.get_by_text(text).last.wait_for()
+    page.get_by_text(re.compile(rf"tokens.* · {reason}$")).last.wait_for()
+    page.locator("[class*='st-key-more_']").last.wait_for()
+    idle(page)
+
+
+def press(page: "playwright.Page", key: str) -> None:
+    """Click the last visible button whose key begins so; a button with a tooltip stands in the page twice."""
+    page.locator(f"[class*='st-key-{key}'] button:visible").last.click()
+    idle(page)
+
+
+class TestKeys:
+    def test_escape_stops_and_keeps_the_text_and_continue_goes_on(self, page: "playwright.Page", built: Built) -> None:
+        for attempt in range(1, 6):  # on a fast machine an answer may be over before the key is pressed
+            send(page, "List the capitals of the world.")
+            page.get_by_text("Afghanistan: Kabul").nth(attempt - 1).wait_for()
+            page.keyboard.press("Escape")
+            page.get_by_text(re.compile("· (cancelled|length)$")).nth(attempt - 1).wait_for()
+            idle(page)
+            if "cancelled" in last_answer(page):
+                break
+        assert "cancelled" in last_answer(page)
+        before = last_answer(page)
+        assert "Zimbabwe: Harare" not in before
+        page.get_by_role("button", name="Continue").last.click()
+        page.wait_for_function(
+            "before => [...document.querySelectorAll('[data-testid=stChatMessage]')].at(-1).innerText.length > before",
+            arg=len(before) + 20,
+        )
+        page.keyboard.press("Escape")
+        answered(page, "Afghanistan: Kabul", "(cancelled|length|stop)")
+        after = last_answer(page)
+        assert after.splitlines().count("Afghanistan: Kabul") == 1
+        assert len(after.splitlines()) > len(before.splitlines())
+        assert "of 2" not in after, "the completed answer stands in the place of the cut one"
+
+    def test_new_chat_and_edit_last_have_keys_that_work_while_one_types(self, page: "playwright.Page") -> None:
+        send(page, SPAIN)
+        answered(page, MADRID)
+        page.get_by_test_id("stChatInputTextArea").focus()
+        page.keyboard.press("Control+ArrowUp")
+        area = page.get_by_role("textbox", name="Message", exact=True)
+        area.wait_for()
+        assert area.input_value() == SPAIN
+        area.fill("What is the capital of Greece?")
+        area.press("Control+Enter")
+        answered(page, "The capital of Greece is Athens.")
+        page.get_by_text("2 of 2").wait_for()
+        press(page, "branch_-1_")
+        page.get_by_text(MADRID).wait_for()
+        assert page.get_by_text("Athens").count() == 0
+        page.get_by_test_id("stChatInputTextArea").focus()
+        page.keyboard.press("Control+Shift+O")
+        page.get_by_text("Try one of these").wait_for()
+        idle(page)
+        assert page.get_by_test_id("stChatMessage").count() == 0
+        assert "conversation=" not in page.url
+
+
+class TestCopy:
+    def test_the_answers_text_is_on_the_clipboard_and_a_growing_answer_is_not_stopped(
+        self, page: "playwright.Page"
+    ) -> None:
+        send(page, SPAIN)
+        answered(page, MADRID)
+        send(page, "List the capitals of Europe.")
+        page.get_by_text("Albania: Tirana").wait_for()
+        page.locator("[class*='st-key-copy_'] button:visible").first.click()
+        page.wait_for_function("text => navigator.clipboard.readText().then((it) => it === text)", arg=MADRID)
+        answered(page, "Vatican City")
+        press(page, "copy_")
+        has = "text => navigator.clipboard.readText().then((it) => it.includes(text))"
+        page.wait_for_function(has, arg="- Greece: Athens\n")
+
+
+class TestFiles:
+    def test_an_export_is_imported_again_and_the_page_of_it_is_safe(
+        self, page: "playwright.Page", context: "playwright.BrowserContext", tmp_path: Path
+    ) -> None:
+        hostile = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
+        send(page, hostile)
+        answered(page, "I am the small embedded Phi-3")
+        send(page, SPAIN)
+        page.locator("[class*='st-key-more_']").nth(1).wait_for()
+        idle(page)
+        page.get_by_role("button", name="Share").click()
+        files = {}
+        for label in ("Markdown", "HTML", "JSON"):
+            with page.expect_download() as download:
+                page.get_by_role("button", name=label, exact=True).click()
+            files[label] = tmp_path / download.value.suggested_filename
+            download.value.save_as(files[label])
+        page.keyboard.press("Escape")
+        # HTML: opened as a file, it runs nothing and shows the text.
+        shown = context.new_page()
+        shown.goto(files["HTML"].as_uri())
+        assert hostile in shown.locator("article.user pre").first.inner_text()
+        assert shown.title() != "hacked"
+        assert shown.locator("script, img").count() == 0
+        shown.close()
+        assert hostile in files["Markdown"].read_text("utf-8")
+        # JSON: imported, it is the same conversation.
+        messages = json.loads(files["JSON"].read_text("utf-8"))["messages"]
+        assert [each["role"] for each in messages] == ["user", "assistant"] * 2
+        page.get_by_role("button", name="New chat").click()
+        page.get_by_text("Try one of these").wait_for()
+        page.get_by_role("button", name="Conversations").click()
+        page.get_by_text("Import", exact=True).click()
+        page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(files["JSON"])
+        page.get_by_text("imported").first.wait_for()
+        idle(page)
+        assert page.get_by_test_id("stDialog").count() == 0
+        assert page.get_by_test_id("stChatMessage").count() == 4
+        assert page.get_by_text(hostile).count() >= 1
+        again, _ = from_openai(files["JSON"].read_bytes())
+        assert [turn.text for turn in again.shown] == [messages[0]["content"], messages[2]["content"]]
+
+
+class TestConversations:
+    def test_a_reload_keeps_the_conversation_and_two_tabs_lose_nothing(
+        self, page: "playwright.Page", context: "playwright.BrowserContext", built: Built
+    ) -> None:
+        send(page, SPAIN)
+        answered(page, MADRID)
+        page.wait_for_url(re.compile("conversation="))
+        page.reload()
+        answered(page, MADRID)
+        other = open_tab(context, page.url)
+        answered(other, MADRID)
+        send(page, "And of France?")
+        answered(page, "The capital of France is Paris.")
+        send(other, "And of Greece?")
+        answered(other, "The capital of Greece is Athens.")
+        other.get_by_text("was added to this conversation in another tab").wait_for()
+        other.get_by_text("2 of 2").wait_for()
+        press(other, "branch_-1_")
+        other.get_by_text("The capital of France is Paris.").wait_for()
+        other.close()
+        identifier = page.url.rpartition("conversation=")[2]
+        kept = SavedConversations(built.settings.home, built.settings.user).open(identifier)
+        assert kept is not None
+        assert [turn.text for turn in kept.turns] == [SPAIN, "And of France?", "And of Greece?"]
+
+    def test_the_drawer_searches_renames_opens_and_deletes(self, page: "playwright.Page") -> None:
+        send(page, "What is the capital of Portugal?")
+        answered(page, "The capital of Portugal is Lisbon.")
+        page.get_by_role("button", name="New chat").click()
+        page.get_by_text("Try one of these").wait_for()
+        page.get_by_role("button", name="Conversations").click()
+        drawer = page.get_by_test_id("stDialog")
+        drawer.get_by_placeholder("Titles, messages and answers").fill("of PORTUGAL is")
+        drawer.get_by_placeholder("Titles, messages and answers").press("Enter")
+        row = drawer.get_by_role("button", name="What is the capital of Portugal?")
+        row.wait_for()
+        idle(page)
+        playwright.expect(drawer.locator("[class*='st-key-open_']")).to_have_count(1)
+        drawer.locator("[class*='st-key-drawer_more_'] button:visible").click()
+        page.get_by_text("Rename", exact=True).click()
+        drawer.get_by_role("textbox", name="Title").fill("*Lisboa* <b>")
+        drawer.get_by_role("button", name="Save").click()
+        drawer.get_by_role("button", name="*Lisboa* <b>").click()
+        page.get_by_text("The capital of Portugal is Lisbon.").wait_for()
+        idle(page)
+        playwright.expect(drawer).to_have_count(0)
+        page.get_by_role("button", name="Conversations").click()
+        idle(page)
+        first = drawer.locator("[class*='st-key-drawer_more_'] button:visible").first
+        first.click()
+        page.get_by_text("Delete", exact=True).click()
+        drawer.get_by_text("Its text is gone for good").wait_for()
+        idle(page)
+        drawer.get_by_role("button", name="Delete", exact=True).click()
+        page.get_by_text("Try one of these").wait_for()
+        idle(page)
+        assert page.get_by_text("Lisbon").count() == 0
+        assert "conversation=" not in page.url

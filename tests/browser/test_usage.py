@@ -1,0 +1,134 @@
+"""Usage in a real browser, on a store with hundreds of turns: bars list their turns, a row opens, files are what is shown."""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.usage import fill_store, sample_turns
+from phi3kit.core.records import Message, TurnText
+from phi3kit.core.settings import Settings
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.reader import read_turns
+from phi3kit.usage.turns_table import since
+from phi3kit.usage.writer import write_waiting
+from tests.support.in_browser import chromium, idle, needs_browser, running_app
+from tests.support.samples import new_store
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = needs_browser
+
+MARKUP = "<b>Where</b> is ![x](http://127.0.0.1:9/x.png)?"
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """600 turns over 90 days, the newest of them with its text."""
+    home = tmp_path_factory.mktemp("usage")
+    settings = new_store(home)
+    turns = sample_turns(600)
+    fill_store(settings, turns)
+    text = TurnText((Message("user", MARKUP),), ("In Greece.",))
+    newest = replace(turns[-1], turn_id="newest", at=time.time() - 5, wrapper="onnx", interface="openai", text=text)
+    Outbox(home).add(newest)
+    write_waiting(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def url(settings: Settings) -> Iterator[str]:
+    with running_app(settings.home) as app:
+        yield f"{app.url}/usage"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.BrowserContext"]:
+    with chromium(tmp_path_factory.mktemp("profile"), 1280, 1000, timezone_id="Europe/Athens") as context:
+        yield context
+
+
+@pytest.fixture
+def page(browser: "playwright.BrowserContext", url: str) -> Iterator["playwright.Page"]:
+    tab = browser.new_page()
+    tab.goto(url)
+    tab.get_by_role("heading", name="Usage", exact=True, level=1).wait_for()
+    tab.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 7")
+    idle(tab)
+    yield tab
+    tab.close()
+
+
+def choose(page: "playwright.Page", period: str) -> None:
+    page.get_by_role("radio", name=period, exact=True).click()
+    page.wait_for_function(f"location.search.includes('usage_period={period.replace(' ', '+')}')")
+    idle(page)
+
+
+def test_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playwright.Page") -> None:
+    bar = page.get_by_test_id("stPlotlyChart").first.locator(".barlayer .point path").last
+    box = bar.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    listed = page.get_by_text(re.compile(r"^\d+ turns? from \d+ \w+"))
+    listed.wait_for()
+    idle(page)
+    table = page.get_by_test_id("stDataFrame").first.bounding_box()
+    assert table is not None
+    page.mouse.click(table["x"] + 20, table["y"] + 53)  # the first row's box
+    drawer = page.get_by_role("dialog")
+    drawer.get_by_text(MARKUP).wait_for()  # as text: nothing of it is drawn
+    assert drawer.locator("img").count() == 0
+    assert drawer.get_by_text("In Greece.").count() == 1
+    drawer.get_by_role("link", name="Trace in MLflow").wait_for()
+    links = drawer.get_by_role("link")
+    addresses = [links.nth(number).get_attribute("href") or "" for number in range(links.count())]
+    assert any(re.search(r":5000/#/experiments/\d+/runs/\w{32}$", address) for address in addresses)
+    assert any("selectedEvaluationId=tr-" in address for address in addresses), addresses
+    page.keyboard.press("Escape")
+    drawer.wait_for(state="detached")
+    idle(page)
+    assert page.get_by_role("dialog").count() == 0, "closing must not open it again"
+
+
+def test_files_hold_exactly_what_is_filtered(page: "playwright.Page", settings: Settings, tmp_path: Path) -> None:
+    choose(page, "30 days")
+    page.get_by_role("button", name="onnx", exact=True).click()
+    idle(page)
+    turns = since(read_turns(settings), "30d")
+    expected = turns[turns["wrapper"] != "onnx"]
+    read = {"CSV": pd.read_csv, "Parquet": pd.read_parquet, "JSON": pd.read_json}
+    for name, reader in read.items():
+        with page.expect_download() as coming:
+            page.get_by_role("button", name=name, exact=True).click()
+        coming.value.save_as(tmp_path / name)
+        found = reader(tmp_path / name)
+        assert sorted(found["run_id"]) == sorted(expected["run_id"]), name
+        assert found["total_tokens"].sum() == expected["total_tokens"].sum()
+    page.get_by_test_id("stPlotlyChart").first.hover()
+    with page.expect_download() as image:
+        page.locator(".modebar-btn").first.click()
+    image.value.save_as(tmp_path / "image.png")
+    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_link_opens_with_its_filters(page: "playwright.Page", url: str) -> None:
+    page.goto(f"{url}?usage_period=All&usage_width=week&usage_user=ada")
+    page.get_by_text("Filters · 1").wait_for()
+    idle(page)
+    assert page.get_by_role("radio", name="All", exact=True).get_attribute("aria-checked") == "true"
+    page.get_by_text("Change against").wait_for(state="detached")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_390_pixels_are_enough(page: "playwright.Page", scheme: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    choose(page, "30 days")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    main = "document.querySelector('[data-testid=stMain]')"
+    assert page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth + 1")

@@ -1,0 +1,203 @@
+"""What is said of a payload without a model, against what a real /invocations answers to it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from phi3kit.core.records import Endpoint
+from phi3kit.formats.enforcement import Enforced, enforce, form_of
+from phi3kit.formats.payloads import EXAMPLES, QUESTION, Example, converted, messages_of, prompt_of, renderings
+from phi3kit.formats.predict_rules import refused_by_predict, surprises
+from phi3kit.formats.signatures import chapter_signature
+from phi3kit.tracking.logged_models import signature_of
+from tests.conftest import Built
+
+BY_NAME = {example.name: example for example in EXAMPLES}
+
+
+def words(message: str) -> list[str]:
+    """MLflow names the members of sets in any order."""
+    return sorted(re.findall(r"\w+", message))
+
+
+def post(endpoint: Endpoint, payload: str) -> httpx.Response:
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.api_key}"}
+    return httpx.post(f"{endpoint.base_url}/invocations", content=payload.encode(), headers=headers, timeout=120)
+
+
+class TestAgainstTheRealServer:
+    @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+    def test_the_verdict_is_what_invocations_answers(self, built: Built, endpoint: Endpoint, example: Example) -> None:
+        wrapper = endpoint.wrapper
+        assert wrapper != "remote"
+        enforced = enforce(signature_of(built.uri(wrapper), built.settings), example.payload)
+        refusal = enforced.refusal or refused_by_predict(wrapper, enforced)
+        answer = post(endpoint, example.payload)
+        assert answer.status_code == (400 if refusal else 200), answer.text
+        if enforced.form is None:
+            assert "Invalid input" in answer.text or "exactly one of the input fields" in answer.text
+        elif enforced.refusal:
+            assert words(answer.json()["message"]) == words(enforced.refusal.message)
+        elif refusal:
+            assert answer.json()["message"].startswith(refusal.message)
+        elif enforced.form == "bare":
+            assert isinstance(answer.json(), list)
+        else:
+            assert len(answer.json()["predictions"]) == len(enforced.rows)
+
+    def test_the_same_question_is_answered_in_every_rendering(self, built: Built, endpoint: Endpoint) -> None:
+        wrapper = endpoint.wrapper
+        assert wrapper != "remote"
+        forms = renderings(QUESTION, wrapper, endpoint.model_uri, endpoint.base_url)
+        named = "OpenAI JSON" if wrapper == "transformers" else '{"prompt": …}'
+        assert "Madrid" in post(endpoint, forms[named][0]).text
+        assert "Madrid" in post(endpoint, forms["dataframe_split"][0]).text
+        environment = {**os.environ, "PHI3KIT_API_KEY": endpoint.api_key}
+        environment["MLFLOW_TRACKING_URI"] = built.settings.tracking_uri
+        for command in (["bash", "-c", forms["curl"][0]], [sys.executable, "-c", forms["pandas row"][0]]):
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True, timeout=120
+            )  # fmt: skip
+            assert "The capital of Spain is Madrid." in done.stdout
+
+
+class TestEnforce:
+    def test_what_reaches_predict_is_shown_row_by_row(self, built: Built) -> None:
+        signature = signature_of(built.uri("onnx"), built.settings)
+        enforced = enforce(signature, BY_NAME["two records"].payload)
+        assert (enforced.form, len(enforced.rows)) == ("dataframe_records", 2)
+        assert enforced.rows[0] == {"prompt": prompt_of(QUESTION)}
+
+    def test_a_missing_input_says_what_to_send_instead(self) -> None:
+        enforced = enforce(chapter_signature("onnx"), BY_NAME["messages"].payload)
+        assert enforced.refusal is not None
+        assert enforced.refusal.reason == (
+            "Model is missing inputs ['prompt']. Note that there were extra inputs: ['messages']."
+        )
+        assert enforced.refusal.change == "This model does not take messages. Send prompt, one text."
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("whole temperature", "Make temperature a number with a decimal point: 2.0."),
+            ("stop as text", "Put stop into a list: [ … ]."),
+            ("field in a message", "Delete 'mood': inside an object MLflow takes no unknown field."),
+            ("prompt", "This model does not take prompt. Send messages, a list of objects with role and content."),
+        ],
+    )
+    def test_each_refusal_says_what_to_change(self, built: Built, name: str, change: str) -> None:
+        enforced = enforce(signature_of(built.uri("transformers"), built.settings), BY_NAME[name].payload)
+        assert enforced.refusal is not None
+        assert enforced.refusal.change == change
+
+    def test_a_number_as_prompt_is_to_be_put_in_quotes(self) -> None:
+        enforced = enforce(chapter_signature("onnx"), '{"prompt": 5}')
+        assert enforced.refusal is not None
+        assert enforced.refusal.change == 'Make prompt a text, in quotes: "…".'
+
+    def test_dropped_fields_and_ignored_params_are_named(self) -> None:
+        onnx = chapter_signature("onnx")
+        assert enforce(onnx, BY_NAME["extra field"].payload).dropped == ("temperature",)
+        assert enforce(onnx, BY_NAME["params"].payload).ignored_params == ("temperature",)
+        onnx.params = ParamSchema([ParamSpec("temperature", DataType.double, 0.2)])
+        assert enforce(onnx, BY_NAME["params"].payload).ignored_params == ()
+
+    def test_a_signature_without_names_is_enforced_too(self) -> None:
+        signature = ModelSignature(inputs=Schema([ColSpec(DataType.string)]))
+        assert enforce(signature, '{"inputs": ["Hi"]}').rows == ({"0": "Hi"},)
+
+    def test_a_payload_of_a_hundred_thousand_characters_arrives_whole(self) -> None:
+        prompt = "<script>alert('é')</script> $x$ <|end|>" * 3_000
+        enforced = enforce(chapter_signature("onnx"), json.dumps({"prompt": prompt}))
+        assert enforced.rows == ({"prompt": prompt},)
+
+    @pytest.mark.parametrize(
+        "text", ["[" * 100_000, "5", "[]", "null", '"x"', "NaN", '{"inputs": {}, "instances": []}']
+    )
+    def test_whatever_has_no_form_is_refused_in_words(self, text: str) -> None:
+        enforced = enforce(chapter_signature("onnx"), text)
+        assert enforced.form is None
+        assert enforced.refusal is not None
+        assert enforced.refusal.change
+
+
+class TestBrokenJson:
+    @pytest.mark.parametrize(
+        ("text", "place", "change"),
+        [
+            ('{"prompt": "Hi",}', "line 1, column 17", "Delete the comma behind the last value."),
+            ('{\n "prompt": None}', "line 2, column 12", "That is Python: JSON writes null, true and false."),
+            ("{'prompt': 1}", "line 1, column 2", "JSON has double quotes only: write \" instead of '."),
+            ('{"prompt": "a\nb"}', "line 1, column 14", "A line break inside a text is written \\n."),
+            ('{"prompt" "Hi"}', "line 1, column 11", "Put a : there, or close the text or the list before it."),
+            ("", "line 1, column 1", "Write a payload, or take one of the examples."),
+        ],
+    )
+    def test_the_place_and_the_cure_are_named(self, text: str, place: str, change: str) -> None:
+        refusal = enforce(chapter_signature("onnx"), text).refusal
+        assert refusal is not None
+        assert place in refusal.reason
+        assert refusal.change == change
+
+    def test_the_place_is_pointed_at_also_in_a_long_line(self) -> None:
+        refusal = enforce(chapter_signature("onnx"), '{"a": "' + "x" * 500 + '", None}').refusal
+        assert refusal is not None
+        line, pointer = refusal.message.splitlines()
+        assert len(line) <= 80
+        assert line[pointer.index("^")] == "N"
+
+
+class TestForms:
+    @pytest.mark.parametrize(
+        ("payload", "form"),
+        [
+            ({"prompt": "x", "inputs": 1}, "bare"),
+            ({"inputs": 1}, "inputs"),
+            ({"inputs": 1, "instances": 1}, None),
+            ({"dataframe_split": {}}, "dataframe_split"),
+            ([], None),
+        ],
+        ids=str,
+    )
+    def test_a_payload_has_one_form_or_none(self, payload: object, form: str | None) -> None:
+        assert form_of(payload) == form
+
+
+class TestSurprises:
+    def test_a_list_of_prompts_is_one_row(self) -> None:
+        enforced = enforce(chapter_signature("onnx"), BY_NAME["list of prompts"].payload)
+        assert len(enforced.rows) == 1
+        (note,) = surprises("onnx", enforced)
+        assert "one row that holds a list" in note
+
+    def test_an_unknown_role_is_left_out_silently(self, built: Built) -> None:
+        signature = signature_of(built.uri("transformers"), built.settings)
+        (note,) = surprises("transformers", enforce(signature, BY_NAME["unknown role"].payload))
+        assert note.startswith("role wizard")
+
+    def test_what_arrives_as_it_was_sent_is_no_surprise(self) -> None:
+        assert surprises("onnx", enforce(chapter_signature("onnx"), BY_NAME["prompt"].payload)) == []
+
+    def test_nothing_is_known_of_a_refused_payload(self) -> None:
+        assert surprises("onnx", Enforced(None, None)) == []
+
+
+class TestConverted:
+    def test_a_prompt_becomes_messages_and_messages_a_prompt(self) -> None:
+        messages = json.dumps({"messages": messages_of(QUESTION)})
+        assert json.loads(converted(messages, "prompt") or "") == {"prompt": prompt_of(QUESTION)}
+        assert json.loads(converted(json.dumps({"prompt": prompt_of(QUESTION)}), "messages") or "") == {
+            "messages": messages_of(QUESTION)
+        }
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"prompt": 5}', '{"messages": 5}', '{"inputs": 1}'])
+    def test_what_is_no_question_stays(self, text: str) -> None:
+        assert converted(text, "messages") is None
+        assert converted(text, "prompt") is None

@@ -1,0 +1,182 @@
+"""OpenAI's wire format: what is accepted, and what a refusal says."""
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from phi3kit.core.errors import Busy, ModelNotFound, PromptTooLong, RequestInvalid, StorageFailed, WorkerFailed
+from phi3kit.core.records import Message
+from phi3kit.formats.openai_schema import (
+    ChatRequest,
+    ChoicePart,
+    CompletionRequest,
+    TokenLogprob,
+    chunk,
+    error_body,
+    response,
+    usage,
+)
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def refusal(body: dict[str, Any], kind: type[BaseModel] = ChatRequest) -> dict[str, Any]:
+    """The error object that a body gets; its status is always 400."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    status, answer = error_body(caught.value)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    return dict(answer["error"])
+
+
+class TestChatRequest:
+    @pytest.mark.parametrize(
+        ("field", "value", "says"),
+        [
+            ("temperature", -1, "greater than or equal to 0"),
+            ("temperature", 2.1, "less than or equal to 2"),
+            ("temperature", "hot", "valid number"),
+            ("temperature", math.nan, "finite"),
+            ("top_p", 0, "greater than 0"),
+            ("max_tokens", 0, "greater than or equal to 1"),
+            ("max_tokens", 1.5, "valid integer"),
+            ("n", 0, "greater than or equal to 1"),
+            ("n", 9, "less than or equal to 8"),
+            ("seed", 2**63, "less than"),
+            ("stop", "", "must not be empty"),
+            ("stop", ["a", ""], "must not be empty"),
+            ("stop", ["a"] * 17, "at most 16"),
+            ("presence_penalty", 2.5, "less than or equal to 2"),
+            ("frequency_penalty", -2.5, "greater than or equal to -2"),
+            ("logit_bias", {"5": 101}, "less than or equal to 100"),
+            ("top_logprobs", 21, "less than or equal to 20"),
+            ("logprobs", 3, "valid boolean"),
+            ("presence_penalty", math.nan, "finite"),
+            ("tools", [{"type": "function"}], "does not support it"),
+            ("messages", [], "at least 1"),
+        ],
+    )
+    def test_a_wrong_value_is_refused_with_its_name_and_reason(self, field: str, value: Any, says: str):
+        error = refusal({"messages": HI, field: value})
+        assert error["param"].split(".")[0] == field
+        assert error["code"] == "invalid_value"
+        assert says in error["message"]
+
+    def test_an_unknown_role_is_answered_with_the_known_ones(self):
+        error = refusal({"messages": [*HI, {"role": "tool", "content": "x"}]})
+        assert error["param"] == "messages[1].role"
+        assert error["message"].endswith("it must be one of system, user, assistant.")
+
+    def test_a_message_without_content_is_missing_a_parameter(self):
+        error = refusal({"messages": [{"role": "user"}]})
+        assert (error["param"], error["code"]) == ("messages[0].content", "missing_required_parameter")
+
+    @pytest.mark.parametrize("content", [None, 3, [{"type": "image_url", "image_url": {"url": "x"}}]])
+    def test_content_that_is_no_text_is_refused_under_the_callers_name_for_it(self, content: Any):
+        assert refusal({"messages": [{"role": "user", "content": content}]})["param"] == "messages[0].content"
+
+    @pytest.mark.parametrize("name", ["colour", "list", "a[b]"])
+    def test_a_field_that_openai_does_not_have_is_refused_by_its_name(self, name: str):
+        error = refusal({"messages": HI, name: 1})
+        assert (error["param"], error["code"]) == (name, "unknown_parameter")
+        assert error["message"] == f"Unrecognized request argument supplied: {name}."
+
+    @pytest.mark.parametrize(
+        ("given", "kept"), [("END", ["END"]), (["a", "b"], ["a", "b"]), ([], []), (None, None), (" ", [" "])]
+    )
+    def test_stop_may_be_a_string_a_list_or_nothing(self, given: Any, kept: Any):
+        assert ChatRequest.model_validate({"messages": HI, "stop": given}).stop == kept
+
+    def test_values_at_their_bounds_and_harmless_defaults_are_accepted(self):
+        harmless = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "logprobs": False, "tools": []}
+        bounds = {"temperature": 2, "top_p": 1, "max_tokens": 1, "n": 8, "seed": -(2**63)}
+        request = ChatRequest.model_validate({"messages": HI, **harmless, **bounds})
+        assert {name: getattr(request, name) for name in bounds} == bounds
+
+    @pytest.mark.parametrize(
+        ("given", "wanted"),
+        [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3)],
+    )
+    def test_logprobs_say_how_many_others_are_named(self, given: dict[str, Any], wanted: int | None):
+        assert ChatRequest.model_validate({"messages": HI, **given}).likeliest() == wanted
+
+    def test_top_logprobs_without_logprobs_is_refused(self):
+        with pytest.raises(RequestInvalid, match="top_logprobs needs logprobs") as caught:
+            ChatRequest.model_validate({"messages": HI, "top_logprobs": 3}).likeliest()
+        assert caught.value.param == "top_logprobs"
+
+    def test_text_parts_are_joined(self):
+        parts = [{"type": "text", "text": "What "}, {"type": "text", "text": "is it?"}]
+        request = ChatRequest.model_validate({"messages": [{"role": "user", "content": parts}]})
+        assert request.conversation() == (Message("user", "What is it?"),)
+
+    def test_a_user_message_of_white_space_is_refused_by_its_place(self):
+        request = ChatRequest.model_validate({"messages": [*HI, {"role": "user", "content": " \n"}]})
+        with pytest.raises(RequestInvalid, match=r"messages\[1\]\.content has no text") as caught:
+            request.conversation()
+        assert caught.value.param == "messages[1].content"
+
+
+class TestCompletionRequest:
+    @pytest.mark.parametrize("prompt", [[], ["a", "b"], [1, 2], 3])
+    def test_anything_but_one_prompt_is_refused(self, prompt: Any):
+        assert refusal({"prompt": prompt}, CompletionRequest)["param"] == "prompt"
+
+    def test_a_list_of_one_prompt_is_that_prompt(self):
+        assert CompletionRequest.model_validate({"prompt": ["<|user|>Hi"]}).raw_prompt() == "<|user|>Hi"
+
+    def test_an_empty_prompt_is_refused(self):
+        with pytest.raises(RequestInvalid, match="The prompt is empty"):
+            CompletionRequest.model_validate({"prompt": ""}).raw_prompt()
+
+
+class TestErrorBody:
+    @pytest.mark.parametrize(
+        ("error", "status", "code"),
+        [
+            (RequestInvalid("What.", "Why.", "Next."), 400, "invalid_value"),
+            (PromptTooLong(5000, 4096), 400, "context_length_exceeded"),
+            (ModelNotFound("What.", "Why.", "Next."), 404, "model_not_found"),
+            (Busy(waiting=32, retry_after_s=2), 429, "queue_full"),
+            (WorkerFailed("What.", "Why.", "Next."), 503, "not_ready"),
+            (StorageFailed("What.", "Why.", "Next."), 503, "turns_not_kept"),
+        ],
+    )
+    def test_a_deliberate_error_keeps_its_words_under_its_status(self, error: Exception, status: int, code: str):
+        got, body = error_body(error)
+        assert (got, body["error"]["code"], body["error"]["message"]) == (status, code, str(error))
+
+    def test_a_bug_is_a_500_that_tells_no_details(self):
+        status, body = error_body(KeyError("/secret/path"))
+        assert (status, body["error"]["type"]) == (500, "server_error")
+        assert "secret" not in body["error"]["message"]
+
+
+class TestAnswers:
+    def test_usage_adds_prompt_and_completion_up(self):
+        details = {"prompt_tokens_details": {"cached_tokens": 3}}
+        assert usage(11, 73, 3) == {"prompt_tokens": 11, "completion_tokens": 73, "total_tokens": 84, **details}
+
+    def test_choices_are_numbered_messages_in_chat_and_texts_elsewhere(self):
+        choices = [ChoicePart(0, "a", "stop"), ChoicePart(1, "b", "length")]
+        chat, raw = (response("id", "m", choices, usage(1, 2, 0), chat=each) for each in (True, False))
+        assert (chat["object"], raw["object"]) == ("chat.completion", "text_completion")
+        assert [(each["index"], each["message"]["content"]) for each in chat["choices"]] == [(0, "a"), (1, "b")]
+        assert [(each["text"], each["finish_reason"]) for each in raw["choices"]] == [("a", "stop"), ("b", "length")]
+
+    def test_the_first_chunk_has_the_role_and_the_usage_chunk_no_choices(self):
+        (first,) = chunk("id", 1, "m", True, ChoicePart(0), role=True)["choices"]
+        assert (first["delta"], first["finish_reason"]) == ({"role": "assistant", "content": ""}, None)
+        assert chunk("id", 1, "m", True)["choices"] == []
+
+    def test_log_probabilities_have_the_form_of_their_route(self):
+        other = TokenLogprob(" Rome", (32, 82), -2.5)
+        choice = ChoicePart(0, " Madrid", None, (TokenLogprob(" Madrid", (32, 77), -0.5, (other,)),))
+        (chat,) = chunk("id", 1, "m", True, choice)["choices"]
+        (raw,) = chunk("id", 1, "m", False, choice)["choices"]
+        likeliest = [{"token": " Rome", "logprob": -2.5, "bytes": [32, 82]}]
+        token = {"token": " Madrid", "logprob": -0.5, "bytes": [32, 77], "top_logprobs": likeliest}
+        assert chat["logprobs"] == {"content": [token]}
+        assert raw["logprobs"] == {"tokens": [" Madrid"], "token_logprobs": [-0.5], "top_logprobs": [{" Rome": -2.5}]}

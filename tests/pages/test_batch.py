@@ -1,0 +1,133 @@
+"""Batch, Evaluate and Tour through Streamlit's own test runner: a real store, real child processes, real workers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from phi3kit.batch.jobs import BatchJob
+from phi3kit.core.settings import Settings
+from phi3kit.evaluation.jobs import EvaluationJob
+from phi3kit.tracking.model_uris import canonical
+from phi3kit.ui.shared import resources
+from phi3kit.ui.tour.chapter import STEPS
+from tests.conftest import Built
+from tests.support.in_app import app_on, click, open_page, words
+from tests.support.samples import copy_of_store
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture
+def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
+    """An app on a store of its own in which both wrappers are logged."""
+    settings = copy_of_store(built.settings, tmp_path)
+    with app_on(tmp_path):
+        yield settings
+        resources.kit().close()
+
+
+def upload(app: AppTest, name: str, content: str | bytes) -> AppTest:
+    data = content if isinstance(content, bytes) else content.encode()
+    app = app.file_uploader[0].set_value((name, data, "text/csv")).run()
+    assert not app.exception, app.exception
+    return app
+
+
+def ended_batch() -> BatchJob:
+    def ended() -> BatchJob | None:
+        jobs = resources.kit().batches.all()
+        return jobs[0] if jobs and not jobs[0].active else None
+
+    return wait_for("the batch's end", ended, 120)
+
+
+def ended_evaluation() -> EvaluationJob:
+    def ended() -> EvaluationJob | None:
+        job = resources.kit().evaluations.latest()
+        return None if job is None or job.active else job
+
+    return wait_for("the evaluation's end", ended, 120)
+
+
+class TestBatch:
+    def test_an_uploaded_table_is_answered_and_its_failed_row_says_why(self, store: Settings) -> None:
+        app = upload(open_page("batch"), "in.csv", "id,message\n1,What is the capital of Spain?\n2,\n")
+        assert "2 rows" in words(app)
+        click(app, "Answer 2 rows")
+        job = ended_batch()
+        assert job.error is None
+        app = open_page("batch")
+        shown = {metric.label: metric.value for metric in app.metric}
+        assert (shown["Rows"], shown["Failed"]) == ("2", "1")
+        (table,) = [each.value for each in app.dataframe if "completion" in each.value.columns]
+        assert table["error"][1].startswith("The message is empty.")
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("What is the capital of Spain?\nAnd of France?\n", None),
+            ("message\nスペイン\n".encode("cp932"), "is not in utf-8"),
+            (b"", "is empty"),
+            (b"message,completion\na,b\n", "already has a column completion"),
+        ],
+    )
+    def test_a_table_that_cannot_be_used_is_explained(
+        self, store: Settings, content: str | bytes, said: str | None
+    ) -> None:
+        app = upload(open_page("batch"), "in.csv", content)
+        if said is None:  # the page asks which column it is; the first line shows that there is no header
+            assert next(each for each in app.selectbox if each.label == "Prompts in column").value.startswith("What is")
+        else:
+            assert any(said in each.value for each in app.error)
+
+    def test_a_stopped_batch_goes_on_by_a_click(self, store: Settings) -> None:
+        # Short answers, and many: the first ones come soon, the last ones not before it is stopped.
+        content = "message\n" + "What is the capital of Spain?\n" * 1000
+        click(upload(open_page("batch"), "in.csv", content), "Answer 1,000 rows")
+        wait_for("some rows", lambda: (at := resources.kit().batches.all()[0].progress) and at.done >= 1, 200)
+        reloaded = open_page("batch")  # a new session, as after a reload
+        click(reloaded, "Stop")
+        assert resources.kit().batches.all()[0].state == "cancelled"
+        click(open_page("batch"), "Go on")
+        jobs = resources.kit().batches.all()
+        assert (len(jobs), jobs[0].request.input) == (2, jobs[1].request.input)
+        click(open_page("batch"), "Stop")
+
+
+class TestEvaluate:
+    def test_a_model_is_evaluated_and_becomes_champion(self, store: Settings, tmp_path: Path) -> None:
+        app = open_page("evaluate")
+        next(each for each in app.segmented_control if each.label == "Questions").set_value("upload").run()
+        table = (
+            "message,expected\nWhat is the capital of Spain?,The capital of Spain is Madrid.\nHello,nothing like it\n"
+        )
+        click(upload(app, "in.csv", table), "Evaluate")
+        job = ended_evaluation()
+        assert job.error is None
+        app = open_page("evaluate")
+        shown = {metric.label: metric.value for metric in app.metric}
+        assert shown["Exact, A"] == "50.0%"
+        wrong = app.dataframe[-1].value
+        assert list(wrong["question"]) == ["Hello"]
+        click(app, "Point phi3@champion to it")
+        evaluated = resources.kit().evaluations.latest()
+        assert evaluated is not None
+        assert canonical("models:/phi3@champion", store) == canonical(evaluated.request.model_uri, store)
+
+
+class TestTour:
+    def test_every_step_is_shown_in_the_chapters_order(self, store: Settings) -> None:
+        app = open_page("tour")
+        for number, step in enumerate(STEPS, start=1):
+            assert [each.value for each in app.subheader] == [step.title]
+            if number < len(STEPS):
+                app = click(app, "Next:")
+
+    @pytest.mark.parametrize(("title", "said"), [("Ask with messages", "Madrid"), ("Ask with a raw prompt", "atom")])
+    def test_both_wrappers_are_asked_by_plain_mlflow(self, store: Settings, title: str, said: str) -> None:
+        app = open_page("tour")
+        number = next(number for number, step in enumerate(STEPS) if step.title == title)
+        app = next(each for each in app.selectbox if each.label == "Step").set_value(number).run()
+        app = click(app, "Run this step")
+        assert any(said in each.value for each in app.text)

@@ -1,0 +1,50 @@
+"""What the page tests share: the app on a data folder, its pages through Streamlit's own test runner, a click on one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from phi3kit.core.settings import PROJECT_ROOT
+
+
+@contextmanager
+def app_on(home: Path, **environment: str) -> Iterator[None]:
+    """Pages work on this data folder, and what all sessions of an app share is made anew for it."""
+    _forget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name, value in {"PHI3KIT_HOME": str(home), **environment}.items():
+            patch.setenv(name, value)
+        yield
+    _forget()
+
+
+def _forget() -> None:
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def open_page(name: str) -> AppTest:
+    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120).run()
+    if name != "home":
+        app = app.switch_page(f"pages/{name}.py").run()
+    assert not app.exception, app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    """All Markdown and captions of a page."""
+    return "\n".join([each.value for each in app.markdown] + [each.value for each in app.caption])
+
+
+def click(app: AppTest, label: str) -> AppTest:
+    """Click the one button with this label, or whose label begins so."""
+    found = [each for each in app.button if each.label == label]
+    (button,) = found or [each for each in app.button if each.label.startswith(label)]
+    app = button.click().run()
+    assert not app.exception, app.exception
+    return app

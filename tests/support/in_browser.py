@@ -1,0 +1,134 @@
+"""What the browser tests share: the app as `make run` starts it, and a tab in headless chromium.
+
+Needs chromium. Without one these tests are skipped; with PHI3KIT_REQUIRE_BROWSER=1 (as in CI) they fail instead.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from phi3kit.core.settings import PROJECT_ROOT
+from phi3kit.deployment.servers import free_port
+from tests.support.waiting import wait_for_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+REQUIRED = os.environ.get("PHI3KIT_REQUIRE_BROWSER") == "1"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+needs_browser = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
+]
+
+
+@dataclass(frozen=True)
+class App:
+    """A running app."""
+
+    url: str
+    home: Path
+    pid: int
+
+
+@contextmanager
+def running_app(
+    home: Path,
+    script: str = "streamlit_app.py",
+    *,
+    python: Sequence[str] = (sys.executable,),
+    port: int = 0,
+    options: Sequence[str] = (),
+    **variables: str,
+) -> Iterator[App]:
+    """The app on a data folder; when it ends, so must everything that it started.
+
+    python: the command that starts the interpreter. port: a free one when 0. options: of `streamlit run`. variables: of its environment.
+    """
+    port = port or free_port()
+    environment = {**os.environ, "PHI3KIT_HOME": str(home), "PYTHONPATH": str(PROJECT_ROOT), **variables}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [*python, "-m", "streamlit", "run", script, "--server.port", str(port)]
+    command += ["--server.address", "127.0.0.1", "--server.fileWatcherType", "none", *options]
+    process = subprocess.Popen(
+        command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    app = App(f"http://127.0.0.1:{port}", home, process.pid)
+
+    try:
+        wait_for_server(f"{app.url}/_stcore/health", process)
+        yield app
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(30)
+        _, alive = psutil.wait_procs(children, timeout=15)
+    assert alive == [], "workers or other children outlive the app"
+
+
+@contextmanager
+def chromium(profile: Path, width: int = 1280, height: int = 900, **options: Any) -> Iterator["BrowserContext"]:
+    """A browser with a profile of its own. options: as playwright takes them."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
+    with sync_playwright() as engine:
+        context = engine.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": width, "height": height}, **options
+        )
+        context.set_default_timeout(120_000)
+        yield context
+        context.close()
+
+
+@contextmanager
+def tab_on(url: str, profile: Path, width: int = 1280, height: int = 900, **options: Any) -> Iterator["Page"]:
+    """A tab that has opened an address, in a browser of its own."""
+    with chromium(profile, width, height, **options) as browser:
+        page = browser.new_page()
+        page.goto(url)
+        yield page
+
+
+def go(page: "Page", name: str) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+    page.get_by_role("heading", name=name, exact=True, level=1).wait_for()
+
+
+def choose(page: "Page", option: str) -> None:
+    page.get_by_role("radio", name=option, exact=True).click()
+    idle(page)
+
+
+def idle(page: "Page") -> None:
+    """Wait until the page's run is over."""
+    page.wait_for_timeout(300)
+    page.wait_for_function("!document.querySelector('[data-testid=stApp][data-test-script-state=running]')")
+
+
+def send(page: "Page", text: str) -> None:
+    page.get_by_test_id("stChatInputTextArea").fill(text)
+    page.get_by_test_id("stChatInputTextArea").press("Enter")
+
+
+def last_answer(page: "Page") -> str:
+    return str(page.get_by_test_id("stChatMessage").last.inner_text())
+
+
+def main_text(page: "Page") -> str:
+    """What stands on the page, without the sidebar."""
+    return str(page.get_by_test_id("stMainBlockContainer").inner_text())

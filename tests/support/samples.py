@@ -1,0 +1,116 @@
+"""Samples: one turn to vary, a table of turns, and a new store without the seconds that making its tables takes."""
+
+import shutil
+import sqlite3
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phi3kit.core.records import TurnRecord
+from phi3kit.core.settings import Settings, read_settings
+
+if TYPE_CHECKING:  # pandas and MLflow are imported late: test processes that only add turns start quickly
+    import pandas as pd
+
+TURN = TurnRecord(
+    turn_id="t1",
+    at=1_767_225_600.0,  # 2026-01-01 00:00 UTC
+    wrapper="onnx",
+    model_uri="models:/m-1",
+    interface="raw",
+    origin="api",
+    user="ada",
+    conversation_id="c1",
+    finish_reason="stop",
+    prompt_tokens=10,
+    completion_tokens=5,
+    cached_prompt_tokens=0,
+    duration_s=1.5,
+    time_to_first_token_s=0.5,
+    temperature=0.0,
+    max_tokens=64,
+    top_p=1.0,
+    seed=None,
+)
+
+
+def turn(turn_id: str = "t1", **values: object) -> TurnRecord:
+    """The sample with other values."""
+    return replace(TURN, turn_id=turn_id, **values)  # type: ignore[arg-type]
+
+
+def table(*turns: TurnRecord) -> "pd.DataFrame":
+    """Turns as the reader gives them, by the way of MLflow's table of runs."""
+    import pandas as pd
+
+    from phi3kit.usage.turns_table import turns_of
+    from phi3kit.usage.writer import metrics_of, params_of, tags_of
+
+    return turns_of(
+        pd.DataFrame(
+            {
+                "run_id": each.turn_id,
+                "start_time": pd.Timestamp(each.at, unit="s", tz="UTC"),
+                **{f"metrics.{name}": value for name, value in metrics_of(each).items()},
+                **{f"params.{name}": str(value) for name, value in params_of(each).items()},
+                **{f"tags.{name}": value for name, value in tags_of(each).items()},
+            }
+            for each in turns
+        )
+    )
+
+
+@cache
+def _empty_database() -> bytes:
+    """MLflow's own tables, made once a session: that takes seconds."""
+    from phi3kit.tracking.store import open_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = read_settings({"PHI3KIT_HOME": folder})
+        open_store(settings)
+        return (settings.home / "mlflow.db").read_bytes()
+
+
+def new_store(home: Path) -> Settings:
+    """Settings whose store lies in `home` and has no experiments of phi3kit yet."""
+    (home / "mlflow.db").write_bytes(_empty_database())
+    return read_settings({"PHI3KIT_HOME": str(home)})
+
+
+def logged_model(settings: Settings, source: str = "embedded", size_bytes: int = 1000, wrapper: str = "onnx") -> str:
+    """A logged model as a build leaves it, but for what is in its files; its URI."""
+    from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
+
+    client = open_store(settings)
+    tags = {"phi3kit.wrapper": wrapper, "phi3kit.source": source, "phi3kit.precision": "int4"}
+    model = client.create_logged_model(
+        experiment_id(settings, BUILDS_EXPERIMENT), name=f"phi3-{wrapper}", tags={**tags, "phi3kit.checked": "true"}
+    )
+    folder = artifacts_of(f"models:/{model.model_id}", settings)
+    folder.mkdir(parents=True)
+    (folder / "MLmodel").write_text("x" * size_bytes)
+    return f"models:/{model.model_id}"
+
+
+def artifacts_of(model_uri: str, settings: Settings) -> Path:
+    """Where the store of the data folder keeps a logged model's files."""
+    model_id = model_uri.removeprefix("models:/")
+    return settings.home / "artifacts" / "phi3kit-builds" / "models" / model_id / "artifacts"
+
+
+def copy_of_store(settings: Settings, home: Path) -> Settings:
+    """A data folder of its own with the same models in it, for a test that changes or breaks them."""
+    from phi3kit.tracking.store import open_store
+
+    shutil.copytree(settings.home / "artifacts", home / "artifacts")
+    copied = new_store(home)
+    (home / "mlflow.db").write_bytes((settings.home / "mlflow.db").read_bytes())
+    with sqlite3.connect(home / "mlflow.db") as database:
+        moved = (str(settings.home), str(home))
+        database.execute("update experiments set artifact_location = replace(artifact_location, ?, ?)", moved)
+        database.execute("update logged_models set artifact_location = replace(artifact_location, ?, ?)", moved)
+        database.execute("update runs set artifact_uri = replace(artifact_uri, ?, ?)", moved)
+    open_store(copied)
+    return copied

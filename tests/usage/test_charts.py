@@ -1,0 +1,178 @@
+"""Charts: the numbers in the figures, in the viewer's zone."""
+
+import pandas as pd
+import pytest
+
+from phi3kit.usage.charts import (
+    REST,
+    Palette,
+    Width,
+    bucket,
+    distribution,
+    endings,
+    names_of,
+    tokens_a_conversation,
+    tokens_by,
+    tokens_over_time,
+    turns_at,
+    turns_between,
+)
+from phi3kit.usage.summary import conversations
+from tests.support.samples import TURN, table, turn
+
+PALETTE = Palette("#0000aa", "#00aa00", "#aa0000", "#aa00aa", "#222222", "#dddddd")
+HOUR = 3600.0
+NO_TURNS = table(TURN).head(0)
+
+
+def at(iso: str) -> float:
+    return pd.Timestamp(iso).timestamp()
+
+
+class TestBucket:
+    @pytest.mark.parametrize(
+        ("hours", "width"),
+        [
+            (0, "1s"),
+            (0.1, "5s"),
+            (1, "1min"),
+            (2, "5min"),
+            (20, "15min"),
+            (72, "1h"),
+            (480, "6h"),
+            (720, "1D"),
+            (8760, "7D"),
+        ],
+    )
+    def test_the_bars_are_as_wide_as_the_period_asks(self, hours: float, width: str):
+        assert bucket(table(turn("a"), turn("b", at=TURN.at + hours * HOUR))) == width
+
+    @pytest.mark.parametrize(("asked", "width"), [("hour", "1h"), ("day", "1D"), ("week", "7D")])
+    def test_a_width_that_is_asked_for_is_taken(self, asked: Width, width: str):
+        assert bucket(table(turn("a"), turn("b", at=TURN.at + 480 * HOUR)), asked) == width
+
+    def test_a_width_that_would_give_thousands_of_bars_is_not(self):
+        assert bucket(table(turn("a"), turn("b", at=TURN.at + 8760 * HOUR)), "hour") == "7D"
+
+    def test_no_turns_have_a_width_too(self):
+        assert bucket(NO_TURNS) == "1h"
+
+
+class TestTokensOverTime:
+    def test_prompt_and_completion_are_stacked_and_summed_by_bucket(self):
+        turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 3000, prompt_tokens=1))
+        figure = tokens_over_time(turns, PALETTE, "UTC")
+        prompt, completion = figure.data
+        assert [str(time)[:16] for time in prompt.x] == ["2026-01-01T00:00", "2026-01-01T00:50"]
+        assert (list(prompt.y), list(completion.y)) == ([20, 1], [10, 5])
+        assert list(prompt.customdata) == [30, 6]
+        assert (prompt.name, completion.name, figure.layout.barmode) == ("prompt", "completion", "stack")
+        assert (prompt.marker.color, completion.marker.color) == (PALETTE.prompt, PALETTE.completion)
+
+    def test_cached_prompt_tokens_are_a_part_of_the_bar_and_not_counted_twice(self):
+        prompt, cached, completion = tokens_over_time(table(turn("a", cached_prompt_tokens=4)), PALETTE, "UTC").data
+        assert [list(part.y) for part in (prompt, cached, completion)] == [[6], [4], [5]]
+        assert (cached.name, list(prompt.customdata)) == ("cached prompt", [15])
+
+    def test_a_week_begins_on_monday(self):
+        turns = table(turn("sunday", at=at("2026-01-04T23:00Z")), turn("monday", at=at("2026-01-05T01:00Z")))
+        prompt = tokens_over_time(turns, PALETTE, "UTC", "week").data[0]
+        assert [str(time)[:10] for time in prompt.x] == ["2025-12-29", "2026-01-05"]
+
+    def test_the_turns_of_a_bar_are_found_by_where_it_stands(self):
+        turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 3000))
+        first, second = tokens_over_time(turns, PALETTE, "Asia/Tokyo").data[0].x
+        assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first)[:16]])["turn_id"]) == ["a", "b"]
+        assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first), str(second)])["turn_id"]) == ["a", "b", "c"]
+
+    def test_few_bars_have_room_around_them(self):
+        figure = tokens_over_time(table(turn("a")), PALETTE, "UTC")
+        begin, end = (pd.Timestamp(edge) for edge in figure.layout.xaxis.range)
+        assert (end - begin).total_seconds() == 24
+
+    def test_days_begin_at_midnight_where_the_viewer_is(self):
+        late, month_later = turn("a", at=at("2026-01-01T22:30Z")), turn("b", at=at("2026-02-10T12:00Z"))
+        prompt = tokens_over_time(table(late, month_later), PALETTE, "Europe/Athens").data[0]
+        assert [str(time)[:16] for time in prompt.x] == ["2026-01-02T00:00", "2026-02-10T00:00"]
+
+    @pytest.mark.parametrize(
+        ("zone", "moments"),
+        [
+            ("Europe/Athens", ["2026-10-25T00:30Z", "2026-10-25T01:30Z"]),  # 03:30 comes twice
+            ("Europe/Athens", ["2026-03-29T00:30Z", "2026-03-29T01:30Z"]),  # 03:30 does not come
+            ("America/Santiago", ["2026-08-01T12:00Z", "2026-09-06T05:00Z"]),  # a day that begins at 01:00
+        ],
+    )
+    def test_no_token_is_lost_when_clocks_change(self, zone: str, moments: list[str]):
+        turns = table(*(turn(moment, at=at(moment)) for moment in moments))
+        prompt, completion = tokens_over_time(turns, PALETTE, zone).data
+        assert (sum(prompt.y), sum(completion.y)) == (20, 10)
+
+    def test_no_turns_are_a_chart_without_bars(self):
+        assert [len(bars.x) for bars in tokens_over_time(NO_TURNS, PALETTE, "UTC").data] == [0, 0]
+
+
+class TestTokensBy:
+    def test_sums_the_tokens_of_each_value(self):
+        turns = table(turn("a", user="ada"), turn("b", user="bob"), turn("c", user="ada"))
+        prompt, completion = tokens_by(turns, "user", PALETTE).data
+        assert (list(prompt.y), list(prompt.x), list(completion.x)) == (["ada", "bob"], [20, 10], [10, 5])
+
+    def test_the_most_come_first_and_many_small_ones_are_one_bar(self):
+        turns = table(*(turn(f"t{n}", user=f"u{n:02}", completion_tokens=n) for n in range(1, 21)))
+        prompt, completion = tokens_by(turns, "user", PALETTE).data
+        assert list(prompt.y) == [*(f"u{n:02}" for n in range(20, 8, -1)), REST]
+        assert (sum(prompt.x), sum(completion.x)) == (200, 210)
+        assert (names_of(turns, "user") == REST).sum() == 8
+
+    def test_a_missing_value_is_unknown(self):
+        turns = table(turn("a", user="ada")).assign(user=pd.array([None], dtype="str"))
+        assert list(tokens_by(turns, "user", PALETTE).data[0].y) == ["unknown"]
+
+
+class TestDistribution:
+    def test_a_wrapper_with_the_measure_is_a_histogram_in_its_colour_and_unit(self):
+        turns = table(turn("a"), turn("b"), turn("c", wrapper="transformers", time_to_first_token_s=None))
+        (bars,) = distribution(turns, "time_to_first_token_s", "ms", PALETTE).data
+        assert (bars.name, sum(bars.y), bars.marker.color) == ("onnx", 2, PALETTE.onnx)
+        (filled,) = [number for number, count in enumerate(bars.y) if count]
+        low, high = bars.customdata[filled]
+        assert low <= 500 < high
+
+    def test_a_remote_endpoint_is_gray(self):
+        (bars,) = distribution(table(turn(wrapper="remote")), "duration_s", "ms", PALETTE).data
+        assert bars.marker.color == PALETTE.neutral
+
+    def test_every_turn_is_in_exactly_one_bar_and_found_by_it(self):
+        turns = table(*(turn(f"t{n}", duration_s=0.6 + n / 7, time_to_first_token_s=0.5) for n in range(50)))
+        (bars,) = distribution(turns, "duration_s", "ms", PALETTE).data
+        found = [turns_between(turns, "duration_s", "ms", "onnx", low, high) for low, high in bars.customdata]
+        assert [len(each) for each in found] == list(bars.y)
+        assert sorted(pd.concat(found)["turn_id"]) == sorted(turns["turn_id"])
+
+    def test_no_measure_is_a_chart_without_bars(self):
+        turns = table(turn(time_to_first_token_s=None))
+        assert distribution(turns, "time_to_first_token_s", "ms", PALETTE).data == ()
+
+
+class TestEndings:
+    def test_counts_turns_by_how_they_ended_and_errors_by_their_code(self):
+        turns = table(
+            turn("a"),
+            turn("b"),
+            turn("c", finish_reason="error", error_code="insufficient_quota"),
+            turn("d", wrapper="transformers", finish_reason="error"),
+        )
+        transformers, onnx = endings(turns, PALETTE).data
+        assert (transformers.name, list(transformers.y), list(transformers.x)) == ("transformers", ["error"], [1])
+        assert dict(zip(onnx.y, onnx.x, strict=True)) == {"stop": 2, "error: insufficient_quota": 1}
+
+
+class TestTokensAConversation:
+    def test_conversations_are_counted_in_bins_that_double(self):
+        turns = table(turn("a"), turn("b", conversation_id="c2"), turn("c", conversation_id="c2"))
+        (bars,) = tokens_a_conversation(conversations(turns), PALETTE).data
+        assert (list(bars.x), list(bars.y)) == (["8–15", "16–31"], [1, 1])
+
+    def test_none_are_a_chart_without_bars(self):
+        assert tokens_a_conversation(conversations(NO_TURNS), PALETTE).data == ()

@@ -1,0 +1,170 @@
+"""Traces: MLflow's own Overview shows a turn as its run does, with its text or without."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Trace
+from mlflow.entities.trace_metrics import AggregationType, MetricAggregation, MetricViewType
+from mlflow.tracing.client import TracingClient
+from openai import OpenAI
+
+from phi3kit.core.records import Message, TurnText
+from phi3kit.core.settings import Settings
+from phi3kit.endpoints.workers import WorkerPool
+from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.reader import read_turns
+from phi3kit.usage.traces import trace_id_of, write_trace
+from phi3kit.usage.writer import write_waiting
+from tests.conftest import Built, settings_for
+from tests.support.samples import TURN, new_store, turn
+from tests.support.waiting import wait_for
+
+TEXT = TurnText((Message("user", "Where is Ἀθῆναι?"),), ("In Greece.", "In Ελλάδα."))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return new_store(tmp_path)
+
+
+def write(settings: Settings, *turns: Any) -> None:
+    for each in turns:
+        Outbox(settings.home).add(each)
+    write_waiting(settings)
+
+
+def trace_of(settings: Settings, turn_id: str = "t1") -> Trace:
+    open_store(settings)
+    return TracingClient(settings.tracking_uri).get_trace(trace_id_of(turn_id))
+
+
+def overview(settings: Settings, name: str) -> float:
+    """A total as MLflow's Overview page asks for it."""
+    store = TracingClient(settings.tracking_uri).store
+    how = AggregationType.COUNT if name == "trace_count" else AggregationType.SUM
+    points = store.query_trace_metrics(
+        [experiment_id(settings, USAGE_EXPERIMENT)], MetricViewType.TRACES, name, [MetricAggregation(how)]
+    )
+    return float(sum(value for point in points for value in point.values.values()))
+
+
+class TestWriteTrace:
+    def test_a_turns_trace_has_its_run_session_user_and_what_was_said(self, settings: Settings):
+        write(settings, turn(text=TEXT, interface="openai", cached_prompt_tokens=4))
+        trace = trace_of(settings)
+        (run,) = open_store(settings).search_runs([experiment_id(settings, USAGE_EXPERIMENT)])
+        metadata = trace.info.trace_metadata
+        assert metadata["mlflow.sourceRun"] == run.info.run_id
+        assert (metadata["mlflow.trace.session"], metadata["mlflow.trace.user"]) == ("c1", "ada")
+        assert run.data.tags["phi3kit.trace_id"] == trace.info.trace_id
+        assert (trace.info.state.value, trace.info.execution_duration) == ("OK", 1500)
+        assert trace.info.request_time == int(TURN.at * 1000)
+        (span,) = trace.data.spans
+        assert span.inputs == {"messages": [{"role": "user", "content": "Where is Ἀθῆναι?"}]}
+        assert [choice["message"]["content"] for choice in span.outputs["choices"]] == ["In Greece.", "In Ελλάδα."]
+        usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "cache_read_input_tokens": 4}
+        assert span.get_attribute("mlflow.chat.tokenUsage") == usage
+        assert span.get_attribute("phi3kit.parameters") == {
+            "temperature": 0.0, "max_tokens": 64, "top_p": 1.0, "seed": None,
+        }  # fmt: skip
+
+    def test_a_raw_prompt_is_a_prompt(self, settings: Settings):
+        write(settings, turn(text=TurnText("<|user|>\nHi", ("Hello",))))
+        (span,) = trace_of(settings).data.spans
+        assert (span.inputs, span.outputs["choices"][0]["text"]) == ({"prompt": "<|user|>\nHi"}, "Hello")
+
+    def test_a_turn_that_failed_is_an_error_that_says_its_code(self, settings: Settings):
+        write(settings, turn(finish_reason="error", error_code="worker_died"))
+        trace = trace_of(settings)
+        assert (trace.info.state.value, trace.data.spans[0].status.description) == ("ERROR", "worker_died")
+
+    def test_writing_it_twice_leaves_one(self, settings: Settings):
+        write(settings, turn(text=TEXT))
+        (run,) = open_store(settings).search_runs([experiment_id(settings, USAGE_EXPERIMENT)])
+        experiment = experiment_id(settings, USAGE_EXPERIMENT)
+        write_trace(settings.tracking_uri, experiment, turn(text=TEXT), run.info.run_id)
+        assert (overview(settings, "trace_count"), overview(settings, "total_tokens")) == (1, 15)
+
+    def test_nobody_is_asked_for_the_models_price(self, settings: Settings, monkeypatch: pytest.MonkeyPatch):
+        with socket.create_server(("127.0.0.1", 0)) as catalog:
+            monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", f"http://127.0.0.1:{catalog.getsockname()[1]}")
+            catalog.settimeout(0.5)
+            write(settings, turn(model_uri="gpt-4o-mini", wrapper="remote"))
+            with pytest.raises(TimeoutError):
+                catalog.accept()
+        assert trace_of(settings).data.spans[0].llm_cost in (None, {})
+
+    def test_mlflows_overview_has_the_same_totals_as_our_table(self, settings: Settings):
+        turns = [turn(f"t{n}", prompt_tokens=n, completion_tokens=2 * n, cached_prompt_tokens=n // 2) for n in range(8)]
+        write(settings, *turns, turn("e", finish_reason="error"), turn("c", finish_reason="cancelled"))
+        table = read_turns(settings)
+        assert overview(settings, "trace_count") == len(table) == 10
+        for ours, theirs in (
+            ("prompt_tokens", "input_tokens"),
+            ("completion_tokens", "output_tokens"),
+            ("total_tokens", "total_tokens"),
+            ("cached_prompt_tokens", "cache_read_input_tokens"),
+        ):
+            assert overview(settings, theirs) == table[ours].sum(), ours
+
+
+class TestText:
+    """A real worker, once with text and once without, in a data folder of its own."""
+
+    QUESTION = "What is the capital of Zanzibaristan?"
+
+    def asked(self, built: Built, home: Path, log_text: str) -> Settings:
+        (home / "mlflow.db").write_bytes((built.home / "mlflow.db").read_bytes())
+        settings = settings_for(home, PHI3KIT_LOG_TEXT=log_text)
+        pool = WorkerPool(settings)
+        try:
+            endpoint = pool.endpoint(built.uri("onnx"))
+            client = OpenAI(base_url=f"{endpoint.base_url}/v1", api_key=endpoint.api_key)
+            message: Any = {"role": "user", "content": self.QUESTION}
+            reply = client.chat.completions.create(model="m", messages=[message])
+            answer = reply.choices[0].message.content
+            client.close()
+        finally:
+            pool.close()
+        assert answer
+        outbox = Outbox(home)
+        wait_for("the turn is kept", outbox.waiting)
+        write_waiting(settings)
+        self.answer = answer
+        return settings
+
+    def traces(self, settings: Settings) -> list[Trace]:
+        open_store(settings)
+        found = TracingClient(settings.tracking_uri).search_traces(
+            locations=[experiment_id(settings, USAGE_EXPERIMENT)]
+        )
+        return [trace for trace in found if trace.info.request_time > 1000 * (TURN.at + 1)]
+
+    def test_is_logged_on_ones_own_machine(self, built: Built, tmp_path: Path):
+        settings = self.asked(built, tmp_path, "1")
+        newest = max(self.traces(settings), key=lambda trace: trace.info.request_time)
+        assert newest.data.spans[0].inputs == {"messages": [{"role": "user", "content": self.QUESTION}]}
+        assert newest.data.spans[0].outputs["choices"][0]["message"]["content"] == self.answer
+        assert json.loads(newest.info.request_preview)["messages"][0]["content"] == self.QUESTION
+
+    def test_is_nowhere_when_it_is_switched_off(self, built: Built, tmp_path: Path):
+        settings = self.asked(built, tmp_path, "0")
+        newest = max(self.traces(settings), key=lambda trace: trace.info.request_time)
+        assert newest.data.spans[0].get_attribute("mlflow.chat.tokenUsage")["total_tokens"] > 0
+        assert newest.data.spans[0].inputs is None
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert {"outbox.db", "mlflow.db"} <= {path.name for path in files}
+        holding = [path.name for path in files if b"Zanzibaristan" in path.read_bytes()]
+        assert holding == []
+
+    def test_that_was_kept_before_it_was_switched_off_is_not_written(self, settings: Settings, tmp_path: Path):
+        outbox = Outbox(settings.home)
+        outbox.add(turn(text=TurnText("a hidden prompt", ("a hidden answer",))))
+        write_waiting(settings_for(tmp_path, PHI3KIT_LOG_TEXT="0"))
+        outbox.shorten_log()  # as the writer does in its first idle moment
+        assert trace_of(settings).data.spans[0].inputs is None
+        assert not any(b"hidden" in path.read_bytes() for path in tmp_path.glob("*.db*"))

@@ -1,0 +1,73 @@
+"""The worker's OpenAPI description drives a fuzzer: whatever it sends, nothing breaks, and refusals look alike."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.core import NOT_SET
+from schemathesis.generation import GenerationMode
+
+from phi3kit.core.records import Endpoint
+
+ROUTES = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+CASES = 250  # a route and mode: 2,000 in all
+
+
+@pytest.fixture(scope="module")
+def document(onnx_endpoint: Endpoint) -> dict[str, Any]:
+    """What a worker says of itself."""
+    headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}"}
+    document: dict[str, Any] = httpx.get(f"{onnx_endpoint.base_url}/openapi.json", headers=headers).json()
+    return document
+
+
+class TestDescription:
+    def test_it_names_every_field_that_is_accepted(self, document: dict[str, Any]) -> None:
+        chat = document["components"]["schemas"]["ChatRequest"]["properties"]
+        assert {"messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "n"} <= set(chat)
+        assert {"stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias"} <= set(chat)
+
+    @pytest.mark.parametrize("path", ROUTES)
+    def test_every_route_says_what_it_takes_and_how_it_refuses(self, document: dict[str, Any], path: str) -> None:
+        route = document["paths"][path]["post"]
+        name = route["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+        assert document["components"]["schemas"][name]["type"] == "object"
+        assert {"400", "401", "413", "429"} <= set(route["responses"])
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "unfitting"])
+@pytest.mark.parametrize("path", ROUTES)
+def test_no_request_breaks_the_worker(
+    onnx_endpoint: Endpoint, document: dict[str, Any], path: str, mode: GenerationMode
+) -> None:
+    operation = schemathesis.openapi.from_dict(document)[path]["POST"]
+    seen: list[int] = []
+    headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}", "Content-Type": "application/json"}
+
+    with httpx.Client(base_url=onnx_endpoint.base_url, headers=headers, timeout=60) as http:
+
+        @settings(
+            max_examples=CASES, deadline=None, database=None, derandomize=True,
+            phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def send(case: schemathesis.Case) -> None:
+            body = case.body
+            if mode is GenerationMode.POSITIVE and path.startswith("/v1"):
+                body = {**body, "max_tokens": 3}  # what is written is noise; it need not be long
+                body.pop("max_completion_tokens", None)
+            content = body if isinstance(body, bytes) else b"" if body is NOT_SET else json.dumps(body).encode()
+            answer = http.post(path, content=content)
+            seen.append(answer.status_code)
+            assert answer.status_code < 500, answer.text
+            if answer.status_code >= 400:
+                assert set(answer.json()) == {"error"}
+                assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
+
+        send()
+    assert len(seen) >= CASES * 0.9
+    assert 200 in seen if mode is GenerationMode.POSITIVE else 400 in seen
+    assert httpx.get(f"{onnx_endpoint.base_url}/health").json()["state"] == "ready"
