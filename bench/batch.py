@@ -29,6 +29,7 @@ from phi3kit.embedded import QUESTIONS_FILE
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.formats.chat_template import raw_prompt
 from phi3kit.tracking.logged_models import list_models
+from tests.support.actors import ADMIN
 
 
 def prompts(rows: int) -> list[str]:
@@ -47,7 +48,7 @@ def one_by_one(model: Any, messages: Sequence[str]) -> tuple[float, list[str]]:
 
 def batched(request: BatchRequest, settings: Settings, pool: WorkerPool) -> tuple[float, int, list[str]]:
     """Seconds, completion tokens and answers of a batch; the worker has loaded its model before."""
-    summary = run_batch(request, settings, lambda progress: None, pool)
+    summary = run_batch(request, ADMIN, settings, lambda progress: None, pool)
     assert summary.failed == 0, summary
     with request.output.open(encoding="utf-8", newline="") as file:
         return summary.seconds, summary.completion_tokens, [row["completion"] for row in csv.DictReader(file)]

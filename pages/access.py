@@ -7,14 +7,14 @@ from phi3kit.ui.shared import actions, resources, shell
 
 shell.begin("Access")
 with shell.errors_shown():
-    settings = resources.settings()
-    cards.who(settings)
+    actor, settings = resources.actor(), resources.settings()
+    cards.who(actor, settings)
     actions.show_outcome()
     rights, limits = st.columns(2)
     with rights:
-        cards.show_rights(settings)
+        cards.show_rights(actor, settings)
     with limits:
-        cards.show_limits(settings)
-    cards.show_keys(settings)
-    cards.show_everybody(settings)
-    cards.show_data_folder(settings)
+        cards.show_limits(actor, settings)
+    cards.show_keys(actor, settings)
+    cards.show_everybody(actor, settings)
+    cards.show_data_folder(actor, settings)

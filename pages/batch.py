@@ -49,7 +49,7 @@ with shell.errors_shown():
             args=(request,),
         )
 with shell.errors_shown():
-    jobs = [each for each in resources.kit().batches.all() if each.belongs_to(resources.settings())]
+    jobs = [each for each in resources.kit().batches.all() if each.belongs_to(resources.actor())]
     job = cards.shown_job(jobs)
     if job:
         cards.show_job(job)

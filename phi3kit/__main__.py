@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from phi3kit.access.actor import process_actor
 from phi3kit.cli.batch import add_batch
 from phi3kit.cli.ending import Ending
 from phi3kit.cli.evaluate import add_evaluate
@@ -101,7 +102,7 @@ def _build(arguments: argparse.Namespace) -> None:
     if arguments.plan:
         _show_plan(request, settings)
         return
-    with own_job(request, settings) as job:
+    with own_job(request, process_actor(settings), settings) as job:
         _build_as(job, request, settings, arguments, ending)
 
 
@@ -109,7 +110,8 @@ def _show_plan(request: "BuildRequest", settings: Settings) -> None:
     from phi3kit.packaging.plan import make_plan
     from phi3kit.packaging.sources.find import find_source
 
-    plan = make_plan(request, find_source(request.source, settings), settings)
+    actor = process_actor(settings)
+    plan = make_plan(request, find_source(request.source, actor, settings), actor, settings)
     print(json.dumps(plan.as_json(), ensure_ascii=False, indent=2))
 
 
@@ -137,15 +139,16 @@ def _build_as(
         if line := in_words(event):
             print(line, file=sys.stderr, flush=True)
 
-    source = find_source(request.source, settings)
+    actor = process_actor(settings)
+    source = find_source(request.source, actor, settings)
     job.wait(report)
-    make_plan(request, source, settings).refuse_what_cannot_fit(arguments.yes)
+    make_plan(request, source, actor, settings).refuse_what_cannot_fit(arguments.yes)
     from phi3kit.packaging.build import build, download, take_back_remains
 
     take_back_remains(settings)
     source = download(request, source, settings, report)
     for wrapper in request.in_order:
-        built = build(wrapper, source, request, settings, report).as_json()
+        built = build(wrapper, source, request, actor, settings, report).as_json()
         job.line(built)
         print(json.dumps(built, ensure_ascii=False), flush=True)
 
@@ -174,7 +177,7 @@ def _chat(arguments: argparse.Namespace) -> None:
     try:
         endpoint = pool.endpoint(arguments.model_uri)
         prompt = arguments.text if arguments.raw else (Message("user", arguments.text),)
-        answer = ask(endpoint, Request(prompt), TurnContext(user=settings.user, origin="api"), settings)
+        answer = ask(endpoint, Request(prompt), TurnContext(process_actor(settings), origin="api"), settings)
     finally:
         pool.close()
     print(answer.text)
@@ -213,7 +216,8 @@ def _usage(arguments: argparse.Namespace) -> None:
 def _azure(arguments: argparse.Namespace) -> None:
     from phi3kit.deployment.azure import plan_bundle, save_bundle
 
-    bundle = plan_bundle(arguments.model_uri, read_settings())
+    settings = read_settings()
+    bundle = plan_bundle(arguments.model_uri, process_actor(settings), settings)
     print(f"{bundle.model_bytes / 1e6:,.1f} MB of {bundle.model_uri} for {bundle.instance_type}", file=sys.stderr)
     save_bundle(bundle, arguments.output)
     print(arguments.output)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 
-from phi3kit.access.roles import Acting, may, require
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.sqlite_file import transaction
 
@@ -57,9 +57,9 @@ class KeyStore:
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = home / "keys.db", clock
 
-    def create(self, user: str, note: str, acting: Acting) -> tuple[Key, str]:
+    def create(self, user: str, note: str, actor: Actor) -> tuple[Key, str]:
         """A new key, and what its owner must send: it is not found again. Raises NotAllowed or RequestInvalid."""
-        _require(acting, user)
+        _require(actor, user)
         user, note = user.strip(), " ".join(note.split())[:_LONGEST_NOTE]
         if not user or not user.isprintable() or len(user) > _LONGEST_NAME:
             raise RequestInvalid(
@@ -83,29 +83,29 @@ class KeyStore:
             )
         return key, token
 
-    def list(self, acting: Acting, *, everybody: bool = False) -> list[Key]:
-        """The acting person's keys, newest first; everybody's for an admin. Raises NotAllowed."""
+    def list(self, actor: Actor, *, everybody: bool = False) -> list[Key]:
+        """The actor's keys, newest first; everybody's for an admin. Raises NotAllowed."""
         if everybody:
-            require(acting.role, "administer")
+            actor.require("administer")
         if not self._path.exists():
             return []
         columns = "id, user, note, created_at, last_used_at, revoked_at"
         with self._transaction() as connection:
             query = f"select {columns} from keys where ? or user = ? order by created_at desc, id"  # noqa: S608
-            return [Key(*row) for row in connection.execute(query, (everybody, acting.user))]
+            return [Key(*row) for row in connection.execute(query, (everybody, actor.name))]
 
-    def revoke(self, key_id: str, acting: Acting) -> None:
+    def revoke(self, key_id: str, actor: Actor) -> None:
         """End a key, for good. Raises NotAllowed, or RequestInvalid when there is none of that id."""
         with self._transaction() as connection:
             row = connection.execute("select user from keys where id = ? and revoked_at is null", (key_id,)).fetchone()
             # Whose key it is, is nobody else's business: others learn no more than that they have none of that id.
-            if row is None or (row[0] != acting.user and not may(acting.role, "administer")):
+            if row is None or (row[0] != actor.name and not actor.may("administer")):
                 raise RequestInvalid(
                     "The key cannot be revoked.",
                     f"There is no live key {key_id[:40]!r} that is yours.",
                     "See the list of keys: python -m phi3kit keys list.",
                 )
-            _require(acting, row[0])
+            _require(actor, row[0])
             connection.execute("update keys set revoked_at = ? where id = ?", (self._clock(), key_id))
 
     def any_live(self) -> bool:
@@ -139,10 +139,10 @@ def looks_like_key(token: str) -> bool:
     return token.startswith(PREFIX)
 
 
-def _require(acting: Acting, user: str) -> None:
-    require(acting.role, "keys")
-    if user.strip() != acting.user:
-        require(acting.role, "administer")
+def _require(actor: Actor, user: str) -> None:
+    actor.require("keys")
+    if user.strip() != actor.name:
+        actor.require("administer")
 
 
 def _digest(token: str) -> str:

@@ -1,9 +1,9 @@
-"""Roles: what each of them may do, and the person who acts.
+"""Roles: what each of them may do.
 
 Knows names of acts. Knows no page, no file, and not how a person got a role.
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 from phi3kit.core.errors import NotAllowed
 from phi3kit.core.profiles import Role
@@ -12,16 +12,6 @@ Act = Literal[
     "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys",
     "connect", "delete", "serve", "watch", "administer",
 ]  # fmt: skip
-
-
-class Acting(Protocol):
-    """Who does something; the settings of a session or of a command are one."""
-
-    @property
-    def user(self) -> str: ...
-
-    @property
-    def role(self) -> Role: ...
 
 
 _USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys")

@@ -5,55 +5,28 @@ choose. Pure: knows no page, no cookie and no HTTP.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from phi3kit.core.errors import SettingInvalid
-from phi3kit.core.profiles import Role
+from phi3kit.core.profiles import LISTED_ROLES, Role
+from phi3kit.core.settings import RoleLists
 
-LISTED: tuple[Role, ...] = ("admin", "user", "viewer")  # the highest first
 _PREFIX = "phi3kit-"  # of a claim's values, where a provider's groups are shared with other programs
 _LONGEST_NAME = 200  # characters as they travel in a header
 _NAMES = ("email", "preferred_username", "sub")  # the first that can be used
 
 
-@dataclass(frozen=True)
-class RoleRules:
-    """Which role whom belongs to. Names as `name_of` gives them."""
+def role_of(name: str, claims: Mapping[str, Any], lists: RoleLists) -> Role:
+    """The highest role that a list or the claim gives this person.
 
-    admins: frozenset[str] = frozenset()
-    users: frozenset[str] = frozenset()
-    viewers: frozenset[str] = frozenset()
-    claim: str | None = None  # a claim's name; inside another claim with dots: realm_access.roles
-    default: Role = "nobody"  # of who signed in and is on no list
-
-    def role_of(self, name: str, claims: Mapping[str, Any]) -> Role:
-        """The highest role that a list or the claim gives this person."""
-        lists = {"admin": self.admins, "user": self.users, "viewer": self.viewers}
-        claimed = _values(_claim(claims, self.claim)) if self.claim else ()
-        for role in LISTED:
-            if name in lists[role] or role in claimed or f"{_PREFIX}{role}" in claimed:
-                return role
-        return self.default
-
-
-def read_names(text: str) -> frozenset[str]:
-    """Names of a comma-separated list."""
-    return frozenset(_normal(each.strip()) for each in text.split(",") if each.strip())
-
-
-def read_default(text: str) -> Role:
-    """The role of who is on no list. Raises SettingInvalid."""
-    given = text.strip().lower() or "nobody"
-    for role in (*LISTED, "nobody"):
-        if given == role:
-            return role  # type: ignore[return-value]
-    raise SettingInvalid(
-        "The setting PHI3KIT_DEFAULT_ROLE cannot be used.",
-        f"It is {text!r}.",
-        f"Set it to {', '.join(LISTED)} or nobody.",
-    )
+    name: as `name_of` gives it.
+    """
+    named = {"admin": lists.admins, "user": lists.users, "viewer": lists.viewers}
+    claimed = _values(_claim(claims, lists.claim)) if lists.claim else ()
+    for role in LISTED_ROLES:
+        if name in map(_normal, named[role]) or role in claimed or f"{_PREFIX}{role}" in claimed:
+            return role
+    return lists.default
 
 
 def name_of(claims: Mapping[str, Any]) -> str | None:

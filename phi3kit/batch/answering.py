@@ -10,6 +10,7 @@ from itertools import islice
 
 from openai import OpenAI
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.request import RowResult, Sampling, failed
 from phi3kit.core.errors import BatchFailed, BudgetSpent, Busy, RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, Message
@@ -28,9 +29,12 @@ _BROKEN_IN_A_ROW = 3  # rows that broke their worker, one after the other, until
 class Answering:
     """Asks one model's worker. `close` ends what it began."""
 
-    def __init__(self, pool: WorkerPool, model_uri: str, sampling: Sampling, settings: Settings, batch_id: str) -> None:
+    def __init__(
+        self, pool: WorkerPool, model_uri: str, sampling: Sampling, actor: Actor, settings: Settings, batch_id: str
+    ) -> None:
         """batch_id: becomes the conversation id of every turn, so that a batch's turns are found together."""
-        self._pool, self._model_uri, self._sampling, self._settings = pool, model_uri, sampling, settings
+        self._pool, self._model_uri, self._sampling = pool, model_uri, sampling
+        self._actor, self._settings = actor, settings
         self._conversation_id = batch_id
         self._broken = 0  # rows in a row
         self._line: tuple[Endpoint, OpenAI] | None = None
@@ -97,7 +101,7 @@ class Answering:
         """Raises WorkerFailed, or BatchFailed when no other row can be asked either."""
         assert self._line is not None
         endpoint, connection = self._line
-        context = TurnContext(self._settings.user, "batch", self._conversation_id)
+        context = TurnContext(self._actor, "batch", self._conversation_id)
         while True:
             try:
                 answer = ask(endpoint, self._sampling.request(prompt), context, self._settings, connection)

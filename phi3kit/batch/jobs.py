@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.events import Progress, Summary
 from phi3kit.batch.request import BatchRequest
 from phi3kit.core.data_folder import check_room, writing
@@ -41,17 +42,17 @@ class BatchJobs(JobList[BatchJob]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(BATCHES, settings, _read)
 
-    def start(self, request: BatchRequest, acting: Settings) -> BatchJob:
+    def start(self, request: BatchRequest, actor: Actor) -> BatchJob:
         """Start a batch; it waits for the batches before it. Its output goes into its folder.
 
-        acting: the settings of who asks. Raises NotAllowed, LimitReached or StorageFailed.
+        actor: who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
-        acting.require("batch")
-        check_room(acting)
+        actor.require("batch")
+        check_room(self._settings)
         with writing(self._settings.home):
             folder = BATCHES.new_folder(self._settings)
         request = replace(request, output=folder / request.output.name)
-        return self.launch(request.command(), request.as_json(), acting, folder)
+        return self.launch(request.command(), request.as_json(), actor, folder)
 
 
 def keep_upload(name: str, content: bytes, settings: Settings) -> Path:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import AT_ONCE, Answering, Prompt
 from phi3kit.batch.events import Pace, Progress, Summary
 from phi3kit.batch.journal import Journal
@@ -26,14 +27,16 @@ Answers = Callable[[Iterator[tuple[int, Prompt]]], Iterator[RowResult]]
 _REPORT_EVERY_S = 0.5
 
 
-def run_batch(request: BatchRequest, settings: Settings, report: Report, pool: WorkerPool | None = None) -> Summary:
+def run_batch(
+    request: BatchRequest, actor: Actor, settings: Settings, report: Report, pool: WorkerPool | None = None
+) -> Summary:
     """Compute what no earlier run of the same batch has, and write the output.
 
     pool: whose workers answer; without one the batch has its own and ends it. Rows that cannot be answered carry their
     error in the output. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed; what was
     computed until then is kept.
     """
-    settings.require("batch")
+    actor.require("batch")
     table = open_table(request.input, request.reading)
     mapped = map_columns(request, table)
     check_output(table, request.output)
@@ -45,7 +48,7 @@ def run_batch(request: BatchRequest, settings: Settings, report: Report, pool: W
         pace = Pace(table.rows, kept)
         report(pace.progress())
         if kept < table.rows:
-            with _answers(request, model, settings, pool, f"batch-{key}") as answers:
+            with _answers(request, model, actor, settings, pool, f"batch-{key}") as answers:
                 reported_at = time.monotonic()
                 for result in _computed(table, mapped, request.system, done, answers):
                     journal.add(result)
@@ -107,21 +110,26 @@ def _computed(
 
 @contextmanager
 def _answers(
-    request: BatchRequest, model: ResolvedModel, settings: Settings, pool: WorkerPool | None, batch_id: str
+    request: BatchRequest,
+    model: ResolvedModel,
+    actor: Actor,
+    settings: Settings,
+    pool: WorkerPool | None,
+    batch_id: str,
 ) -> Iterator[Answers]:
     """Whoever answers rows: a worker on this machine, or Spark."""
     with ExitStack() as ended:
         if request.spark:
             from phi3kit.batch.spark import SparkAnswering
 
-            spark = SparkAnswering(request.spark, model, request.sampling, settings, batch_id)
+            spark = SparkAnswering(request.spark, model, request.sampling, actor, settings, batch_id)
             ended.callback(spark.close)
             yield spark.answers
             return
         if pool is None:
             pool = WorkerPool(settings)
             ended.callback(pool.close)
-        answering = Answering(pool, model.model_uri, request.sampling, settings, batch_id)
+        answering = Answering(pool, model.model_uri, request.sampling, actor, settings, batch_id)
         ended.callback(answering.close)
         yield lambda rows: answering.answers(rows, request.at_once or AT_ONCE)
 

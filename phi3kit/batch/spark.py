@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import Prompt
 from phi3kit.batch.executor import Load, answered, first_line, trouble
 from phi3kit.batch.request import RowResult, Sampling, failed
@@ -54,10 +55,10 @@ class SparkAnswering:
     """A Spark session that answers rows. `close` ends it."""
 
     def __init__(
-        self, master: str, model: ResolvedModel, sampling: Sampling, settings: Settings, batch_id: str
+        self, master: str, model: ResolvedModel, sampling: Sampling, actor: Actor, settings: Settings, batch_id: str
     ) -> None:
         """Begin a session and load the model on an executor. Raises BatchFailed within minutes, or ModelNotFound."""
-        self._sampling, self._settings = sampling, settings
+        self._sampling, self._actor, self._settings = sampling, actor, settings
         self._model_uri = model.model_uri
         self._outbox = Outbox(settings.home)
         self._limits = settings.limits
@@ -106,7 +107,7 @@ class SparkAnswering:
         Raises BatchFailed when the cluster is gone or the day's tokens are spent: what is under way may go beyond them.
         """
         try:
-            check(self._limits, self._outbox, self._settings.user)
+            check(self._limits, self._outbox, self._actor.name)
         except BudgetSpent as error:
             raise BatchFailed(error.what, error.why, error.next_step) from error
         try:
@@ -138,7 +139,7 @@ class SparkAnswering:
             self._context.addFile(str(sent))
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         load = Load(str(model.folder), sent.name if sent else None, model.wrapper, model.model_uri, threads,
-                     self._settings.user)  # fmt: skip
+                     self._actor.name)  # fmt: skip
         _within(
             _EXECUTOR_BEGINS_S,
             lambda: self._context.parallelize([0], 1).count(),

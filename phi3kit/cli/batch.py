@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3kit.access.actor import process_actor
 from phi3kit.cli.ending import Ending
 from phi3kit.core.settings import read_settings
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
@@ -66,6 +67,7 @@ def _batch(arguments: argparse.Namespace) -> None:
 
     Ending()
     settings = read_settings()
+    actor = process_actor(settings)
     request = _request(arguments)
     shown_at = 0.0
     last: Progress | None = None
@@ -79,9 +81,9 @@ def _batch(arguments: argparse.Namespace) -> None:
             print(progress.in_words(), file=sys.stderr, flush=True)
 
     try:
-        with own_job(BATCHES, request.as_json(), settings) as job:
+        with own_job(BATCHES, request.as_json(), actor, settings) as job:
             job.wait(lambda ahead: job.line({"event": "queued", "ahead": ahead}))
-            summary = run_batch(request, settings, report)
+            summary = run_batch(request, actor, settings, report)
             job.line(summary.as_json())
     except (KeyboardInterrupt, SystemExit):
         if last:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3kit.access.actor import process_actor
 from phi3kit.cli.batch import add_sampling, positive
 from phi3kit.cli.ending import Ending
 from phi3kit.core.settings import read_settings
@@ -43,6 +44,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     Ending()
     settings = read_settings()
+    actor = process_actor(settings)
     request = EvaluationRequest(
         model_uri=arguments.model_uri,
         data=arguments.data if arguments.data == EMBEDDED_QUESTIONS else str(Path(arguments.data).resolve()),
@@ -62,8 +64,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             shown_at = time.monotonic()
             print(progress.in_words(), file=sys.stderr, flush=True)
 
-    with own_job(EVALUATIONS, request.as_json(), settings) as job:
+    with own_job(EVALUATIONS, request.as_json(), actor, settings) as job:
         job.wait(lambda ahead: job.line({"event": "queued", "ahead": ahead}))
-        found = evaluate(request, settings, report).as_json()
+        found = evaluate(request, actor, settings, report).as_json()
         job.line(found)
     print(json.dumps(found, ensure_ascii=False))

@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from phi3kit.access.actor import process_actor
 from phi3kit.access.keys import KeyStore
 from phi3kit.core.settings import read_settings
 
@@ -28,14 +29,14 @@ def add_keys(commands: Any) -> None:
 
 def _create(arguments: argparse.Namespace) -> None:
     settings = read_settings()
-    key, token = KeyStore(settings.home).create(arguments.user, arguments.note, settings)
+    key, token = KeyStore(settings.home).create(arguments.user, arguments.note, process_actor(settings))
     print(f"Key {key.id} of {key.user}. It is not shown again:", file=sys.stderr)
     print(token)
 
 
 def _list(arguments: argparse.Namespace) -> None:
     settings = read_settings()
-    found = KeyStore(settings.home).list(settings, everybody=True)
+    found = KeyStore(settings.home).list(process_actor(settings), everybody=True)
     if arguments.json:
         print(json.dumps([vars(key) for key in found], ensure_ascii=False))
         return
@@ -47,7 +48,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _revoke(arguments: argparse.Namespace) -> None:
     settings = read_settings()
-    KeyStore(settings.home).revoke(arguments.id, settings)
+    KeyStore(settings.home).revoke(arguments.id, process_actor(settings))
     print(f"Key {arguments.id} is revoked.", file=sys.stderr)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from phi3kit.core.limits import VARIABLES
 from phi3kit.core.redaction import SECRET_WORDS
-from phi3kit.core.settings import PROJECT_ROOT, ROLE_VARIABLE, Settings
+from phi3kit.core.settings import PROJECT_ROOT, Settings
 
 # What of the parent's environment a child may need. Everything else stays behind: who knows what it is.
 _PASSED = (
@@ -48,7 +48,6 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "PHI3KIT_USER": settings.user,
         "PHI3KIT_LOG_TEXT": "1" if settings.log_text else "0",
         "PHI3KIT_PROFILE": settings.profile,
-        ROLE_VARIABLE: settings.role,
         **{VARIABLES[name]: str(value) for name, value in vars(settings.limits).items() if value is not None},
         **({"PHI3KIT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts)} if settings.allowed_hosts is not None else {}),
         "PYTHONPATH": str(PROJECT_ROOT),

@@ -7,20 +7,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
 from urllib.parse import SplitResult, urlsplit
 
-from phi3kit.access.roles import Act, may, require
-from phi3kit.access.sign_in_claims import RoleRules, read_default, read_names
 from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.limits import DEFAULTS, VARIABLES, Limits
-from phi3kit.core.profiles import PROFILES, Profile, Role
+from phi3kit.core.profiles import LISTED_ROLES, PROFILES, Profile, Role
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-# How an app tells its children on whose behalf they work. Who starts phi3kit in a terminal is its admin.
-ROLE_VARIABLE = "PHI3KIT_ACTING_ROLE"
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True)
+class RoleLists:
+    """The people of each role, by name as an operator wrote it, and the claim that gives a role."""
+
+    admins: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+    viewers: frozenset[str] = frozenset()
+    claim: str | None = None  # a claim's name; inside another claim with dots: realm_access.roles
+    default: Role = "nobody"  # of a person who signed in and is on no list
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,10 @@ class Settings:
     max_queue: int  # turns that may wait at one worker
     threads: int | None  # that compute one step; None: as many as the process has CPUs
     kv_budget_mb: int | None  # memory of a worker's conversations; None: two whole contexts, or a third of what is free
-    user: str  # who is written beside a turn
+    user: str  # the name of whoever uses this machine without signing in
     log_text: bool  # whether prompts and answers are kept and logged, or only what they cost
     profile: Profile  # for whom the app is open
-    role: Role  # what the acting person may do
-    role_rules: RoleRules  # who gets which role in the profile team
+    role_lists: RoleLists  # who gets which role in the profile team
     limits: Limits
     allowed_hosts: tuple[str, ...] | None  # where remote endpoints may lie: hosts, addresses, networks; None: anywhere
     mlflow_url: str  # where MLflow's own pages are
@@ -53,14 +58,6 @@ class Settings:
     def own_store(self) -> bool:
         """Whether the tracking store is the SQLite file in the data folder."""
         return self.tracking_uri == f"sqlite:///{self.home / 'mlflow.db'}"
-
-    def may(self, act: Act) -> bool:
-        """Whether the acting person may do it."""
-        return may(self.role, act)
-
-    def require(self, act: Act) -> None:
-        """Let the acting person do it. Raises NotAllowed."""
-        require(self.role, act)
 
     @property
     def store_name(self) -> str:
@@ -96,8 +93,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         # What strangers say is never kept, whatever is set.
         log_text=_switch(found, "PHI3KIT_LOG_TEXT", default=_is_on_this_machine(tracking_uri)) and profile != "public",
         profile=profile,
-        role=_role(found, profile),
-        role_rules=_role_rules(found),
+        role_lists=_role_lists(found),
         limits=_limits(found, profile),
         allowed_hosts=_allowed_hosts(found, profile),
         mlflow_url=str(
@@ -122,24 +118,30 @@ def _profile(found: Mapping[str, object]) -> Profile:
     )
 
 
-def _role(found: Mapping[str, object], profile: Profile) -> Role:
-    """What the profile public forbids is forbidden in a terminal too."""
-    if profile == "public":
-        return "visitor"
-    given = str(found.get(ROLE_VARIABLE) or "admin")
-    return given if given in get_args(Role) else "nobody"  # type: ignore[return-value]
-
-
-def _role_rules(found: Mapping[str, object]) -> RoleRules:
+def _role_lists(found: Mapping[str, object]) -> RoleLists:
     def text(name: str) -> str:
-        return str(found.get(name) or "")
+        return str(found.get(name) or "").strip()
 
-    return RoleRules(
-        admins=read_names(text("PHI3KIT_ADMINS")),
-        users=read_names(text("PHI3KIT_USERS")),
-        viewers=read_names(text("PHI3KIT_VIEWERS")),
-        claim=text("PHI3KIT_ROLE_CLAIM").strip() or None,
-        default=read_default(text("PHI3KIT_DEFAULT_ROLE")),
+    def names(name: str) -> frozenset[str]:
+        return frozenset(each.strip() for each in text(name).split(",") if each.strip())
+
+    return RoleLists(
+        admins=names("PHI3KIT_ADMINS"),
+        users=names("PHI3KIT_USERS"),
+        viewers=names("PHI3KIT_VIEWERS"),
+        claim=text("PHI3KIT_ROLE_CLAIM") or None,
+        default=_default_role(text("PHI3KIT_DEFAULT_ROLE")),
+    )
+
+
+def _default_role(given: str) -> Role:
+    for role in (*LISTED_ROLES, "nobody"):
+        if (given.lower() or "nobody") == role:
+            return role  # type: ignore[return-value]
+    raise SettingInvalid(
+        "The setting PHI3KIT_DEFAULT_ROLE cannot be used.",
+        f"It is {given!r}.",
+        f"Set it to {', '.join(LISTED_ROLES)} or nobody.",
     )
 
 

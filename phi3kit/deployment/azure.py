@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import ModelNotFound, StorageFailed
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
@@ -60,9 +61,9 @@ class Bundle:
         return dict(self.texts)[path]
 
 
-def plan_bundle(model_uri: str, settings: Settings) -> Bundle:
+def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
     """Everything but the weights, and how big those are. Raises NotAllowed, ModelNotFound or StorageFailed."""
-    settings.require("serve")
+    actor.require("serve")
     model = resolve(model_uri, settings)
     try:
         described = yaml.safe_load((model.folder / "MLmodel").read_text("utf-8"))

@@ -17,6 +17,7 @@ from typing import Literal
 
 import httpx
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.processes import end, log_tail, tell_to_end
@@ -76,13 +77,13 @@ class ScoringServers:
         self._servers: dict[str, _Server] = {}
         self._guard = threading.Lock()
 
-    def start(self, model_uri: str, acting: Settings, port: int | None = None) -> ServerStatus:
+    def start(self, model_uri: str, actor: Actor, port: int | None = None) -> ServerStatus:
         """Start a server for the model, or give the one that runs. It is ready some seconds later: see statuses().
 
-        acting: the settings of who asks. port: None takes a free one.
+        actor: who asks. port: None takes a free one.
         Raises NotAllowed, ModelNotFound, StorageFailed, or RequestInvalid for a port in use.
         """
-        acting.require("serve")
+        actor.require("serve")
         model = resolve(model_uri, self._settings)
         with self._guard:
             running = self._servers.get(model.model_uri)
@@ -102,9 +103,9 @@ class ScoringServers:
             servers = list(self._servers.values())
         return [_status(server) for server in servers]
 
-    def stop(self, model_uri: str, acting: Settings) -> None:
+    def stop(self, model_uri: str, actor: Actor) -> None:
         """End the model's server, if there is one. model_uri: as statuses() names it. Raises NotAllowed."""
-        acting.require("serve")
+        actor.require("serve")
         with self._guard:
             server = self._servers.pop(model_uri, None)
         if server:

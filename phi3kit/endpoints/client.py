@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from openai import OpenAI
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.core.limits import Limits
 from phi3kit.core.records import (
@@ -72,7 +73,7 @@ class Request:
 class TurnContext:
     """Who asks, in which conversation; goes into the turn's run."""
 
-    user: str
+    actor: Actor
     origin: Origin
     conversation_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -82,7 +83,7 @@ class TurnContext:
         return {
             "X-Phi3kit-Turn-Id": self.turn_id,
             "X-Phi3kit-Conversation-Id": self.conversation_id,
-            "X-Phi3kit-User": quote(self.user),  # a header is ASCII, a name need not be
+            "X-Phi3kit-User": quote(self.actor.name),  # a header is ASCII, a name need not be
             "X-Phi3kit-Origin": self.origin,
         }
 
@@ -125,7 +126,7 @@ def ask(
 
     The last two leave a turn in the outbox. connection: one that `connect` gave; without one the question has its own.
     """
-    settings.require("talk")
+    context.actor.require("talk")
     if endpoint.wrapper == "remote":
         *_, answer = stream(endpoint, request, context, settings)
         return answer
@@ -156,7 +157,7 @@ def stream(
     leave a turn in the outbox by this iterator. Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and
     WorkerFailed or EndpointFailed.
     """
-    settings.require("talk")
+    context.actor.require("talk")
     line = line or Line()
     remote = endpoint.wrapper == "remote"
     began, began_at = time.perf_counter(), time.time()
@@ -375,7 +376,7 @@ def _turn(
         model_uri=endpoint.model_uri,
         interface=request.interface,
         origin=context.origin,
-        user=context.user,
+        user=context.actor.name,
         conversation_id=context.conversation_id,
         finish_reason=answer.finish_reason or "error",
         prompt_tokens=answer.prompt_tokens,

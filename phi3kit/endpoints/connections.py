@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import ConnectionInvalid, StorageFailed
 from phi3kit.core.records import Endpoint, Interface, Protocol
@@ -81,9 +82,9 @@ def list_connections(home: Path) -> list[Connection]:
         ) from error
 
 
-def save_connection(connection: Connection, settings: Settings) -> None:
+def save_connection(connection: Connection, actor: Actor, settings: Settings) -> None:
     """Keep a connection, in the place of the one with its name. Raises NotAllowed, ConnectionInvalid or StorageFailed."""
-    settings.require("connect")
+    actor.require("connect")
     home = settings.home
     if connection.protocol == "openai" and not connection.model:
         raise ConnectionInvalid(
@@ -94,9 +95,9 @@ def save_connection(connection: Connection, settings: Settings) -> None:
         _write([*others, connection], home)
 
 
-def remove_connection(name: str, settings: Settings) -> None:
+def remove_connection(name: str, actor: Actor, settings: Settings) -> None:
     """Forget a connection; nothing when there is none of that name. Raises NotAllowed or StorageFailed."""
-    settings.require("connect")
+    actor.require("connect")
     home = settings.home
     with writing(home), _lock(home):
         _write([each for each in list_connections(home) if each.name != name], home)

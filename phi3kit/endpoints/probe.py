@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import EndpointFailed, RequestInvalid
 from phi3kit.core.records import Endpoint, Interface, Message
 from phi3kit.core.settings import Settings
@@ -31,14 +32,14 @@ class Probe:
     context_tokens: int | None = None  # where the endpoint says it (vLLM does)
 
 
-def probe(connection: Connection, keys: Mapping[str, object], acting: Settings) -> Probe:
+def probe(connection: Connection, keys: Mapping[str, object], actor: Actor, settings: Settings) -> Probe:
     """Ask the endpoint.
 
-    acting: the settings of who tests it. Raises NotAllowed, ConnectionInvalid, RequestInvalid, Busy or EndpointFailed,
+    actor: who tests it. Raises NotAllowed, ConnectionInvalid, RequestInvalid, Busy or EndpointFailed,
     which names the failure.
     """
-    acting.require("connect")
-    endpoint = endpoint_of(connection, keys, acting.allowed_hosts)
+    actor.require("connect")
+    endpoint = endpoint_of(connection, keys, settings.allowed_hosts)
     if connection.protocol == "openai":
         return _models(endpoint, connection.model)
     return _invocations(endpoint)

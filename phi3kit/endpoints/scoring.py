@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import httpx
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint
-from phi3kit.core.settings import Settings
 
 _SECONDS = 300.0  # the worker loads MLflow and the model a second time for its first call
 
@@ -24,14 +24,14 @@ class Scored:
     is_json: bool
 
 
-def score(endpoint: Endpoint, payload: str, acting: Settings) -> Scored:
+def score(endpoint: Endpoint, payload: str, actor: Actor) -> Scored:
     """POST `payload` as JSON, whatever it is.
 
-    acting: the settings of who asks. Raises NotAllowed, or WorkerFailed when nobody answers.
+    actor: who asks. Raises NotAllowed, or WorkerFailed when nobody answers.
     """
-    acting.require("invoke")
+    actor.require("invoke")
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.api_key}"}
-    headers["X-Phi3kit-User"] = quote(acting.user)  # a header is ASCII, a name need not be
+    headers["X-Phi3kit-User"] = quote(actor.name)  # a header is ASCII, a name need not be
     content = payload.encode("utf-8", errors="surrogatepass")
     try:
         answer = httpx.post(f"{endpoint.base_url}/invocations", content=content, headers=headers, timeout=_SECONDS)

@@ -6,6 +6,7 @@ Knows the worker pool and connections. Draws nothing, asks nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.records import Endpoint, Served
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import connections
@@ -39,15 +40,16 @@ def endpoint_of(
     target: Target,
     pool: WorkerPool,
     keys: Mapping[str, object],
-    acting: Settings,
+    actor: Actor,
+    settings: Settings,
     on_wait: Callable[[str], None] = lambda what: None,
 ) -> Endpoint:
     """Where the target answers: its worker, started when it has none, or the remote URL with its key.
 
-    keys: names to secrets. acting: the settings of who asks. Raises NotAllowed, ModelNotFound or WorkerFailed for a
+    keys: names to secrets. actor: who asks. Raises NotAllowed, ModelNotFound or WorkerFailed for a
     logged model, ConnectionInvalid for a remote one.
     """
-    acting.require("talk")
+    actor.require("talk")
     if target.connection is None:
         return pool.endpoint(target.model_uri, on_wait)
-    return connections.endpoint_of(target.connection, keys, acting.allowed_hosts)
+    return connections.endpoint_of(target.connection, keys, settings.allowed_hosts)

@@ -25,6 +25,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.child_environment import worker_environment
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import Busy, ModelNotFound, WorkerFailed
@@ -142,9 +143,9 @@ class WorkerPool:
         except (httpx.HTTPError, ValueError, KeyError):  # it ends at this moment, or is too busy to say
             return None
 
-    def unload(self, model_uri: str, acting: Settings) -> None:
+    def unload(self, model_uri: str, actor: Actor) -> None:
         """End the model's worker because somebody asks for it. Raises NotAllowed."""
-        acting.require("serve")
+        actor.require("serve")
         self.stop(model_uri)
 
     def stop(self, model_uri: str) -> None:

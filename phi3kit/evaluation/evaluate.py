@@ -14,6 +14,7 @@ import mlflow
 import pandas as pd
 from mlflow.metrics import MetricValue, make_metric
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import Answering
 from phi3kit.batch.events import Pace, Progress
 from phi3kit.batch.request import RowResult
@@ -31,19 +32,23 @@ _REPORT_EVERY_S = 0.5
 
 
 def evaluate(
-    request: EvaluationRequest, settings: Settings, report: Callable[[Progress], None], pool: WorkerPool | None = None
+    request: EvaluationRequest,
+    actor: Actor,
+    settings: Settings,
+    report: Callable[[Progress], None],
+    pool: WorkerPool | None = None,
 ) -> Evaluation:
     """Evaluate a model and log the run.
 
     A question that cannot be answered scores 0 and is counted as failed. pool: whose workers answer; without one the
     evaluation has its own and ends it. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed.
     """
-    settings.require("evaluate")
+    actor.require("evaluate")
     asked = read_questions(request)
     model = resolve(canonical(request.model_uri, settings), settings)
     experiment = experiment_id(settings, EVALUATIONS_EXPERIMENT)
     workers = pool or WorkerPool(settings)
-    answering = Answering(workers, model.model_uri, request.sampling, settings, f"evaluation-{asked.digest}")
+    answering = Answering(workers, model.model_uri, request.sampling, actor, settings, f"evaluation-{asked.digest}")
     try:
         results = _answers(answering, asked, request.at_once, report)
     finally:

@@ -6,6 +6,7 @@ Knows what an evaluation reports. Folders and processes are job_folder's and job
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.events import Progress
 from phi3kit.core.data_folder import check_room
 from phi3kit.core.settings import Settings
@@ -31,14 +32,14 @@ class EvaluationJobs(JobList[EvaluationJob]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(EVALUATIONS, settings, _read)
 
-    def start(self, request: EvaluationRequest, acting: Settings) -> EvaluationJob:
+    def start(self, request: EvaluationRequest, actor: Actor) -> EvaluationJob:
         """Start an evaluation; it waits for those before it.
 
-        acting: the settings of who asks. Raises NotAllowed, LimitReached or StorageFailed.
+        actor: who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
-        acting.require("evaluate")
-        check_room(acting)
-        return self.launch(request.command(), request.as_json(), acting)
+        actor.require("evaluate")
+        check_room(self._settings)
+        return self.launch(request.command(), request.as_json(), actor)
 
 
 def _read(folder: Path) -> EvaluationJob:

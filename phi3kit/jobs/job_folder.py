@@ -20,6 +20,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.settings import Settings
@@ -113,9 +114,9 @@ class KnownJob:
     error: Phi3KitError | None
     user: str  # who asked for it; empty when an earlier phi3kit kept it
 
-    def belongs_to(self, acting: Settings) -> bool:
-        """Whether who acts may end it, and see what it was given."""
-        return self.user == acting.user or acting.may("administer")
+    def belongs_to(self, actor: Actor) -> bool:
+        """Whether the actor may end it, and see what it was given."""
+        return self.user == actor.name or actor.may("administer")
 
     @property
     def active(self) -> bool:
@@ -179,12 +180,12 @@ class OwnJob:
 
 
 @contextmanager
-def own_job(kind: JobKind, request: Mapping[str, Any], settings: Settings) -> Iterator[OwnJob]:
+def own_job(kind: JobKind, request: Mapping[str, Any], actor: Actor, settings: Settings) -> Iterator[OwnJob]:
     """Be a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
     given = os.environ.get(JOB_VARIABLE)
     with writing(settings.home):
         folder = kind.home(settings) / given if given else kind.new_folder(settings)
-        write_owner(folder, request, os.getpid(), settings.user)
+        write_owner(folder, request, os.getpid(), actor.name)
     job = OwnJob(kind, folder, settings)
     try:
         yield job

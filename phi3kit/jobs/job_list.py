@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.data_folder import writing
 from phi3kit.core.settings import Settings
@@ -53,24 +54,24 @@ class JobList(Generic[AnyJob]):
         return next((self._read(each) for each in self._kind.folders(self._settings) if each.name == job_id), None)
 
     def launch(
-        self, command: list[str], request: Mapping[str, Any], acting: Settings, folder: Path | None = None
+        self, command: list[str], request: Mapping[str, Any], actor: Actor, folder: Path | None = None
     ) -> AnyJob:
         """Start `python -m phi3kit COMMAND` as a job; it waits for those before it. Raises StorageFailed.
 
-        acting: the settings of who asks for it. folder: one that `new_folder` gave, when the command names files in it.
+        actor: who asks for it. folder: one that `new_folder` gave, when the command names files in it.
         """
         with writing(self._settings.home):
             folder = folder or self._kind.new_folder(self._settings)
             with (folder / "log.txt").open("wb") as log_file:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "phi3kit", *command],
-                    env=child_environment(acting) | {JOB_VARIABLE: folder.name},
+                    env=child_environment(self._settings) | actor.environment() | {JOB_VARIABLE: folder.name},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # it writes its events to the job's own file
                     stderr=log_file,
                     start_new_session=True,  # a closed terminal does not end it, and it ends with its children
                 )
-            write_owner(folder, request, process.pid, acting.user)
+            write_owner(folder, request, process.pid, actor.name)
             self._started.append((folder, process))
             # An ended child that nobody waits for stays in the process table until a page asks for the jobs.
             threading.Thread(target=process.wait, name="job-end", daemon=True).start()
@@ -78,13 +79,13 @@ class JobList(Generic[AnyJob]):
         assert job is not None
         return job
 
-    def cancel(self, job: AnyJob, acting: Settings) -> None:
+    def cancel(self, job: AnyJob, actor: Actor) -> None:
         """End a job, which takes back what it half did or keeps what it computed. Returns when its process is gone.
 
-        acting: the settings of who asks. Raises NotAllowed when it is somebody else's.
+        actor: who asks. Raises NotAllowed when it is somebody else's.
         """
-        if not job.belongs_to(acting):
-            acting.require("administer")
+        if not job.belongs_to(actor):
+            actor.require("administer")
         self._cancel(job.folder, job.began_at)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.models.model import ModelInfo
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed, Phi3KitError
 from phi3kit.core.records import Message, Precision, WrapperName
@@ -76,7 +77,7 @@ def download(request: BuildRequest, source: Source, settings: Settings, report: 
 
 
 def build(
-    wrapper: WrapperName, source: Source, request: BuildRequest, settings: Settings, report: Report
+    wrapper: WrapperName, source: Source, request: BuildRequest, actor: Actor, settings: Settings, report: Report
 ) -> BuiltModel:
     """Build one wrapper from files on this machine and check it.
 
@@ -108,7 +109,7 @@ def build(
             registered = None
             if request.register:
                 with steps.step("register"):
-                    registered = register(info.model_uri, request.register, settings).model_uri
+                    registered = register(info.model_uri, request.register, actor, settings).model_uri
             size_bytes = mlflow.models.Model.load(info.model_uri).model_size_bytes or 0
             tags = {"phi3kit.wrapper": wrapper, **facts, SIZE_TAG: str(size_bytes), CHECKED_TAG: "true"}
             client.set_logged_model_tags(info.model_id, tags)

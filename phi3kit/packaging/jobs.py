@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import check_room
 from phi3kit.core.errors import LimitReached
 from phi3kit.core.settings import Settings
@@ -39,16 +40,16 @@ class Jobs(JobList[Job]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(BUILDS, settings, _read)
 
-    def start(self, request: BuildRequest, acting: Settings, *, accept_tight: bool = False) -> Job:
+    def start(self, request: BuildRequest, actor: Actor, *, accept_tight: bool = False) -> Job:
         """Start a build; it waits for the builds before it.
 
-        acting: the settings of who asks. Raises NotAllowed, LimitReached or StorageFailed.
+        actor: who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
-        allow(request, acting)
-        check_room(acting)
-        _check_models(len(request.wrappers), acting)
-        _check_queue(sum(job.active for job in self.all()), acting.limits.waiting_builds)
-        return self.launch([*request.command(), *(["--yes"] if accept_tight else [])], asdict(request), acting)
+        allow(request, actor)
+        check_room(self._settings)
+        _check_models(len(request.wrappers), self._settings)
+        _check_queue(sum(job.active for job in self.all()), self._settings.limits.waiting_builds)
+        return self.launch([*request.command(), *(["--yes"] if accept_tight else [])], asdict(request), actor)
 
 
 class OwnJob:
@@ -71,18 +72,18 @@ class OwnJob:
 
 
 @contextmanager
-def own_job(request: BuildRequest, settings: Settings) -> Iterator[OwnJob]:
+def own_job(request: BuildRequest, actor: Actor, settings: Settings) -> Iterator[OwnJob]:
     """Be a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
-    with job_folder.own_job(BUILDS, asdict(request), settings) as job:
+    with job_folder.own_job(BUILDS, asdict(request), actor, settings) as job:
         yield OwnJob(job)
 
 
-def _check_models(more: int, acting: Settings) -> None:
-    if (most := acting.limits.models) is None:
+def _check_models(more: int, settings: Settings) -> None:
+    if (most := settings.limits.models) is None:
         return
     from phi3kit.tracking.logged_models import list_models
 
-    if (there := len(list_models(acting))) + more > most:
+    if (there := len(list_models(settings))) + more > most:
         raise LimitReached(
             "There are models enough.",
             f"{there} are logged here, and there is room for {most}.",

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import BuildFailed
 from phi3kit.core.machine import choose_threads, free_memory_bytes
 from phi3kit.core.records import Precision, WrapperName
@@ -86,19 +87,19 @@ class Plan:
         return {**asdict(self), "needs": needs, "verdict": self.verdict}
 
 
-def allow(request: BuildRequest, settings: Settings) -> None:
-    """Let who acts ask for this build. Raises NotAllowed."""
-    settings.require("build" if request.source == EMBEDDED else "build_any")
+def allow(request: BuildRequest, actor: Actor) -> None:
+    """Let the actor ask for this build. Raises NotAllowed."""
+    actor.require("build" if request.source == EMBEDDED else "build_any")
     if request.register:
-        settings.require("register")
+        actor.require("register")
 
 
-def make_plan(request: BuildRequest, source: Source, settings: Settings) -> Plan:
+def make_plan(request: BuildRequest, source: Source, actor: Actor, settings: Settings) -> Plan:
     """Reckon what a build needs. Reads the machine's free disk and memory; writes nothing.
 
     Raises BuildFailed when no machine could do what is asked, or NotAllowed.
     """
-    allow(request, settings)
+    allow(request, actor)
     _refuse_what_cannot_be(request, source)
     numbers = _numbers(source)
     exported = _exported_bytes(source, request.precision)

@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import ModelNotFound, RequestInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.tracking import logged_models
@@ -99,10 +100,10 @@ def choices(models: Sequence[LoggedModel], registered: Sequence[RegisteredModel]
 
 
 def register(
-    model_uri: str, name: str, settings: Settings, *, description: str = "", aliases: Sequence[str] = ()
+    model_uri: str, name: str, actor: Actor, settings: Settings, *, description: str = "", aliases: Sequence[str] = ()
 ) -> Version:
     """Add a version of `name`, which is made when it is new. Raises ModelNotFound, RequestInvalid or StorageFailed."""
-    settings.require("register")
+    actor.require("register")
     target = canonical(model_uri, settings)
     client = open_store(settings)
     for alias in aliases:
@@ -118,27 +119,27 @@ def register(
         return _version(client.get_model_version(name, made.version), entry.aliases, ours)
 
 
-def set_alias(name: str, alias: str, version: int, settings: Settings) -> None:
+def set_alias(name: str, alias: str, version: int, actor: Actor, settings: Settings) -> None:
     """Let an alias point to a version; it leaves the version that it pointed to before.
 
     Raises RequestInvalid, ModelNotFound or StorageFailed.
     """
-    settings.require("register")
+    actor.require("register")
     _check_alias(alias)
     with _errors(settings, f"The alias {alias!r} cannot be set.", "Use letters, digits, - and _."):
         open_store(settings).set_registered_model_alias(name, alias, str(version))
 
 
-def remove_alias(name: str, alias: str, settings: Settings) -> None:
+def remove_alias(name: str, alias: str, actor: Actor, settings: Settings) -> None:
     """Let an alias point nowhere. Raises ModelNotFound or StorageFailed."""
-    settings.require("register")
+    actor.require("register")
     with _errors(settings, f"The alias {alias!r} cannot be removed.", "Look at the list again."):
         open_store(settings).delete_registered_model_alias(name, alias)
 
 
-def describe(name: str, version: int | None, description: str, settings: Settings) -> None:
+def describe(name: str, version: int | None, description: str, actor: Actor, settings: Settings) -> None:
     """Set the description of a version, or of the name itself. Raises ModelNotFound or StorageFailed."""
-    settings.require("register")
+    actor.require("register")
     client = open_store(settings)
     with _errors(settings, "The description cannot be saved.", "Shorten it."):
         if version is None:
@@ -147,9 +148,9 @@ def describe(name: str, version: int | None, description: str, settings: Setting
             client.update_model_version(name, str(version), description.strip())
 
 
-def set_tags(name: str, version: int, tags: dict[str, str], settings: Settings) -> None:
+def set_tags(name: str, version: int, tags: dict[str, str], actor: Actor, settings: Settings) -> None:
     """Give a version exactly these tags. Raises RequestInvalid, ModelNotFound or StorageFailed."""
-    settings.require("register")
+    actor.require("register")
     client = open_store(settings)
     with _errors(settings, "The tags cannot be saved.", "Use letters, digits, spaces and - _ . / in a key."):
         before = dict(client.get_model_version(name, str(version)).tags)
@@ -160,12 +161,12 @@ def set_tags(name: str, version: int, tags: dict[str, str], settings: Settings) 
             client.delete_model_version_tag(name, str(version), key)
 
 
-def delete_version(name: str, version: int, settings: Settings) -> None:
+def delete_version(name: str, version: int, actor: Actor, settings: Settings) -> None:
     """Delete a version and its aliases; the logged model stays. The name goes with its last version.
 
     Raises ModelNotFound or StorageFailed.
     """
-    settings.require("delete")
+    actor.require("delete")
     client = open_store(settings)
     with _errors(settings, f"Version {version} of {name} cannot be deleted.", "Look at the list again."):
         client.delete_model_version(name, str(version))
@@ -173,18 +174,18 @@ def delete_version(name: str, version: int, settings: Settings) -> None:
             client.delete_registered_model(name)
 
 
-def delete_model(model_uri: str, settings: Settings) -> None:
+def delete_model(model_uri: str, actor: Actor, settings: Settings) -> None:
     """Delete a logged model with its files, and first every version that points to it.
 
     Raises ModelNotFound or StorageFailed.
     """
-    settings.require("delete")
+    actor.require("delete")
     target = canonical(model_uri, settings)
     client = open_store(settings)
     with storage_errors(settings.home):
         pointing = [each for each in _pages(client.search_model_versions) if logged_model_uri(each) == target]
     for each in pointing:
-        delete_version(str(each.name), int(each.version), settings)
+        delete_version(str(each.name), int(each.version), actor, settings)
     logged_models.delete(target, settings)
 
 

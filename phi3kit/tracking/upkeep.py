@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlflow.entities import ViewType
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import disk_bytes
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.settings import Settings
@@ -41,12 +42,12 @@ class Cleaned:
     turns: int = 0
 
 
-def clean_up(settings: Settings, older_than_s: float) -> Cleaned:
+def clean_up(actor: Actor, settings: Settings, older_than_s: float) -> Cleaned:
     """Remove ended jobs with what they left, uploads, and what can be made again, where it is older.
 
     Raises NotAllowed or StorageFailed.
     """
-    settings.require("administer")
+    actor.require("administer")
     return _clean_up(settings, time.time() - older_than_s, ())
 
 

@@ -5,6 +5,7 @@ Puts together what the turns of the last day and the day's tokens say. Knows no 
 
 from dataclasses import dataclass
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.limits import Limits
 from phi3kit.core.settings import Settings
 from phi3kit.usage import budgets
@@ -64,10 +65,10 @@ def sizes(limits: Limits) -> list[str]:
     return [words.format(most) for words, most in found if most is not None]
 
 
-def everybody(acting: Settings, outbox: Outbox, asked: Asked) -> list[Spent]:
+def everybody(actor: Actor, settings: Settings, outbox: Outbox, asked: Asked) -> list[Spent]:
     """What each user did, most tokens of today first. Raises NotAllowed or StorageFailed."""
-    acting.require("administer")
-    uses = {use.user: use for use in asked.uses()} if acting.limits.paces_users else {}
+    actor.require("administer")
+    uses = {use.user: use for use in asked.uses()} if settings.limits.paces_users else {}
     spent = outbox.spenders(budgets.today())
     found = [Spent(uses.get(user, Use(user)), spent.get(user, 0)) for user in {**uses, **spent}]
     return sorted(found, key=lambda each: (-each.tokens_today, each.use.user))

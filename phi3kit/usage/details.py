@@ -10,6 +10,7 @@ from mlflow.entities import Trace
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.records import ROLES, Message
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
@@ -37,13 +38,13 @@ class TurnDetails:
         return (*self.prompt, Message("assistant", answer)) if answer else self.prompt
 
 
-def turn_details(settings: Settings, run_id: str, turn_id: str | None) -> TurnDetails:
-    """Read a turn's trace. settings: of who looks; what others said is for admins. Raises StorageFailed."""
+def turn_details(actor: Actor, settings: Settings, run_id: str, turn_id: str | None) -> TurnDetails:
+    """Read a turn's trace. actor: who looks; what others said is for admins. Raises StorageFailed."""
     open_store(settings)
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
     root = f"{settings.mlflow_url}/#/experiments/{experiment}"
     trace = _trace(settings, turn_id) if turn_id else None
-    readable = trace and (settings.may("administer") or trace.info.trace_metadata.get(USER) == settings.user)
+    readable = trace and (actor.may("administer") or trace.info.trace_metadata.get(USER) == actor.name)
     prompt, completions = _said(trace) if trace and readable else (None, ())
     return TurnDetails(
         run_url=f"{root}/runs/{run_id}",

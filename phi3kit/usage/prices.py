@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.settings import Settings
 
@@ -56,10 +57,10 @@ def load(home: Path) -> dict[str, Price]:
         ) from error
 
 
-def save(acting: Settings, prices: dict[str, Price]) -> None:
+def save(actor: Actor, settings: Settings, prices: dict[str, Price]) -> None:
     """Keep one's own prices; they are everybody's here. Raises NotAllowed or StorageFailed."""
-    acting.require("administer")
-    home = acting.home
+    actor.require("administer")
+    home = settings.home
     new = home / f"prices.json.{os.getpid()}.new"
     try:
         new.write_text(json.dumps({wrapper: asdict(price) for wrapper, price in prices.items()}, indent=2), "utf-8")

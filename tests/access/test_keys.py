@@ -3,30 +3,25 @@
 import re
 import stat
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from phi3kit.access.actor import Actor
 from phi3kit.access.keys import MOST_KEYS, KeyStore
 from phi3kit.core.errors import NotAllowed, RequestInvalid, StorageFailed
 from phi3kit.core.profiles import Role
-from phi3kit.core.settings import Settings
-from tests.conftest import run_cli, settings_for
-
-
-def acting(home: Path, user: str, role: Role = "user") -> Settings:
-    return replace(settings_for(home, PHI3KIT_PROFILE="team"), user=user, role=role)
+from tests.conftest import run_cli
 
 
 @pytest.fixture
-def ada(tmp_path: Path) -> Settings:
-    return acting(tmp_path, "ada")
+def ada() -> Actor:
+    return Actor("ada", "user")
 
 
 @pytest.fixture
-def admin(tmp_path: Path) -> Settings:
-    return acting(tmp_path, "root", "admin")
+def admin() -> Actor:
+    return Actor("root", "admin")
 
 
 @pytest.fixture
@@ -35,41 +30,41 @@ def store(tmp_path: Path) -> KeyStore:
 
 
 class TestCreate:
-    def test_a_key_is_its_users(self, store: KeyStore, ada: Settings):
+    def test_a_key_is_its_users(self, store: KeyStore, ada: Actor):
         key, token = store.create("ada", "  my\nnotebook ", ada)
         assert (key.user, key.note, key.revoked_at) == ("ada", "my notebook", None)
         assert re.fullmatch(r"phi3kit_[0-9a-f]{12}_[\w-]{43}", token)
         assert store.user_of(token) == "ada"
 
-    def test_the_key_itself_lies_nowhere_in_the_data_folder(self, store: KeyStore, ada: Settings, tmp_path: Path):
+    def test_the_key_itself_lies_nowhere_in_the_data_folder(self, store: KeyStore, ada: Actor, tmp_path: Path):
         _, token = store.create("ada", "", ada)
         secret = token.rpartition("_")[2].encode()
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert files
         assert not any(secret in path.read_bytes() for path in files)
 
-    def test_only_the_owner_of_the_machine_reads_the_file(self, store: KeyStore, ada: Settings, tmp_path: Path):
+    def test_only_the_owner_of_the_machine_reads_the_file(self, store: KeyStore, ada: Actor, tmp_path: Path):
         store.create("ada", "", ada)
         assert stat.S_IMODE((tmp_path / "keys.db").stat().st_mode) == 0o600
 
     @pytest.mark.parametrize("role", ["viewer", "visitor", "nobody"])
     def test_who_may_not_ask_makes_no_key(self, store: KeyStore, tmp_path: Path, role: Role):
         with pytest.raises(NotAllowed, match="API keys"):
-            store.create("ada", "", acting(tmp_path, "ada", role))
+            store.create("ada", "", Actor("ada", role))
         assert not store.any_live()
 
-    def test_only_an_admin_makes_a_key_for_somebody_else(self, store: KeyStore, ada: Settings, admin: Settings):
+    def test_only_an_admin_makes_a_key_for_somebody_else(self, store: KeyStore, ada: Actor, admin: Actor):
         with pytest.raises(NotAllowed):
             store.create("bob", "", ada)
         _, token = store.create("bob", "", admin)
         assert store.user_of(token) == "bob"
 
     @pytest.mark.parametrize("user", ["", "  ", "a\x00b", "x" * 201])
-    def test_what_is_no_name_gets_no_key(self, store: KeyStore, admin: Settings, user: str):
+    def test_what_is_no_name_gets_no_key(self, store: KeyStore, admin: Actor, user: str):
         with pytest.raises(RequestInvalid, match="no name"):
             store.create(user, "", admin)
 
-    def test_one_user_has_so_many_live_keys_at_most(self, store: KeyStore, ada: Settings):
+    def test_one_user_has_so_many_live_keys_at_most(self, store: KeyStore, ada: Actor):
         keys = [store.create("ada", "", ada)[0] for _ in range(MOST_KEYS)]
         with pytest.raises(RequestInvalid, match=f"{MOST_KEYS} keys"):
             store.create("ada", "", ada)
@@ -78,7 +73,7 @@ class TestCreate:
 
 
 class TestUserOf:
-    def test_a_key_that_is_not_exactly_right_is_nobodys(self, store: KeyStore, ada: Settings):
+    def test_a_key_that_is_not_exactly_right_is_nobodys(self, store: KeyStore, ada: Actor):
         key, token = store.create("ada", "", ada)
         other = store.create("ada", "", ada)[1]
         forged = [
@@ -89,16 +84,14 @@ class TestUserOf:
         ]  # fmt: skip
         assert [store.user_of(each) for each in forged] == [None] * len(forged)
 
-    def test_a_revoked_key_is_nobodys_also_in_another_process_store(
-        self, store: KeyStore, ada: Settings, tmp_path: Path
-    ):
+    def test_a_revoked_key_is_nobodys_also_in_another_process_store(self, store: KeyStore, ada: Actor, tmp_path: Path):
         key, token = store.create("ada", "", ada)
         other = KeyStore(tmp_path)
         assert other.user_of(token) == "ada"
         store.revoke(key.id, ada)
         assert (other.user_of(token), store.any_live()) == (None, False)
 
-    def test_its_last_use_is_written_once_a_minute(self, tmp_path: Path, ada: Settings):
+    def test_its_last_use_is_written_once_a_minute(self, tmp_path: Path, ada: Actor):
         now = [1000.0]
         store = KeyStore(tmp_path, lambda: now[0])
         _, token = store.create("ada", "", ada)
@@ -109,11 +102,11 @@ class TestUserOf:
             seen.append(store.list(ada)[0].last_used_at)
         assert seen == [1000.0, 1000.0, 1061.0, 500.0]
 
-    def test_looking_makes_no_file(self, store: KeyStore, tmp_path: Path, ada: Settings):
+    def test_looking_makes_no_file(self, store: KeyStore, tmp_path: Path, ada: Actor):
         assert (store.user_of(f"phi3kit_{'0' * 12}_{'a' * 43}"), store.any_live(), store.list(ada)) == (None, False, [])
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_file_that_cannot_be_read_lets_nobody_in(self, store: KeyStore, ada: Settings, tmp_path: Path):
+    def test_a_file_that_cannot_be_read_lets_nobody_in(self, store: KeyStore, ada: Actor, tmp_path: Path):
         _, token = store.create("ada", "", ada)
         for path in tmp_path.glob("keys.db*"):
             path.unlink()
@@ -121,7 +114,7 @@ class TestUserOf:
         with pytest.raises(StorageFailed, match="API keys"):
             store.user_of(token)
 
-    def test_many_threads_find_it(self, store: KeyStore, ada: Settings):
+    def test_many_threads_find_it(self, store: KeyStore, ada: Actor):
         _, token = store.create("ada", "", ada)
         found: list[str | None] = []
         threads = [threading.Thread(target=lambda: found.append(store.user_of(token))) for _ in range(8)]
@@ -133,7 +126,7 @@ class TestUserOf:
 
 
 class TestListAndRevoke:
-    def test_one_sees_ones_own_and_an_admin_everybodys(self, store: KeyStore, ada: Settings, admin: Settings):
+    def test_one_sees_ones_own_and_an_admin_everybodys(self, store: KeyStore, ada: Actor, admin: Actor):
         store.create("ada", "hers", ada)
         store.create("bob", "his", admin)
         assert [key.note for key in store.list(ada)] == ["hers"]
@@ -141,7 +134,7 @@ class TestListAndRevoke:
         with pytest.raises(NotAllowed):
             store.list(ada, everybody=True)
 
-    def test_somebody_elses_key_is_not_to_be_told_from_none(self, store: KeyStore, ada: Settings, admin: Settings):
+    def test_somebody_elses_key_is_not_to_be_told_from_none(self, store: KeyStore, ada: Actor, admin: Actor):
         key, token = store.create("bob", "", admin)
         with pytest.raises(RequestInvalid) as foreign:
             store.revoke(key.id, ada)
@@ -152,7 +145,7 @@ class TestListAndRevoke:
         store.revoke(key.id, admin)
         assert store.user_of(token) is None
 
-    def test_it_is_revoked_once(self, store: KeyStore, ada: Settings):
+    def test_it_is_revoked_once(self, store: KeyStore, ada: Actor):
         key, _ = store.create("ada", "", ada)
         store.revoke(key.id, ada)
         with pytest.raises(RequestInvalid, match="no live key"):

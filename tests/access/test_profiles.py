@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from phi3kit.access.actor import Actor, process_actor
 from phi3kit.access.roles import Act, may
 from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.request import BatchRequest
@@ -31,6 +31,7 @@ from phi3kit.packaging.sources.find import EMBEDDED, find_source
 from phi3kit.tracking import registry
 from phi3kit.usage import prices
 from tests.conftest import Built, run_cli, settings_for
+from tests.support.actors import ADMIN
 
 CAPITAL = (Message("user", "What is the capital of Spain?"),)
 NOWHERE = Endpoint("http://127.0.0.1:9", "key", "models:/m-1", "onnx")
@@ -62,9 +63,9 @@ class TestRoles:
         )  # fmt: skip
         assert [act for act in every if may(role, act)] == acts.split()
 
-    def test_a_refusal_says_what_why_and_who_could(self, tmp_path: Path):
+    def test_a_refusal_says_what_why_and_who_could(self):
         with pytest.raises(NotAllowed) as caught:
-            replace(settings_for(tmp_path), role="user").require("delete")
+            Actor("ada", "user").require("delete")
         assert str(caught.value) == (
             "You may not delete models or versions here. Your role is user; it takes admin. "
             "Ask whoever runs this app for that role."
@@ -74,7 +75,7 @@ class TestRoles:
 class TestSettings:
     def test_ones_own_machine_has_everything_on(self):
         settings = read_settings({})
-        assert (settings.profile, settings.role, settings.allowed_hosts) == ("local", "admin", None)
+        assert (settings.profile, process_actor(settings, {}).role, settings.allowed_hosts) == ("local", "admin", None)
         assert not settings.limits.paces_users
 
     def test_strangers_are_never_more_than_visitors_and_leave_no_text(self):
@@ -83,7 +84,11 @@ class TestSettings:
             "PHI3KIT_ALLOWED_HOSTS": "127.0.0.1",
         }  # fmt: skip
         settings = read_settings(given)
-        assert (settings.role, settings.log_text, settings.allowed_hosts) == ("visitor", False, ())
+        assert (process_actor(settings, given).role, settings.log_text, settings.allowed_hosts) == (
+            "visitor",
+            False,
+            (),
+        )
         assert settings.limits.user_minute_turns == 12
 
     def test_a_limit_that_is_set_wins_over_the_profiles(self):
@@ -101,18 +106,21 @@ class TestSettings:
         assert read_settings(child_environment(settings)) == settings
 
 
+STRANGER = Actor("guest-1", "visitor")
+
+
 class TestStranger:
     """Each line is one way to do more than the main job; every one is refused in the kit itself."""
 
     def test_builds_nothing_but_the_embedded_model(self, stranger: Settings, tmp_path: Path):
-        assert find_source(EMBEDDED, stranger).kind == "weights"
+        assert find_source(EMBEDDED, STRANGER, stranger).kind == "weights"
         for source in (str(tmp_path), "/etc", "microsoft/Phi-3-mini-4k-instruct"):
             with pytest.raises(NotAllowed, match="another source"):
-                find_source(source, stranger)
+                find_source(source, STRANGER, stranger)
             with pytest.raises(NotAllowed, match="another source"):
-                Jobs(stranger).start(BuildRequest(("onnx",), source, "int4"), stranger)
+                Jobs(stranger).start(BuildRequest(("onnx",), source, "int4"), STRANGER)
         with pytest.raises(NotAllowed, match="Model Registry"):
-            Jobs(stranger).start(BuildRequest(("onnx",), EMBEDDED, "int4", register="phi3"), stranger)
+            Jobs(stranger).start(BuildRequest(("onnx",), EMBEDDED, "int4", register="phi3"), STRANGER)
         assert not (stranger.home / "builds").exists()
 
     def test_starts_no_batch_evaluation_server_or_bundle(self, stranger: Settings, built: Built, tmp_path: Path):
@@ -120,29 +128,29 @@ class TestStranger:
         table = tmp_path / "in.csv"
         table.write_text("message\nhello\n")
         with pytest.raises(NotAllowed):
-            BatchJobs(stranger).start(BatchRequest(uri, table, tmp_path / "out.csv"), stranger)
+            BatchJobs(stranger).start(BatchRequest(uri, table, tmp_path / "out.csv"), STRANGER)
         with pytest.raises(NotAllowed):
-            EvaluationJobs(stranger).start(EvaluationRequest(uri, "embedded"), stranger)
+            EvaluationJobs(stranger).start(EvaluationRequest(uri, "embedded"), STRANGER)
         with pytest.raises(NotAllowed):
-            ScoringServers(stranger).start(uri, stranger)
+            ScoringServers(stranger).start(uri, STRANGER)
         with pytest.raises(NotAllowed):
-            plan_bundle(uri, stranger)
+            plan_bundle(uri, STRANGER, stranger)
         with pytest.raises(NotAllowed):
-            score(NOWHERE, "{}", stranger)
+            score(NOWHERE, "{}", STRANGER)
         with pytest.raises(NotAllowed):
-            WorkerPool(stranger).unload(uri, stranger)
+            WorkerPool(stranger).unload(uri, STRANGER)
 
     def test_changes_no_registry_and_deletes_nothing(self, built: Built):
-        stranger, uri = replace(built.settings, role="visitor"), built.uri("onnx")
+        stranger, uri = built.settings, built.uri("onnx")
         for act in (
-            lambda: registry.register(uri, "theirs", stranger),
-            lambda: registry.set_alias("theirs", "champion", 1, stranger),
-            lambda: registry.remove_alias("theirs", "champion", stranger),
-            lambda: registry.describe("theirs", 1, "mine", stranger),
-            lambda: registry.set_tags("theirs", 1, {"a": "b"}, stranger),
-            lambda: registry.delete_version("theirs", 1, stranger),
-            lambda: registry.delete_model(uri, stranger),
-            lambda: prices.save(stranger, {}),
+            lambda: registry.register(uri, "theirs", STRANGER, stranger),
+            lambda: registry.set_alias("theirs", "champion", 1, STRANGER, stranger),
+            lambda: registry.remove_alias("theirs", "champion", STRANGER, stranger),
+            lambda: registry.describe("theirs", 1, "mine", STRANGER, stranger),
+            lambda: registry.set_tags("theirs", 1, {"a": "b"}, STRANGER, stranger),
+            lambda: registry.delete_version("theirs", 1, STRANGER, stranger),
+            lambda: registry.delete_model(uri, STRANGER, stranger),
+            lambda: prices.save(STRANGER, stranger, {}),
         ):
             with pytest.raises(NotAllowed):
                 act()
@@ -151,9 +159,9 @@ class TestStranger:
     def test_adds_and_tests_no_remote_endpoint(self, stranger: Settings):
         connection = Connection("mine", "http://127.0.0.1:9", model="x")
         for act in (
-            lambda: save_connection(connection, stranger),
-            lambda: remove_connection("mine", stranger),
-            lambda: probe(connection, {}, stranger),
+            lambda: save_connection(connection, STRANGER, stranger),
+            lambda: remove_connection("mine", STRANGER, stranger),
+            lambda: probe(connection, {}, STRANGER, stranger),
         ):
             with pytest.raises(NotAllowed, match="remote endpoints"):
                 act()
@@ -174,14 +182,13 @@ class TestStranger:
 
 
 def test_a_viewer_asks_nothing(built: Built):
-    viewer = replace(built.settings, role="viewer")
     with pytest.raises(NotAllowed, match="may not ask a model"):
-        ask(NOWHERE, Request(CAPITAL), TurnContext("eve", "ui"), viewer)
+        ask(NOWHERE, Request(CAPITAL), TurnContext(Actor("eve", "viewer"), "ui"), built.settings)
 
 
 def test_somebody_elses_job_is_theirs_to_end(tmp_path: Path):
     settings = settings_for(tmp_path)
-    ada, bob = replace(settings, user="ada", role="user"), replace(settings, user="bob", role="user")
+    ada, bob = Actor("ada", "user"), Actor("bob", "user")
     jobs = Jobs(settings)
     job = jobs.start(BuildRequest(("onnx",), str(tmp_path), "int4"), ada)
     with pytest.raises(NotAllowed, match="belongs to others"):
@@ -192,12 +199,12 @@ def test_somebody_elses_job_is_theirs_to_end(tmp_path: Path):
 def test_builds_that_wait_are_bounded(tmp_path: Path):
     settings = settings_for(tmp_path, PHI3KIT_WAITING_BUILDS="1")
     jobs = Jobs(settings)
-    job = jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), settings)
+    job = jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
     try:
         with pytest.raises(LimitReached, match="1 builds are under way or wait, and there is room for 1"):
-            jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), settings)
+            jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
     finally:
-        jobs.cancel(job, settings)
+        jobs.cancel(job, ADMIN)
 
 
 SECRETS = {

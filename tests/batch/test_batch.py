@@ -28,6 +28,7 @@ from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.outbox import Outbox, from_json
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
+from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
 
@@ -72,7 +73,7 @@ def batch_turns(settings: Settings) -> list[TurnRecord]:
 
 def run(request: BatchRequest, settings: Settings, pool: WorkerPool) -> tuple[Summary, list[Progress]]:
     seen: list[Progress] = []
-    return run_batch(request, settings, seen.append, pool), seen
+    return run_batch(request, ADMIN, settings, seen.append, pool), seen
 
 
 class TestCommandLine:
@@ -280,7 +281,7 @@ def scripted(home: Path) -> Iterator[Answering]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}", "key", "models:/m-1", "onnx")
-    answering = Answering(_OnePlace(endpoint), "models:/m-1", Sampling(), settings_for(home), "b1")  # type: ignore[arg-type]
+    answering = Answering(_OnePlace(endpoint), "models:/m-1", Sampling(), ADMIN, settings_for(home), "b1")  # type: ignore[arg-type]
     try:
         yield answering
     finally:
@@ -319,7 +320,7 @@ class TestJobs:
         path = keep_upload("../../in.csv", table_of(tmp_path, "Hello", "").read_bytes(), settings)
         assert path.is_relative_to(settings.home / "batches" / "uploads")
         jobs = BatchJobs(settings)
-        job = jobs.start(BatchRequest(uri, path, Path("out.csv")), settings)
+        job = jobs.start(BatchRequest(uri, path, Path("out.csv")), ADMIN)
         other_process = BatchJobs(settings)
         job = wait_for(
             "its end", lambda: None if (now := other_process.find(job.job_id)) is None or now.active else now, 120
@@ -337,9 +338,9 @@ class TestJobs:
             "in.csv", table_of(tmp_path, *(["List the capitals of the world."] * 200)).read_bytes(), settings
         )
         jobs = BatchJobs(settings)
-        job = jobs.start(BatchRequest(uri, path, Path("out.csv")), settings)
+        job = jobs.start(BatchRequest(uri, path, Path("out.csv")), ADMIN)
         wait_for("some rows", lambda: done_so_far(settings) >= 1, 120)
-        jobs.cancel(job, settings)
+        jobs.cancel(job, ADMIN)
         stopped = jobs.all()[0]
         assert stopped.state == "cancelled"
         assert stopped.error is not None

@@ -17,6 +17,7 @@ from phi3kit.deployment.servers import free_port
 from phi3kit.tracking.logged_models import list_models
 from tests.batch.test_batch import batch_turns, rows_of, table_of
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli
+from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
 
 REQUIRED = os.environ.get("PHI3KIT_REQUIRE_SPARK") == "1"
@@ -47,18 +48,21 @@ class TestSpark:
                 local, spark = tmp_path / "local.csv", tmp_path / "spark.csv"
                 seen: list[Progress] = []
                 request = BatchRequest(model.model_uri, table, local, sampling=Sampling(max_tokens=40, stop=("Lima",)))
-                run_batch(request, settings, seen.append)
+                run_batch(request, ADMIN, settings, seen.append)
                 before = len(batch_turns(settings))
                 on_spark = BatchRequest(
                     model.model_uri, table, spark, sampling=request.sampling, spark="local[2]", fresh=True
                 )
-                summary = run_batch(on_spark, settings, seen.append)
+                summary = run_batch(on_spark, ADMIN, settings, seen.append)
                 assert spark.read_text() == local.read_text(), (model.wrapper, table.name)
                 assert summary.computed == summary.rows
                 turns = batch_turns(settings)[before:]
                 assert len(turns) == summary.rows - summary.failed
                 assert sum(turn.completion_tokens for turn in turns) == summary.completion_tokens
-            assert run_batch(BatchRequest(**{**vars(on_spark), "fresh": False}), settings, seen.append).computed == 0
+            assert (
+                run_batch(BatchRequest(**{**vars(on_spark), "fresh": False}), ADMIN, settings, seen.append).computed
+                == 0
+            )
         assert rows_of(tmp_path / "local.csv")[0]["completion"].startswith("Alright")
 
     def test_a_master_that_is_no_master_is_one_line(self, built: Built, tmp_path: Path) -> None:

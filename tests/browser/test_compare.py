@@ -7,6 +7,7 @@ import pytest
 
 from phi3kit.endpoints.connections import list_connections, remove_connection
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.in_browser import idle, main_text, needs_browser, running_app, send, tab_on
 from tests.support.scripted_server import http_answer, scripted
 
@@ -66,7 +67,7 @@ def test_a_connection_is_tested_and_saved_in_the_dialog(page: "playwright.Page",
         dialog.wait_for(state="hidden")
         assert list_connections(built.home) == []
     finally:
-        remove_connection("lab", built.settings)
+        remove_connection("lab", ADMIN, built.settings)
 
 
 def test_the_sides_stand_below_each_other_on_a_phone(page: "playwright.Page") -> None:

@@ -10,6 +10,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import list_models
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.in_browser import go, idle, needs_browser, running_app, tab_on
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
@@ -23,7 +24,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 def store(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = copy_of_store(built.settings, tmp_path_factory.mktemp("browser-models"))
     # The newest of the two: the page chooses it.
-    registry.register(built.uri("transformers"), "phi3", settings, aliases=["champion"])
+    registry.register(built.uri("transformers"), "phi3", ADMIN, settings, aliases=["champion"])
     return settings
 
 

@@ -18,6 +18,7 @@ from phi3kit.core.errors import ModelNotFound
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.deployment import azure
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.samples import artifacts_of, copy_of_store
 
 AZURE_AI_ML = "azure-ai-ml==1.35.2"  # cannot share our environment: it needs another opentelemetry
@@ -38,7 +39,7 @@ def unpacked(
 ) -> tuple[WrapperName, Path]:
     """A wrapper and the folder that its zip holds."""
     wrapper: WrapperName = request.param
-    bundle = azure.plan_bundle(built.uri(wrapper), built.settings)
+    bundle = azure.plan_bundle(built.uri(wrapper), ADMIN, built.settings)
     file = tmp_path_factory.mktemp("azure") / "bundle.zip"
     azure.save_bundle(bundle, file)
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(file), str(file.parent)], check=True)
@@ -108,7 +109,7 @@ class TestBundle:
         zips = []
         for _ in range(2):
             target = io.BytesIO()
-            azure.write_bundle(azure.plan_bundle(built.uri("onnx"), built.settings), target)
+            azure.write_bundle(azure.plan_bundle(built.uri("onnx"), ADMIN, built.settings), target)
             zips.append(target.getvalue())
         assert zips[0] == zips[1]
         with zipfile.ZipFile(io.BytesIO(zips[0])) as archive:
@@ -121,7 +122,7 @@ class TestBundle:
         size = 300 * 2**20
         with next(artifacts_of(built.uri("onnx"), settings).rglob("model.onnx.data")).open("wb") as weights:
             weights.truncate(size)
-        bundle = azure.plan_bundle(built.uri("onnx"), settings)
+        bundle = azure.plan_bundle(built.uri("onnx"), ADMIN, settings)
         assert bundle.model_bytes > size
         seen: list[int] = []
         tracemalloc.start()
@@ -135,7 +136,7 @@ class TestBundle:
 
     def test_a_file_that_goes_away_meanwhile_is_said_and_no_zip_is_left(self, built: Built, tmp_path: Path) -> None:
         settings = copy_of_store(built.settings, tmp_path)
-        bundle = azure.plan_bundle(built.uri("onnx"), settings)
+        bundle = azure.plan_bundle(built.uri("onnx"), ADMIN, settings)
         next(artifacts_of(built.uri("onnx"), settings).rglob("onnx_wrapper.py")).unlink()
         with pytest.raises(ModelNotFound, match="Build it again"):
             azure.save_bundle(bundle, tmp_path / "b.zip")
@@ -248,7 +249,7 @@ class TestAzuresOwnLoader:
         assert folder.name.startswith(f"phi3-{wrapper}-")
 
     def test_it_knows_a_mistake(self, azure_python: Path, built: Built, tmp_path: Path) -> None:
-        bundle = azure.plan_bundle(built.uri("onnx"), built.settings)
+        bundle = azure.plan_bundle(built.uri("onnx"), ADMIN, built.settings)
         for name in ("deploy.py", "endpoint.yml", "deployment.yml"):
             wrong = bundle.text(name).replace("instance_count: 1", "instance_count: many")
             (tmp_path / name).write_text(wrong)
@@ -260,7 +261,9 @@ class TestAzuresOwnLoader:
 class TestPins:
     def test_they_resolve_together(self, built: Built, tmp_path: Path) -> None:
         """transformers' pins are those of this environment, so onnx' set with Azure's server is what is new."""
-        conda = yaml.safe_load(azure.plan_bundle(built.uri("onnx"), built.settings).text("environment/conda.yaml"))
+        conda = yaml.safe_load(
+            azure.plan_bundle(built.uri("onnx"), ADMIN, built.settings).text("environment/conda.yaml")
+        )
         pins = tmp_path / "requirements.txt"
         pins.write_text("\n".join(conda["dependencies"][2]["pip"]))
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]

@@ -27,6 +27,7 @@ from phi3kit.deployment.servers import free_port
 from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import LoggedModel, list_models
 from tests.conftest import Built, settings_for
+from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for_server
 
@@ -38,7 +39,7 @@ def settings(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Settings
     """A store in which both wrappers are registered, with an alias."""
     copied = copy_of_store(built.settings, tmp_path_factory.mktemp("deploy"))
     for wrapper in WRAPPERS:
-        registry.register(built.uri(wrapper), f"phi3-{wrapper}", copied, aliases=["champion"])
+        registry.register(built.uri(wrapper), f"phi3-{wrapper}", ADMIN, copied, aliases=["champion"])
     return copied
 
 

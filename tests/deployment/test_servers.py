@@ -16,6 +16,7 @@ from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.deployment import servers
 from phi3kit.deployment.servers import ScoringServers, ServerStatus
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.waiting import has_ended, wait_for
 
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of Spain?"}]}
@@ -44,11 +45,11 @@ def family(pid: int) -> list[psutil.Process]:
 
 class TestScoringServers:
     def test_it_starts_answers_and_ends_with_all_its_processes(self, scoring: ScoringServers, built: Built) -> None:
-        first = scoring.start(built.uri("onnx"), built.settings)
+        first = scoring.start(built.uri("onnx"), ADMIN)
         assert (first.state, first.wrapper) == ("starting", "onnx")
         with pytest.raises(WorkerFailed, match="not ready yet"):
             servers.ask(first, "{}")
-        assert scoring.start(built.uri("onnx"), built.settings).pid == first.pid  # one a model
+        assert scoring.start(built.uri("onnx"), ADMIN).pid == first.pid  # one a model
         status = ready(scoring)
         answer = servers.ask(status, json.dumps(PROMPT))
         assert (answer.status, json.loads(answer.text)) == (200, ["The capital of Spain is Madrid."])
@@ -59,7 +60,7 @@ class TestScoringServers:
         assert any("Uvicorn running" in line for line in log_tail(status.log_file, 50))
         processes = family(status.pid)
         assert len(processes) >= 3  # the keeper, MLflow's command, uvicorn
-        scoring.stop(status.model_uri, built.settings)
+        scoring.stop(status.model_uri, ADMIN)
         assert [has_ended(each.pid) for each in processes] == [True] * len(processes)
         assert scoring.statuses() == []
         with pytest.raises(WorkerFailed, match="did not answer"):
@@ -69,29 +70,29 @@ class TestScoringServers:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(RequestInvalid, match=f"Port {port} cannot be used. Address already in use"):
-                scoring.start(built.uri("onnx"), built.settings, port)
+                scoring.start(built.uri("onnx"), ADMIN, port)
         assert scoring.statuses() == []
 
     @pytest.mark.parametrize("port", [-1, 70_000])
     def test_a_port_that_is_none_is_refused(self, scoring: ScoringServers, built: Built, port: int) -> None:
         with pytest.raises(RequestInvalid, match=f"Port {port} cannot be used"):
-            scoring.start(built.uri("onnx"), built.settings, port)
+            scoring.start(built.uri("onnx"), ADMIN, port)
 
     def test_an_unknown_model_starts_nothing(self, built: Built, scoring: ScoringServers) -> None:
         with pytest.raises(ModelNotFound):
-            scoring.start("models:/nobody@champion", built.settings)
+            scoring.start("models:/nobody@champion", ADMIN)
         assert scoring.statuses() == []
 
     def test_a_server_that_died_is_seen_with_its_log_and_started_anew(
         self, scoring: ScoringServers, built: Built
     ) -> None:
-        first = scoring.start(built.uri("onnx"), built.settings)
+        first = scoring.start(built.uri("onnx"), ADMIN)
         children = wait_for("its processes", lambda: family(first.pid)[1:])
         for each in children:
             each.kill()
         ended = wait_for("its end", lambda: next((s for s in scoring.statuses() if s.state == "ended"), None))
         assert ended.exit_code not in (None, 0)
-        assert scoring.start(built.uri("onnx"), built.settings).pid != first.pid
+        assert scoring.start(built.uri("onnx"), ADMIN).pid != first.pid
 
     def test_it_ends_when_the_app_is_killed(self, built: Built) -> None:
         script = (

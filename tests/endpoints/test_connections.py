@@ -8,6 +8,7 @@ import pytest
 from phi3kit.core.errors import ConnectionInvalid, StorageFailed
 from phi3kit.endpoints.connections import Connection, endpoint_of, list_connections, remove_connection, save_connection
 from tests.conftest import settings_for
+from tests.support.actors import ADMIN
 
 LAB = Connection("lab", "http://127.0.0.1:8000", model="phi3", key_name="PHI3KIT_KEY_LAB", context_tokens=4096)
 
@@ -52,7 +53,7 @@ class TestConnection:
 
     def test_openai_needs_a_model_and_invocations_does_not(self, tmp_path: Path) -> None:
         with pytest.raises(ConnectionInvalid, match="model"):
-            save_connection(Connection("lab", "http://host"), settings_for(tmp_path))
+            save_connection(Connection("lab", "http://host"), ADMIN, settings_for(tmp_path))
         assert list_connections(tmp_path) == []
         served = Connection("served", "http://host:5000", "invocations")
         assert (served.model_uri, served.label) == ("remote:served", "served · /invocations")
@@ -63,16 +64,16 @@ class TestKept:
     def test_what_was_saved_is_listed_by_name_and_a_name_is_there_once(self, tmp_path: Path) -> None:
         assert list_connections(tmp_path) == []
         other = Connection("Azure", "https://host/openai/v1", model="phi-4")
-        save_connection(LAB, settings_for(tmp_path))
-        save_connection(other, settings_for(tmp_path))
-        save_connection(replace(LAB, model="phi3-new"), settings_for(tmp_path))
+        save_connection(LAB, ADMIN, settings_for(tmp_path))
+        save_connection(other, ADMIN, settings_for(tmp_path))
+        save_connection(replace(LAB, model="phi3-new"), ADMIN, settings_for(tmp_path))
         assert list_connections(tmp_path) == [other, replace(LAB, model="phi3-new")]
-        remove_connection("Azure", settings_for(tmp_path))
-        remove_connection("nobody", settings_for(tmp_path))
+        remove_connection("Azure", ADMIN, settings_for(tmp_path))
+        remove_connection("nobody", ADMIN, settings_for(tmp_path))
         assert [each.name for each in list_connections(tmp_path)] == ["lab"]
 
     def test_no_key_is_in_the_file(self, tmp_path: Path) -> None:
-        save_connection(LAB, settings_for(tmp_path))
+        save_connection(LAB, ADMIN, settings_for(tmp_path))
         endpoint = endpoint_of(LAB, {"PHI3KIT_KEY_LAB": "s3cret"}, None)
         assert endpoint.api_key == "s3cret"
         assert "s3cret" not in repr(endpoint)
@@ -88,7 +89,7 @@ class TestKept:
         with pytest.raises(StorageFailed, match=r"connections\.json"):
             list_connections(tmp_path)
         with pytest.raises(StorageFailed):
-            save_connection(LAB, settings_for(tmp_path))
+            save_connection(LAB, ADMIN, settings_for(tmp_path))
         assert path.read_bytes() == text.encode("utf-8", "surrogateescape")
 
 

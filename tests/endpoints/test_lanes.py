@@ -15,6 +15,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built
 from tests.endpoints.test_remote import to
+from tests.support.actors import admin
 from tests.support.scripted_server import scripted
 from tests.support.waiting import wait_for
 
@@ -24,7 +25,7 @@ Wait = Callable[[str], None]
 
 
 def lane(find: Callable[[Wait], Endpoint], built: Built, request: Request = CAPITAL) -> Lane:
-    return Lane(find, request, TurnContext(user="maria", origin="ui"), built.settings)
+    return Lane(find, request, TurnContext(actor=admin("maria"), origin="ui"), built.settings)
 
 
 class TestLanes:

@@ -23,6 +23,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for
+from tests.support.actors import ADMIN, admin
 from tests.support.scripted_server import event_stream, http_answer, scripted, self_signed
 from tests.support.waiting import wait_for, wait_for_server
 
@@ -34,7 +35,7 @@ LONG = Request((Message("user", "List the capitals of the world."),), max_tokens
 
 
 def a_context() -> TurnContext:
-    return TurnContext(user="maria", origin="ui")
+    return TurnContext(actor=admin("maria"), origin="ui")
 
 
 def the_only_turn(settings: Settings) -> TurnRecord:
@@ -161,7 +162,7 @@ class TestSecondWorker:
             ask(endpoint_of(connection, {"PHI3KIT_KEY_FAR": "wrong"}, None), Request(CAPITAL), a_context(), here)
         assert caught.value.kind == "unauthorized"
         with pytest.raises(EndpointFailed, match="Name the secret"):
-            probe(Connection("far", connection.url), {}, ANYBODY)
+            probe(Connection("far", connection.url), {}, ADMIN, ANYBODY)
         assert the_only_turn(here).finish_reason == "error"
 
     def test_what_it_refuses_is_no_turn(self, far_worker: tuple[Connection, dict[str, str]], here: Settings) -> None:
@@ -172,15 +173,15 @@ class TestSecondWorker:
 
     def test_a_test_lists_its_models(self, far_worker: tuple[Connection, dict[str, str]]) -> None:
         connection, keys = far_worker
-        assert probe(connection, keys, ANYBODY).models == (connection.model,)
+        assert probe(connection, keys, ADMIN, ANYBODY).models == (connection.model,)
         other = Connection("far", connection.url, model="gpt-9", key_name=connection.key_name)
-        assert "None of them is called gpt-9" in probe(other, keys, ANYBODY).says
+        assert "None of them is called gpt-9" in probe(other, keys, ADMIN, ANYBODY).says
 
 
 class TestMlflowServe:
     def test_the_test_finds_out_what_each_takes(self, mlflow_servers: dict[str, str]) -> None:
         found = {
-            wrapper: probe(Connection("served", url, "invocations"), {}, ANYBODY).takes
+            wrapper: probe(Connection("served", url, "invocations"), {}, ADMIN, ANYBODY).takes
             for wrapper, url in mlflow_servers.items()
         }
         assert found == {"transformers": "openai", "onnx": "raw"}
@@ -226,7 +227,7 @@ class TestMlflowServe:
             ask(endpoint_of(connection, {}, None), Request(CAPITAL), a_context(), here)
         assert caught.value.kind == "protocol"
         with pytest.raises(EndpointFailed, match="404 to /v1/models"):
-            probe(connection, {}, ANYBODY)
+            probe(connection, {}, ADMIN, ANYBODY)
 
 
 def to(url: str, protocol: str = "openai", **values: object) -> Endpoint:

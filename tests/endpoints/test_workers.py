@@ -29,6 +29,7 @@ from phi3kit.tracking.store import open_store
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from tests.conftest import Built, run_cli, settings_for
+from tests.support.actors import ADMIN, admin
 from tests.support.samples import artifacts_of, copy_of_store
 from tests.support.waiting import answers, has_ended, wait_for
 
@@ -60,7 +61,7 @@ def open_pool() -> Iterator[Callable[[Settings], WorkerPool]]:
 
 
 OpenPool = Callable[[Settings], WorkerPool]
-CONTEXT = TurnContext(user="ada", origin="api")
+CONTEXT = TurnContext(actor=admin("ada"), origin="api")
 
 
 class TestPool:
@@ -311,13 +312,13 @@ class TestAliases:
     ) -> None:
         settings = copy_of_store(built.settings, tmp_path)
         for wrapper in WRAPPERS:
-            registry.register(built.uri(wrapper), "phi3", settings)
-        registry.set_alias("phi3", "champion", 1, settings)
+            registry.register(built.uri(wrapper), "phi3", ADMIN, settings)
+        registry.set_alias("phi3", "champion", 1, ADMIN, settings)
         pool = open_pool(settings)
         first = pool.endpoint("models:/phi3@champion")
         assert (first.model_uri, first.wrapper) == (built.uri(WRAPPERS[0]), WRAPPERS[0])
         assert pool.endpoint("models:/phi3/1") == first  # one model has one worker, however it is named
-        registry.set_alias("phi3", "champion", 2, settings)
+        registry.set_alias("phi3", "champion", 2, ADMIN, settings)
         second = pool.endpoint("models:/phi3@champion")
         assert (second.model_uri, second.wrapper) == (built.uri(WRAPPERS[1]), WRAPPERS[1])
         assert {status.model_uri: status.asked_as for status in pool.statuses()} == {
@@ -333,10 +334,10 @@ class TestAliases:
         self, open_pool: OpenPool, built: Built, tmp_path: Path
     ) -> None:
         settings = copy_of_store(built.settings, tmp_path)
-        registry.register(built.uri("onnx"), "phi3", settings, aliases=["champion"])
+        registry.register(built.uri("onnx"), "phi3", ADMIN, settings, aliases=["champion"])
         pool = open_pool(settings)
         pool.endpoint("models:/phi3@champion")
-        registry.remove_alias("phi3", "champion", settings)
+        registry.remove_alias("phi3", "champion", ADMIN, settings)
         with pytest.raises(ModelNotFound, match="points nowhere"):
             pool.endpoint("models:/phi3@champion")
 
@@ -357,7 +358,10 @@ class TestActivity:
         endpoint = pool.endpoint(uri)
         before = pool.activity(uri)
         answer = ask(
-            endpoint, Request("<|user|>\nHello<|end|>\n<|assistant|>\n"), TurnContext("ada", "api"), built.settings
+            endpoint,
+            Request("<|user|>\nHello<|end|>\n<|assistant|>\n"),
+            TurnContext(admin("ada"), "api"),
+            built.settings,
         )
         after = pool.activity(uri)
         assert before is not None

@@ -19,6 +19,7 @@ from phi3kit.evaluation.scores import contains, exact, word_f1, words
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store
 from tests.conftest import Built, run_cli
+from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
 
 TABLE = "message,expected\nWhat is the capital of Spain?,The capital of Spain is Madrid.\nWhat is the capital of Peru?,Lima\n"
@@ -84,7 +85,7 @@ class TestEvaluate:
     ) -> None:
         path = tmp_path / "in.csv"
         path.write_text(TABLE)
-        found = evaluate(EvaluationRequest(built.uri("onnx"), str(path)), store, lambda _: None, pool)
+        found = evaluate(EvaluationRequest(built.uri("onnx"), str(path)), ADMIN, store, lambda _: None, pool)
         assert (found.exact, found.contains, found.questions, found.failed) == (0.5, 1.0, 2, 0)
         assert found.word_f1 == pytest.approx((1 + 2 * 1 / (6 + 1)) / 2)
         run = open_store(store).get_run(found.run_id)
@@ -111,11 +112,11 @@ class TestEvaluate:
 
     def test_3_the_better_one_becomes_champion_and_the_alias_moves(self, store: Settings) -> None:
         newest, first = list_evaluations(store)
-        assert promote(newest, "phi3", "champion", store) == "models:/phi3@champion"
+        assert promote(newest, "phi3", "champion", ADMIN, store) == "models:/phi3@champion"
         assert canonical("models:/phi3@champion", store) == newest.model_uri
-        promote(first, "phi3", "champion", store)
+        promote(first, "phi3", "champion", ADMIN, store)
         assert canonical("models:/phi3@champion", store) == first.model_uri
-        promote(newest, "phi3", "champion", store)
+        promote(newest, "phi3", "champion", ADMIN, store)
         assert canonical("models:/phi3@champion", store) == newest.model_uri
         assert len(open_store(store).search_model_versions("name = 'phi3'")) == 2, "no version is made twice"
 

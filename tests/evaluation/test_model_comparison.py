@@ -9,6 +9,7 @@ from phi3kit.evaluation import model_comparison
 from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store
+from tests.support.actors import ADMIN
 from tests.support.samples import logged_model, new_store, table, turn
 
 
@@ -32,7 +33,7 @@ class TestTurnsOf:
         self, settings: Settings
     ) -> None:
         uri, other = logged_model(settings), logged_model(settings)
-        registry.register(uri, "phi3", settings, aliases=["champion"])
+        registry.register(uri, "phi3", ADMIN, settings, aliases=["champion"])
         uris = [uri, "models:/phi3/1", "models:/phi3@champion", other]
         turns = table(*(turn(f"t{number}", model_uri=each) for number, each in enumerate(uris)))
         mine = model_comparison.turns_of(turns, uri, registry.list_registered(settings))
@@ -42,7 +43,7 @@ class TestTurnsOf:
 class TestEvaluations:
     def test_the_newest_finished_run_of_each_model_is_taken(self, settings: Settings) -> None:
         uri = logged_model(settings)
-        registry.register(uri, "phi3", settings, aliases=["champion"])
+        registry.register(uri, "phi3", ADMIN, settings, aliases=["champion"])
         evaluate(settings, uri, 1_000, exact=0.5)
         newest = evaluate(settings, "models:/phi3@champion", 2_000, exact=0.75, word_f1=0.9)
         evaluate(settings, uri, 3_000, status="FAILED", exact=0.1)

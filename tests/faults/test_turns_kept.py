@@ -22,6 +22,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built, settings_for
+from tests.support.actors import admin
 from tests.support.samples import new_store
 from tests.support.waiting import wait_for
 
@@ -76,10 +77,10 @@ class TestBudget:
         with worker(built, tmp_path, PHI3KIT_DAILY_TOKENS="20") as (endpoint, _):
             settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=built.settings.tracking_uri)
             request = Request((Message("user", "What is the capital of Spain?"),))
-            client_ask(endpoint, request, TurnContext("ada", "ui"), settings)
+            client_ask(endpoint, request, TurnContext(admin("ada"), "ui"), settings)
             for asking in (client_ask, lambda *how: list(client_stream(*how))):
                 with pytest.raises(BudgetSpent, match="It renews at 00:00 UTC") as caught:
-                    asking(endpoint, request, TurnContext("ada", "ui"), settings)
+                    asking(endpoint, request, TurnContext(admin("ada"), "ui"), settings)
                 assert 0 < caught.value.renews_in_s <= 86_400
 
 

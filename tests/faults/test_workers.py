@@ -27,6 +27,7 @@ from phi3kit.endpoints.workers import WorkerPool, WorkerStatus
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for
+from tests.support.actors import admin
 from tests.support.scripted_server import event_stream, http_answer, scripted
 from tests.support.stored import with_models_of, written_at_last
 from tests.support.system_limits import memory_group
@@ -52,7 +53,7 @@ def own_pool(settings: Settings) -> Iterator[WorkerPool]:
 
 
 def a_context() -> TurnContext:
-    return TurnContext(user="ada", origin="ui")
+    return TurnContext(actor=admin("ada"), origin="ui")
 
 
 def only(pool: WorkerPool) -> WorkerStatus:

@@ -10,6 +10,7 @@ from phi3kit.endpoints.client import Request, TurnContext
 from phi3kit.formats.chat_template import CHAPTER_EXAMPLE, EXAMPLE, raw_prompt
 from phi3kit.formats.raw_prompt import Reading, place, read_raw_prompt
 from tests.conftest import Built
+from tests.support.actors import admin
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 QUESTION = "What is the capital of Spain?"
@@ -153,7 +154,9 @@ class TestTheModel:
     """What the findings say of the model, as far as the embedded one shows it. README has how often."""
 
     def answer(self, built: Built, endpoint: Endpoint, prompt: str) -> str:
-        return client.ask(endpoint, Request(prompt, max_tokens=40), TurnContext("tests", "api"), built.settings).text
+        return client.ask(
+            endpoint, Request(prompt, max_tokens=40), TurnContext(admin("tests"), "api"), built.settings
+        ).text
 
     def test_harmless_flaws_change_no_answer(self, built: Built, endpoint: Endpoint) -> None:
         for prompt in (f"<|user|>{QUESTION}<|end|><|assistant|>", f"<|user|>\n\n {QUESTION}<|end|>\n\n<|assistant|>\n"):

@@ -17,6 +17,7 @@ from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import Job, Jobs
 from phi3kit.tracking.logged_models import list_models, resolve
 from tests.conftest import Built, settings_for
+from tests.support.actors import ADMIN
 from tests.support.hub_server import Fault, Hub, local_hub
 from tests.support.waiting import has_ended, wait_for
 
@@ -202,9 +203,9 @@ def test_a_cancelled_job_of_the_app_ends_its_download_and_its_process(
         job = jobs.latest()
         return job if job and job.progress and job.progress.done else None
 
-    jobs.start(BuildRequest(("transformers",), REPO, "int4"), settings)
+    jobs.start(BuildRequest(("transformers",), REPO, "int4"), ADMIN)
     job = wait_for("the download", downloading)
     pid = json.loads((job.folder / "job.json").read_text())["pid"]
-    jobs.cancel(job, settings)
+    jobs.cancel(job, ADMIN)
     assert jobs.all()[0].state == "cancelled"
     assert has_ended(pid)

@@ -35,6 +35,7 @@ from phi3kit.packaging.jobs import Job, Jobs, own_job
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from tests.conftest import run_cli, settings_for
+from tests.support.actors import ADMIN
 from tests.support.samples import new_store
 from tests.support.waiting import has_ended, wait_for
 
@@ -178,7 +179,7 @@ class TestTwoBuildsAtOnce:
 
     def test_run_one_after_the_other_and_can_be_read_by_another_process(self, settings: Settings):
         jobs = Jobs(settings)
-        first, second = jobs.start(TRANSFORMERS, settings), jobs.start(TRANSFORMERS, settings)
+        first, second = jobs.start(TRANSFORMERS, ADMIN), jobs.start(TRANSFORMERS, ADMIN)
         assert (first.active, second.active, first.request) == (True, True, TRANSFORMERS)
         waiting = wait_for("the second to wait", lambda: job if (job := again(settings, second)).ahead else None)
         assert (waiting.state, waiting.ahead, waiting.steps) == ("queued", 1, ())
@@ -189,7 +190,7 @@ class TestTwoBuildsAtOnce:
         assert (running.state, running.ahead) == ("running", 0)
         assert latest(settings) == second.job_id  # the first is history by now
         in_step(settings, second, "log")
-        Jobs(settings).cancel(second, settings)
+        Jobs(settings).cancel(second, ADMIN)
         cancelled = again(settings, second)
 
         assert (done.state, done.error, done.notes, done.progress) == ("done", None, (), None)
@@ -231,10 +232,10 @@ class TestCancel:
     )
     def test_in_the_middle_of_a_step_leaves_nothing(self, settings: Settings, request_: BuildRequest, step: str):
         jobs = Jobs(settings)
-        job = in_step(settings, jobs.start(request_, settings), step)
+        job = in_step(settings, jobs.start(request_, ADMIN), step)
         processes = family(pid_of(job))
         began = time.monotonic()
-        Jobs(settings).cancel(job, settings)  # who started it need not be asked
+        Jobs(settings).cancel(job, ADMIN)  # who started it need not be asked
         assert time.monotonic() - began < job_folder._GRACE_S  # it ended by itself; nobody had to kill it
         jobs.close()
         cancelled = again(settings, job)
@@ -250,24 +251,24 @@ class TestCancel:
 
     def test_at_once_after_the_start_is_a_cancelled_build_too(self, settings: Settings):
         jobs = Jobs(settings)
-        job = jobs.start(ONNX, settings)
-        jobs.cancel(job, settings)  # before it could say a word
+        job = jobs.start(ONNX, ADMIN)
+        jobs.cancel(job, ADMIN)  # before it could say a word
         assert again(settings, job).state == "cancelled"
         assert runs(settings) == []
 
     def test_while_it_waits_lets_the_build_before_it_go_on(self, settings: Settings):
         jobs = Jobs(settings)
-        with own_job(NOWHERE, settings):  # this process is the build before it
-            job = jobs.start(ONNX, settings)
+        with own_job(NOWHERE, ADMIN, settings):  # this process is the build before it
+            job = jobs.start(ONNX, ADMIN)
             wait_for("it to wait", lambda: again(settings, job).state == "queued")
-            jobs.cancel(job, settings)
+            jobs.cancel(job, ADMIN)
             assert again(settings, job).state == "cancelled"
             assert latest(settings) != job.job_id
 
     def test_of_what_has_ended_changes_nothing(self, settings: Settings):
         jobs = Jobs(settings)
-        job = ended(settings, jobs.start(NOWHERE, settings))
-        jobs.cancel(job, settings)
+        job = ended(settings, jobs.start(NOWHERE, ADMIN))
+        jobs.cancel(job, ADMIN)
         assert job.state == again(settings, job).state == "failed"
         assert str(again(settings, job).error) == str(job.error)
 
@@ -295,7 +296,7 @@ class TestKilledBuild:
         remains = []
         # One is killed while the builder works, one when its model is logged and not yet checked.
         for step in ("quantize", "compare"):
-            job = in_step(settings, jobs.start(ONNX, settings), step)
+            job = in_step(settings, jobs.start(ONNX, ADMIN), step)
             processes = family(pid_of(job))
             os.kill(pid_of(job), signal.SIGKILL)
             killed = ended(settings, job)
@@ -344,8 +345,8 @@ class TestKilledBuild:
 class TestClose:
     def test_ends_what_it_started_and_nothing_else(self, settings: Settings):
         mine, others = Jobs(settings), Jobs(settings)
-        with own_job(NOWHERE, settings):  # so that both wait
-            first, second = others.start(ONNX, settings), mine.start(ONNX, settings)
+        with own_job(NOWHERE, ADMIN, settings):  # so that both wait
+            first, second = others.start(ONNX, ADMIN), mine.start(ONNX, ADMIN)
             pids = pid_of(first), pid_of(second)
             mine.close()
             assert (has_ended(pids[0]), has_ended(pids[1])) == (False, True)
@@ -366,7 +367,7 @@ class TestHistory:
             past_job(tmp_path, number, END)
         assert len(Jobs(settings).all()) == 60
         jobs = Jobs(settings)
-        newest = ended(settings, jobs.start(NOWHERE, settings))
+        newest = ended(settings, jobs.start(NOWHERE, ADMIN))
         kept = jobs.all()
         assert len(kept) == 50
         assert kept[0].job_id == newest.job_id
@@ -381,7 +382,7 @@ class TestHistory:
         for number in range(1, 60):
             past_job(tmp_path, number, END)
         jobs = Jobs(settings)
-        new = jobs.start(ONNX, settings)
+        new = jobs.start(ONNX, ADMIN)
         assert latest(settings) == old.name
         assert wait_for("it to wait", lambda: again(settings, new).ahead) == 1
         jobs.close()
@@ -404,7 +405,7 @@ class TestHistory:
         (folder / "job.json").write_text(json.dumps(owner))
         (job,) = Jobs(settings_for(tmp_path)).all()
         assert job.state == "failed"
-        Jobs(settings_for(tmp_path)).cancel(job, settings_for(tmp_path))  # would end this test
+        Jobs(settings_for(tmp_path)).cancel(job, ADMIN)  # would end this test
 
 
 class TestDamagedFiles:
@@ -440,14 +441,14 @@ class TestDamagedFiles:
     def test_an_end_behind_a_half_written_line_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         folder = past_job(tmp_path, 1)
         monkeypatch.setenv("PHI3KIT_JOB", folder.name)
-        with own_job(ONNX, settings_for(tmp_path)), (folder / "events.jsonl").open("a") as file:
+        with own_job(ONNX, ADMIN, settings_for(tmp_path)), (folder / "events.jsonl").open("a") as file:
             file.write('{"event": "st')
         (job,) = Jobs(settings_for(tmp_path)).all()
         assert job.state == "done"
 
     def test_a_line_separator_in_an_answer_does_not_cut_its_line(self, tmp_path: Path):
         settings = settings_for(tmp_path)
-        with own_job(ONNX, settings) as own:
+        with own_job(ONNX, ADMIN, settings) as own:
             own.line({"model_uri": "models:/m-1", "check_answer": "a\u2028b\x85c"})
         (job,) = Jobs(settings).all()
         assert job.built == ({"model_uri": "models:/m-1", "check_answer": "a\u2028b\x85c"},)
@@ -470,14 +471,14 @@ class TestDamagedFiles:
 class TestOwnJob:
     def test_an_error_is_what_became_of_it(self, tmp_path: Path):
         settings = settings_for(tmp_path)
-        with pytest.raises(BuildFailed), own_job(ONNX, settings):
+        with pytest.raises(BuildFailed), own_job(ONNX, ADMIN, settings):
             raise BuildFailed("It broke.", "No space.", "Free some.")
         (job,) = Jobs(settings).all()
         assert (job.state, str(job.error)) == ("failed", "It broke. No space. Free some.")
 
     def test_a_mistake_of_our_own_says_so(self, tmp_path: Path):
         settings = settings_for(tmp_path)
-        with pytest.raises(ZeroDivisionError), own_job(ONNX, settings):
+        with pytest.raises(ZeroDivisionError), own_job(ONNX, ADMIN, settings):
             raise ZeroDivisionError("division by zero")
         (job,) = Jobs(settings).all()
         assert job.state == "failed"
@@ -487,8 +488,8 @@ class TestOwnJob:
     def test_a_data_folder_that_cannot_be_written_is_named(self, tmp_path: Path):
         (tmp_path / "home").write_text("in the way")
         settings = settings_for(tmp_path / "home")
-        with pytest.raises(StorageFailed, match="cannot be written"), own_job(ONNX, settings):
+        with pytest.raises(StorageFailed, match="cannot be written"), own_job(ONNX, ADMIN, settings):
             pass
         with pytest.raises(StorageFailed, match="cannot be written"):
-            Jobs(settings).start(ONNX, settings)
+            Jobs(settings).start(ONNX, ADMIN)
         assert Jobs(settings).all() == []

@@ -17,6 +17,7 @@ from phi3kit.packaging.plan import Need, Plan, make_plan
 from phi3kit.packaging.sources.find import find_source
 from phi3kit.tracking.logged_models import files_of
 from tests.conftest import Built, run_cli, settings_for
+from tests.support.actors import ADMIN
 from tests.support.folders import TOKENIZER
 
 BOTH = BuildRequest(WRAPPERS, "embedded", "int4")
@@ -26,7 +27,7 @@ OTHER_DISK = Path("/dev/shm")
 
 def plan_for(request: BuildRequest, home: Path, **environment: str) -> Plan:
     settings = settings_for(home, **environment)
-    return make_plan(request, find_source(request.source, settings), settings)
+    return make_plan(request, find_source(request.source, ADMIN, settings), ADMIN, settings)
 
 
 def need(plan: Plan, what: str) -> Need:
@@ -132,7 +133,7 @@ class TestFiguresOfTheEmbeddedModel:
     def test_weights_on_another_file_system_are_counted_once(self, tmp_path: Path):
         here = need(plan_for(BOTH, tmp_path), "disk at the peak").needed
         there = need(plan_for(BOTH, OTHER_DISK / "phi3kit-no-such-home"), "disk at the peak")
-        assert there.needed == here + find_source("embedded", settings_for(tmp_path)).files.size_bytes
+        assert there.needed == here + find_source("embedded", ADMIN, settings_for(tmp_path)).files.size_bytes
         assert there.how == "7.8 MB for the ONNX export and 10.5 MB for a copy of the weights"
 
     def test_a_remote_store_keeps_both_and_is_read_back(self, tmp_path: Path):

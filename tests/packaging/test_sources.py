@@ -11,6 +11,7 @@ from phi3kit.core.settings import PROJECT_ROOT, read_settings
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources.find import Source, find_source, lies_on_the_hub
 from phi3kit.packaging.sources.folder import Shape, judge, sizes_of
+from tests.support.actors import ADMIN
 from tests.support.folders import edit_json
 
 # No hub is asked: nothing listens there.
@@ -66,7 +67,7 @@ def onnx_folder(tmp_path: Path) -> Path:
 
 
 def find(name: str | Path) -> Source:
-    return find_source(str(name), SETTINGS)
+    return find_source(str(name), ADMIN, SETTINGS)
 
 
 def refusal(name: str | Path) -> SourceInvalid:

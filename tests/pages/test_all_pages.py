@@ -12,6 +12,7 @@ from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import Job
 from phi3kit.ui.shared import resources
 from tests.conftest import CHAPTER_PROMPT, Built
+from tests.support.actors import ADMIN
 from tests.support.hub_server import local_hub
 from tests.support.in_app import app_on, open_page, words
 from tests.support.waiting import wait_for
@@ -82,7 +83,7 @@ class TestEmpty:
         assert "The build was cancelled" in open_page("build").error[0].value
 
     def test_builds_that_ended_are_listed_with_their_outcome(self, empty_home: Path) -> None:
-        resources.kit().builds.start(BuildRequest(("onnx",), str(empty_home), "int4"), resources.settings())
+        resources.kit().builds.start(BuildRequest(("onnx",), str(empty_home), "int4"), ADMIN)
         assert ended_build().state == "failed"
         app = open_page("build")
         table = app.dataframe[-1].value

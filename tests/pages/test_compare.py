@@ -16,6 +16,7 @@ from phi3kit.usage.reader import read_turns
 from phi3kit.usage.votes import Votes
 from tests.conftest import Built, settings_for
 from tests.endpoints.test_remote import CHUNK, END
+from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, open_page, words
 from tests.support.scripted_server import event_stream, http_answer, scripted
 from tests.support.waiting import wait_for
@@ -36,12 +37,12 @@ def connect(home: Built) -> Iterator[object]:
     names = []
 
     def add(connection: Connection) -> None:
-        save_connection(connection, home.settings)
+        save_connection(connection, ADMIN, home.settings)
         names.append(connection.name)
 
     yield add
     for name in names:
-        remove_connection(name, home.settings)
+        remove_connection(name, ADMIN, home.settings)
 
 
 def button(app: AppTest, label: str) -> object:
@@ -212,7 +213,7 @@ class TestConnections:
         )  # fmt: skip
         button(app, "Save").click().run()
         kept = list_connections(home.home)
-        remove_connection("lab", home.settings)
+        remove_connection("lab", ADMIN, home.settings)
         assert kept == [Connection("lab", server.url, model="phi-one", key_name="PHI3KIT_KEY_FAR", context_tokens=8192)]
 
     @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.tracking import registry as registry
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, click, open_page, words
 from tests.support.samples import copy_of_store
 from tests.support.waiting import has_ended, wait_for
@@ -22,7 +23,7 @@ from tests.support.waiting import has_ended, wait_for
 def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
     """An app on a store of its own in which the onnx wrapper is the champion."""
     settings = copy_of_store(built.settings, tmp_path)
-    registry.register(built.uri("onnx"), "phi3", settings, aliases=["champion"])
+    registry.register(built.uri("onnx"), "phi3", ADMIN, settings, aliases=["champion"])
     with app_on(tmp_path):
         yield settings
 
@@ -65,7 +66,7 @@ class TestRecipes:
 
     def test_a_version_that_was_deleted_meanwhile_is_explained(self, store: Settings) -> None:
         app = route("mlflow models serve")
-        registry.remove_alias("phi3", "champion", store)
+        registry.remove_alias("phi3", "champion", ADMIN, store)
         app = click(app, "Start")
         assert any("points nowhere" in each.value for each in app.error)
 

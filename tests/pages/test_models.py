@@ -13,6 +13,7 @@ from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, click, open_page, words
 from tests.support.samples import artifacts_of, copy_of_store
 from tests.support.waiting import has_ended
@@ -36,7 +37,7 @@ def errors(app: AppTest) -> str:
 
 class TestLoggedModels:
     def test_they_are_listed_with_size_and_versions(self, store: Settings) -> None:
-        registry.register(list_models(store)[0].model_uri, "phi3", store, aliases=["champion"])
+        registry.register(list_models(store)[0].model_uri, "phi3", ADMIN, store, aliases=["champion"])
         table = open_page("models").dataframe[0].value
         assert sorted(table["wrapper"]) == ["onnx", "transformers"]
         assert all(size > 5 for size in table["size"])
@@ -74,7 +75,7 @@ class TestLoggedModels:
 
     def test_a_model_is_deleted_after_a_confirmation_that_names_what_goes(self, store: Settings) -> None:
         newest, other = list_models(store)
-        registry.register(newest.model_uri, "phi3", store, aliases=["champion"])
+        registry.register(newest.model_uri, "phi3", ADMIN, store, aliases=["champion"])
         app = click(open_page("models"), "Delete")
         assert "phi3/1 @champion" in words(app)
         assert len(list_models(store)) == 2
@@ -94,7 +95,7 @@ class TestLoggedModels:
 
     def test_a_model_that_was_deleted_meanwhile_is_explained(self, store: Settings) -> None:
         app = open_page("models")
-        registry.delete_model(list_models(store)[0].model_uri, store)
+        registry.delete_model(list_models(store)[0].model_uri, ADMIN, store)
         app = click(app, "Load")
         assert "There is no model at" in errors(app)
 
@@ -103,8 +104,8 @@ class TestRegistered:
     @pytest.fixture
     def registered(self, store: Settings) -> Settings:
         for model in list_models(store):
-            registry.register(model.model_uri, "phi3", store)
-        registry.set_alias("phi3", "champion", 1, store)
+            registry.register(model.model_uri, "phi3", ADMIN, store)
+        registry.set_alias("phi3", "champion", 1, ADMIN, store)
         return store
 
     def test_without_one_the_page_leads_to_the_logged_models(self, store: Settings) -> None:

@@ -9,6 +9,7 @@ from phi3kit.formats.payloads import EXAMPLES
 from phi3kit.tracking import registry as registry
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.in_app import open_page, words
 
 BY_NAME = {example.name: example for example in EXAMPLES}
@@ -47,7 +48,7 @@ class TestFields:
 
     def test_a_registered_version_can_be_compared_with_any_other_model(self, home: Built) -> None:
         name = "labs-page"
-        registry.register(home.uri("onnx"), name, home.settings, aliases=["champion"])
+        registry.register(home.uri("onnx"), name, ADMIN, home.settings, aliases=["champion"])
         resources.forget_lists()
         try:
             app = lab("Fields")
@@ -58,7 +59,7 @@ class TestFields:
             app.toggle(key="sig_differences").set_value(True).run()
             assert "No field differs." in words(app)
         finally:
-            registry.delete_version(name, 1, home.settings)
+            registry.delete_version(name, 1, ADMIN, home.settings)
             resources.forget_lists()
 
 

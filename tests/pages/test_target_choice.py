@@ -4,6 +4,7 @@ from streamlit.testing.v1 import AppTest
 
 from phi3kit.endpoints.connections import Connection, remove_connection, save_connection
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 
 
 def chooser() -> None:
@@ -24,12 +25,12 @@ class TestChooseTarget:
 
     def test_a_connection_is_offered_as_remote(self, home: Built) -> None:
         lab = Connection("lab", "http://127.0.0.1:9", model="phi3")
-        save_connection(lab, home.settings)
+        save_connection(lab, ADMIN, home.settings)
         try:
             app = AppTest.from_function(chooser, default_timeout=60).run()
             app.segmented_control[0].set_value("remote").run()
         finally:
-            remove_connection("lab", home.settings)
+            remove_connection("lab", ADMIN, home.settings)
         target = app.session_state["chosen"]
         assert (target.wrapper, target.label, target.model_uri) == ("remote", "lab · phi3", "remote:lab/phi3")
         assert (target.context_tokens, target.connection) == (None, lab)

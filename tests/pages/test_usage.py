@@ -17,6 +17,7 @@ from phi3kit.ui.shared import resources
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.prices import Price, load, save
 from phi3kit.usage.writer import write_waiting
+from tests.support.actors import ADMIN
 from tests.support.in_app import app_on
 from tests.support.samples import new_store, turn
 
@@ -77,7 +78,7 @@ class TestTotals:
 
     def test_your_prices_make_a_cost(self, settings: Settings):
         log(settings, now("a", prompt_tokens=1_000_000))
-        save(settings, {"onnx": Price(prompt=2.0)})
+        save(ADMIN, settings, {"onnx": Price(prompt=2.0)})
         assert metrics(open_usage())["Cost"][0] == "$2.00"
 
     def test_list_prices_are_compared_on_the_same_tokens(self, settings: Settings):

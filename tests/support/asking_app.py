@@ -13,6 +13,7 @@ from phi3kit.core.settings import read_settings
 from phi3kit.endpoints.client import Request, TurnContext, ask
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.writer import UsageWriter
+from tests.support.actors import admin
 
 QUESTION = Request((Message("user", "What is the capital of Spain?"),))
 
@@ -26,7 +27,7 @@ def main(model_uri: str, visitors: str, seconds: str) -> None:
 
     def visit() -> None:
         while time.monotonic() < ends_at:
-            context = TurnContext("ada", "api")
+            context = TurnContext(admin("ada"), "api")
             if ask(endpoint, QUESTION, context, settings).text == "The capital of Spain is Madrid.":
                 sys.stdout.write(f"{context.turn_id}\n")
                 sys.stdout.flush()

@@ -11,6 +11,7 @@ from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.registry import register, set_alias
 from phi3kit.tracking.store import open_store
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.samples import logged_model, new_store
 
 
@@ -22,10 +23,10 @@ def settings(tmp_path: Path) -> Settings:
 class TestCanonical:
     def test_an_alias_is_followed_and_followed_again_when_it_moves(self, settings: Settings) -> None:
         first, second = logged_model(settings), logged_model(settings)
-        register(first, "phi3", settings, aliases=["champion"])
-        register(second, "phi3", settings)
+        register(first, "phi3", ADMIN, settings, aliases=["champion"])
+        register(second, "phi3", ADMIN, settings)
         assert canonical("models:/phi3@champion", settings) == first
-        set_alias("phi3", "champion", 2, settings)
+        set_alias("phi3", "champion", 2, ADMIN, settings)
         assert canonical("models:/phi3@champion", settings) == second
         assert (canonical("models:/phi3/1", settings), canonical("models:/phi3/2", settings)) == (first, second)
 
@@ -53,7 +54,7 @@ class TestCanonical:
         ],
     )
     def test_what_leads_nowhere_is_said_with_what_is_there(self, settings: Settings, uri: str, why: str) -> None:
-        register(logged_model(settings), "phi3", settings, aliases=["champion", "mine"])
+        register(logged_model(settings), "phi3", ADMIN, settings, aliases=["champion", "mine"])
         with pytest.raises(ModelNotFound) as caught:
             canonical(uri, settings)
         assert why in caught.value.why

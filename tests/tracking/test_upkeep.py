@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.jobs import keep_upload
 from phi3kit.core.data_folder import check_room, disk_bytes
 from phi3kit.core.errors import LimitReached, NotAllowed, TableInvalid
@@ -22,6 +23,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store, new_store, turn
 from tests.support.waiting import wait_for
 
@@ -46,7 +48,7 @@ class TestCleanUp:
         new = settings.home / "logs" / "new.log"
         new.write_text("y")
         kept = aged(settings.home / "conversations.db")
-        found = clean_up(settings, 3600)
+        found = clean_up(ADMIN, settings, 3600)
         assert [path.exists() for path in old] == [False] * 3
         assert new.exists()
         assert kept.exists()
@@ -54,12 +56,12 @@ class TestCleanUp:
 
     def test_a_models_files_are_no_matter_of_age_on_ones_own_machine(self, built: Built, tmp_path: Path):
         settings = copy_of_store(built.settings, tmp_path / "home")
-        assert clean_up(settings, -3600).models == 0
+        assert clean_up(ADMIN, settings, -3600).models == 0
         assert len(list_models(settings)) == 2
 
     def test_is_for_admins(self, settings: Settings):
         with pytest.raises(NotAllowed):
-            clean_up(replace(settings, role="user"), 3600)
+            clean_up(Actor("ada", "user"), settings, 3600)
 
 
 def test_what_strangers_made_expires_and_what_is_registered_or_loaded_stays(
@@ -70,10 +72,10 @@ def test_what_strangers_made_expires_and_what_is_registered_or_loaded_stays(
     Outbox(settings.home).add(turn("old", at=time.time() - 7200))
     write_waiting(settings)
     before = len(read_turns(settings))
-    public = replace(settings, profile="public", role="nobody", limits=Limits(keep_hours=1))
+    public = replace(settings, profile="public", limits=Limits(keep_hours=1))
     monkeypatch.setattr("phi3kit.tracking.upkeep._EVERY_S", 0.05)
     monkeypatch.setattr("phi3kit.tracking.upkeep._HOUR_S", -60.0)  # everything is old
-    registry.register(onnx, "kept", settings)
+    registry.register(onnx, "kept", ADMIN, settings)
     upkeep = Upkeep(public, lambda: [transformers])
     upkeep.start()
     try:
@@ -95,7 +97,7 @@ class TestRoom:
         (settings.home / "big").write_bytes(b"x" * 3_000_000)
         full = replace(settings, limits=Limits(disk_mb=2, keep_hours=24))
         with pytest.raises(LimitReached, match=r"holds \d MB.*2 MB are allowed.*older than 24 h goes by itself"):
-            Jobs(full).start(BuildRequest(("onnx",), EMBEDDED, "int4"), full)
+            Jobs(full).start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
         check_room(replace(settings, limits=Limits(disk_mb=100)))
 
     def test_a_file_with_two_names_counts_once(self, tmp_path: Path):
@@ -110,4 +112,4 @@ class TestRoom:
     def test_models_are_bounded(self, built: Built):
         full = replace(built.settings, limits=Limits(models=3))
         with pytest.raises(LimitReached, match="2 are logged here, and there is room for 3"):
-            Jobs(full).start(BuildRequest(("transformers", "onnx"), EMBEDDED, "int4"), full)
+            Jobs(full).start(BuildRequest(("transformers", "onnx"), EMBEDDED, "int4"), ADMIN)

@@ -12,6 +12,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.traces import trace_id_of
 from phi3kit.usage.writer import write_waiting
+from tests.support.actors import ADMIN
 from tests.support.samples import new_store, turn
 
 
@@ -24,7 +25,7 @@ def details_of(settings: Settings, made: TurnRecord) -> TurnDetails:
     Outbox(settings.home).add(made)
     write_waiting(settings)
     row = read_turns(settings).iloc[0]
-    return turn_details(settings, row["run_id"], row["turn_id"])
+    return turn_details(ADMIN, settings, row["run_id"], row["turn_id"])
 
 
 class TestTurnDetails:
@@ -55,5 +56,5 @@ class TestTurnDetails:
 
     def test_a_run_of_an_earlier_phi3kit_has_no_trace(self, settings: Settings):
         details_of(settings, turn())
-        assert turn_details(settings, "run", "never traced").trace_url is None
-        assert turn_details(settings, "run", None).trace_url is None
+        assert turn_details(ADMIN, settings, "run", "never traced").trace_url is None
+        assert turn_details(ADMIN, settings, "run", None).trace_url is None

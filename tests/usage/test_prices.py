@@ -7,6 +7,7 @@ import pytest
 from phi3kit.core.errors import StorageFailed
 from phi3kit.usage.prices import Price, compared, cost, list_prices, load, save
 from tests.conftest import settings_for
+from tests.support.actors import ADMIN
 from tests.support.samples import table, turn
 
 TURNS = table(
@@ -34,7 +35,7 @@ class TestOwnPrices:
     def test_are_read_as_they_were_saved(self, tmp_path: Path):
         assert load(tmp_path) == {}
         prices = {"onnx": Price(0.1, 0.2, 0.03), "remote": Price()}
-        save(settings_for(tmp_path), prices)
+        save(ADMIN, settings_for(tmp_path), prices)
         assert load(tmp_path) == prices
         assert [path.name for path in tmp_path.iterdir()] == ["prices.json"]
 
@@ -48,7 +49,7 @@ class TestOwnPrices:
 
     def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path):
         with pytest.raises(StorageFailed, match="cannot be kept"):
-            save(settings_for(tmp_path / "missing"), {})
+            save(ADMIN, settings_for(tmp_path / "missing"), {})
 
 
 class TestListPrices:

@@ -10,6 +10,7 @@ from phi3kit.core.records import Endpoint, Message
 from phi3kit.endpoints import client
 from phi3kit.endpoints.client import Request, TurnContext
 from tests.conftest import Built
+from tests.support.actors import admin
 
 CUTS = {  # after so many tokens
     "List the capitals of Europe.": (2, 13, 40, 111),
@@ -92,7 +93,7 @@ class TestRawPrompt:
 class TestClient:
     def test_the_kits_client_continues_whole_and_streamed(self, endpoint: Endpoint, built: Built) -> None:
         prompt = (Message("user", "What is the capital of Spain?"), Message("assistant", "The capital"))
-        request, context = Request(prompt, continues=True), TurnContext("ada", "ui")
+        request, context = Request(prompt, continues=True), TurnContext(admin("ada"), "ui")
         assert client.ask(endpoint, request, context, built.settings).text == " of Spain is Madrid."
-        *_, last = client.stream(endpoint, request, TurnContext("ada", "ui"), built.settings)
+        *_, last = client.stream(endpoint, request, TurnContext(admin("ada"), "ui"), built.settings)
         assert last.text == " of Spain is Madrid."

@@ -15,6 +15,7 @@ from phi3kit.endpoints.client import Request, TurnContext, ask
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.request_counts import Asked
 from tests.conftest import Built
+from tests.support.actors import admin
 from tests.support.samples import copy_of_store
 
 CAPITAL = (Message("user", "What is the capital of Spain?"),)
@@ -56,9 +57,9 @@ class TestTurns:
 
     def test_the_client_says_what_the_worker_said(self, worker: Endpoint, settings: Settings):
         for _ in range(3):
-            ask(worker, Request(CAPITAL), TurnContext("carol", "ui"), settings)
+            ask(worker, Request(CAPITAL), TurnContext(admin("carol"), "ui"), settings)
         with pytest.raises(LimitReached, match="in the last minute, and 3 are allowed"):
-            ask(worker, Request(CAPITAL), TurnContext("carol", "ui"), settings)
+            ask(worker, Request(CAPITAL), TurnContext(admin("carol"), "ui"), settings)
 
     def test_n_answers_are_n_at_once(self, worker: Endpoint):
         body = {"model": "phi3", "prompt": "<|user|>\nhello<|end|>\n<|assistant|>\n", "max_tokens": 4, "n": 3}
@@ -80,7 +81,7 @@ class TestTurns:
         assert answer.json()["error"]["code"] == "string_above_max_length"
         assert posted(worker, "/tokenize", {"prompt": "x" * 201}, "fay").status_code == 400
         with pytest.raises(RequestInvalid, match="201 characters, and 200 are allowed"):
-            ask(worker, Request("x" * 201), TurnContext("fay", "ui"), settings)
+            ask(worker, Request("x" * 201), TurnContext(admin("fay"), "ui"), settings)
         assert Asked(settings.home).use("fay").daily_turns == 0
 
 

@@ -19,6 +19,7 @@ from phi3kit.deployment.servers import free_port
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.request_counts import Asked
 from tests.conftest import Built, run_cli
+from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for_server
 
@@ -35,7 +36,7 @@ class Server:
 
     def key_for(self, user: str) -> tuple[str, str]:
         """A new key's id, and the key."""
-        key, token = KeyStore(self.settings.home).create(user, "", self.settings)
+        key, token = KeyStore(self.settings.home).create(user, "", ADMIN)
         return key.id, token
 
     def ask(self, token: str | None, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
@@ -121,7 +122,7 @@ class TestUsersKey:
     def test_a_revoked_key_is_refused_with_the_next_request(self, server: Server):
         key_id, token = server.key_for("gus")
         assert server.ask(token).status_code == 200
-        KeyStore(server.settings.home).revoke(key_id, server.settings)
+        KeyStore(server.settings.home).revoke(key_id, ADMIN)
         refused = server.ask(token)
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
         assert "revoked" in refused.json()["error"]["message"]
@@ -154,7 +155,7 @@ class TestWhenKeysAreAsked:
             assert [server.ask(None).status_code, server.ask("none").status_code] == [200, 200]
             assert server.ask(token, X_Phi3kit_User="ada").status_code == 200
             assert Asked(server.settings.home).use("jo").daily_turns == 1
-            KeyStore(server.settings.home).revoke(key_id, server.settings)
+            KeyStore(server.settings.home).revoke(key_id, ADMIN)
             assert server.ask(token).status_code == 401  # and not let in as somebody without a name
 
     def test_beyond_loopback_a_users_key_is_enough(self, home: Settings, built: Built, tmp_path: Path):
@@ -163,7 +164,7 @@ class TestWhenKeysAreAsked:
         refused = run_cli("serve", built.uri("onnx"), "--host", "0.0.0.0", "--port", "0", home=tmp_path, **words)  # noqa: S104
         assert refused.returncode == 2
         assert "phi3kit keys create" in refused.stderr
-        _, token = KeyStore(tmp_path).create("kim", "", settings)
+        _, token = KeyStore(tmp_path).create("kim", "", ADMIN)
         port = free_port()
         command = [
             sys.executable,
@@ -189,7 +190,7 @@ class TestWhenKeysAreAsked:
 class TestManagedWorker:
     def test_a_worker_of_the_app_takes_no_users_key(self, built: Built, pool: Any):
         endpoint = pool.endpoint(built.uri("onnx"))
-        _, token = KeyStore(built.home).create("lea", "", built.settings)
+        _, token = KeyStore(built.home).create("lea", "", ADMIN)
         headers = {"Authorization": f"Bearer {token}"}
         refused = httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
         assert refused.status_code == 401

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import Phi3KitError, SourceInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.embedded import MODEL_FOLDER
@@ -48,12 +49,12 @@ class Source:
         return self.snapshot.license if self.snapshot else None
 
 
-def find_source(name: str, settings: Settings) -> Source:
+def find_source(name: str, actor: Actor, settings: Settings) -> Source:
     """Look at a source and say what it is; of a repository only small files are downloaded.
 
     Raises SourceInvalid with the reason, DownloadFailed, or NotAllowed.
     """
-    settings.require("build" if name == EMBEDDED else "build_any")
+    actor.require("build" if name == EMBEDDED else "build_any")
     folder = _folder(name)
     if folder is not None:
         return Source(name, folder, judge(name, folder, sizes_of(folder)))

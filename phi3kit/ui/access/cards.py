@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import streamlit as st
 
+from phi3kit.access.actor import Actor
 from phi3kit.access.keys import Key, KeyStore
 from phi3kit.access.roles import rights
 from phi3kit.core.data_folder import disk_bytes
@@ -29,14 +30,14 @@ _AGES = {"a day": _DAY_S, "a week": 7 * _DAY_S, "a month": 30 * _DAY_S}
 _BODY = '{"model": "phi3", "messages": [{"role": "user", "content": "What is the capital of Spain?"}]}'
 
 
-def who(acting: Settings) -> None:
+def who(actor: Actor, settings: Settings) -> None:
     """Who is at this tab, in a sentence."""
-    st.markdown(f"You are **{shell.plain(acting.user)}**, role **{acting.role}**. {_FOR_WHOM[acting.profile]}")
+    st.markdown(f"You are **{shell.plain(actor.name)}**, role **{actor.role}**. {_FOR_WHOM[settings.profile]}")
 
 
-def show_rights(acting: Settings) -> None:
+def show_rights(actor: Actor, settings: Settings) -> None:
     """What this person may do, and what not."""
-    may, may_not = rights(acting.role)
+    may, may_not = rights(actor.role)
     with st.container(border=True, height="stretch"):
         st.markdown("**What you may do**")
         if may:
@@ -45,40 +46,40 @@ def show_rights(acting: Settings) -> None:
             st.markdown(f":material/lock: Not: {shell.plain(' · '.join(may_not))}")
 
 
-def show_limits(acting: Settings) -> None:
+def show_limits(actor: Actor, settings: Settings) -> None:
     """How much of each limit is used."""
     with st.container(border=True, height="stretch"), shell.errors_shown():
         st.markdown("**Your limits**")
         shared = resources.kit()
-        found = allowances(acting.limits, shared.outbox, Asked(acting.home), acting.user)
+        found = allowances(settings.limits, shared.outbox, Asked(settings.home), actor.name)
         for each in found:
             st.progress(each.share, f"{each.used:,} of {each.most:,} {each.what}")
-        if bounds := sizes(acting.limits):
+        if bounds := sizes(settings.limits):
             st.caption(f"At most: {'; '.join(bounds)}.")
         elif not found:
             st.markdown("None are set: nothing is counted against you.")
 
 
-def show_keys(acting: Settings) -> None:
+def show_keys(actor: Actor, settings: Settings) -> None:
     """API keys: make one, see them, revoke one."""
     with st.container(border=True), shell.errors_shown():
         st.markdown("**API keys**")
         if not permissions.note("keys"):
             return
-        store = KeyStore(acting.home)
+        store = KeyStore(settings.home)
         st.caption("For your own programs, at a server that phi3kit serve started here. Their turns count as yours.")
-        _create(store, acting)
-        of_all = acting.may("administer") and st.toggle("Everybody's keys", key="access_all_keys")
-        _list(store, store.list(acting, everybody=of_all), acting)
+        _create(store, actor)
+        of_all = actor.may("administer") and st.toggle("Everybody's keys", key="access_all_keys")
+        _list(store, store.list(actor, everybody=of_all), actor)
 
 
-def show_everybody(acting: Settings) -> None:
+def show_everybody(actor: Actor, settings: Settings) -> None:
     """What each user did lately; nothing for who may not administer."""
-    if not acting.may("administer"):
+    if not actor.may("administer"):
         return
     with st.container(border=True), shell.errors_shown():
         st.markdown("**Everybody's use**")
-        found = everybody(acting, resources.kit().outbox, Asked(acting.home))
+        found = everybody(actor, settings, resources.kit().outbox, Asked(settings.home))
         if not found:
             st.markdown("Nobody has asked anything today.")
             return
@@ -94,52 +95,53 @@ def show_everybody(acting: Settings) -> None:
             for each in found
         ]
         st.dataframe(rows, hide_index=True, key="access_uses", alt="What each user asked lately")
-        if not acting.limits.paces_users:
+        if not settings.limits.paces_users:
             st.caption("Turns are counted by user where a limit of turns is set.")
 
 
-def show_data_folder(acting: Settings) -> None:
+def show_data_folder(actor: Actor, settings: Settings) -> None:
     """What the data folder takes, and a clean-up; nothing for who may not administer."""
-    if not acting.may("administer"):
+    if not actor.may("administer"):
         return
     with st.container(border=True), shell.errors_shown():
         st.markdown("**Data folder**")
-        held, most = disk_bytes(acting.home), acting.limits.disk_mb
+        held, most = disk_bytes(settings.home), settings.limits.disk_mb
         if most is None:
             st.markdown(f"It takes {held / 1e6:,.0f} MB.")
         else:
             share = min(1.0, held / (most * 1e6))
             st.progress(share, f"{held / 1e6:,.0f} of {most:,} MB (PHI3KIT_DISK_MB)")
-        if hours := acting.limits.keep_hours:
+        if hours := settings.limits.keep_hours:
             st.caption(f"What is older than {hours} h goes by itself.")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             age = st.selectbox("Older than", list(_AGES), key="access_age", width=160)
             if st.button("Clean up", icon=":material/cleaning_services:", key="access_clean_up"):
-                _ask_to_clean_up(age, acting)
+                _ask_to_clean_up(age, actor, settings)
 
 
 @st.dialog("Clean up?", icon=":material/cleaning_services:")
-def _ask_to_clean_up(age: str, acting: Settings) -> None:
+def _ask_to_clean_up(age: str, actor: Actor, settings: Settings) -> None:
     st.markdown(
         f"Deleted is what is older than {age}: ended builds, batches **with their results**, evaluations' progress, "
         "uploads, bundles, logs, and copies of remote models."
     )
     st.markdown("Models, turns, conversations, connections and keys stay.")
     clicks.confirm(
-        lambda: clean_up(acting, _AGES[age]), lambda cleaned: f"Cleaned up: {cleaned.files_bytes / 1e6:,.1f} MB less."
+        lambda: clean_up(actor, settings, _AGES[age]),
+        lambda cleaned: f"Cleaned up: {cleaned.files_bytes / 1e6:,.1f} MB less.",
     )
 
 
-def _create(store: KeyStore, acting: Settings) -> None:
+def _create(store: KeyStore, actor: Actor) -> None:
     form = st.form("access_new_key", clear_on_submit=True, border=False)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
-        user = acting.user
-        if acting.may("administer"):
-            user = st.text_input("For", acting.user, max_chars=200, width=260, help="Whose turns the key makes.")
+        user = actor.name
+        if actor.may("administer"):
+            user = st.text_input("For", actor.name, max_chars=200, width=260, help="Whose turns the key makes.")
         note = st.text_input("Note", max_chars=200, width=320, placeholder="What it is for")
         create = st.form_submit_button("Create a key", type="primary", icon=":material/key:")
     if create:
-        key, token = store.create(user, note, acting)
+        key, token = store.create(user, note, actor)
         _show_new(key, token)
 
 
@@ -158,7 +160,7 @@ def _show_new(key: Key, token: str) -> None:
     st.page_link(shell.page("deploy"), label="Start such a server: Deploy", icon=":material/rocket_launch:")
 
 
-def _list(store: KeyStore, keys: list[Key], acting: Settings) -> None:
+def _list(store: KeyStore, keys: list[Key], actor: Actor) -> None:
     if not keys:
         st.markdown("There are none yet.")
         return
@@ -183,7 +185,7 @@ def _list(store: KeyStore, keys: list[Key], acting: Settings) -> None:
         disabled=not live,
         help="Choose a live key in the table. It ends at once and for good.",
         on_click=clicks.attempt,
-        args=(lambda: store.revoke(key.id if key else "", acting), "The key is revoked."),
+        args=(lambda: store.revoke(key.id if key else "", actor), "The key is revoked."),
     )
 
 

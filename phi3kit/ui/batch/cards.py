@@ -113,7 +113,7 @@ def check(request: BatchRequest, table: Table) -> bool:
 def start(request: BatchRequest) -> None:
     """Start a batch and show it; an error is drawn by the page's next run."""
     try:
-        st.session_state["batch_job"] = resources.kit().batches.start(request, resources.settings()).job_id
+        st.session_state["batch_job"] = resources.kit().batches.start(request, resources.actor()).job_id
         st.session_state.pop("batch_error", None)
     except Phi3KitError as error:
         st.session_state["batch_error"] = error
@@ -159,7 +159,7 @@ def _draw(job: BatchJob) -> None:
         if job.active:
             st.button(
                 "Stop", icon=":material/stop_circle:", on_click=resources.kit().batches.cancel,
-                args=(job, resources.settings()), key="stop_batch", help="What is computed is kept, and the batch can go on from there.",
+                args=(job, resources.actor()), key="stop_batch", help="What is computed is kept, and the batch can go on from there.",
             )  # fmt: skip
         if job.error:
             shell.show_error(job.error)

@@ -46,7 +46,7 @@ _RECENT_S = 600  # a build that ended so long ago is history
 def start(request: BuildRequest, accept_tight: bool = False) -> None:
     """Start a build; an error is drawn by the page's next run."""
     try:
-        resources.kit().builds.start(request, resources.settings(), accept_tight=accept_tight)
+        resources.kit().builds.start(request, resources.actor(), accept_tight=accept_tight)
         st.session_state.pop("build_error", None)
     except Phi3KitError as error:
         st.session_state["build_error"] = error
@@ -103,8 +103,8 @@ def _draw(job: Job) -> None:
                 "Cancel",
                 icon=":material/close:",
                 on_click=resources.kit().builds.cancel,
-                args=(job, resources.settings()),
-                disabled=not job.belongs_to(resources.settings()),
+                args=(job, resources.actor()),
+                disabled=not job.belongs_to(resources.actor()),
                 key="cancel_build",
             )
     if job.error:
@@ -240,7 +240,7 @@ def show_built(built: dict[str, object]) -> None:
             source, commit, precision = str(built["source"]), built["commit"], str(built["precision"])
             request = BuildRequest((wrapper,), source, precision if precision in PRECISIONS else "int4")  # type: ignore[arg-type]
             st.code(f"python -m phi3kit {shlex.join(request.command())}", language="bash")
-            st.code(snippets.build_code(wrapper, source, commit, precision, resources.settings()))  # type: ignore[arg-type]
+            st.code(snippets.build_code(wrapper, source, commit, precision, resources.actor()))  # type: ignore[arg-type]
             if wrapper == "onnx":
                 st.caption("onnx_wrapper.py, the wrapper itself:")
                 st.code(snippets.onnx_wrapper_code())

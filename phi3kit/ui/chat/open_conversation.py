@@ -31,8 +31,8 @@ class Pending:
 
 def store() -> SavedConversations:
     """This user's conversations."""
-    settings = resources.settings()
-    return SavedConversations(settings.home, settings.user, keeps=settings.may("keep"))
+    actor = resources.actor()
+    return SavedConversations(resources.settings().home, actor.name, keeps=actor.may("keep"))
 
 
 def current() -> Conversation:

@@ -54,7 +54,7 @@ def settings_popover(target: Target) -> ChatSettings:
 
 def _presets() -> Presets:
     settings = resources.settings()
-    return Presets(settings.home, settings.user)
+    return Presets(settings.home, resources.actor().name)
 
 
 def _choose_preset(presets: Presets) -> None:

@@ -70,14 +70,14 @@ def run(sides: Sequence[Target], requests: Sequence[Request], text: str, keep: C
 
     `keep` gets the comparison however it ends: done, failed, or stopped by the reader.
     """
-    shared, keys, acting = resources.kit(), resources.secrets(), resources.settings()
+    shared, keys, actor = resources.kit(), resources.secrets(), resources.actor()
     comparison_id = uuid.uuid4().hex
     lanes = [
         Lane(
-            partial(targets.endpoint_of, side, shared.pool, keys, acting),
+            partial(targets.endpoint_of, side, shared.pool, keys, actor, shared.settings),
             request,
-            TurnContext(user=acting.user, origin="ui", conversation_id=comparison_id),
-            acting,
+            TurnContext(actor, origin="ui", conversation_id=comparison_id),
+            shared.settings,
         )
         for side, request in zip(sides, requests, strict=True)
     ]
@@ -209,8 +209,7 @@ def _difference(comparison: Comparison, unfolded: bool) -> None:
 
 
 def _cast(comparison: Comparison, winner: int | None) -> None:
-    settings = resources.settings()
     try:
-        Votes(settings.home).cast(comparison.id, comparison.votes(winner), settings.user)
+        Votes(resources.settings().home).cast(comparison.id, comparison.votes(winner), resources.actor().name)
     except Phi3KitError as error:  # drawn beside the buttons: a callback's own drawing would shift the whole page
         st.session_state[f"vote_failed_{comparison.id}"] = error

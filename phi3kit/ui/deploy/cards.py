@@ -6,13 +6,13 @@ Knows widgets. What is served and bundled, the deployment modules know.
 import json
 import shlex
 import time
-from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import streamlit as st
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.processes import log_tail
 from phi3kit.core.profiles import Role
@@ -67,13 +67,13 @@ def show_server(choice: Choice, port: int) -> None:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Try it here**  \nStart the same command as a process of this app.", width="content")
             if status:
-                stop = partial(resources.kit().servers.stop, choice.model.model_uri, resources.settings())
+                stop = partial(resources.kit().servers.stop, choice.model.model_uri, resources.actor())
                 st.button(
                     "Stop", icon=":material/stop_circle:", on_click=actions.attempt, args=(stop, "Stopped"), key="stop",
                     disabled=not permissions.may("serve"),
                 )  # fmt: skip
             else:
-                start = partial(resources.kit().servers.start, choice.model_uri, resources.settings(), port)
+                start = partial(resources.kit().servers.start, choice.model_uri, resources.actor(), port)
                 st.button(
                     "Start",
                     type="primary",
@@ -138,7 +138,7 @@ def _server_of(choice: Choice) -> ServerStatus | None:
 @st.cache_data(ttl=60, max_entries=20, show_spinner="Reading the logged model")
 def _planned(model_uri: str, home: str, role: Role) -> Bundle | Phi3KitError:
     try:
-        return azure.plan_bundle(model_uri, replace(resources.settings(), role=role))
+        return azure.plan_bundle(model_uri, Actor("", role), resources.settings())
     except Phi3KitError as error:
         return error
 
@@ -146,7 +146,7 @@ def _planned(model_uri: str, home: str, role: Role) -> Bundle | Phi3KitError:
 def show_azure(choice: Choice) -> None:
     """The bundle: its size first, then its files, and the zip."""
     settings = resources.settings()
-    bundle = _planned(choice.model.model_uri, str(settings.home), settings.role)
+    bundle = _planned(choice.model.model_uri, str(settings.home), resources.actor().role)
     if isinstance(bundle, Phi3KitError):
         raise bundle
     with st.container(border=True):

@@ -50,7 +50,7 @@ def choose_questions() -> str | None:
 def start(request: EvaluationRequest) -> None:
     """Start an evaluation; an error is drawn by the page's next run."""
     try:
-        resources.kit().evaluations.start(request, resources.settings())
+        resources.kit().evaluations.start(request, resources.actor())
         st.session_state.pop("evaluate_error", None)
     except Phi3KitError as error:
         st.session_state["evaluate_error"] = error
@@ -89,7 +89,7 @@ def _live_job() -> None:
                 st.caption("Starting the worker")
             st.button(
                 "Cancel", icon=":material/close:", on_click=resources.kit().evaluations.cancel,
-                args=(job, resources.settings()), disabled=not job.belongs_to(resources.settings()),
+                args=(job, resources.actor()), disabled=not job.belongs_to(resources.actor()),
                 key="cancel_evaluation",
             )  # fmt: skip
 
@@ -254,7 +254,7 @@ def _show_promotion(a: Evaluation, b: Evaluation) -> None:
 
 def _promote(evaluation: Evaluation, name: str, alias: str) -> None:
     try:
-        st.session_state["promoted"] = promote(evaluation, name, alias, resources.settings())
+        st.session_state["promoted"] = promote(evaluation, name, alias, resources.actor(), resources.settings())
         resources.forget_lists()
     except Phi3KitError as error:
         st.session_state["promote_error"] = error

@@ -165,7 +165,7 @@ def _register_form(model: LoggedModel) -> None:
         if st.form_submit_button("Register", icon=":material/bookmark_add:"):
             named = name.strip() or f"phi3-{model.wrapper}"
             act = partial(
-                registry.register, model.model_uri, named, resources.settings(),
+                registry.register, model.model_uri, named, resources.actor(), resources.settings(),
                 description=description, aliases=tuple(aliases),
             )  # fmt: skip
             actions.attempt(act, f"Registered as {named}")
@@ -184,10 +184,10 @@ def _confirm_delete(model: LoggedModel, registered: list[RegisteredModel]) -> No
 
 
 def _delete_model(model: LoggedModel) -> None:
-    shared = resources.kit()
-    shared.pool.unload(model.model_uri, resources.settings())
-    shared.servers.stop(model.model_uri, resources.settings())
-    registry.delete_model(model.model_uri, resources.settings())
+    shared, actor = resources.kit(), resources.actor()
+    shared.pool.unload(model.model_uri, actor)
+    shared.servers.stop(model.model_uri, actor)
+    registry.delete_model(model.model_uri, actor, shared.settings)
 
 
 def _versions_of(model: LoggedModel, registered: list[RegisteredModel]) -> list[Version]:

@@ -87,13 +87,13 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
 
 
 def _alias_buttons(version: Version) -> None:
-    settings = resources.settings()
+    actor, settings = resources.actor(), resources.settings()
     for alias in (CHAMPION, CHALLENGER):
         set_already = alias in version.aliases
         act = (
-            partial(registry.remove_alias, version.name, alias, settings)
+            partial(registry.remove_alias, version.name, alias, actor, settings)
             if set_already
-            else partial(registry.set_alias, version.name, alias, version.version, settings)
+            else partial(registry.set_alias, version.name, alias, version.version, actor, settings)
         )
         done = (
             f"{version.name}@{alias} {'points nowhere now' if set_already else f'points to version {version.version}'}"
@@ -111,7 +111,7 @@ def _alias_buttons(version: Version) -> None:
         with st.form("alias_form", border=False, clear_on_submit=True):
             own = st.text_input("Alias of your own", placeholder="for example staging")
             if st.form_submit_button("Set", icon=":material/label:"):
-                act = partial(registry.set_alias, version.name, own.strip(), version.version, settings)
+                act = partial(registry.set_alias, version.name, own.strip(), version.version, actor, settings)
                 actions.attempt(act, f"{version.name}@{own.strip()} points to version {version.version}")
                 st.rerun()
         for each in version.aliases:
@@ -119,12 +119,15 @@ def _alias_buttons(version: Version) -> None:
                 f"Remove {each}",
                 key=f"remove_alias_{each}",
                 on_click=actions.attempt,
-                args=(partial(registry.remove_alias, version.name, each, settings), f"Removed {version.name}@{each}"),
+                args=(
+                    partial(registry.remove_alias, version.name, each, actor, settings),
+                    f"Removed {version.name}@{each}",
+                ),
             )
 
 
 def _annotate_form(version: Version, registered: list[RegisteredModel]) -> None:
-    settings = resources.settings()
+    actor, settings = resources.actor(), resources.settings()
     whole = next(each for each in registered if each.name == version.name)
     with st.form(f"annotate_{version.model_uri}", border=False):
         description = st.text_area(f"Description of version {version.version}", version.description, height=80)
@@ -138,9 +141,9 @@ def _annotate_form(version: Version, registered: list[RegisteredModel]) -> None:
 
         def save() -> None:
             given = _read_tags(tags)
-            registry.describe(version.name, version.version, description, settings)
-            registry.describe(version.name, None, about, settings)
-            registry.set_tags(version.name, version.version, given, settings)
+            registry.describe(version.name, version.version, description, actor, settings)
+            registry.describe(version.name, None, about, actor, settings)
+            registry.set_tags(version.name, version.version, given, actor, settings)
 
         if st.form_submit_button("Save", icon=":material/save:"):
             actions.attempt(save, f"Saved {version.model_uri}")
@@ -166,5 +169,5 @@ def _confirm_delete_version(version: Version) -> None:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
         st.markdown(f"Who asks for **{shell.plain(names)}** finds nothing afterwards.")
     st.caption("The logged model and its files stay.")
-    act = partial(registry.delete_version, version.name, version.version, resources.settings())
+    act = partial(registry.delete_version, version.name, version.version, resources.actor(), resources.settings())
     actions.confirm(act, f"Deleted {version.model_uri}")

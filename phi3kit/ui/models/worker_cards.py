@@ -37,7 +37,7 @@ def _show(worker: WorkerStatus) -> None:
                 icon=":material/eject:",
                 key=f"stop_{worker.model_uri}",
                 on_click=pool.unload,
-                args=(worker.model_uri, resources.settings()),
+                args=(worker.model_uri, resources.actor()),
                 disabled=not permissions.may("serve"),
             )
         st.code("\n".join([worker.model_uri, *worker.asked_as]), language=None)

@@ -11,7 +11,7 @@ import streamlit as st
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.ui.shared import resources, shell
 
-_ERROR, _DONE = "acting_error", "acting_done"
+_ERROR, _DONE = "action_error", "action_done"
 
 
 def attempt(act: Callable[[], object], done: str | Callable[[Any], str]) -> None:

@@ -108,8 +108,7 @@ def run_turn(
 
     text: what the person wrote (the message, or the raw prompt itself). begun: what the answer goes on from.
     """
-    acting = resources.settings()
-    context = TurnContext(user=acting.user, origin="ui", conversation_id=conversation_id)
+    context = TurnContext(resources.actor(), origin="ui", conversation_id=conversation_id)
     place, stopping = st.empty(), st.empty()
     # A click runs the page anew; this run ends at its next use of st, and what came so far is kept.
     stopping.button("Stop", icon=":material/stop_circle:", key=f"stop_{context.turn_id}", shortcut="Escape")
@@ -118,7 +117,7 @@ def run_turn(
     try:
         with place.status("Starting the worker", type="compact") as waiting:
             endpoint = resources.endpoint(target, lambda what: waiting.update(label=f"{what} ({target.wrapper})"))
-            steps = client.stream(endpoint, request, context, acting)
+            steps = client.stream(endpoint, request, context, resources.settings())
             for answer in steps:
                 if answer.completion_tokens or answer.text:
                     break

@@ -57,7 +57,7 @@ def edit_connections() -> None:
             test = st.button("Test", icon=":material/network_check:", key="connection_test")
             remove = connection and st.button("Remove", icon=":material/delete:", key="connection_remove")
         if remove:
-            remove_connection(chosen, settings)
+            remove_connection(chosen, resources.actor(), settings)
             st.rerun()
         if test:
             with st.spinner(f"Asking {values['url'] or 'the endpoint'}"):
@@ -68,9 +68,9 @@ def edit_connections() -> None:
         with details:  # behind the test, which fills them
             values |= _detail_fields(connection, key, values)
         if save:
-            save_connection(Connection(**values), settings)
+            save_connection(Connection(**values), resources.actor(), settings)
             if connection and chosen != values["name"]:
-                remove_connection(chosen, settings)
+                remove_connection(chosen, resources.actor(), settings)
             st.rerun()
         _show_test(_tested(values))
 
@@ -164,7 +164,7 @@ def _test(address: dict[str, Any], key: str, keys: dict[str, object]) -> Probe |
         "silence_s": st.session_state.get(f"{key}_silence") or _SILENCE_S,
     }
     try:
-        return probe(Connection(**address | details), keys, resources.settings())
+        return probe(Connection(**address | details), keys, resources.actor(), resources.settings())
     except Phi3KitError as error:
         return error
 

@@ -1,6 +1,6 @@
-"""Allowed: what the person at this tab may do, drawn: a switched-off button, or one line that says why.
+"""Permissions: what the person at this tab may do, drawn as a disabled button or as one line that says why.
 
-The kit refuses by itself; here it is said before anybody tries.
+The kit refuses by itself; pages say it before anybody tries.
 """
 
 import streamlit as st
@@ -11,13 +11,13 @@ from phi3kit.ui.shared import resources, shell
 
 def may(act: Act) -> bool:
     """Whether this person may do it."""
-    return resources.settings().may(act)
+    return resources.actor().may(act)
 
 
 def note(act: Act) -> bool:
     """Whether this person may do it; where not, one line says why."""
     if allowed := may(act):
         return allowed
-    error = refusal(resources.settings().role, act)
+    error = refusal(resources.actor().role, act)
     st.info(f"**{shell.plain(error.what)}** {shell.plain(error.why)} {error.next_step}", icon=":material/lock:")
     return False

@@ -6,13 +6,14 @@ Knows settings, worker pool, scoring servers, usage writer and builds; everythin
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 from mlflow.models import ModelSignature
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.tables import Reading, Table, open_table
 from phi3kit.core.errors import Phi3KitError
@@ -86,8 +87,7 @@ def kit() -> Kit:
     for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # No session may act with these: `settings()` has what each may do.
-    settings = replace(read_settings(secrets()), role="nobody")
+    settings = read_settings(secrets())
     open_store(settings)
     pool = WorkerPool(settings)
     shared = Kit(
@@ -108,8 +108,13 @@ def kit() -> Kit:
 
 
 def settings() -> Settings:
-    """The settings as the person at this browser tab has them: who acts, and what they may do."""
-    return visitors.acting(kit().settings)
+    """The app's settings. Raises SettingInvalid or StorageFailed."""
+    return kit().settings
+
+
+def actor() -> Actor:
+    """The person at this browser tab. Raises SettingInvalid or StorageFailed."""
+    return visitors.actor(kit().settings)
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner=False)
@@ -154,7 +159,7 @@ def connections() -> list[Connection]:
 
 def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None) -> Endpoint:
     """Where a target answers. Raises ModelNotFound, WorkerFailed or ConnectionInvalid."""
-    return targets.endpoint_of(target, kit().pool, secrets(), settings(), on_wait)
+    return targets.endpoint_of(target, kit().pool, secrets(), actor(), settings(), on_wait)
 
 
 def reading(*, whole: bool = False) -> TurnsReading:
@@ -175,8 +180,8 @@ def reading(*, whole: bool = False) -> TurnsReading:
         bar.empty()
     if found.snapshot is None and found.error is not None:
         raise found.error
-    acting = settings()
-    return found if acting.may("watch") else found.of(acting.user)
+    watcher = actor()
+    return found if watcher.may("watch") else found.of(watcher.name)
 
 
 def turns() -> pd.DataFrame:
@@ -194,17 +199,17 @@ def forget_lists() -> None:
 
 @st.cache_data(ttl=_PLAN_FRESH_S, max_entries=20, show_spinner="Looking at the source")
 def _planned(request: BuildRequest, home: str, role: Role) -> tuple[Source, Plan] | Phi3KitError:
-    acting = replace(kit().settings, role=role)
+    planner = Actor("", role)
     try:
-        source = find_source(request.source, acting)
-        return source, make_plan(request, source, acting)
+        source = find_source(request.source, planner, settings())
+        return source, make_plan(request, source, planner, settings())
     except Phi3KitError as error:  # kept too: a hub that is away is not asked again with every click
         return error
 
 
 def plan(request: BuildRequest) -> tuple[Source, Plan]:
     """The source of a build and what it needs. Raises SourceInvalid or DownloadFailed."""
-    found = _planned(request, str(kit().settings.home), settings().role)
+    found = _planned(request, str(kit().settings.home), actor().role)
     if isinstance(found, Phi3KitError):
         raise found
     return found

@@ -35,7 +35,7 @@ def begin(title: str) -> None:
         st.rerun()
     st.title(title)
     with errors_shown():
-        if resources.settings().role != "nobody":
+        if resources.actor().role != "nobody":
             return
     st.stop()  # the router lets nobody in; no page counts on it
 

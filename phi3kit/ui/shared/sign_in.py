@@ -16,7 +16,7 @@ from phi3kit.ui.shared import resources, shell, visitors
 def is_outside() -> bool:
     """Whether this person may see no page. Where nothing can be known, nobody may."""
     try:
-        return resources.settings().role == "nobody"
+        return resources.actor().role == "nobody"
     except Phi3KitError:
         return True
 
@@ -25,7 +25,7 @@ def show() -> None:
     """What is shown outside, instead of every page."""
     st.title("phi3kit")
     with shell.errors_shown():
-        name = resources.settings().user
+        name = resources.actor().name
         if name:
             _show_without_role(name)
         else:
@@ -58,10 +58,10 @@ def _show_doors(section: Mapping[str, Any]) -> None:
 
 def person() -> None:
     """Who is inside, in which role, and the way out; nothing on one's own machine."""
-    acting = resources.settings()
-    if acting.profile != "team":
+    if resources.settings().profile != "team":
         return
-    st.markdown(f":material/account_circle: {shell.plain(acting.user)} · {acting.role}")
+    actor = resources.actor()
+    st.markdown(f":material/account_circle: {shell.plain(actor.name)} · {actor.role}")
     _sign_out_button()
 
 

@@ -1,6 +1,6 @@
 """Visitors: who is at this browser tab: the owner of the machine, somebody who signed in, or a stranger.
 
-Knows sessions. What each may do, the settings that are made here say.
+Knows sessions and cookies. Knows no page.
 """
 
 import hashlib
@@ -8,28 +8,28 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
-from phi3kit.access.sign_in_claims import has_expired, name_of
+from phi3kit.access.actor import Actor
+from phi3kit.access.sign_in_claims import has_expired, name_of, role_of
 from phi3kit.core.settings import Settings
 
 _COOKIE_S = 31 * 86_400.0  # no cookie of Streamlit's is taken when it is older
 
 
-def acting(settings: Settings) -> Settings:
-    """The settings with which this session acts: the app's own, and who acts in which role."""
+def actor(settings: Settings) -> Actor:
+    """The person at this tab, with the role that the app's settings give them."""
     if settings.profile == "local":
-        return replace(settings, role="admin")
+        return Actor(settings.user, "admin")
     if settings.profile == "public":
-        return replace(settings, role="visitor", user=_guest())
+        return Actor(_guest(), "visitor")
     claims = _claims()
     name = name_of(claims)
     if name is None:
-        return replace(settings, role="nobody", user="")
-    return replace(settings, role=settings.role_rules.role_of(name, claims), user=name)
+        return Actor("", "nobody")
+    return Actor(name, role_of(name, claims, settings.role_lists))
 
 
 def has_session_ended() -> bool:

@@ -241,7 +241,7 @@ def _ask_really(side: Side, text: str) -> None:
         ):
             endpoint = resources.endpoint(targets.of_model(side.choice.model, ""))
             asked.clear()
-            asked[uri, text] = score(endpoint, text, resources.settings())
+            asked[uri, text] = score(endpoint, text, resources.actor())
     if scored := asked.get((uri, text)):
         st.caption(f"/invocations answered {scored.status}:")
         st.code(_cut(scored.body), language="json" if scored.is_json else None, wrap_lines=True)

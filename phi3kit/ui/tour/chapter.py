@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import httpx
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint, WrapperName
-from phi3kit.core.settings import Settings
 
 Act = Literal["none", "build", "signatures", "predict", "onward"]
 
@@ -202,19 +202,19 @@ print(response[0])""",
 )
 
 
-def ask_like_the_chapter(endpoint: Endpoint, wrapper: WrapperName, acting: Settings) -> tuple[str, Any]:
+def ask_like_the_chapter(endpoint: Endpoint, wrapper: WrapperName, actor: Actor) -> tuple[str, Any]:
     """The chapter's question to a logged model as plain MLflow serves it: (answer, the whole response).
 
-    acting: the settings of who asks. Raises NotAllowed or WorkerFailed.
+    actor: who asks. Raises NotAllowed or WorkerFailed.
     """
-    acting.require("invoke")
+    actor.require("invoke")
     body: dict[str, Any] = {"messages": MESSAGES} if wrapper == "transformers" else {"prompt": PROMPT}
     again = "Run the step again; the worker is started anew when it is gone."
     try:
         reply = httpx.post(
             f"{endpoint.base_url}/invocations",
             json=body,
-            headers={"Authorization": f"Bearer {endpoint.api_key}", "X-Phi3kit-User": quote(acting.user)},
+            headers={"Authorization": f"Bearer {endpoint.api_key}", "X-Phi3kit-User": quote(actor.name)},
             timeout=_ANSWER_S,
         )
         response = reply.json()

@@ -138,7 +138,7 @@ def _predict(wrapper: WrapperName) -> None:
         with st.spinner("Loading the model with plain MLflow"):
             try:
                 endpoint = resources.endpoint(targets.of_model(model, ""))
-                st.session_state[key] = ask_like_the_chapter(endpoint, wrapper, resources.settings())
+                st.session_state[key] = ask_like_the_chapter(endpoint, wrapper, resources.actor())
             except Phi3KitError as error:
                 st.session_state.pop(key, None)
                 shell.show_error(error)

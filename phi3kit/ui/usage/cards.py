@@ -77,9 +77,9 @@ def odd_runs(reading: TurnsReading) -> None:
 def meters() -> None:
     """How much of today's budgets is spent; nothing without budgets."""
     shared = resources.kit()
-    settings = resources.settings()
-    others = shared.outbox.spenders(budgets.today()) if settings.may("administer") else ()
-    users = list(dict.fromkeys([settings.user, *others]))[:10]
+    settings, actor = resources.settings(), resources.actor()
+    others = shared.outbox.spenders(budgets.today()) if actor.may("administer") else ()
+    users = list(dict.fromkeys([actor.name, *others]))[:10]
     found = budgets.meters(settings.limits, shared.outbox, users)
     if not found:
         return

@@ -110,6 +110,7 @@ def _own_prices(own: dict[str, Price]) -> None:
     )
     if st.button("Save", type="primary", key="usage_save_prices"):
         prices.save(
+            resources.actor(),
             resources.settings(),
             {
                 row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])

@@ -112,7 +112,7 @@ def _open_again(conversation_id: Any, details: TurnDetails) -> None:
 def _details(row: dict[str, Any]) -> tuple[TurnDetails | None, Phi3KitError | None]:
     turn_id = row["turn_id"] if isinstance(row["turn_id"], str) else None
     try:
-        return turn_details(resources.settings(), row["run_id"], turn_id), None
+        return turn_details(resources.actor(), resources.settings(), row["run_id"], turn_id), None
     except Phi3KitError as error:
         return None, error
 
