@@ -1,42 +1,78 @@
-# The doors: setup, run, test, bench, soak, mlflow-ui, audit, train. Each does all the set-up it needs.
+# The doors: setup, run, check, test, test-slow, bench, soak, mlflow-ui, audit, train. Each does all the set-up it needs.
 # The newest Python that the pins were tried with comes first.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
 PORT ?= 8501
 ADDRESS ?= 127.0.0.1
 MLFLOW_PORT ?= 5000
 MINUTES ?= 20
+# Two processes, a file each at a time: most tests wait for processes that they start.
+PYTEST_OPTIONS ?= -n 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 # What the app needs is enough for most doors; tests and the soak need tools beside it.
 APP := $(VENV)/.app-installed
 TOOLS := $(VENV)/.tools-installed
+# Environments of their own for the slow tests: one with Spark, and one made from requirements.txt alone.
+SPARK := $(VENV)/spark
+PUBLIC := $(VENV)/public
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup run test bench soak mlflow-ui audit train
+# Make the environment $(1) with what the app needs.
+define install_app
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phi3kit needs Python 3.11 or newer. Install it, or name it: make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet --upgrade pip
+	@# torch first and alone. PyPI's for Linux brings gigabytes of CUDA: without an NVIDIA GPU it comes from PyTorch's own
+	@# index, where that can be reached. One look tells: pip's own time-out would also end a slow download.
+	@torch=$$(grep '^torch==' requirements.txt); \
+	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! [ -e /proc/driver/nvidia/version ] \
+	&& $(1)/bin/python -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=3)' $(TORCH_CPU_INDEX)/torch/ 2>/dev/null \
+	&& $(1)/bin/pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) "$$torch"; then :; \
+	else $(1)/bin/pip install --quiet "$$torch"; fi
+	$(1)/bin/pip install --quiet -r requirements.txt
+endef
+
+.PHONY: setup run check test test-slow bench soak mlflow-ui audit train
 
 setup: $(TOOLS)
 
 $(APP): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phi3kit needs Python 3.11 or newer. Install it, or name it: make PYTHON=..." >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	@# torch first and alone: where a CPU build is offered, it must not be passed over for another one.
-	$(BIN)/pip install --quiet $$(grep '^torch==' requirements.txt)
-	$(BIN)/pip install --quiet -r requirements.txt
+	$(call install_app,$(VENV))
 	@touch $@
 
 $(TOOLS): $(APP) requirements-dev.txt
 	$(BIN)/pip install --quiet -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
+$(PUBLIC)/.installed: requirements.txt
+	$(call install_app,$(PUBLIC))
+	@touch $@
+
+# It sees the packages and commands of the other environment.
+$(SPARK)/.installed: $(TOOLS) requirements-spark.txt
+	$(PYTHON) -m venv $(SPARK)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	"$$($(SPARK)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/app.pth"
+	$(SPARK)/bin/pip install --quiet -r requirements-spark.txt
+	@cd $(SPARK)/bin && for each in ../../bin/*; do [ -e "$${each##*/}" ] || ln -s "$$each" .; done
+	@touch $@
+
 run: $(APP)
 	$(BIN)/streamlit run streamlit_app.py --server.port $(PORT) --server.address $(ADDRESS) --server.fileWatcherType none
 
-test: $(TOOLS)
+check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	@# Two processes, a file each at a time: most tests wait for processes that they start.
-	$(BIN)/pytest -n 2 --dist loadfile
+	@# As on each system that it runs on: what one of them lacks is found on all.
+	printf '%s\n' linux darwin win32 | xargs -P 3 -I NAME $(BIN)/mypy --platform NAME --cache-dir .mypy_cache/NAME
+
+test: check
+	$(BIN)/pytest $(PYTEST_OPTIONS) -m "not slow"
+
+# What needs a package index, Spark or minutes; then a stranger in the public app, from an environment that has no tools.
+test-slow: $(TOOLS) $(SPARK)/.installed $(PUBLIC)/.installed
+	$(SPARK)/bin/python -m pytest $(PYTEST_OPTIONS) -m slow
+	PHI3KIT_TEST_PYTHON=$(CURDIR)/$(PUBLIC)/bin/python $(BIN)/pytest tests/browser/test_public.py
 
 mlflow-ui: $(APP)
 	MLFLOW_DISABLE_TELEMETRY=$${MLFLOW_DISABLE_TELEMETRY:-true} $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" --port $(MLFLOW_PORT)

@@ -20,6 +20,7 @@ from phi3kit.cli.evaluate import add_evaluate
 from phi3kit.cli.keys import add_keys
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.operating_system import become
 from phi3kit.core.records import PRECISIONS, WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.settings import Settings, read_settings
@@ -164,7 +165,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     ]
     # The worker starts from a clean process: MLflow, which found the model, would cost it 150 MB.
     key = {"PHI3KIT_API_KEY": settings.api_key} if settings.api_key else {}
-    os.execve(sys.executable, command, child_environment(settings) | key)  # noqa: S606
+    become(command, child_environment(settings) | key)
 
 
 def _chat(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The house: imports point down, heavy libraries stay out of the app, the wrapper stands alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,12 @@ class TestImports:
             assert not {"mlflow", "openai", "httpx", "subprocess"} & {
                 name.split(".")[0] for name in imported_modules(page)
             }, page.name
+
+
+def test_no_date_is_written_as_only_some_systems_can() -> None:
+    """Windows has no `%-d`; a day without its zero is `.day`."""
+    sources = [*KIT.rglob("*.py"), *(PROJECT_ROOT / "pages").glob("*.py")]
+    assert [path.name for path in sources if re.search(r"%-[a-zA-Z]", path.read_text("utf-8"))] == []
 
 
 def test_the_app_process_never_imports_a_heavy_library(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ phi3kit's own store is the right one: what is built here is to be seen in the ap
 import os
 import sys
 
+from phi3kit.core.operating_system import become
 from phi3kit.core.settings import PROJECT_ROOT
 
 # Of the run that MLflow made for the project; phi3kit's commands make runs of their own.
@@ -27,7 +28,7 @@ def own_environment(found: dict[str, str]) -> dict[str, str]:
 def main() -> None:
     """Run a command of phi3kit in this process's place."""
     command = [sys.executable, "-m", "phi3kit", *sys.argv[1:]]
-    os.execve(sys.executable, command, own_environment(dict(os.environ)))  # noqa: S606
+    become(command, own_environment(dict(os.environ)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from phi3kit.core.settings import PROJECT_ROOT, Settings
 _PASSED = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV", "JAVA_HOME",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    # On Windows no program starts without the first of these, and no folder of the user's is found without the others.
+    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP", "USERNAME", "USERPROFILE", "HOMEDRIVE",
+    "HOMEPATH", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
 )  # fmt: skip
 _PASSED_BEGINNINGS = (
     "LC_", "LD_LIBRARY_", "PYTHON", "PHI3KIT_", "MLFLOW_", "HF_", "TRANSFORMERS_", "TORCH", "OMP_", "MKL_", "OPENBLAS_",
@@ -57,6 +60,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",  # what it reads and writes is UTF-8, on Windows too
         "MALLOC_ARENA_MAX": "2",  # glibc's heap a thread would cost a worker tens of MB
     }
 

@@ -14,6 +14,8 @@ import threading
 
 import psutil
 
+from phi3kit.core.operating_system import end_group
+
 _LOOK_S = 0.1
 _GRACE_S = 4.0
 
@@ -41,13 +43,11 @@ def _end_all(child: subprocess.Popen[bytes]) -> None:
     started: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         started = psutil.Process(child.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGTERM)
+    end_group(child.pid, kill=False)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(_GRACE_S)
     psutil.wait_procs(started, timeout=_GRACE_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    end_group(child.pid, kill=True)
     child.wait()
     psutil.wait_procs(started, timeout=1)
 

@@ -4,7 +4,6 @@ One JSON file in the data folder. Knows URLs and names; a key itself is never ke
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -195,10 +194,10 @@ def _lock(home: Path) -> FileLock:
 def _write(connections: Sequence[Connection], home: Path) -> None:
     """All or nothing: a reader never sees half a file."""
     with tempfile.NamedTemporaryFile("w", dir=home, encoding="utf-8", suffix=".json", delete=False) as file:
-        try:
-            json.dump([asdict(each) for each in connections], file, ensure_ascii=False, indent=2)
-            file.flush()
-            os.replace(file.name, _file(home))
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        draft = Path(file.name)
+    try:
+        draft.write_text(json.dumps([asdict(each) for each in connections], ensure_ascii=False, indent=2), "utf-8")
+        draft.replace(_file(home))  # closed before: Windows moves no open file
+    except BaseException:
+        draft.unlink()
+        raise

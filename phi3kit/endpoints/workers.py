@@ -29,6 +29,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.child_environment import worker_environment
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import Busy, ModelNotFound, WorkerFailed
+from phi3kit.core.operating_system import was_killed
 from phi3kit.core.processes import end, log_tail, tell_to_end
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import Settings
@@ -312,13 +313,13 @@ def _why_gone(worker: _Worker) -> str | None:
         return None
     if worker.hung:
         return f"It hung: for {_SILENCE_S * _SILENT_LOOKS:.0f} s it neither answered nor computed, and was ended."
-    if code == -signal.SIGKILL:
+    if was_killed(code):
         return "Its process was killed, perhaps because memory ran out."
     return "It was ended." if code in (0, -signal.SIGTERM) else f"Its process ended with exit code {code}."
 
 
 def _exit(process: subprocess.Popen[str]) -> str:
-    killed = process.returncode == -signal.SIGKILL
+    killed = was_killed(process.returncode)
     return (
         "it was killed, perhaps because memory ran out" if killed else f"it ended with exit code {process.returncode}"
     )

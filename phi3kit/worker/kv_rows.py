@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from phi3kit.core.operating_system import advise, private_memory
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -27,11 +29,11 @@ class KvRows:
         self._head_bytes = self.tokens * head_size * dtype.itemsize
         self._token_bytes = head_size * dtype.itemsize
         self._heads = heads
-        self._maps = [_reserved(rows * heads * self._head_bytes) for _ in range(2 * layers)]
+        self._maps = [private_memory(rows * heads * self._head_bytes) for _ in range(2 * layers)]
         for pages in self._maps:
             # Where huge pages are the rule, one token in a head would take 2 MB. A kernel without any refuses the advice.
             with contextlib.suppress(OSError):
-                _advise(pages, "MADV_NOHUGEPAGE", 0, len(pages))
+                advise(pages, "MADV_NOHUGEPAGE", 0, len(pages))
         self.arrays: list[Array] = [np.frombuffer(pages, dtype=dtype).reshape(shape) for pages in self._maps]
 
     def free(self, row: int, begin: int, end: int) -> None:
@@ -61,7 +63,7 @@ class KvRows:
 
     def _free(self, pages: mmap.mmap, row: int, begin: int, end: int) -> None:
         for start, length in self._ranges(row, begin, end):
-            _advise(pages, "MADV_DONTNEED", start, length)
+            advise(pages, "MADV_DONTNEED", start, length)
 
     def _ranges(self, row: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Where tokens lie in a map: (first byte, bytes), one range a head, or one for a whole row."""
@@ -101,16 +103,3 @@ def gathering(held: Sequence[int], wanted: Sequence[int]) -> tuple[int, list[tup
 
     first = min(range(len(held) - count + 1), key=tokens_moved)
     return first, exchanges(first)
-
-
-def _reserved(size: int) -> mmap.mmap:
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, size)
-    # Private: the pages of a shared map, which is the default, stay in the system's memory when they are given back.
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def _advise(pages: mmap.mmap, advice: str, start: int, length: int) -> None:
-    """Tell the system about pages, where it listens: Windows does not, and keeps the memory until the process ends."""
-    if hasattr(pages, "madvise") and hasattr(mmap, advice):
-        pages.madvise(getattr(mmap, advice), start, length)

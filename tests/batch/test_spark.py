@@ -28,6 +28,7 @@ needs_spark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_spark
 class TestSpark:
     @pytest.mark.timeout(600)
@@ -86,7 +87,8 @@ class TestSpark:
 
 
 class TestMaster:
-    @pytest.mark.skipif(not HERE and not REQUIRED, reason="no pyspark or no Java here: Spark tests are skipped")
+    @pytest.mark.slow
+    @needs_spark
     def test_a_master_that_does_not_answer_is_said_within_seconds(self, built: Built, tmp_path: Path) -> None:
         port = free_port()  # nothing listens there once it is closed
         began = time.monotonic()

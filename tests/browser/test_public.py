@@ -1,7 +1,7 @@
 """A stranger in the profile public, as on Streamlit Community Cloud: the whole main job within 1 GB, and nothing else.
 
-PHI3KIT_TEST_PYTHON names another interpreter to start the app with: CI gives one of a fresh environment that was made from
-requirements.txt alone.
+PHI3KIT_TEST_PYTHON names another interpreter to start the app with: `make test-slow` gives one of an environment that was
+made from requirements.txt alone.
 """
 
 import contextlib

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import DownloadFailed
+from phi3kit.core.operating_system import link
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.sources.hub_client import KEPT, ONLINE, explained, host_of, patiently, token_of, url_of
 from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot
@@ -75,7 +76,7 @@ class Cache:
         if not pointer.exists():
             pointer.parent.mkdir(parents=True, exist_ok=True)
             pointer.unlink(missing_ok=True)  # one that dangles
-            pointer.symlink_to(os.path.relpath(self.blob(file), pointer.parent))
+            link(pointer, Path(os.path.relpath(self.blob(file), pointer.parent)))
 
 
 def _size(path: Path) -> int:

@@ -21,6 +21,7 @@ from mlflow.models import Model, infer_signature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.utils.file_utils import local_file_uri_to_path
 
+from phi3kit.core.operating_system import link
 from phi3kit.tracking.logged_models import ONNX_ARTIFACT
 
 MODEL_NAMES = {"transformers": "phi3-transformers", "onnx": "phi3-onnx"}
@@ -147,7 +148,7 @@ def _place(model_id: str, weights: list[Path], inside: str) -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         for path in weights:
-            (Path(temporary) / path.name).symlink_to(path.resolve())
+            link(Path(temporary) / path.name, path.resolve())
         client.log_model_artifacts(model_id, temporary, inside)
 
 

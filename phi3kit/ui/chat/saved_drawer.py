@@ -73,7 +73,8 @@ def _row(each: Listed) -> None:
 
 
 def _when(changed_at: float) -> str:
-    return f"{datetime.fromtimestamp(changed_at, ZoneInfo(shell.timezone())):%-d %b %Y %H:%M}"
+    at = datetime.fromtimestamp(changed_at, ZoneInfo(shell.timezone()))
+    return f"{at.day} {at:%b %Y %H:%M}"
 
 
 def _open(conversation_id: str) -> None:

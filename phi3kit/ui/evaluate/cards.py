@@ -116,7 +116,8 @@ def forget() -> None:
 
 def label(evaluation: Evaluation) -> str:
     """An evaluation in a list."""
-    return f"{evaluation.wrapper} · {_model(evaluation)} · {_time(evaluation):%-d %b %H:%M} · {evaluation.questions:,} questions"
+    at = _time(evaluation)
+    return f"{evaluation.wrapper} · {_model(evaluation)} · {at.day} {at:%b %H:%M} · {evaluation.questions:,} questions"
 
 
 def _model(evaluation: Evaluation) -> str:

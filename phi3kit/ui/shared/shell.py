@@ -84,7 +84,7 @@ def seconds(value: float | None) -> str:
 def model_label(model: LoggedModel) -> str:
     """A model in a list: which weights, how precise, when it was built (in the viewer's zone)."""
     built_at = model.created_at.astimezone(ZoneInfo(timezone()))
-    return f"{source_label(model.source)} · {model.precision} · {built_at:%-d %b %H:%M}"
+    return f"{source_label(model.source)} · {model.precision} · {built_at.day} {built_at:%b %H:%M}"
 
 
 def source_label(source: str) -> str:

@@ -153,7 +153,7 @@ def over_time(turns: pd.DataFrame) -> None:
         if points:
             times = sorted({str(point["x"]) for point in points})
             begin, end = pd.Timestamp(times[0]), pd.Timestamp(times[-1]) + pd.Timedelta(charts.bucket(turns, width))
-            what = f"from {begin:%-d %b, %H:%M:%S} to {end:%-d %b, %H:%M:%S}"
+            what = f"from {begin.day} {begin:%b, %H:%M:%S} to {end.day} {end:%b, %H:%M:%S}"
             _these(charts.turns_at(turns, timezone, width, times), what, "over_time")
 
 

@@ -59,7 +59,7 @@ def conversations(turns: pd.DataFrame) -> None:
             at = row["at"].tz_convert(shell.timezone())
             st.page_link(
                 shell.page("chat"),
-                label=f"{row['total_tokens']:,} tokens · {shell.counted(row['turns'], 'turn')} · {at:%-d %b, %H:%M}",
+                label=f"{row['total_tokens']:,} tokens · {shell.counted(row['turns'], 'turn')} · {at.day} {at:%b, %H:%M}",
                 icon=":material/forum:",
                 query_params={"conversation": row["conversation_id"]},
             )

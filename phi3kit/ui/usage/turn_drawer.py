@@ -65,7 +65,8 @@ _PARTS = ("prompt", "completion", "total")
 def _drawer(row: dict[str, Any]) -> None:
     at = pd.Timestamp(row["at"]).tz_convert(shell.timezone())
     colour = {"transformers": "violet", "onnx": "green"}.get(row["wrapper"], "gray")
-    st.markdown(f":{colour}-badge[{shell.plain(str(row['wrapper']))}] {at:%-d %B %Y, %H:%M:%S} · {shell.timezone()}")
+    badge = f":{colour}-badge[{shell.plain(str(row['wrapper']))}]"
+    st.markdown(f"{badge} {at.day} {at:%B %Y, %H:%M:%S} · {shell.timezone()}")
     st.caption(_cost(row))
     details, error = _details(row)
     if error:

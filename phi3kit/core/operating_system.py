@@ -1,0 +1,74 @@
+"""Operating system: what POSIX alone has, each with the nearest that Windows can do.
+
+Knows processes and pages of memory. Knows nothing of what they are for.
+"""
+
+import contextlib
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import psutil
+
+Advice = Literal["MADV_DONTNEED", "MADV_NOHUGEPAGE"]
+
+
+def was_killed(exit_code: int | None) -> bool:
+    """Whether a process was killed, by the system or by somebody. Windows does not tell."""
+    return sys.platform != "win32" and exit_code == -signal.SIGKILL
+
+
+def end_group(leader: int, *, kill: bool) -> None:
+    """Ask the group of processes that a session's leader began to end, or kill it. Windows kills in both cases.
+
+    Windows has no groups: there it is the leader and those of its descendants whose parents live.
+    """
+    if sys.platform != "win32":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL if kill else signal.SIGTERM)
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(leader)
+        for each in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """Go on as another program. On Windows this process waits for it: exec there gives the terminal back at once."""
+    if sys.platform == "win32":
+        sys.exit(subprocess.call(command, env=environment))
+    os.execve(command[0], command, environment)  # noqa: S606
+
+
+def link(place: Path, target: Path) -> None:
+    """A symbolic link to a file; a copy where Windows lets this user make none.
+
+    target: from the link's folder, when relative.
+    """
+    try:
+        place.symlink_to(target)
+    except OSError:
+        if sys.platform != "win32":
+            raise
+        shutil.copyfile(place.parent / target, place)
+
+
+def private_memory(size: int) -> mmap.mmap:
+    """Addresses for so many bytes, whose memory is taken page by page. Raises OSError when the system lends none."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    # Private: the pages of a shared map, which is the default, stay in the system's memory when they are given back.
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def advise(pages: mmap.mmap, advice: Advice, start: int, length: int) -> None:
+    """Tell the system about pages, where it listens: Windows does not, and keeps the memory until the process ends."""
+    if hasattr(pages, "madvise") and hasattr(mmap, advice):
+        pages.madvise(getattr(mmap, advice), start, length)
