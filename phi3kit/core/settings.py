@@ -31,7 +31,7 @@ class RoleLists:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be set; the README's table of settings lists the variables."""
+    """Everything that can be set; docs/settings.md describes the variables."""
 
     home: Path  # the data folder; nothing is written elsewhere
     tracking_uri: str

@@ -151,7 +151,7 @@ class TestTheTokenizer:
 
 
 class TestTheModel:
-    """What the findings say of the model, as far as the embedded one shows it. README has how often."""
+    """What the findings say of the model, as far as the embedded one shows it."""
 
     def answer(self, built: Built, endpoint: Endpoint, prompt: str) -> str:
         return client.ask(

@@ -249,7 +249,7 @@ class TestResult:
         assert 1_000_000 < result["size_bytes"] < 40_000_000
 
     def test_both_wrappers_take_25_seconds_or_less(self, built: Built) -> None:
-        # Measured alone: see the README. Ten times that would be a broken build, not a busy machine.
+        # Measured alone: see bench/RESULTS.md. Ten times that would be a broken build, not a busy machine.
         assert built.seconds < 250
 
     @pytest.mark.parametrize("wrapper", WRAPPERS)
