@@ -50,11 +50,11 @@ def paths_in(name: str) -> Iterator[str]:
 
 
 def found(path: str) -> Path | None:
-    """The file that a document means: from the root, or under tests/; a bare name is any file's of the kit."""
+    """The file that a document means: from the root, under tests/ or beside the document, or a module of some package."""
     for base in (PROJECT_ROOT, PROJECT_ROOT / "tests", PROJECT_ROOT / "docs", PROJECT_ROOT / "bench"):
         if (base / path).exists():
             return base / path
-    return next(KIT.rglob(path), None) if "/" not in path else None
+    return next(KIT.rglob(path), None)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,3 +151,15 @@ def test_every_pin_is_explained_and_nothing_else() -> None:
 def test_the_floors_are_those_that_are_tested() -> None:
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text_of("docs/architecture.md"), re.MULTILINE)
     assert {package: int(floor) for floor, packages in rows for package in _QUOTED.findall(packages)} == FLOORS
+
+
+def test_the_tree_names_every_module_and_no_other() -> None:
+    sections = re.split(r"^### `(phi3kit/[\w/]*)/`$", text_of("docs/architecture.md"), flags=re.MULTILINE)[1:]
+    named = [
+        f"{folder}/{module}"
+        for folder, section in zip(sections[::2], sections[1::2], strict=True)
+        for first in re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
+        for module in _QUOTED.findall(first)
+    ]
+    modules = {str(path.relative_to(PROJECT_ROOT)) for path in KIT.rglob("*.py") if path.stem != "__init__"}
+    assert sorted(named) == sorted(modules - {"phi3kit/__main__.py"})
