@@ -17,8 +17,8 @@ with shell.errors_shown():
     if target and request and permissions.note("talk"):
         if note := target_choice.note(target, "raw"):
             st.caption(note)
-        editor, views = st.columns(2)
-        with editor, st.container(border=True):
+        writing, views = st.columns(2)
+        with writing, st.container(border=True):
             editor.show_parts()
             prompt = live_text.text_area("Raw prompt", key="raw_prompt", height=260, placeholder=chat_template.EXAMPLE)
             found = editor.tokenized(target, prompt)
