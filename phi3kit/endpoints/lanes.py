@@ -26,7 +26,7 @@ class Lane:
         self.request, self.context = request, context
         self.answer = Answer()
         self.waits_for: str | None = "Starting"  # None once there is text, or an end
-        self.asked = False  # whether the request went out: then there is, or will be, a record of it
+        self.sent = False  # whether the request went out: then there is, or will be, a record of it
         self.error: Phi3KitError | None = None
         self._bug: Exception | None = None
         self._find, self._settings = find, settings
@@ -58,7 +58,7 @@ class Lane:
             endpoint = self._find(self._wait_for)
             if self._line.is_cut:
                 return
-            self.asked = True
+            self.sent = True
             self._wait_for("Asking")
             for answer in client.stream(endpoint, self.request, self.context, self._settings, self._line):
                 self.answer = answer

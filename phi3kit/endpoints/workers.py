@@ -60,11 +60,11 @@ class WorkerStatus:
     memory_bytes: int | None  # resident set; None when the process is gone
     log_file: Path
     started_at: float  # seconds since the epoch
-    asked_as: tuple[str, ...]  # the URIs that led to it: aliases, versions
+    requested_uris: tuple[str, ...]  # the URIs that led to it: aliases, versions
 
 
 @dataclass(frozen=True)
-class Activity:
+class WorkerActivity:
     """What a ready worker says of itself."""
 
     turns: int  # since it started
@@ -84,7 +84,7 @@ class _Worker:
     wrapper: WrapperName
     log_file: Path
     started_at: float
-    asked_as: tuple[str, ...] = ()
+    requested_uris: tuple[str, ...] = ()
     ready: bool = False
     used_at: float = 0.0  # monotonic
     hung: bool = False
@@ -106,7 +106,7 @@ class WorkerPool:
         model_uri: anything that MLflow resolves; an alias is followed with each call.
         on_wait is called with what is being waited for. Raises ModelNotFound, WorkerFailed, StorageFailed, or Busy when no more workers may be loaded.
         """
-        asked, model_uri = model_uri, canonical(model_uri, self._settings)
+        requested, model_uri = model_uri, canonical(model_uri, self._settings)
         with self._guard:
             starting = self._starting.setdefault(model_uri, threading.Lock())
         with starting:
@@ -117,7 +117,7 @@ class WorkerPool:
                     self._make_room()
                     worker = self._start(model_uri)
             worker.used_at = time.monotonic()
-            self._remember(asked, worker)
+            self._remember(requested, worker)
             if not worker.ready:
                 on_wait("Loading the model")
                 self._wait_until_ready(worker)
@@ -129,7 +129,7 @@ class WorkerPool:
             workers = list(self._workers.values())
         return [_status(worker) for worker in workers]
 
-    def activity(self, model_uri: str) -> Activity | None:
+    def activity(self, model_uri: str) -> WorkerActivity | None:
         """What the model's worker counts, as it says itself; None when there is none that answers.
 
         model_uri: as statuses() names it.
@@ -181,14 +181,14 @@ class WorkerPool:
         if len(running) >= most:
             raise Busy(waiting=0, retry_after_s=5)
 
-    def _remember(self, asked: str, worker: _Worker) -> None:
+    def _remember(self, requested: str, worker: _Worker) -> None:
         """An alias or a version leads to one worker: the one that it led to last."""
-        if asked == worker.endpoint.model_uri:
+        if requested == worker.endpoint.model_uri:
             return
         with self._guard:
             for each in self._workers.values():
-                each.asked_as = tuple(uri for uri in each.asked_as if uri != asked)
-            worker.asked_as += (asked,)
+                each.requested_uris = tuple(uri for uri in each.requested_uris if uri != requested)
+            worker.requested_uris += (requested,)
 
     def _running(self, model_uri: str) -> _Worker | None:
         with self._guard:
@@ -226,7 +226,7 @@ class WorkerPool:
             died = self._workers.get(model_uri)
             self._workers[model_uri] = worker
         if died:
-            worker.asked_as = died.asked_as
+            worker.requested_uris = died.requested_uris
             end(died.process)  # closes its pipes
         return worker
 
@@ -351,16 +351,16 @@ def _status(worker: _Worker) -> WorkerStatus:
         memory,
         worker.log_file,
         worker.started_at,
-        worker.asked_as,
+        worker.requested_uris,
     )
 
 
-def _activity(health: dict[str, Any], metrics: str) -> Activity:
+def _activity(health: dict[str, Any], metrics: str) -> WorkerActivity:
     counted: dict[str, float] = {}
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
             counted[sample.name] = counted.get(sample.name, 0) + sample.value  # over all finish reasons
-    return Activity(
+    return WorkerActivity(
         turns=int(counted.get("phi3kit_turns_total", 0)),
         prompt_tokens=int(counted.get("phi3kit_prompt_tokens_total", 0)),
         completion_tokens=int(counted.get("phi3kit_completion_tokens_total", 0)),

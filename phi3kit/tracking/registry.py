@@ -57,7 +57,7 @@ class RegisteredModel:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """Something that a person can choose to talk to or to deploy: an alias, a version, or a logged model."""
 
     model_uri: str
@@ -82,20 +82,22 @@ def list_registered(settings: Settings) -> list[RegisteredModel]:
     return registered
 
 
-def choices(models: Sequence[LoggedModel], registered: Sequence[RegisteredModel]) -> list[Choice]:
+def choices(models: Sequence[LoggedModel], registered: Sequence[RegisteredModel]) -> list[ModelChoice]:
     """What can be chosen: aliases, then versions, then logged models, newest first; no version that leads nowhere."""
     versions = [(each, each.model) for name in registered for each in name.versions if each.model]
     return [
         *(
-            Choice(f"models:/{each.name}@{alias}", f"{each.name}@{alias} · version {each.version}", model, each.name)
+            ModelChoice(
+                f"models:/{each.name}@{alias}", f"{each.name}@{alias} · version {each.version}", model, each.name
+            )
             for each, model in versions
             for alias in each.aliases
         ),
         *(
-            Choice(each.model_uri, f"{each.name} · version {each.version}", model, each.name)
+            ModelChoice(each.model_uri, f"{each.name} · version {each.version}", model, each.name)
             for each, model in versions
         ),
-        *(Choice(model.model_uri, "", model) for model in models),
+        *(ModelChoice(model.model_uri, "", model) for model in models),
     ]
 
 

@@ -29,7 +29,7 @@ from phi3kit.worker.app import WorkerConfig, create_app
 from phi3kit.worker.engine import Engine
 from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.loading import load_runtime, threads_for
-from phi3kit.worker.requests import Activity, Keys
+from phi3kit.worker.request_checks import Keys, LastRequest
 from phi3kit.worker.runtime import Runtime
 
 
@@ -77,15 +77,15 @@ def _serve(arguments: argparse.Namespace) -> int:
         runtime = load_runtime(config.folder, config.wrapper, config.threads.count)
         return runtime, KvCache(runtime, budget_for(runtime, settings.kv_budget_mb, free_memory_bytes()))
 
-    activity = Activity()
+    last_request = LastRequest()
     engine = Engine(load, config.max_queue)
-    app = create_app(config, engine, activity)
+    app = create_app(config, engine, last_request)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
     if arguments.managed:
         print(json.dumps({"port": port}), flush=True)
         threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
         threading.Thread(
-            target=_end_when_idle, args=(server, activity, engine, settings.idle_seconds), daemon=True
+            target=_end_when_idle, args=(server, last_request, engine, settings.idle_seconds), daemon=True
         ).start()
     else:
         print(f"Serving {config.model_uri} ({config.wrapper}) at http://{arguments.host}:{port}/v1", flush=True)
@@ -101,7 +101,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
     """The keys that are taken. A managed worker is asked by its app alone. Raises SettingInvalid or StorageFailed."""
     if managed:
-        return Keys(settings.api_key, None, asked=settings.api_key is not None)
+        return Keys(settings.api_key, None, required=settings.api_key is not None)
     users = KeyStore(settings.home)
     beyond = not _is_loopback(host)
     if beyond and settings.api_key is None and not users.any_live():
@@ -110,7 +110,7 @@ def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
             why="Anyone who reaches this machine could use it.",
             next_step="Set PHI3KIT_API_KEY, make a key with phi3kit keys create, or leave out --host.",
         )
-    return Keys(settings.api_key, users, asked=beyond or settings.api_key is not None or settings.profile == "team")
+    return Keys(settings.api_key, users, required=beyond or settings.api_key is not None or settings.profile == "team")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -145,11 +145,11 @@ def _end_with_parent(server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _end_when_idle(server: uvicorn.Server, activity: Activity, engine: Engine, idle_seconds: int) -> None:
+def _end_when_idle(server: uvicorn.Server, last_request: LastRequest, engine: Engine, idle_seconds: int) -> None:
     while engine.state == "loading":
         time.sleep(0.1)
-    activity.last_request_at = time.monotonic()
-    while engine.active or engine.waiting or time.monotonic() - activity.last_request_at < idle_seconds:
+    last_request.at = time.monotonic()
+    while engine.active or engine.waiting or time.monotonic() - last_request.at < idle_seconds:
         time.sleep(0.5)
     server.should_exit = True
 

@@ -36,12 +36,12 @@ from phi3kit.usage.recorder import Keeper
 from phi3kit.worker.engine import Engine
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
-from phi3kit.worker.openapi import add_schemas, takes
-from phi3kit.worker.requests import (
-    Activity,
+from phi3kit.worker.openapi_document import add_schemas, takes
+from phi3kit.worker.request_checks import (
     BodyTooLarge,
     Guard,
     Keys,
+    LastRequest,
     check_length,
     error_response,
     key_user,
@@ -49,12 +49,12 @@ from phi3kit.worker.requests import (
     read_body,
     refusal,
 )
-from phi3kit.worker.token_pieces import raw_tokens, tokens_of
-from phi3kit.worker.turns import Caller, Part, Turn, chat_turn, message_ids, raw_ids, raw_turn
+from phi3kit.worker.tokenization import message_ids, raw_ids, raw_tokens, tokens_of
+from phi3kit.worker.turns import Caller, Turn, TurnPart, chat_turn, raw_turn
 
 log = logging.getLogger(__name__)
 
-Parts = AsyncGenerator[list[Part], None]
+Parts = AsyncGenerator[list[TurnPart], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class WorkerConfig:
     log_text: bool
 
 
-def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> FastAPI:
+def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) -> FastAPI:
     """The ASGI application of one worker."""
     metrics = WorkerMetrics(config.wrapper)
     keeper = Keeper(Outbox(config.home), config.limits, log_text=config.log_text, count=metrics.count)
@@ -87,7 +87,7 @@ def create_app(config: WorkerConfig, engine: Engine, activity: Activity) -> Fast
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    app.add_middleware(Guard, keys=config.keys, activity=activity)
+    app.add_middleware(Guard, keys=config.keys, last_request=last_request)
 
     @app.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> Response:

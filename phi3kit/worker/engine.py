@@ -17,10 +17,10 @@ from typing import Literal
 from phi3kit.core.errors import Busy, OutOfMemory, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.core.machine import is_out_of_memory
 from phi3kit.core.records import FinishReason
-from phi3kit.worker.answer_text import AnswerText
+from phi3kit.worker.detokenizer import Detokenizer
 from phi3kit.worker.kv_cache import KvCache, Slot
 from phi3kit.worker.runtime import Logits, Runtime, TokenSequence, Work
-from phi3kit.worker.sampling import Choice, Sampler, Sampling
+from phi3kit.worker.sampling import SampledToken, Sampler, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Piece:
 
     text: str
     completion_tokens: int
-    choice: Choice | None = None  # None for the end token, and for text that was held back until the end
+    token: SampledToken | None = None  # None for the end token, and for text that was held back until the end
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Done:
     error: Exception | None = None
 
 
-Emit = Callable[[Piece | Done], None]
+Output = Piece | Done  # what a generation gives, in this order: pieces, then its end
 
 
 @dataclass(eq=False)
-class Job:
+class Generation:
     """One answer to be written. `cancelled` may be set from any thread."""
 
     prompt_ids: Sequence[int]
     max_tokens: int
     sampling: Sampling
     stop: tuple[str, ...]
-    emit: Emit  # called on the engine's thread
+    emit: Callable[[Output], None]  # called on the engine's thread
     cancelled: threading.Event = field(default_factory=threading.Event)
     received_at: float = field(default_factory=time.perf_counter)
 
@@ -74,10 +74,10 @@ class Engine:
     def __init__(self, load: Callable[[], tuple[Runtime, KvCache]], max_queue: int) -> None:
         """load: called on the engine's thread; raises Phi3KitError when there is no such model."""
         self._load = load
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Generation] = deque()
         self._changed = threading.Condition()  # guards _waiting and _closing
         self._closing = False
-        self._active: list[_Answer] = []
+        self._active: list[_ActiveAnswer] = []
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._loaded: tuple[Runtime, KvCache] | None = None
         self.max_queue = max_queue
@@ -92,7 +92,7 @@ class Engine:
             self.failure, self.state = _not_loaded(error), "failed"
 
     def close(self) -> None:
-        """Take no more jobs and drop the waiting ones; those in progress end by their own cancelled flag."""
+        """Take no more generations and drop the waiting ones; those in progress end by their own cancelled flag."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -129,13 +129,13 @@ class Engine:
         """Answers in the queue, not counting the active ones."""
         return len(self._waiting)
 
-    def submit(self, *jobs: Job) -> int:
-        """Queue jobs that belong together, all or none; how many others are before them.
+    def submit(self, *generations: Generation) -> int:
+        """Queue generations that belong together, all or none; how many others are before them.
 
         Raises Busy when there is no room for them, RequestInvalid when one could never have the memory it needs.
         """
-        for job in jobs:
-            tokens = len(job.prompt_ids) + job.max_tokens
+        for generation in generations:
+            tokens = len(generation.prompt_ids) + generation.max_tokens
             if not self.cache.fits(tokens):
                 raise RequestInvalid(
                     what="The request needs too much memory.",
@@ -146,9 +146,9 @@ class Engine:
                 )
         with self._changed:
             before = len(self._waiting)
-            if before + len(jobs) > self.max_queue:
+            if before + len(generations) > self.max_queue:
                 raise Busy(waiting=before, retry_after_s=2)
-            self._waiting.extend(jobs)
+            self._waiting.extend(generations)
             self._changed.notify()
         return before
 
@@ -167,8 +167,8 @@ class Engine:
             if not self._closing:
                 self._admit(runtime, cache)
             self._round(runtime, cache)
-        for job in self._waiting:
-            job.emit(_unwritten(job, "cancelled"))
+        for generation in self._waiting:
+            generation.emit(_unwritten(generation, "cancelled"))
 
     def _round(self, runtime: Runtime, cache: KvCache) -> None:
         for answer in [answer for answer in self._active if answer.cancelled]:
@@ -188,7 +188,7 @@ class Engine:
                 self._active.remove(answer)
                 self._active.append(answer)
 
-    def _end(self, answer: "_Answer", cache: KvCache, *, cancelled: bool = False) -> None:
+    def _end(self, answer: "_ActiveAnswer", cache: KvCache, *, cancelled: bool = False) -> None:
         self._active.remove(answer)
         cache.release(answer.slot, keep=answer.error is None)
         answer.end(cancelled=cancelled)
@@ -204,37 +204,37 @@ class Engine:
         """Begin waiting answers, first come first served, as far as memory goes."""
         self._drop_cancelled()
         while self._waiting:
-            job = self._waiting[0]
+            generation = self._waiting[0]
             if len(self._active) >= _MAX_ACTIVE:
                 return
             try:
-                slot = cache.acquire(job.prompt_ids, job.max_tokens)
+                slot = cache.acquire(generation.prompt_ids, generation.max_tokens)
             except Exception as error:  # the library could not get the memory after all
                 log.exception("no memory for a sequence")
                 self._next()
-                job.emit(_unwritten(job, "error", _by_name(error)))
+                generation.emit(_unwritten(generation, "error", _by_name(error)))
                 continue
             if slot is None:
                 return
             self._next()
-            self._active.append(_Answer(job, slot, runtime))
+            self._active.append(_ActiveAnswer(generation, slot, runtime))
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            cancelled = [job for job in self._waiting if job.cancelled.is_set()]
-            for job in cancelled:
-                self._waiting.remove(job)
-        for job in cancelled:
-            job.emit(_unwritten(job, "cancelled"))
+            cancelled = [generation for generation in self._waiting if generation.cancelled.is_set()]
+            for generation in cancelled:
+                self._waiting.remove(generation)
+        for generation in cancelled:
+            generation.emit(_unwritten(generation, "cancelled"))
 
     def _next(self) -> None:
         with self._changed:
             self._waiting.popleft()
 
 
-def _unwritten(job: Job, finish_reason: FinishReason, error: Exception | None = None) -> Done:
+def _unwritten(generation: Generation, finish_reason: FinishReason, error: Exception | None = None) -> Done:
     """The end of an answer that was never begun."""
-    return Done(finish_reason, 0, 0, None, time.perf_counter() - job.received_at, error)
+    return Done(finish_reason, 0, 0, None, time.perf_counter() - generation.received_at, error)
 
 
 def _not_loaded(error: Exception) -> WorkerFailed:
@@ -263,16 +263,16 @@ def _computed(runtime: Runtime, work: Work) -> list[Logits | Exception]:
         return [error] * len(work)
 
 
-class _Answer:
+class _ActiveAnswer:
     """One answer in progress. `error` says why it broke off."""
 
-    def __init__(self, job: Job, slot: Slot, runtime: Runtime) -> None:
+    def __init__(self, generation: Generation, slot: Slot, runtime: Runtime) -> None:
         self.slot = slot
         self.error: Exception | None = None
-        self._job = job
+        self._generation = generation
         self._end_ids = runtime.end_ids
-        self._sampler = Sampler(job.sampling)
-        self._text = AnswerText(runtime.tokenizer, job.stop, job.prompt_ids)
+        self._sampler = Sampler(generation.sampling)
+        self._text = Detokenizer(runtime.tokenizer, generation.stop, generation.prompt_ids)
         self.cached = len(slot.sequence.ids)  # tokens of the prompt that were found in memory
         self._written = 0
         self._last: int | None = None  # the token that is written but not computed yet
@@ -287,12 +287,12 @@ class _Answer:
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self._job.cancelled.is_set()
+        return self._generation.cancelled.is_set()
 
     @property
     def prompt_ids(self) -> Sequence[int]:
         """What it answers."""
-        return self._job.prompt_ids
+        return self._generation.prompt_ids
 
     @property
     def token(self) -> tuple[TokenSequence, Sequence[int]]:
@@ -319,29 +319,29 @@ class _Answer:
 
     def end(self, *, cancelled: bool = False) -> None:
         """Say how it ended."""
-        job = self._job
+        generation = self._generation
         if cancelled:
             self._finish_reason = "cancelled"
         if self._finish_reason != "error" and (rest := self._text.finish()):
-            job.emit(Piece(rest, self._written))
-        job.emit(
+            generation.emit(Piece(rest, self._written))
+        generation.emit(
             Done(
                 finish_reason=self._finish_reason,
                 completion_tokens=self._written,
                 cached_prompt_tokens=self.cached,
-                time_to_first_token_s=self._first_at - job.received_at if self._first_at else None,
-                duration_s=time.perf_counter() - job.received_at,
+                time_to_first_token_s=self._first_at - generation.received_at if self._first_at else None,
+                duration_s=time.perf_counter() - generation.received_at,
                 error=self.error,
             )
         )
 
-    def _write(self, choice: Choice) -> bool:
+    def _write(self, token: SampledToken) -> bool:
         self._first_at = self._first_at or time.perf_counter()
         self._written += 1
-        self._last = choice.id
-        ended = choice.id in self._end_ids
-        piece = "" if ended else self._text.push(choice.id)
+        self._last = token.id
+        ended = token.id in self._end_ids
+        piece = "" if ended else self._text.push(token.id)
         if ended or self._text.stopped:
             self._finish_reason = "stop"
-        self._job.emit(Piece(piece, self._written, None if ended else choice))
-        return not (ended or self._text.stopped) and self._written < self._job.max_tokens
+        self._generation.emit(Piece(piece, self._written, None if ended else token))
+        return not (ended or self._text.stopped) and self._written < self._generation.max_tokens

@@ -4,7 +4,6 @@ Knows tokens in, scores out. How a token is chosen sampling knows, who is next t
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,10 +63,3 @@ class Runtime(Protocol):
         is unsure, and the others are as if they had been alone.
         """
         ...
-
-
-def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The fast tokenizer of a model folder, for structure and for text; both wrappers count and cut tokens with it."""
-    structure, text = (Tokenizer.from_file(str(folder / "tokenizer.json")) for _ in range(2))
-    text.encode_special_tokens = True
-    return structure, text

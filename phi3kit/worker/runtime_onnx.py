@@ -9,7 +9,8 @@ from pathlib import Path
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.worker.kv_rows import KvRows, block_tokens, gathering
 from phi3kit.worker.onnx_graph import OnnxGraph
-from phi3kit.worker.runtime import Logits, TokenSequence, Work, load_tokenizers
+from phi3kit.worker.runtime import Logits, TokenSequence, Work
+from phi3kit.worker.tokenization import load_tokenizers
 
 _ROWS = 32  # those being written and those kept for their next turn
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from phi3kit.worker.runtime import Logits, TokenSequence, Work, load_tokenizers
+from phi3kit.worker.runtime import Logits, TokenSequence, Work
+from phi3kit.worker.tokenization import load_tokenizers
 
 
 class TransformersSequence:

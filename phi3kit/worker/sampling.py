@@ -27,7 +27,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SampledToken:
     """A chosen token, and when asked for, how likely it and the likeliest others were."""
 
     id: int
@@ -44,18 +44,18 @@ class Sampler:
         self._random = np.random.default_rng(seed)
         self._written: Counter[int] = Counter()
 
-    def choose(self, logits: Logits) -> Choice:
+    def choose(self, logits: Logits) -> SampledToken:
         """The next token. logits: shape (vocabulary,)."""
         sampling = self._sampling
         scores = self._adjusted(logits)
         chosen = int(scores.argmax()) if sampling.temperature == 0 else self._drawn(scores)
         self._written[chosen] += 1
         if sampling.logprobs is None:
-            return Choice(chosen)
+            return SampledToken(chosen)
         # Of the model's own scores: what temperature and penalties make of them says nothing about the model.
         logprobs = _log_softmax(logits.astype(np.float64))
         likeliest = np.argsort(-logprobs, kind="stable")[: sampling.logprobs]
-        return Choice(chosen, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in likeliest))
+        return SampledToken(chosen, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in likeliest))
 
     def _adjusted(self, logits: Logits) -> Logits:
         sampling = self._sampling

@@ -1,6 +1,6 @@
 """Turns of a worker: from a checked request to pieces of text, the usage, and one record in the outbox.
 
-Knows how a request becomes jobs for the engine. Knows no HTTP routes.
+Knows how a request becomes generations for the engine. Knows no HTTP routes.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from urllib.parse import unquote
 
 from phi3kit.core.errors import PromptTooLong, RequestInvalid
 from phi3kit.core.records import FinishReason, Interface, Message, Origin, TurnRecord, TurnText, WrapperName
-from phi3kit.formats.chat_template import ASSISTANT, END, prompt_ids
 from phi3kit.formats.openai_schema import (
     DEFAULT_MAX_TOKENS,
     ChatRequest,
@@ -24,11 +23,11 @@ from phi3kit.formats.openai_schema import (
     error_body,
 )
 from phi3kit.usage.recorder import TurnKeeper
-from phi3kit.worker.answer_text import token_bytes
-from phi3kit.worker.engine import Done, Engine, Job, Piece
-from phi3kit.worker.inbox import Inbox, Step
+from phi3kit.worker.engine import Done, Engine, Generation, Output, Piece
+from phi3kit.worker.output_queue import OutputQueue
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.sampling import Sampling
+from phi3kit.worker.tokenization import message_ids, raw_ids, token_bytes
 
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
@@ -66,7 +65,7 @@ class Caller:
 
 
 @dataclass
-class Choice:
+class ChoiceInProgress:
     """One of a turn's n answers, as it grows."""
 
     completion_tokens: int = 0
@@ -76,7 +75,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Part:
+class TurnPart:
     """A piece of one of the answers, or its end."""
 
     choice: ChoicePart
@@ -97,7 +96,7 @@ class Turn:
     wrapper: WrapperName
     model_uri: str
     said: tuple[Message, ...] | str  # what prompt_ids were made of
-    choices: list[Choice]
+    choices: list[ChoiceInProgress]
     began_at: float = field(default_factory=time.time)
     received_at: float = field(default_factory=time.perf_counter)
     queue_place: int = 0  # how many answers were waiting before this one
@@ -114,7 +113,7 @@ class Turn:
         done = self.choices[0].done
         return done.cached_prompt_tokens if done else 0
 
-    async def parts(self, keeper: TurnKeeper) -> AsyncGenerator[list[Part], None]:
+    async def parts(self, keeper: TurnKeeper) -> AsyncGenerator[list[TurnPart], None]:
         """What was written since the last time, until every choice is done; first an empty list, once queued.
 
         `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
@@ -122,10 +121,10 @@ class Turn:
         """
         # The keeper works in threads: a data folder that is slow or locked must not keep others, or /health, waiting.
         await asyncio.to_thread(self._admit, keeper)
-        inbox = Inbox()
-        jobs = [self._job(index, inbox) for index in range(len(self.choices))]
+        outputs = OutputQueue()
+        generations = [self._generation(index, outputs) for index in range(len(self.choices))]
         try:
-            self.queue_place = self.engine.submit(*jobs)
+            self.queue_place = self.engine.submit(*generations)
         except BaseException:
             await asyncio.to_thread(keeper.withdraw, self.record())
             raise
@@ -134,60 +133,60 @@ class Turn:
             await asyncio.to_thread(keeper.begin, replace(self._whole_record(keeper), error_code="worker_died"))
             yield []
             while any(choice.done is None for choice in self.choices):
-                parts = self._take(await inbox.steps())
+                parts = self._take(await outputs.take())
                 if all(choice.done for choice in self.choices):
                     recorded = True
                     await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
                 yield parts
         finally:
-            for job in jobs:
-                job.cancelled.set()
+            for generation in generations:
+                generation.cancelled.set()
             if not recorded:
                 # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
-                await asyncio.shield(asyncio.ensure_future(self._drain(inbox, keeper)))
+                await asyncio.shield(asyncio.ensure_future(self._drain(outputs, keeper)))
 
-    async def _drain(self, inbox: Inbox, keeper: TurnKeeper) -> None:
+    async def _drain(self, outputs: OutputQueue, keeper: TurnKeeper) -> None:
         while any(choice.done is None for choice in self.choices):
-            self._take(await inbox.steps())
+            self._take(await outputs.take())
         await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
 
     def _admit(self, keeper: TurnKeeper) -> None:
         self.prompt_key = keeper.prompt_key(self.said)
         keeper.admit(self._whole_record(keeper), len(self.choices))
 
-    def _job(self, index: int, inbox: Inbox) -> Job:
+    def _generation(self, index: int, outputs: OutputQueue) -> Generation:
         sampling = self.sampling
         if sampling.seed is not None:  # n answers to one seed would be n times the same
             sampling = replace(sampling, seed=sampling.seed + index)
-        return Job(
+        return Generation(
             self.prompt_ids, self.max_tokens, sampling, self.stop,
-            emit=lambda step: inbox.put(index, step), received_at=self.received_at,
+            emit=lambda output: outputs.put(index, output), received_at=self.received_at,
         )  # fmt: skip
 
-    def _take(self, steps: list[Step]) -> list[Part]:
-        """Add the steps to their choices; a part for each."""
+    def _take(self, outputs: list[tuple[int, Output]]) -> list[TurnPart]:
+        """Add the outputs to their choices; a part for each."""
         parts = []
-        for index, step in steps:
+        for index, output in outputs:
             choice = self.choices[index]
-            choice.completion_tokens = step.completion_tokens
-            logprobs = None if choice.logprobs is None else self._logprobs(step)
-            if isinstance(step, Done):
-                choice.done = step
-                part = ChoicePart(index, finish_reason=step.finish_reason, logprobs=logprobs)
+            choice.completion_tokens = output.completion_tokens
+            logprobs = None if choice.logprobs is None else self._logprobs(output)
+            if isinstance(output, Done):
+                choice.done = output
+                part = ChoicePart(index, finish_reason=output.finish_reason, logprobs=logprobs)
             else:
-                choice.text += step.text
-                part = ChoicePart(index, step.text, logprobs=logprobs)
+                choice.text += output.text
+                part = ChoicePart(index, output.text, logprobs=logprobs)
             if choice.logprobs is not None:
                 choice.logprobs += logprobs or ()
-            parts.append(Part(part, self.completion_tokens))
+            parts.append(TurnPart(part, self.completion_tokens))
         return parts
 
-    def _logprobs(self, step: Piece | Done) -> tuple[TokenLogprob, ...]:
-        choice = step.choice if isinstance(step, Piece) else None
-        if choice is None or choice.logprob is None:
+    def _logprobs(self, output: Output) -> tuple[TokenLogprob, ...]:
+        token = output.token if isinstance(output, Piece) else None
+        if token is None or token.logprob is None:
             return ()
-        likeliest = tuple(self._token(other, logprob) for other, logprob in choice.likeliest)
-        return (self._token(choice.id, choice.logprob, likeliest),)
+        likeliest = tuple(self._token(other, logprob) for other, logprob in token.likeliest)
+        return (self._token(token.id, token.logprob, likeliest),)
 
     def _token(self, token_id: int, logprob: float, likeliest: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         written = token_bytes(self.engine.runtime.tokenizer, token_id)
@@ -240,27 +239,6 @@ def raw_turn(request: CompletionRequest, caller: Caller, engine: Engine, wrapper
     return _turn(request, ids, request.max_tokens, request.logprobs, caller, engine, "raw", wrapper, model_uri)
 
 
-def message_ids(messages: tuple[Message, ...], runtime: Runtime, *, begun: bool = False) -> list[int]:
-    """Token ids of messages; special tokens inside them are text.
-
-    begun: the last message is the beginning of the answer and stays open, instead of a new answer's beginning behind it.
-    """
-    ids = prompt_ids(messages, lambda text: raw_ids(text, runtime), lambda text: _text_ids(text, runtime))
-    if not begun:
-        return ids
-    closing = raw_ids(f"{END}\n", runtime) + raw_ids(f"{ASSISTANT}\n", runtime)
-    return ids[: -len(closing)]
-
-
-def raw_ids(text: str, runtime: Runtime) -> list[int]:
-    """Token ids of a raw prompt; special tokens are structure."""
-    return list(runtime.tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def _text_ids(text: str, runtime: Runtime) -> list[int]:
-    return list(runtime.text_tokenizer.encode(text, add_special_tokens=False).ids)
-
-
 def _turn(
     request: ChatRequest | CompletionRequest,
     ids: list[int],
@@ -304,7 +282,7 @@ def _turn(
         wrapper=wrapper,
         model_uri=model_uri,
         said=request.conversation() if isinstance(request, ChatRequest) else request.raw_prompt(),
-        choices=[Choice(logprobs=None if logprobs is None else []) for _ in range(request.n or 1)],
+        choices=[ChoiceInProgress(logprobs=None if logprobs is None else []) for _ in range(request.n or 1)],
     )
 
 

@@ -54,7 +54,7 @@ class TestLanes:
         good.start()
         wait_for("both ends", lambda: bad.done and good.done)
         assert bad.error
-        assert (bad.settled_answer().finish_reason, bad.asked) == ("error", False)
+        assert (bad.settled_answer().finish_reason, bad.sent) == ("error", False)
         assert (good.settled_answer().text, good.error) == ("The capital of Spain is Madrid.", None)
 
     def test_one_that_is_stopped_while_its_model_loads_asks_nothing(
@@ -76,7 +76,7 @@ class TestLanes:
         assert (slow.settled_answer().finish_reason, slow.done) == ("cancelled", False)
         loaded.set()
         wait_for("its end", lambda: slow.done)
-        assert not slow.asked
+        assert not slow.sent
         assert Outbox(built.home).find(slow.context.turn_id) is None
 
     def test_a_silent_endpoint_is_left_at_once(self, built: Built) -> None:

@@ -321,7 +321,7 @@ class TestAliases:
         registry.set_alias("phi3", "champion", 2, ADMIN, settings)
         second = pool.endpoint("models:/phi3@champion")
         assert (second.model_uri, second.wrapper) == (built.uri(WRAPPERS[1]), WRAPPERS[1])
-        assert {status.model_uri: status.asked_as for status in pool.statuses()} == {
+        assert {status.model_uri: status.requested_uris for status in pool.statuses()} == {
             built.uri(WRAPPERS[0]): ("models:/phi3/1",),
             built.uri(WRAPPERS[1]): ("models:/phi3@champion",),
         }

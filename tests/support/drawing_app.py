@@ -10,7 +10,7 @@ from phi3kit.formats.tokens import Tokenized
 from phi3kit.ui.prompt.token_view import show_tokens
 from phi3kit.ui.shared.literal import literal
 from phi3kit.ui.shared.text_diff import show_diff
-from phi3kit.worker.token_pieces import raw_tokens
+from phi3kit.worker.tokenization import raw_tokens
 from tests.support.hostile import HOSTILE
 
 for number, text in enumerate(HOSTILE):

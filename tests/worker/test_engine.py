@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from phi3kit.core.errors import Busy, ModelNotFound, RequestInvalid, WorkerFailed
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.tracking.logged_models import resolve
-from phi3kit.worker.engine import Done, Engine, Job, Piece
+from phi3kit.worker.engine import Done, Engine, Generation, Output, Piece
 from phi3kit.worker.kv_cache import KvCache
 from phi3kit.worker.loading import load_runtime
 from phi3kit.worker.runtime import Logits, Runtime, TokenSequence, Work
@@ -114,25 +114,27 @@ class ScriptedRuntime:
 
 
 class Reader:
-    """Takes what a job emits."""
+    """Takes what a generation emits."""
 
-    def __init__(self, on_step: Callable[[Piece | Done], None] = lambda step: None) -> None:
-        self.steps: list[Piece | Done] = []
-        self._on_step = on_step
+    def __init__(self, on_output: Callable[[Output], None] = lambda output: None) -> None:
+        self.outputs: list[Output] = []
+        self._on_output = on_output
 
-    def __call__(self, step: Piece | Done) -> None:
-        self.steps.append(step)
-        self._on_step(step)
+    def __call__(self, output: Output) -> None:
+        self.outputs.append(output)
+        self._on_output(output)
 
     def done(self) -> Done:
         """The end, which comes once and last."""
-        (done,) = wait_for("the end of an answer", lambda: [step for step in self.steps if isinstance(step, Done)])
-        assert self.steps[-1] is done
+        (done,) = wait_for(
+            "the end of an answer", lambda: [output for output in self.outputs if isinstance(output, Done)]
+        )
+        assert self.outputs[-1] is done
         return done
 
     @property
     def text(self) -> str:
-        return "".join(step.text for step in self.steps if isinstance(step, Piece))
+        return "".join(output.text for output in self.outputs if isinstance(output, Piece))
 
 
 Start = Callable[..., Engine]
@@ -155,8 +157,8 @@ def start() -> Iterator[Start]:
         engine.close()
 
 
-def a_job(reader: Reader, max_tokens: int = 100, stop: tuple[str, ...] = (), prompt: str = "Hi") -> Job:
-    return Job(asked(prompt), max_tokens, Sampling(), stop, reader)
+def a_generation(reader: Reader, max_tokens: int = 100, stop: tuple[str, ...] = (), prompt: str = "Hi") -> Generation:
+    return Generation(asked(prompt), max_tokens, Sampling(), stop, reader)
 
 
 def load(folder: Path) -> tuple[Runtime, KvCache]:
@@ -168,40 +170,42 @@ class TestAnswer:
     def test_the_end_token_stops_and_counts_and_is_not_in_the_text(self, start: Start) -> None:
         script = ids("The capital of Spain is Madrid.")
         reader = Reader()
-        start(ScriptedRuntime({"Hi": [*script, END, *ids("never")]})).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*script, END, *ids("never")]})).submit(a_generation(reader))
         assert (reader.done().finish_reason, reader.text) == ("stop", "The capital of Spain is Madrid.")
         assert reader.done().completion_tokens == len(script) + 1
 
     def test_max_tokens_bounds_the_answer_and_is_length(self, start: Start) -> None:
         script = ids("one two three four five six seven")
         reader = Reader()
-        start(ScriptedRuntime({"Hi": script})).submit(a_job(reader, max_tokens=3))
+        start(ScriptedRuntime({"Hi": script})).submit(a_generation(reader, max_tokens=3))
         assert (reader.done().finish_reason, reader.done().completion_tokens) == ("length", 3)
         assert reader.text == TOKENIZER.decode(script[:3])
 
     def test_an_end_token_at_the_last_allowed_place_is_stop(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime({"Hi": [*ids("Hi"), END]})).submit(a_job(reader, max_tokens=len(ids("Hi")) + 1))
+        start(ScriptedRuntime({"Hi": [*ids("Hi"), END]})).submit(a_generation(reader, max_tokens=len(ids("Hi")) + 1))
         assert reader.done().finish_reason == "stop"
 
     def test_a_stop_string_ends_the_text_before_it_though_tokens_cut_it(self, start: Start) -> None:
         script = ids("alpha beta gamma delta")
         reader = Reader()
         runtime = ScriptedRuntime({"Hi": script})
-        start(runtime).submit(a_job(reader, stop=("a gam", "zebra")))
+        start(runtime).submit(a_generation(reader, stop=("a gam", "zebra")))
         assert (reader.done().finish_reason, reader.text) == ("stop", "alpha bet")
         assert reader.done().completion_tokens == len(runtime.computed) < len(script)
 
     def test_the_beginning_of_a_stop_string_that_does_not_come_is_given_at_the_end(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime({"Hi": [*ids("one two"), END]})).submit(a_job(reader, stop=("two three",)))
+        start(ScriptedRuntime({"Hi": [*ids("one two"), END]})).submit(a_generation(reader, stop=("two three",)))
         assert (reader.done().finish_reason, reader.text) == ("stop", "one two")
 
     def test_a_character_of_several_tokens_is_given_whole(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime({"Hi": [*ids("so"), *byte_ids("🙂".encode()), *ids("good"), END]})).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*ids("so"), *byte_ids("🙂".encode()), *ids("good"), END]})).submit(
+            a_generation(reader)
+        )
         assert (reader.done().error, reader.text) == (None, "so🙂 good")
-        assert all("\ufffd" not in step.text for step in reader.steps if isinstance(step, Piece))
+        assert all("\ufffd" not in output.text for output in reader.outputs if isinstance(output, Piece))
 
     @pytest.mark.parametrize(
         "stray",
@@ -213,7 +217,7 @@ class TestAnswer:
         self, start: Start, stray: bytes, behind: str
     ) -> None:
         reader = Reader()
-        start(ScriptedRuntime({"Hi": [*ids("one"), *byte_ids(stray), *ids(behind), END]})).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*ids("one"), *byte_ids(stray), *ids(behind), END]})).submit(a_generation(reader))
         assert (reader.done().error, reader.done().finish_reason) == (None, "stop")
         assert reader.text.startswith("one")
         assert reader.text.endswith(behind)
@@ -221,9 +225,9 @@ class TestAnswer:
 
     def test_each_step_counts_the_tokens_so_far_and_the_first_one_is_timed(self, start: Start) -> None:
         reader = Reader()
-        start(ScriptedRuntime({"Hi": [*ids("one two three"), END]})).submit(a_job(reader))
+        start(ScriptedRuntime({"Hi": [*ids("one two three"), END]})).submit(a_generation(reader))
         done = reader.done()
-        counts = [step.completion_tokens for step in reader.steps]
+        counts = [output.completion_tokens for output in reader.outputs]
         assert counts[0] == 1
         assert counts == sorted(counts)
         assert counts[-1] == done.completion_tokens == len(ids("one two three")) + 1
@@ -235,13 +239,13 @@ class TestCancel:
     def test_a_cancelled_answer_ends_within_two_tokens(self, start: Start) -> None:
         runtime = ScriptedRuntime({"Hi": [*ids("word " * 200)]})
 
-        def cancel_at_five(step: Piece | Done) -> None:
-            if step.completion_tokens == 5:
-                job.cancelled.set()
+        def cancel_at_five(output: Output) -> None:
+            if output.completion_tokens == 5:
+                generation.cancelled.set()
 
         reader = Reader(cancel_at_five)
-        job = a_job(reader, max_tokens=200)
-        start(runtime).submit(job)
+        generation = a_generation(reader, max_tokens=200)
+        start(runtime).submit(generation)
         done = reader.done()
         assert done.finish_reason == "cancelled"
         assert 5 <= done.completion_tokens == len(runtime.computed) <= 7
@@ -252,8 +256,8 @@ class TestCancel:
         runtime.may_write.clear()
         engine = start(runtime, budget=150)  # memory for one of them
         first, second = Reader(), Reader()
-        engine.submit(a_job(first))
-        waiting = a_job(second, prompt="second")
+        engine.submit(a_generation(first))
+        waiting = a_generation(second, prompt="second")
         engine.submit(waiting)
         waiting.cancelled.set()
         runtime.may_write.set()
@@ -270,7 +274,7 @@ class TestTogether:
         engine = start(runtime)
         readers = [Reader(), Reader()]
         for reader, prompt in zip(readers, ("one", "two"), strict=True):
-            engine.submit(a_job(reader, prompt=prompt))
+            engine.submit(a_generation(reader, prompt=prompt))
         runtime.may_write.set()
         assert [reader.done().finish_reason for reader in readers] == ["stop", "stop"]
         assert [reader.text for reader in readers] == ["a b c d e f", "g h i j k l"]
@@ -284,14 +288,14 @@ class TestTogether:
         runtime = ScriptedRuntime({"long": [*ids("word " * 400)], "short": [*ids("at once"), END]})
         engine = start(runtime)
         written_meanwhile: list[int] = []
-        short = Reader(lambda step: written_meanwhile.append(len(long.steps)))
+        short = Reader(lambda output: written_meanwhile.append(len(long.outputs)))
 
-        def ask_at_five(step: Piece | Done) -> None:
-            if step.completion_tokens == 5:
-                engine.submit(a_job(short, prompt="short"))
+        def ask_at_five(output: Output) -> None:
+            if output.completion_tokens == 5:
+                engine.submit(a_generation(short, prompt="short"))
 
         long = Reader(ask_at_five)
-        engine.submit(a_job(long, max_tokens=400, prompt="long"))
+        engine.submit(a_generation(long, max_tokens=400, prompt="long"))
         assert long.done().completion_tokens == 400
         assert (short.done().finish_reason, short.text) == ("stop", "at once")
         assert 5 <= min(written_meanwhile) <= max(written_meanwhile) <= 20
@@ -301,12 +305,12 @@ class TestTogether:
         runtime = ScriptedRuntime({prompt: [END], "other": [*ids("word " * 300)]})
         engine = start(runtime)
         alone, other, beside = Reader(), Reader(), Reader()
-        engine.submit(a_job(alone, prompt=prompt))
+        engine.submit(a_generation(alone, prompt=prompt))
         alone.done()
         assert max(tokens for word, tokens in runtime.computed if word == "long") == 64
         runtime.computed.clear()
-        engine.submit(a_job(other, max_tokens=300, prompt="other"))
-        engine.submit(a_job(beside, prompt="long " * 199))
+        engine.submit(a_generation(other, max_tokens=300, prompt="other"))
+        engine.submit(a_generation(beside, prompt="long " * 199))
         beside.done()
         assert max(tokens for word, tokens in runtime.computed if word == "long") <= 16
 
@@ -316,13 +320,13 @@ class TestTogether:
         engine = start(runtime, max_queue=8)
         readers = [Reader() for _ in names]
 
-        def ask_at_five(step: Piece | Done) -> None:
-            if step.completion_tokens == 5:
+        def ask_at_five(output: Output) -> None:
+            if output.completion_tokens == 5:
                 for name, reader in zip(names, readers, strict=True):
-                    engine.submit(a_job(reader, prompt=f"{name} " * 100))
+                    engine.submit(a_generation(reader, prompt=f"{name} " * 100))
 
         first = Reader(ask_at_five)
-        engine.submit(a_job(first, max_tokens=300, prompt="first"))
+        engine.submit(a_generation(first, max_tokens=300, prompt="first"))
         assert first.done().completion_tokens == 300
         assert [reader.done().finish_reason for reader in readers] == ["stop"] * 3
         order = [word for word, _ in runtime.computed]
@@ -340,12 +344,12 @@ class TestQueue:
         engine = start(runtime, budget=150)  # memory for one of them
         ended: list[str] = []
         readers = {
-            name: Reader(lambda step, name=name: ended.append(name) if isinstance(step, Done) else None)
+            name: Reader(lambda output, name=name: ended.append(name) if isinstance(output, Done) else None)
             for name in scripts
         }
         places = []
         for name, reader in readers.items():
-            places.append(engine.submit(a_job(reader, prompt=name)))
+            places.append(engine.submit(a_generation(reader, prompt=name)))
             wait_for("the first answer at the model", lambda: engine.active == 1)
         assert places == [0, 0, 1]
         runtime.may_write.set()
@@ -358,24 +362,24 @@ class TestQueue:
         runtime.may_write.clear()
         engine = start(runtime, max_queue=2, budget=150)
         readers = [Reader() for _ in range(4)]
-        engine.submit(a_job(readers[0], prompt="a"))
-        wait_for("the first job at the model", lambda: engine.active == 1)
-        engine.submit(a_job(readers[1], prompt="b"))
-        engine.submit(a_job(readers[2], prompt="c"))
+        engine.submit(a_generation(readers[0], prompt="a"))
+        wait_for("the first generation at the model", lambda: engine.active == 1)
+        engine.submit(a_generation(readers[1], prompt="b"))
+        engine.submit(a_generation(readers[2], prompt="c"))
         assert (engine.active, engine.waiting) == (1, 2)
         with pytest.raises(Busy, match="2 requests are waiting") as caught:
-            engine.submit(a_job(readers[3], prompt="d"))
+            engine.submit(a_generation(readers[3], prompt="d"))
         assert caught.value.retry_after_s >= 1
         runtime.may_write.set()
         assert readers[2].done().finish_reason == "stop"
-        engine.submit(a_job(readers[3], prompt="d"))  # there is room again
+        engine.submit(a_generation(readers[3], prompt="d"))  # there is room again
         assert readers[3].done().finish_reason == "stop"
         wait_for("an idle engine", lambda: (engine.active, engine.waiting) == (0, 0))
 
     def test_what_could_never_have_the_memory_is_refused_at_once(self, start: Start) -> None:
         engine = start(ScriptedRuntime({}), budget=50)
         with pytest.raises(RequestInvalid, match="PHI3KIT_KV_BUDGET_MB holds fewer") as caught:
-            engine.submit(a_job(Reader(), max_tokens=50))
+            engine.submit(a_generation(Reader(), max_tokens=50))
         assert (caught.value.param, caught.value.code) == ("max_tokens", "kv_budget_exceeded")
 
     def test_a_closing_engine_ends_what_it_writes_and_cancels_what_waits(self, start: Start) -> None:
@@ -383,9 +387,9 @@ class TestQueue:
         runtime.may_write.clear()
         engine = start(runtime, budget=150)  # memory for one of them
         first, later = Reader(), Reader()
-        engine.submit(a_job(first))
-        wait_for("the first job at the model", lambda: engine.active == 1)
-        engine.submit(a_job(later, prompt="later"))
+        engine.submit(a_generation(first))
+        wait_for("the first generation at the model", lambda: engine.active == 1)
+        engine.submit(a_generation(later, prompt="later"))
         engine.close()
         runtime.may_write.set()
         wait_for("the end of the engine", lambda: not engine.running)
@@ -399,10 +403,10 @@ class TestMemory:
         runtime = ScriptedRuntime({first: [*ids("there"), END], more: [END]})
         engine = start(runtime)
         readers = [Reader(), Reader()]
-        engine.submit(a_job(readers[0], prompt=first))
+        engine.submit(a_generation(readers[0], prompt=first))
         assert readers[0].done().cached_prompt_tokens == 0
         runtime.computed.clear()
-        engine.submit(a_job(readers[1], prompt=more))
+        engine.submit(a_generation(readers[1], prompt=more))
         cached = readers[1].done().cached_prompt_tokens
         assert cached == len(ids("Hi<|assistant|>there"))
         assert sum(tokens for _, tokens in runtime.computed) == len(asked(more)) - cached
@@ -413,7 +417,7 @@ class TestMemory:
         runtime.may_write.clear()
         engine = start(runtime)
         readers = [Reader() for _ in range(3)]
-        engine.submit(*(a_job(reader, prompt=prompt) for reader in readers))
+        engine.submit(*(a_generation(reader, prompt=prompt) for reader in readers))
         runtime.may_write.set()
         assert [reader.done().finish_reason for reader in readers] == ["stop"] * 3
         read = sum(tokens for _, tokens in runtime.computed) - 3 * len(ids("fine"))
@@ -426,7 +430,7 @@ class TestMemory:
         engine = start(runtime)
         readers = [Reader(), Reader()]
         for reader in readers:
-            engine.submit(a_job(reader))
+            engine.submit(a_generation(reader))
             assert reader.done().finish_reason == "error"
         assert readers[1].done().cached_prompt_tokens == 0
 
@@ -436,8 +440,8 @@ class TestFailure:
         broken = RuntimeError("out of memory")
         engine = start(ScriptedRuntime({"Hi": [*ids("one two")[:2], broken], "next": [*ids("fine"), END]}))
         first, second = Reader(), Reader()
-        engine.submit(a_job(first))
-        engine.submit(a_job(second, prompt="next"))
+        engine.submit(a_generation(first))
+        engine.submit(a_generation(second, prompt="next"))
         done = first.done()
         assert (done.finish_reason, done.error, done.completion_tokens) == ("error", broken, 2)
         assert first.text == TOKENIZER.decode(ids("one two")[:2])
@@ -450,7 +454,7 @@ class TestFailure:
         engine = start(runtime)
         readers = [Reader() for _ in range(3)]
         for reader, prompt in zip(readers, "abc", strict=True):
-            engine.submit(a_job(reader, prompt=prompt))
+            engine.submit(a_generation(reader, prompt=prompt))
         runtime.may_write.set()
         assert [reader.done().finish_reason for reader in readers] == ["stop", "error", "stop"]
         assert readers[0].text == readers[2].text == TOKENIZER.decode(script)
@@ -461,10 +465,10 @@ class TestFailure:
         engine = start(runtime)
         runtime.broken = RuntimeError("no memory for the scores")
         broken, fine = Reader(), Reader()
-        engine.submit(a_job(broken))
+        engine.submit(a_generation(broken))
         assert broken.done().error is runtime.broken
         runtime.broken = None
-        engine.submit(a_job(fine))
+        engine.submit(a_generation(fine))
         assert (fine.done().finish_reason, fine.text) == ("stop", "one")
 
     def test_a_model_that_is_still_loading_is_not_ready(self) -> None:
@@ -498,7 +502,7 @@ class TestRealModel:
         wait_for("a loaded model", lambda: engine.state == "ready")
         reader = Reader()
         prompt = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
-        engine.submit(a_job(reader, prompt=prompt, max_tokens=60))
+        engine.submit(a_generation(reader, prompt=prompt, max_tokens=60))
         done = reader.done()
         engine.close()
         assert (done.finish_reason, done.error) == ("stop", None)

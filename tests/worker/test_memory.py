@@ -10,7 +10,7 @@ from phi3kit.embedded.corpus import questions
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.formats.chat_template import prompt_ids
 from phi3kit.tracking.logged_models import resolve
-from phi3kit.worker.engine import Done, Engine, Job, Piece
+from phi3kit.worker.engine import Done, Engine, Generation, Output, Piece
 from phi3kit.worker.kv_cache import KvCache
 from phi3kit.worker.loading import load_runtime
 from phi3kit.worker.runtime import Runtime
@@ -34,12 +34,12 @@ class Talker:
     def ask(self, messages: list[Message]) -> str:
         """The answer, which is the same as without memory."""
         prompt = prompt_ids(messages, self._ids, self._ids)
-        steps: list[Piece | Done] = []
-        self._engine.submit(Job(prompt, MAX_TOKENS, Sampling(), (), steps.append))
-        done = wait_for("an answer", lambda: next((step for step in steps if isinstance(step, Done)), None))
+        outputs: list[Output] = []
+        self._engine.submit(Generation(prompt, MAX_TOKENS, Sampling(), (), outputs.append))
+        done = wait_for("an answer", lambda: next((output for output in outputs if isinstance(output, Done)), None))
         assert done.error is None
         self.cached, self.prompt_tokens = done.cached_prompt_tokens, len(prompt)
-        text = "".join(step.text for step in steps if isinstance(step, Piece))
+        text = "".join(output.text for output in outputs if isinstance(output, Piece))
         assert text == self._without_memory(prompt)
         return text
 

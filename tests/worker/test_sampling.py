@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from phi3kit.worker.runtime import Logits
-from phi3kit.worker.sampling import Choice, Sampler, Sampling
+from phi3kit.worker.sampling import SampledToken, Sampler, Sampling
 
 SCORES = (0.5, 2.0, -1.0, 1.25, 0.0, -4.0)  # likeliest first: 1, 3, 0, 4, 2, 5
 
@@ -33,7 +33,7 @@ def frequencies(ids: list[int]) -> list[float]:
     return [counts[token] / len(ids) for token in range(len(SCORES))]
 
 
-def choice(sampling: Sampling, scores: Sequence[float] = SCORES) -> Choice:
+def choice(sampling: Sampling, scores: Sequence[float] = SCORES) -> SampledToken:
     return Sampler(sampling).choose(logits(*scores))
 
 
@@ -142,10 +142,10 @@ class TestLogprobs:
 
     def test_the_chosen_one_has_its_own_even_when_no_others_are_named(self):
         (_, second) = choice(Sampling(logprobs=2)).likeliest
-        assert choice(Sampling(logprobs=0, logit_bias={3: 100.0})) == Choice(*second)
+        assert choice(Sampling(logprobs=0, logit_bias={3: 100.0})) == SampledToken(*second)
 
     def test_are_left_out_unless_asked_for(self):
-        assert choice(Sampling()) == Choice(1, None, ())
+        assert choice(Sampling()) == SampledToken(1, None, ())
 
     def test_are_finite_for_scores_of_any_size(self):
         values = [value for _, value in choice(Sampling(logprobs=2), (30000.0, 29999.0)).likeliest]

@@ -174,7 +174,7 @@ def _words(lane: Lane) -> str:
 def _turn(text: str, side: Target, lane: Lane) -> ChatTurn:
     return ChatTurn(
         text, lane.settled_answer(), lane.request, side.model_uri, side.wrapper, lane.context.turn_id, lane.error,
-        settled=not lane.asked,  # who was not asked has recorded nothing to wait for
+        settled=not lane.sent,  # a request that was not sent has recorded nothing to wait for
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from phi3kit.deployment import azure, recipes, servers
 from phi3kit.deployment.azure import Bundle
 from phi3kit.deployment.recipes import Recipe
 from phi3kit.deployment.servers import ServerStatus
-from phi3kit.tracking.registry import Choice
+from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import actions, permissions, resources, shell, theme
 
 _LOG_LINES = 30
@@ -60,7 +60,7 @@ def show_recipe(recipe: Recipe) -> None:
             st.caption(note)
 
 
-def show_server(choice: Choice, port: int) -> None:
+def show_server(choice: ModelChoice, port: int) -> None:
     """Start and stop `mlflow models serve` here, and ask it."""
     status = _server_of(choice)
     with st.container(border=True):
@@ -92,7 +92,7 @@ def show_server(choice: Choice, port: int) -> None:
 
 
 @st.fragment(run_every="1s")
-def _starting_server(choice: Choice) -> None:
+def _starting_server(choice: ModelChoice) -> None:
     """The server until it is ready or has ended; then the page is drawn anew, without a timer."""
     status = _server_of(choice)
     if status and status.state == "starting":
@@ -130,7 +130,7 @@ def _show_call(status: ServerStatus) -> None:
                 st.code(reply.text, language=None)
 
 
-def _server_of(choice: Choice) -> ServerStatus | None:
+def _server_of(choice: ModelChoice) -> ServerStatus | None:
     found = (each for each in resources.kit().servers.statuses() if each.model_uri == choice.model.model_uri)
     return next(found, None)
 
@@ -143,7 +143,7 @@ def _planned(model_uri: str, home: str, role: Role) -> Bundle | Phi3KitError:
         return error
 
 
-def show_azure(choice: Choice) -> None:
+def show_azure(choice: ModelChoice) -> None:
     """The bundle: its size first, then its files, and the zip."""
     settings = resources.settings()
     bundle = _planned(choice.model.model_uri, str(settings.home), resources.actor().role)

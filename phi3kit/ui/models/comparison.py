@@ -9,11 +9,11 @@ import streamlit as st
 from phi3kit.evaluation import model_comparison
 from phi3kit.evaluation.model_comparison import Fact
 from phi3kit.formats.signatures import compare
-from phi3kit.tracking.registry import Choice
+from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import resources, shell, target_choice
 
 
-def show_versus(found: list[Choice]) -> None:
+def show_versus(found: list[ModelChoice]) -> None:
     """Choose two, and see what differs."""
     by_uri = {choice.model_uri: choice for choice in found}
     with st.container(horizontal=True):
@@ -65,7 +65,7 @@ def show_versus(found: list[Choice]) -> None:
             st.dataframe(differing, hide_index=True, alt="Fields that differ")
 
 
-def _other(found: list[Choice]) -> int:
+def _other(found: list[ModelChoice]) -> int:
     """The first choice that is another model than the first one."""
     return next((at for at, each in enumerate(found) if each.model != found[0].model), 0)
 

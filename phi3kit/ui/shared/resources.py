@@ -36,7 +36,7 @@ from phi3kit.packaging.sources.find import Source, find_source
 from phi3kit.tracking import logged_models
 from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import LoggedModel
-from phi3kit.tracking.registry import Choice, RegisteredModel
+from phi3kit.tracking.registry import ModelChoice, RegisteredModel
 from phi3kit.tracking.store import open_store
 from phi3kit.tracking.upkeep import Upkeep
 from phi3kit.ui.shared import visitors
@@ -137,7 +137,7 @@ def registered() -> list[RegisteredModel]:
     return _registered(str(kit().settings.home))
 
 
-def choices() -> list[Choice]:
+def choices() -> list[ModelChoice]:
     """Aliases, versions and logged models that can be chosen. Raises StorageFailed."""
     return registry.choices(models(), registered())
 

@@ -8,7 +8,7 @@ import streamlit as st
 from phi3kit.core.records import SERVED, Interface, Served
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.targets import Target
-from phi3kit.tracking.registry import Choice
+from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import connections_dialog, resources, shell
 
 
@@ -66,7 +66,7 @@ def note(target: Target, interface: Interface) -> str | None:
     return "MLflow gives the whole answer at once; it takes no seed."
 
 
-def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
+def choose_model(key: str, label: str = "Model", at: int = 0) -> ModelChoice | None:
     """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
     by_uri = {choice.model_uri: choice for choice in resources.choices()}
     if not by_uri:
@@ -89,7 +89,7 @@ def choose_model(key: str, label: str = "Model", at: int = 0) -> Choice | None:
     return by_uri[uri]
 
 
-def choice_label(choice: Choice) -> str:
+def choice_label(choice: ModelChoice) -> str:
     """A choice in a list: its alias or version and wrapper, or what the logged model is."""
     return f"{choice.label or shell.model_label(choice.model)} · {choice.model.wrapper}"
 

@@ -17,7 +17,7 @@ from phi3kit.formats.enforcement import Refusal, enforce
 from phi3kit.formats.payloads import EXAMPLES
 from phi3kit.formats.predict_rules import refused_by_predict, surprises
 from phi3kit.formats.signatures import Row, chapter_signature, compare, describe
-from phi3kit.tracking.registry import Choice
+from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import live_text, permissions, resources, shell, theme
 from phi3kit.ui.shared.literal import literal
 
@@ -37,7 +37,7 @@ class Side:
     """One of the two models."""
 
     letter: str
-    choice: Choice
+    choice: ModelChoice
     signature: ModelSignature
 
     @property
@@ -172,7 +172,7 @@ def show_forms(a: Side, b: Side) -> None:
             st.code(f"python -m phi3kit serve {side.choice.model_uri}", language="bash", wrap_lines=True)
 
 
-def _label(choice: Choice) -> str:
+def _label(choice: ModelChoice) -> str:
     model = f"{choice.model.wrapper} · {shell.model_label(choice.model)}"
     return f"{choice.label} · {model}" if choice.label else model
 

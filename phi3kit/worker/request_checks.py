@@ -30,11 +30,11 @@ class BodyTooLarge(Exception):
     """More bytes than MAX_BODY_BYTES."""
 
 
-class Activity:
-    """When the worker was last asked something; an idle worker ends itself."""
+class LastRequest:
+    """When the worker got its last request; an idle worker ends itself."""
 
     def __init__(self) -> None:
-        self.last_request_at = time.monotonic()
+        self.at = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Keys:
 
     own: str | None  # of the app, or of who started the worker: its X-Phi3kit-* headers are believed
     users: KeyStore | None  # of people: each names its user, and headers name nobody
-    asked: bool  # whether nobody comes in without one
+    required: bool  # whether a request without one is refused
 
 
 class Guard:
     """Keys and sizes, before any route. Plain ASGI: FastAPI's middleware helper would hide that a client went away."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, activity: Activity) -> None:
-        self._app, self._keys, self._activity = app, keys, activity
+    def __init__(self, app: ASGIApp, keys: Keys, last_request: LastRequest) -> None:
+        self._app, self._keys, self._last_request = app, keys, last_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = await self._refused(Request(scope)) if scope["type"] == "http" else None
@@ -60,7 +60,7 @@ class Guard:
         if request.url.path == "/health":
             return None
         if request.url.path != "/metrics":  # who only watches does not keep a worker from ending when idle
-            self._activity.last_request_at = time.monotonic()
+            self._last_request.at = time.monotonic()
         if refused := await self._refused_key(request):
             return refused
         length = request.headers.get("content-length", "0")
@@ -83,7 +83,7 @@ class Guard:
                 request.state.key_user = user
                 return None
             return refusal(401, "The key is unknown or was revoked. Make a new one on Access.", "invalid_api_key")
-        if not self._keys.asked:
+        if not self._keys.required:
             return None
         return refusal(401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key")
 

@@ -3,30 +3,17 @@
 Knows tokens, bytes and stop strings. Knows no model.
 """
 
-import re
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+from phi3kit.worker.tokenization import special_ids
+
 _BEGUN_TOKENS = 32  # of a begun answer, that the first new token is read beside: more than one character's bytes
 
 
-def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
-    """What a token writes; a byte-fallback token is one byte of a character."""
-    token = tokenizer.id_to_token(token_id) or ""
-    if byte := _BYTE_TOKEN.fullmatch(token):
-        return bytes.fromhex(byte[1])
-    return token.replace("▁", " ").encode()
-
-
-def is_byte_token(tokenizer: Tokenizer, token_id: int) -> bool:
-    """Whether a token is one byte of a character that the vocabulary lacks."""
-    return _BYTE_TOKEN.fullmatch(tokenizer.id_to_token(token_id) or "") is not None
-
-
-class AnswerText:
+class Detokenizer:
     """Grows token by token; never hands out half a character or the beginning of a stop string.
 
     prompt_ids: what the answer goes on from. Where it ends in text, and not in a special token, the answer's first token
@@ -100,7 +87,7 @@ class AnswerText:
 
 def _text_at_end(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[int]:
     """The last ids of a prompt that are text: those behind its last special token, 32 at most."""
-    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    special = special_ids(tokenizer)
     text: list[int] = []
     for token_id in reversed(prompt_ids[-_BEGUN_TOKENS:]):
         if token_id in special:

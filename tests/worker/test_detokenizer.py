@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.worker.answer_text import AnswerText
+from phi3kit.worker.detokenizer import Detokenizer
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 ROCKET = "🚀".encode()
@@ -28,7 +28,7 @@ def byte_ids(content: bytes) -> list[int]:
 
 def pieces(ids: list[int], *stop: str) -> list[str]:
     """What each token gave, and last what was held back."""
-    answer = AnswerText(TOKENIZER, stop)
+    answer = Detokenizer(TOKENIZER, stop)
     return [*(answer.push(each) for each in ids), answer.finish()]
 
 
@@ -62,15 +62,15 @@ class TestGoingOn:
             begun = TOKENIZER.decode(ids[:cut])
             if begun.endswith("\ufffd"):  # cut inside a character
                 continue
-            answer = AnswerText(TOKENIZER, (), [*ids_of("<|assistant|>\n"), *ids[:cut]])
+            answer = Detokenizer(TOKENIZER, (), [*ids_of("<|assistant|>\n"), *ids[:cut]])
             assert begun + "".join(answer.push(each) for each in ids[cut:]) + answer.finish() == text
 
     def test_behind_a_special_token_the_first_space_is_the_tokens_own(self):
-        answer = AnswerText(TOKENIZER, (), ids_of("<|user|>\nHi<|end|>\n<|assistant|>\n"))
+        answer = Detokenizer(TOKENIZER, (), ids_of("<|user|>\nHi<|end|>\n<|assistant|>\n"))
         assert "".join(map(answer.push, ids_of("Hello there"))) == "Hello there"
 
     def test_a_broken_byte_behind_a_beginning_is_shown(self):
-        answer = AnswerText(TOKENIZER, (), ids_of("Up"))
+        answer = Detokenizer(TOKENIZER, (), ids_of("Up"))
         assert "".join(map(answer.push, byte_ids(ROCKET[:1]))) + answer.finish() == "\ufffd"
 
 
@@ -83,7 +83,7 @@ class TestStop:
                 assert "".join(pieces(ids, stop)) == text[: text.find(stop)], repr(stop)
 
     def test_the_beginning_of_a_stop_string_is_never_given(self):
-        answer, given = AnswerText(TOKENIZER, ["Madrid. Next"]), ""
+        answer, given = Detokenizer(TOKENIZER, ["Madrid. Next"]), ""
         for each in ids_of("It is Madrid. Next question"):
             given += answer.push(each)
             assert "It is ".startswith(given)
@@ -111,7 +111,7 @@ class TestStop:
         assert "".join(pieces(ids_of("Madrid."), "Mad")) == ""
 
     def test_nothing_is_given_behind_a_stop_string(self):
-        answer = AnswerText(TOKENIZER, ["."])
+        answer = Detokenizer(TOKENIZER, ["."])
         for each in ids_of("Yes. No. Perhaps"):
             answer.push(each)
         assert (answer.stopped, answer.push(ids_of("More")[-1]), answer.finish()) == (True, "", "")
@@ -120,7 +120,7 @@ class TestStop:
 class TestFinish:
     def test_says_nothing_when_nothing_was_held_back(self):
         assert pieces(ids_of("Madrid."))[-1] == ""
-        assert AnswerText(TOKENIZER).finish() == ""
+        assert Detokenizer(TOKENIZER).finish() == ""
 
     @pytest.mark.parametrize("before", ["Up", "Up\n", "\n"])
     def test_shows_that_the_answer_broke_off_inside_a_character(self, before: str):
