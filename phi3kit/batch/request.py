@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from phi3kit.batch.tables import Reading, Table
 from phi3kit.core.errors import RequestInvalid, TableInvalid
-from phi3kit.core.records import ROLES, FinishReason, Message
+from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
 from phi3kit.endpoints.client import Request
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 
@@ -204,9 +204,9 @@ def _messages(value: object) -> tuple[Message, ...]:
         raise RequestInvalid("The messages are no list.", f"It is {str(value)[:40]}.", "Write a list of messages.")
     found = []
     for message in value:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        if not isinstance(message, dict) or message.get("role") not in MESSAGE_ROLES:
             raise RequestInvalid(
-                "A message has no role.", f"It is {str(message)[:40]}.", f"Give each one of {', '.join(ROLES)}."
+                "A message has no role.", f"It is {str(message)[:40]}.", f"Give each one of {', '.join(MESSAGE_ROLES)}."
             )
         found.append(Message(message["role"], _text(message.get("content"), "message")))
     return tuple(found)

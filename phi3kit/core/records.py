@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+MessageRole = Literal["system", "user", "assistant"]
+MESSAGE_ROLES: tuple[MessageRole, ...] = ("system", "user", "assistant")
 
 WrapperName = Literal["transformers", "onnx"]
 WRAPPERS: tuple[WrapperName, ...] = ("transformers", "onnx")
@@ -29,7 +29,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error", "other"]  # other
 class Message:
     """One message of a conversation; its content is text, never structure."""
 
-    role: Role
+    role: MessageRole
     content: str
 
 

@@ -6,7 +6,7 @@ Knows Docker Compose and what a build needs to be repeated there. Runs nothing.
 import shlex
 
 from phi3kit.core.records import PRECISIONS
-from phi3kit.deployment.recipes import File, Recipe, Step
+from phi3kit.deployment.recipes import Recipe, RecipeFile, RecipeStep
 from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.tracking.logged_models import LoggedModel
 
@@ -131,15 +131,17 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
         "Compose",
         "Everything for a team on one machine: the app, MLflow's server on PostgreSQL, and a worker with a key.",
         (
-            Step("Make the passwords, beside the files below in the project's folder", _SECRETS),
-            Step("Start the store and the app", "docker compose up --build --detach db mlflow app", needs="docker"),
-            Step("Build the same model in that store", _build(model, name), needs="docker"),
-            Step("Start the worker", "docker compose up --detach worker", needs="docker"),
+            RecipeStep("Make the passwords, beside the files below in the project's folder", _SECRETS),
+            RecipeStep(
+                "Start the store and the app", "docker compose up --build --detach db mlflow app", needs="docker"
+            ),
+            RecipeStep("Build the same model in that store", _build(model, name), needs="docker"),
+            RecipeStep("Start the worker", "docker compose up --detach worker", needs="docker"),
         ),
         (
-            File("compose.yaml", "yaml", _COMPOSE.replace("@MODEL_URI@", f"models:/{name}/1")),
-            File("Dockerfile", "dockerfile", DOCKERFILE),
-            File(".dockerignore", "text", DOCKERIGNORE),
+            RecipeFile("compose.yaml", "yaml", _COMPOSE.replace("@MODEL_URI@", f"models:/{name}/1")),
+            RecipeFile("Dockerfile", "dockerfile", DOCKERFILE),
+            RecipeFile(".dockerignore", "text", DOCKERIGNORE),
         ),
         ("The containers have a store of their own: the model is built in it once more, from the same weights.",),
     )

@@ -18,7 +18,7 @@ from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.deployment.servers import TIMEOUT_S, serve_command
 from phi3kit.packaging.wrappers.check import MESSAGES_INPUT, PROMPT_INPUT
 
-Language = Literal["bash", "ini", "yaml", "dockerfile", "text"]
+Syntax = Literal["bash", "ini", "yaml", "dockerfile", "text"]
 Needs = Literal["", "docker", "root"]
 
 UNIT = "phi3kit-worker.service"
@@ -26,7 +26,7 @@ _KEY_FILE = "/etc/phi3kit/worker.env"
 
 
 @dataclass(frozen=True)
-class Step:
+class RecipeStep:
     """One thing to type."""
 
     what: str
@@ -36,11 +36,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class File:
+class RecipeFile:
     """One file to save."""
 
     name: str
-    language: Language
+    syntax: Syntax
     text: str
 
 
@@ -50,8 +50,8 @@ class Recipe:
 
     title: str
     sentence: str
-    steps: tuple[Step, ...]
-    files: tuple[File, ...] = ()
+    steps: tuple[RecipeStep, ...]
+    files: tuple[RecipeFile, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -64,8 +64,8 @@ def worker(model_uri: str, port: int, settings: Settings) -> Recipe:
         "OpenAI's protocol with streaming, stop, seed and token counts; every turn is logged and charted on Usage.",
         (
             shell(settings),
-            Step("Serve on this machine", serve, serves=True),
-            Step("Ask, in another shell", _curl(port, "/v1/chat/completions", messages)),
+            RecipeStep("Serve on this machine", serve, serves=True),
+            RecipeStep("Ask, in another shell", _curl(port, "/v1/chat/completions", messages)),
         ),
         notes=(
             "Other machines need a key: set PHI3KIT_API_KEY, add --host 0.0.0.0, and send it as Authorization: Bearer KEY.",
@@ -81,8 +81,8 @@ def scoring_server(model_uri: str, wrapper: WrapperName, port: int, settings: Se
         "MLflow's scoring protocol, as any MLflow client expects it; needs no phi3kit where it runs.",
         (
             shell(settings),
-            Step("Serve on this machine", shlex.join(serve_command(model_uri, port)), serves=True),
-            Step("Ask, in another shell", _curl(port, "/invocations", json.dumps(native_input(wrapper)))),
+            RecipeStep("Serve on this machine", shlex.join(serve_command(model_uri, port)), serves=True),
+            RecipeStep("Ask, in another shell", _curl(port, "/invocations", json.dumps(native_input(wrapper)))),
         ),
         notes=(
             "It does not stream, has no /v1 routes and asks for no key: keep it on this machine or behind a proxy.",
@@ -102,14 +102,14 @@ def image(model_uri: str, wrapper: WrapperName, port: int, settings: Settings) -
         "An image with the model and its pinned packages inside, for any container platform.",
         (
             shell(settings),
-            Step("Look at what will be built", shlex.join(
+            RecipeStep("Look at what will be built", shlex.join(
                 ["mlflow", "models", "generate-dockerfile", "--model-uri", model_uri, "--output-directory", folder]
             )),
-            Step("Build the image", shlex.join(
+            RecipeStep("Build the image", shlex.join(
                 ["mlflow", "models", "build-docker", "--model-uri", model_uri, "--name", name]
             ), needs="docker"),
-            Step("Run it", f"docker run --rm --publish 127.0.0.1:{port}:8080 {name}", serves=True, needs="docker"),
-            Step("Ask, in another shell", _curl(port, "/invocations", json.dumps(native_input(wrapper))), needs="docker"),
+            RecipeStep("Run it", f"docker run --rm --publish 127.0.0.1:{port}:8080 {name}", serves=True, needs="docker"),
+            RecipeStep("Ask, in another shell", _curl(port, "/invocations", json.dumps(native_input(wrapper))), needs="docker"),
         ),
         notes=("The image takes PyPI's packages: for the transformers wrapper that is a torch of several GB.",),
     )  # fmt: skip
@@ -146,17 +146,17 @@ def unit(model_uri: str, port: int, settings: Settings) -> Recipe:
         "systemd",
         "phi3kit's worker as a service of a Linux machine: it starts with the machine and again after a crash.",
         (
-            Step("Check the file", f"systemd-analyze verify ./{UNIT}"),
-            Step("Install and start it", f"sudo cp {UNIT} /etc/systemd/system/\nsudo systemctl daemon-reload\n"
+            RecipeStep("Check the file", f"systemd-analyze verify ./{UNIT}"),
+            RecipeStep("Install and start it", f"sudo cp {UNIT} /etc/systemd/system/\nsudo systemctl daemon-reload\n"
                  f"sudo systemctl enable --now {UNIT}", needs="root"),
-            Step("See how it is", f"systemctl status {UNIT}\njournalctl --unit {UNIT} --lines 50", needs="root"),
+            RecipeStep("See how it is", f"systemctl status {UNIT}\njournalctl --unit {UNIT} --lines 50", needs="root"),
         ),
-        (File(UNIT, "ini", "\n".join(lines) + "\n"),),
+        (RecipeFile(UNIT, "ini", "\n".join(lines) + "\n"),),
         (f"A key goes into {_KEY_FILE} as PHI3KIT_API_KEY=…, readable by root only; then --host may be another one.",),
     )  # fmt: skip
 
 
-def shell(settings: Settings) -> Step:
+def shell(settings: Settings) -> RecipeStep:
     """What a shell needs before the commands of this app work in it."""
     lines = [
         f"cd {shlex.quote(str(PROJECT_ROOT))}",
@@ -164,7 +164,7 @@ def shell(settings: Settings) -> Step:
         f"export PHI3KIT_HOME={shlex.quote(str(settings.home))}",
         f"export MLFLOW_TRACKING_URI={shlex.quote(shown_store(settings))}",
     ]
-    return Step("Once in each shell", "\n".join(lines))
+    return RecipeStep("Once in each shell", "\n".join(lines))
 
 
 def shown_store(settings: Settings) -> str:

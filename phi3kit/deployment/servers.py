@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ from phi3kit.tracking.logged_models import resolve
 ServerState = Literal["starting", "ready", "ended"]
 
 TIMEOUT_S = 600  # of one request; MLflow's own 60 s are too few for a real Phi-3 on a CPU
-_GRACE_S = 10.0  # the keeper's own grace, and a little more
+_GRACE_S = 10.0  # of the supervisor, which itself gives the server up to 9 s
 _LOOK_S = 2.0
 
 
@@ -37,7 +37,6 @@ class ServerStatus:
     """A scoring server as it stands now."""
 
     model_uri: str  # the logged model's own
-    asked_as: str
     wrapper: WrapperName
     port: int
     state: ServerState
@@ -54,7 +53,7 @@ class ServerStatus:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ServerReply:
     """What a scoring server answered."""
 
     status: int
@@ -121,7 +120,7 @@ class ScoringServers:
         for server in servers:
             end(server.process, _GRACE_S)
 
-    def _launch(self, model_uri: str, asked_as: str, wrapper: WrapperName, port: int) -> _Server:
+    def _launch(self, model_uri: str, given_uri: str, wrapper: WrapperName, port: int) -> _Server:
         logs = self._settings.home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         log_file = logs / f"scoring-{wrapper}-{port}.log"
@@ -137,8 +136,8 @@ class ScoringServers:
                 text=True,
             )
         first = ServerStatus(
-            *(model_uri, asked_as, wrapper, port, "starting", None, process.pid, time.time()),
-            command=shlex.join(serve_command(asked_as, port)),
+            *(model_uri, wrapper, port, "starting", None, process.pid, time.time()),
+            command=shlex.join(serve_command(given_uri, port)),
             log_file=log_file,
         )
         return _Server(process, first)
@@ -159,7 +158,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return child_environment(settings) | {"PATH": path, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
-def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> Reply:
+def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> ServerReply:
     """Send JSON to a server's /invocations and take what it answers, errors too.
 
     Raises WorkerFailed while it starts, and when it is gone.
@@ -175,7 +174,7 @@ def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> Reply:
         raise WorkerFailed(
             f"The server at {server.url} did not answer.", f"{error or type(error).__name__}. {tail}", "Start it again."
         ) from error
-    return Reply(answer.status_code, time.perf_counter() - began, answer.text)
+    return ServerReply(answer.status_code, time.perf_counter() - began, answer.text)
 
 
 def free_port() -> int:
@@ -218,8 +217,4 @@ def _status(server: _Server) -> ServerStatus:
         except httpx.HTTPError:
             server.ready = False
     state: ServerState = "ended" if code is not None else "ready" if server.ready else "starting"
-    first = server.first
-    return ServerStatus(
-        *(first.model_uri, first.asked_as, first.wrapper, first.port, state, code),
-        *(first.pid, first.started_at, first.command, first.log_file),
-    )
+    return replace(server.first, state=state, exit_code=code)

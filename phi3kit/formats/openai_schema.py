@@ -25,7 +25,7 @@ from phi3kit.core.errors import (
     StorageFailed,
     WorkerFailed,
 )
-from phi3kit.core.records import ROLES, FinishReason, Message
+from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
 
 DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is reserved at once
 MAX_N = 8
@@ -367,7 +367,7 @@ def _validation_error(error: ValidationError) -> tuple[int, dict[str, Any]]:
         return 400, simple_error(400, text, "missing_required_parameter", param)
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "literal_error" and loc[-1] == "role":
-        reason = f"it must be one of {', '.join(ROLES)}"
+        reason = f"it must be one of {', '.join(MESSAGE_ROLES)}"
     return 400, simple_error(
         400, f"Invalid value for {param or 'the body'}: {reason[:1].lower()}{reason[1:]}.", "invalid_value", param
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from phi3kit.core.records import Message, WrapperName
 from phi3kit.formats.chat_template import raw_prompt
-from phi3kit.formats.raw_prompt import read_raw_prompt
+from phi3kit.formats.raw_prompt import parse_raw_prompt
 
 QUESTION = "What is the capital of Spain?"
 Json = dict[str, Any]
@@ -83,7 +83,7 @@ def converted(text: str, wants: str) -> str | None:
     if not isinstance(payload, dict):
         return None
     if wants == "messages" and isinstance(prompt := payload.get("prompt"), str):
-        messages = read_raw_prompt(prompt).messages or (Message("user", prompt),)
+        messages = parse_raw_prompt(prompt).messages or (Message("user", prompt),)
         return pretty({"messages": [{"role": each.role, "content": each.content} for each in messages if each.content]})
     if wants == "prompt" and isinstance(found := payload.get("messages"), list):
         texts = [each for each in found if isinstance(each, dict) and isinstance(each.get("content"), str)]

@@ -6,7 +6,7 @@ Knows the two wrappers. Each rule was seen at a real /invocations, and the tests
 from collections.abc import Iterator
 from typing import Any
 
-from phi3kit.core.records import ROLES, WrapperName
+from phi3kit.core.records import MESSAGE_ROLES, WrapperName
 from phi3kit.formats.enforcement import Enforced, Refusal
 
 # The scoring server hides what predict raises behind this sentence, unless it is MLflow's own.
@@ -102,7 +102,7 @@ def _unrendered(messages: Any) -> Iterator[Refusal]:
         )
         return
     for index, message in enumerate(messages):
-        if message.get("role") in ROLES and message.get("content") is None:
+        if message.get("role") in MESSAGE_ROLES and message.get("content") is None:
             yield Refusal(
                 f"messages[{index}] has no content. In the signature it is optional; the chat template needs it.",
                 "Failed to apply chat template", "Add content.",
@@ -112,7 +112,7 @@ def _unrendered(messages: Any) -> Iterator[Refusal]:
 def _chat_surprises(enforced: Enforced) -> list[str]:
     notes = []
     roles = [message.get("role") for row in enforced.rows for message in row.get("messages") or []]
-    if unknown := [str(role) for role in roles if role not in ROLES]:
+    if unknown := [str(role) for role in roles if role not in MESSAGE_ROLES]:
         notes.append(
             f"role {_names(unknown)}: the schema asks for any text, and the chat template leaves such messages out silently."
         )

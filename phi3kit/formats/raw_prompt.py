@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from phi3kit.core.records import Message, Role
+from phi3kit.core.records import Message, MessageRole
 from phi3kit.formats.chat_template import ASSISTANT, END, SPECIAL_TOKENS
 
 # harmless: the model reads the same tokens. changes: it reads other tokens. breaks: its turns are not what was meant.
 Weight = Literal["harmless", "changes", "breaks"]
 
 _END_OF_TEXT = "<|endoftext|>"
-_ROLES: dict[str, Role] = {"<|system|>": "system", "<|user|>": "user", ASSISTANT: "assistant"}
+_ROLE_OF: dict[str, MessageRole] = {"<|system|>": "system", "<|user|>": "user", ASSISTANT: "assistant"}
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 # What looks like a special token and is none: another model's, a wrong role, a missing sign.
 _LOOKALIKE = re.compile(
@@ -35,7 +35,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedPrompt:
     """A raw prompt as the template would have written it."""
 
     messages: tuple[Message, ...]
@@ -48,12 +48,12 @@ class Reading:
         return all(finding.weight == "harmless" for finding in self.findings)
 
 
-def read_raw_prompt(text: str) -> Reading:
+def parse_raw_prompt(text: str) -> ParsedPrompt:
     """The messages of a raw prompt. Text outside of turns is in no message, and a finding says so."""
-    reader = _Reader(text)
+    parser = _Parser(text)
     for part in _parts(text):
-        reader.take(part)
-    return reader.finish()
+        parser.take(part)
+    return parser.finish()
 
 
 def place(text: str, at: int) -> tuple[int, int]:
@@ -83,7 +83,7 @@ def _parts(text: str) -> Iterator[_Part]:
         yield _Part(each[0], each.start(), text[each.end() : end])
 
 
-class _Reader:
+class _Parser:
     """Goes through the parts once; `role` is the turn that is open."""
 
     def __init__(self, text: str) -> None:
@@ -92,13 +92,13 @@ class _Reader:
         self._findings: list[Finding] = []
         self._bare: list[int] = []  # special tokens without the line break that the template writes behind them
         self._wide: list[int] = []  # with more white space than that
-        self._role: Role | None = None
+        self._role: MessageRole | None = None
         self._opened_at = 0
         self._content = ""
 
     def take(self, part: _Part) -> None:
         """The next part."""
-        if part.token in _ROLES:
+        if part.token in _ROLE_OF:
             self._open(part)
         elif part.token == END:
             self._close(part)
@@ -108,7 +108,7 @@ class _Reader:
             self._outside(part, "before the first turn")
         self._lookalikes(part)
 
-    def finish(self) -> Reading:
+    def finish(self) -> ParsedPrompt:
         """What was read."""
         begun = None
         if self._role == "assistant":
@@ -118,7 +118,7 @@ class _Reader:
             self._not_opened()
         self._white_space()
         findings = sorted(self._findings, key=lambda finding: finding.at)
-        return Reading(tuple(self._messages), begun, tuple(findings))
+        return ParsedPrompt(tuple(self._messages), begun, tuple(findings))
 
     def _open(self, part: _Part) -> None:
         if self._role is not None:
@@ -130,7 +130,7 @@ class _Reader:
                 f"Write {END} at its end.",
             )
             self._keep()
-        role = _ROLES[part.token]
+        role = _ROLE_OF[part.token]
         self._order(role, part.at)
         self._role, self._opened_at, self._content = role, part.at, part.text.removeprefix("\n")
         self._note_white_space(part)
@@ -198,7 +198,7 @@ class _Reader:
                 "Begin with <|system|> or <|user|>.",
             )
 
-    def _order(self, role: Role, at: int) -> None:
+    def _order(self, role: MessageRole, at: int) -> None:
         before = self._messages[-1].role if self._messages else None
         if role == "system" and before is not None:
             self._find(

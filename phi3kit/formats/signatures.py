@@ -14,7 +14,7 @@ from phi3kit.core.records import WrapperName
 
 Part = Literal["inputs", "outputs", "params"]
 PARTS: tuple[Part, ...] = ("inputs", "outputs", "params")
-Verdict = Literal["same", "differs", "only A", "only B"]
+FieldVerdict = Literal["same", "differs", "only A", "only B"]
 
 
 def chapter_signature(wrapper: WrapperName) -> ModelSignature:
@@ -78,7 +78,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedField:
     """One field in A and in B; None where it is missing."""
 
     part: Part
@@ -87,7 +87,7 @@ class Row:
     b: Field | None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> FieldVerdict:
         """Whether both have it, and alike."""
         if self.a is None:
             return "only B"
@@ -139,12 +139,12 @@ def describe(signature: ModelSignature) -> Description:
     )
 
 
-def compare(a: ModelSignature, b: ModelSignature) -> list[Row]:
+def compare(a: ModelSignature, b: ModelSignature) -> list[ComparedField]:
     """Every field of both: inputs, outputs, params, each in A's order and then what only B has."""
     fields_a = {(field.part, field.name): field for field in describe(a).fields}
     fields_b = {(field.part, field.name): field for field in describe(b).fields}
     keys = sorted({**fields_a, **fields_b}, key=lambda key: PARTS.index(key[0]))  # stable: keeps each part's order
-    return [Row(part, name, fields_a.get((part, name)), fields_b.get((part, name))) for part, name in keys]
+    return [ComparedField(part, name, fields_a.get((part, name)), fields_b.get((part, name))) for part, name in keys]
 
 
 def _fields(part: Part, schema: Schema | None) -> Iterator[Field]:

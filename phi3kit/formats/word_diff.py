@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
-Kind = Literal["same", "removed", "added"]
+SpanKind = Literal["same", "removed", "added"]
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _PIECE = re.compile(rf"(?P<word>[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]|)(?P<space>\s*)")
@@ -22,7 +22,7 @@ _MOST_PAIRS = 4_000_000  # words of the one times words of the other
 class Span:
     """A stretch of text that both have, or only the first (removed), or only the second (added)."""
 
-    kind: Kind
+    kind: SpanKind
     text: str
 
 
@@ -118,7 +118,7 @@ def _alike(pairs: "zip[tuple[_Word, _Word]]") -> Iterator[Span]:
 
 def _merged(spans: Sequence[Span]) -> Iterator[Span]:
     """Without empty ones, and neighbours of one kind put together."""
-    kind: Kind | None = None
+    kind: SpanKind | None = None
     texts: list[str] = []
     for span in spans:
         if not span.text:

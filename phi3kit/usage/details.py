@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 
 from phi3kit.access.actor import Actor
-from phi3kit.core.records import ROLES, Message
+from phi3kit.core.records import MESSAGE_ROLES, Message
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage.traces import USER, trace_id_of
@@ -78,7 +78,7 @@ def _said(trace: Trace) -> tuple[tuple[Message, ...] | str | None, tuple[str, ..
     messages = inputs.get("messages")
     if not isinstance(messages, list):
         return None, completions
-    known = [each for each in messages if isinstance(each, dict) and each.get("role") in ROLES]
+    known = [each for each in messages if isinstance(each, dict) and each.get("role") in MESSAGE_ROLES]
     return tuple(Message(each["role"], str(each.get("content", ""))) for each in known), completions
 
 

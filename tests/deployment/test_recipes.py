@@ -22,7 +22,7 @@ import yaml
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.deployment import compose, recipes
-from phi3kit.deployment.recipes import Recipe, Step
+from phi3kit.deployment.recipes import Recipe, RecipeStep
 from phi3kit.deployment.servers import free_port
 from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import LoggedModel, list_models
@@ -270,7 +270,7 @@ def test_every_step_that_is_shown_is_run_or_needs_what_is_not_here(settings: Set
         recipes.image("models:/phi3/1", "onnx", 1, settings), recipes.unit("models:/phi3/1", 1, settings),
         compose.compose(model, None),
     ]  # fmt: skip
-    free: list[tuple[str, Step]] = [(each.title, step) for each in shown for step in each.steps if not step.needs]
+    free: list[tuple[str, RecipeStep]] = [(each.title, step) for each in shown for step in each.steps if not step.needs]
     assert [(title, step.what.partition(",")[0]) for title, step in free] == [
         ("phi3kit serve", "Once in each shell"),
         ("phi3kit serve", "Serve on this machine"),

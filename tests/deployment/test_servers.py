@@ -59,7 +59,7 @@ class TestScoringServers:
         assert "prompt" in wrong.text
         assert any("Uvicorn running" in line for line in log_tail(status.log_file, 50))
         processes = family(status.pid)
-        assert len(processes) >= 3  # the keeper, MLflow's command, uvicorn
+        assert len(processes) >= 3  # the supervisor, MLflow's command, uvicorn
         scoring.stop(status.model_uri, ADMIN)
         assert [has_ended(each.pid) for each in processes] == [True] * len(processes)
         assert scoring.statuses() == []
@@ -97,17 +97,17 @@ class TestScoringServers:
     def test_it_ends_when_the_app_is_killed(self, built: Built) -> None:
         script = (
             "import sys, time\nfrom phi3kit.deployment.servers import ScoringServers\n"
-            "from phi3kit.core.settings import read_settings\n"
-            "print(ScoringServers(read_settings()).start(sys.argv[1], read_settings()).pid, flush=True)\ntime.sleep(600)\n"
+            "from phi3kit.access.actor import process_actor\nfrom phi3kit.core.settings import read_settings\n"
+            "print(ScoringServers(read_settings()).start(sys.argv[1], process_actor(read_settings())).pid, flush=True)\ntime.sleep(600)\n"
         )
         command = [sys.executable, "-c", script, built.uri("onnx")]
         with subprocess.Popen(
             command, cwd=PROJECT_ROOT, env=child_environment(built.settings), stdout=subprocess.PIPE, text=True
         ) as app:
             assert app.stdout is not None
-            keeper = int(app.stdout.readline())
+            supervisor = int(app.stdout.readline())
             started = wait_for(
-                "MLflow's command and uvicorn", lambda: found if len(found := family(keeper)) > 2 else None
+                "MLflow's command and uvicorn", lambda: found if len(found := family(supervisor)) > 2 else None
             )
             app.kill()
         wait_for("the end of all", lambda: all(has_ended(each.pid) for each in started), 20)

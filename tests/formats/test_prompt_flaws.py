@@ -4,7 +4,7 @@ import pytest
 
 from phi3kit.formats.chat_template import EXAMPLE
 from phi3kit.formats.prompt_flaws import variants_of
-from phi3kit.formats.raw_prompt import read_raw_prompt
+from phi3kit.formats.raw_prompt import parse_raw_prompt
 
 QUESTION = "What is the capital of Spain?"
 
@@ -25,8 +25,8 @@ class TestVariants:
         assert variants_of(EXAMPLE)[name] == text
 
     def test_each_is_found_by_the_reader_of_raw_prompts(self) -> None:
-        assert read_raw_prompt(EXAMPLE).findings == ()
-        assert all(read_raw_prompt(text).findings for text in variants_of(EXAMPLE).values())
+        assert parse_raw_prompt(EXAMPLE).findings == ()
+        assert all(parse_raw_prompt(text).findings for text in variants_of(EXAMPLE).values())
 
     @pytest.mark.parametrize("prompt", ["", "Hello"])
     def test_a_text_without_special_tokens_has_none(self, prompt: str) -> None:

@@ -8,7 +8,7 @@ from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.endpoints import client
 from phi3kit.endpoints.client import Request, TurnContext
 from phi3kit.formats.chat_template import CHAPTER_EXAMPLE, EXAMPLE, raw_prompt
-from phi3kit.formats.raw_prompt import Reading, place, read_raw_prompt
+from phi3kit.formats.raw_prompt import ParsedPrompt, parse_raw_prompt, place
 from tests.conftest import Built
 from tests.support.actors import admin
 
@@ -20,8 +20,8 @@ def ids(text: str) -> list[int]:
     return list(TOKENIZER.encode(text, add_special_tokens=False).ids)
 
 
-def found(reading: Reading) -> list[tuple[str, str]]:
-    return [(finding.weight, finding.what) for finding in reading.findings]
+def found(parsed: ParsedPrompt) -> list[tuple[str, str]]:
+    return [(finding.weight, finding.what) for finding in parsed.findings]
 
 
 class TestMessages:
@@ -40,30 +40,30 @@ class TestMessages:
         ids=len,
     )
     def test_a_rendered_conversation_comes_back_without_a_finding(self, messages: list[Message]) -> None:
-        reading = read_raw_prompt(raw_prompt(messages))
-        assert reading == Reading(tuple(messages), "", ())
-        assert reading.in_order
+        parsed = parse_raw_prompt(raw_prompt(messages))
+        assert parsed == ParsedPrompt(tuple(messages), "", ())
+        assert parsed.in_order
 
     def test_the_chapters_prompt_is_read_and_its_missing_line_breaks_are_harmless(self) -> None:
-        reading = read_raw_prompt(CHAPTER_EXAMPLE)
-        assert reading.messages == (
+        parsed = parse_raw_prompt(CHAPTER_EXAMPLE)
+        assert parsed.messages == (
             Message("system", "You are a stand-up comedian."),
             Message("user", "Tell me a joke about atom"),
         )
-        assert found(reading) == [("harmless", "No line break behind 5 special tokens.")]
-        assert reading.in_order
+        assert found(parsed) == [("harmless", "No line break behind 5 special tokens.")]
+        assert parsed.in_order
 
     def test_a_begun_answer_is_told_from_an_opened_one(self) -> None:
-        assert read_raw_prompt(EXAMPLE + "The capital").begun_answer == "The capital"
-        assert read_raw_prompt(EXAMPLE).begun_answer == ""
-        assert read_raw_prompt("<|user|>\nHi<|end|>\n").begun_answer is None
+        assert parse_raw_prompt(EXAMPLE + "The capital").begun_answer == "The capital"
+        assert parse_raw_prompt(EXAMPLE).begun_answer == ""
+        assert parse_raw_prompt("<|user|>\nHi<|end|>\n").begun_answer is None
 
     def test_nothing_is_nothing(self) -> None:
-        assert read_raw_prompt("") == Reading((), None, ())
+        assert parse_raw_prompt("") == ParsedPrompt((), None, ())
 
     def test_a_text_of_a_hundred_thousand_characters_is_kept_whole(self) -> None:
         text = "<b>é</b> " * 12_000
-        assert read_raw_prompt(raw_prompt([Message("user", text + ".")])).messages == (Message("user", text + "."),)
+        assert parse_raw_prompt(raw_prompt([Message("user", text + ".")])).messages == (Message("user", text + "."),)
 
 
 class TestFindings:
@@ -100,28 +100,28 @@ class TestFindings:
         ],
     )
     def test_each_flaw_is_named_once_with_its_effect_and_cure(self, text: str, weight: str, what: str) -> None:
-        reading = read_raw_prompt(text)
-        assert found(reading) == [(weight, what)]
-        (finding,) = reading.findings
+        parsed = parse_raw_prompt(text)
+        assert found(parsed) == [(weight, what)]
+        (finding,) = parsed.findings
         assert finding.effect
         assert bool(finding.fix) == (weight != "harmless")
-        assert reading.in_order == (weight == "harmless")
+        assert parsed.in_order == (weight == "harmless")
 
     def test_an_unknown_role_says_all_that_follows_from_it(self) -> None:
-        reading = read_raw_prompt("<|human|>\nHi<|end|>\n<|assistant|>\n")
-        assert [what for _, what in found(reading)] == [
+        parsed = parse_raw_prompt("<|human|>\nHi<|end|>\n<|assistant|>\n")
+        assert [what for _, what in found(parsed)] == [
             "Text stands before the first turn, in no turn.",
             "<|human|> is no special token of Phi-3.",
             "This <|end|> closes nothing: no turn is open.",
         ]
-        assert reading.messages == ()
+        assert parsed.messages == ()
 
     def test_plain_text_is_in_no_turn_and_gets_no_answer_opened(self) -> None:
-        assert [weight for weight, _ in found(read_raw_prompt("Hello"))] == ["breaks", "breaks"]
+        assert [weight for weight, _ in found(parse_raw_prompt("Hello"))] == ["breaks", "breaks"]
 
     def test_a_finding_points_at_its_place(self) -> None:
         text = "<|user|>\nHi<|end|>\nBye<|assistant|>\n"
-        (finding,) = read_raw_prompt(text).findings
+        (finding,) = parse_raw_prompt(text).findings
         assert place(text, finding.at) == (3, 1)
         assert text[finding.at :].startswith("Bye")
 
@@ -138,7 +138,7 @@ class TestTheTokenizer:
         ],
     )
     def test_what_is_called_harmless_has_the_same_tokens(self, text: str) -> None:
-        assert {finding.weight for finding in read_raw_prompt(text).findings} <= {"harmless"}
+        assert {finding.weight for finding in parse_raw_prompt(text).findings} <= {"harmless"}
         assert ids(text) == ids("<|user|>\nHi<|end|>\n<|assistant|>\n")
 
     @pytest.mark.parametrize("space", ["\n", " ", "\n\n", "\t"])

@@ -5,7 +5,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Object, ParamSchema, ParamSpec, Property, Schema
 
 from phi3kit.core.records import WrapperName
-from phi3kit.formats.signatures import Field, Row, chapter_signature, compare, describe
+from phi3kit.formats.signatures import ComparedField, Field, chapter_signature, compare, describe
 
 # As the chapter prints them, code block by code block.
 CHAPTER_TRANSFORMERS = """
@@ -82,8 +82,8 @@ class TestCompare:
 
     def test_a_field_on_one_side_only_is_missing_on_the_other(self):
         rows = compare(chapter_signature("onnx"), chapter_signature("transformers"))
-        assert rows[0] == Row("inputs", "prompt", Field("inputs", "prompt", "string", True), None)
-        assert rows[1] == Row("inputs", "messages", None, Field("inputs", "messages", "Array(object)", True))
+        assert rows[0] == ComparedField("inputs", "prompt", Field("inputs", "prompt", "string", True), None)
+        assert rows[1] == ComparedField("inputs", "messages", None, Field("inputs", "messages", "Array(object)", True))
         assert [row.name for row in rows if row.verdict == "only A"] == ["prompt", "(unnamed)"]
         assert {row.verdict for row in rows} == {"only A", "only B"}
 

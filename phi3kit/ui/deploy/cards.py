@@ -55,7 +55,7 @@ def show_recipe(recipe: Recipe) -> None:
                     on_click="ignore",
                     key=f"file_{file.name}",
                 )
-                st.code(file.text, language=file.language if file.language != "text" else None)
+                st.code(file.text, language=file.syntax if file.syntax != "text" else None)
         for note in recipe.notes:
             st.caption(note)
 

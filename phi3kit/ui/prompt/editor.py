@@ -18,7 +18,7 @@ from phi3kit.endpoints.targets import Target
 from phi3kit.formats import chat_template
 from phi3kit.formats.openai_schema import ChatMessage
 from phi3kit.formats.prompt_flaws import variants_of
-from phi3kit.formats.raw_prompt import Finding, Reading, place, read_raw_prompt
+from phi3kit.formats.raw_prompt import Finding, ParsedPrompt, parse_raw_prompt, place
 from phi3kit.formats.tokens import Tokenized, common_beginning
 from phi3kit.ui.prompt import token_view
 from phi3kit.ui.shared import answers, resources, theme
@@ -94,14 +94,14 @@ def show_tokens(found: Tokenized | None, prompt: str) -> None:
 
 def show_messages(prompt: str) -> None:
     """What the template makes of the prompt: its flaws, its messages, and the way back."""
-    reading = read_raw_prompt(prompt)
+    parsed = parse_raw_prompt(prompt)
     if prompt:
-        _show_findings(reading, prompt)
-        _show_turns(reading)
+        _show_findings(parsed, prompt)
+        _show_turns(parsed)
     else:
         st.caption("The prompt's messages stand here, and what in it is not as the template writes it.")
-    rendered = chat_template.raw_prompt(reading.messages) + (reading.begun_answer or "")
-    if reading.messages and rendered != prompt:
+    rendered = chat_template.raw_prompt(parsed.messages) + (parsed.begun_answer or "")
+    if parsed.messages and rendered != prompt:
         st.button(
             "Write it as the template does", icon=":material/auto_fix_high:", key="prompt_rewrite", on_click=replace,
             args=(rendered,), help="From the messages above; text outside of turns is left out.",
@@ -208,10 +208,10 @@ def _run(target: Target, request: Request, prompt: str, runs: Conversation) -> N
     answers.run_turn(target, changed(request, prompt=prompt), prompt, runs.id, keep)
 
 
-def _show_findings(reading: Reading, prompt: str) -> None:
-    if not reading.findings:
+def _show_findings(parsed: ParsedPrompt, prompt: str) -> None:
+    if not parsed.findings:
         st.markdown(":material/check: As the template writes it.")
-    for finding in reading.findings:
+    for finding in parsed.findings:
         st.markdown(_said(finding, prompt))
 
 
@@ -224,17 +224,17 @@ def _said(finding: Finding, prompt: str) -> str:
     )
 
 
-def _show_turns(reading: Reading) -> None:
-    for message in reading.messages:
+def _show_turns(parsed: ParsedPrompt) -> None:
+    for message in parsed.messages:
         st.caption(message.role)
         st.text(_cut(message.content) or "(empty)")
-    if reading.begun_answer is not None:
+    if parsed.begun_answer is not None:
         st.caption("assistant, here the model writes on")
-        if reading.begun_answer.strip():
-            st.text(_cut(reading.begun_answer))
-    if reading.messages:
+        if parsed.begun_answer.strip():
+            st.text(_cut(parsed.begun_answer))
+    if parsed.messages:
         with st.expander("As JSON", key="prompt_as_json"):
-            st.code(_cut(_messages_json(reading.messages)), language="json", wrap_lines=True)
+            st.code(_cut(_messages_json(parsed.messages)), language="json", wrap_lines=True)
 
 
 def _write_from_messages() -> None:

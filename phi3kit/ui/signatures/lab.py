@@ -16,7 +16,7 @@ from phi3kit.formats import payloads
 from phi3kit.formats.enforcement import Refusal, enforce
 from phi3kit.formats.payloads import EXAMPLES
 from phi3kit.formats.predict_rules import refused_by_predict, surprises
-from phi3kit.formats.signatures import Row, chapter_signature, compare, describe
+from phi3kit.formats.signatures import ComparedField, chapter_signature, compare, describe
 from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import live_text, permissions, resources, shell, theme
 from phi3kit.ui.shared.literal import literal
@@ -247,7 +247,7 @@ def _ask_really(side: Side, text: str) -> None:
         st.code(_cut(scored.body), language="json" if scored.is_json else None, wrap_lines=True)
 
 
-def _table(rows: list[Row], names: tuple[str, str], only_differences: bool) -> None:
+def _table(rows: list[ComparedField], names: tuple[str, str], only_differences: bool) -> None:
     words = {"same": "same", "differs": "differs", "only A": f"only {names[0]}", "only B": f"only {names[1]}"}
     counts = [(sum(row.verdict == verdict for row in rows), word) for verdict, word in words.items()]
     st.caption(" · ".join(f"{count} {word.replace('differs', 'differ')}" for count, word in counts if count))
@@ -265,7 +265,7 @@ def _table(rows: list[Row], names: tuple[str, str], only_differences: bool) -> N
     st.dataframe(table, hide_index=True, height=min(36 * (len(table) + 1), 480))
 
 
-def _changes(rows: list[Row]) -> str:
+def _changes(rows: list[ComparedField]) -> str:
     """In words: what is new, what is gone, what is no longer required, what changed otherwise."""
     new = [row.name for row in rows if row.verdict == "only B" and not _inside_new(row, rows)]
     gone = [row.name for row in rows if row.verdict == "only A"]
@@ -276,7 +276,7 @@ def _changes(rows: list[Row]) -> str:
     return "\n".join(lines) or "Nothing: MLflow infers today what the chapter printed."
 
 
-def _inside_new(row: Row, rows: list[Row]) -> bool:
+def _inside_new(row: ComparedField, rows: list[ComparedField]) -> bool:
     """Whether a field belongs to one that is new itself."""
     return any(
         other.verdict == "only B"
