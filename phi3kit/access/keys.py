@@ -40,7 +40,7 @@ create index if not exists keys_of on keys (user, created_at);
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """One key as its list shows it; the key itself is nowhere."""
 
     id: str
@@ -57,7 +57,7 @@ class KeyStore:
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = home / "keys.db", clock
 
-    def create(self, user: str, note: str, actor: Actor) -> tuple[Key, str]:
+    def create(self, user: str, note: str, actor: Actor) -> tuple[ApiKey, str]:
         """A new key, and what its owner must send: it is not found again. Raises NotAllowed or RequestInvalid."""
         _require(actor, user)
         user, note = user.strip(), " ".join(note.split())[:_LONGEST_NOTE]
@@ -67,7 +67,7 @@ class KeyStore:
                 f"{user[:40]!r} is no name of a user.",
                 "Give the name that Access shows for that person.",
             )
-        key = Key(secrets.token_hex(6), user, note, self._clock(), None, None)
+        key = ApiKey(secrets.token_hex(6), user, note, self._clock(), None, None)
         token = f"{PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
         with self._transaction() as connection:
             query = "select count(*) from keys where user = ? and revoked_at is null"
@@ -83,7 +83,7 @@ class KeyStore:
             )
         return key, token
 
-    def list(self, actor: Actor, *, everybody: bool = False) -> list[Key]:
+    def list(self, actor: Actor, *, everybody: bool = False) -> list[ApiKey]:
         """The actor's keys, newest first; everybody's for an admin. Raises NotAllowed."""
         if everybody:
             actor.require("administer")
@@ -92,7 +92,7 @@ class KeyStore:
         columns = "id, user, note, created_at, last_used_at, revoked_at"
         with self._transaction() as connection:
             query = f"select {columns} from keys where ? or user = ? order by created_at desc, id"  # noqa: S608
-            return [Key(*row) for row in connection.execute(query, (everybody, actor.name))]
+            return [ApiKey(*row) for row in connection.execute(query, (everybody, actor.name))]
 
     def revoke(self, key_id: str, actor: Actor) -> None:
         """End a key, for good. Raises NotAllowed, or RequestInvalid when there is none of that id."""

@@ -29,7 +29,7 @@ AT_ONCE = 8  # as many answers as the engine writes at once
 _LOOK_S = 0.02
 
 
-class _Kept:
+class _MemoryRecorder:
     """Keeps turns in memory: an executor has no data folder, and the driver knows budgets and outbox."""
 
     log_text = False
@@ -38,20 +38,20 @@ class _Kept:
         self.turns: list[TurnRecord] = []
 
     def admit(self, turn: TurnRecord, answers: int = 1) -> None:
-        """See TurnKeeper."""
+        """See Recorder."""
 
     def withdraw(self, turn: TurnRecord) -> None:
-        """See TurnKeeper."""
+        """See Recorder."""
 
     def begin(self, turn: TurnRecord) -> None:
-        """See TurnKeeper."""
+        """See Recorder."""
 
-    def keep(self, turn: TurnRecord) -> None:
-        """See TurnKeeper."""
+    def end(self, turn: TurnRecord) -> None:
+        """See Recorder."""
         self.turns.append(turn)
 
     def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
-        """See TurnKeeper: there is no secret to make one of."""
+        """See Recorder: there is no secret to make one of."""
         return None
 
 
@@ -93,7 +93,7 @@ class InProcess:
         return asyncio.run(all_of_them())
 
     async def _one(self, row: int, body: Mapping[str, Any], batch_id: str) -> tuple[RowResult, str | None]:
-        kept = _Kept()
+        kept = _MemoryRecorder()
         caller = Caller.from_headers({"x-phi3kit-conversation-id": batch_id, "x-phi3kit-origin": "batch"}, self._user)
         try:
             if "messages" in body:

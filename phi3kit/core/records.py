@@ -15,7 +15,7 @@ WRAPPERS: tuple[WrapperName, ...] = ("transformers", "onnx")
 
 Served = Literal["transformers", "onnx", "remote"]  # what answers a turn: a wrapper here, or an endpoint elsewhere
 SERVED: tuple[Served, ...] = (*WRAPPERS, "remote")
-Protocol = Literal["openai", "invocations"]  # of an endpoint: OpenAI's HTTP, or MLflow's scoring server
+EndpointProtocol = Literal["openai", "invocations"]  # of an endpoint: OpenAI's HTTP, or MLflow's scoring server
 
 Precision = Literal["int4", "int8", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp32")
@@ -41,7 +41,7 @@ class Endpoint:
     api_key: str = field(repr=False)
     model_uri: str  # as turns are logged
     wrapper: Served
-    protocol: Protocol = "openai"
+    protocol: EndpointProtocol = "openai"
     api_path: str = "/v1"  # where OpenAI's routes begin
     model: str = ""  # what the endpoint calls it; the model URI when empty
     takes: Interface = "openai"  # of an /invocations endpoint: messages, or a raw prompt

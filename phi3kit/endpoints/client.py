@@ -37,7 +37,7 @@ from phi3kit.endpoints.transport import Line, errors, http_client, not_the_proto
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
 from phi3kit.formats.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.recorder import Keeper
+from phi3kit.usage.recorder import OutboxRecorder
 
 _HEARTBEAT_S = 0.1
 
@@ -142,7 +142,7 @@ def ask(
         spent_s = time.perf_counter() - began
         broken = Answer(finish_reason="error", duration_s=spent_s)
         # When the worker did record it, its record has the same id and stays.
-        _keeper(settings).keep(_turn(endpoint, request, context, settings, broken, began_at))
+        _recorder(settings).end(_turn(endpoint, request, context, settings, broken, began_at))
         raise
     return answer
 
@@ -164,9 +164,9 @@ def stream(
     answer = Answer(tokens_counted=not remote)
     ended: FinishReason | None = None  # to be recorded here
     if remote:
-        keeper, turn = _keeper(settings), _turn(endpoint, request, context, settings, answer, began_at)
-        keeper.admit(turn)
-        keeper.begin(replace(turn, finish_reason="error", error_code="app_died"))
+        recorder, turn = _recorder(settings), _turn(endpoint, request, context, settings, answer, began_at)
+        recorder.admit(turn)
+        recorder.begin(replace(turn, finish_reason="error", error_code="app_died"))
     steps = _invoked(endpoint, request, context, line) if endpoint.protocol == "invocations" else None
     steps = steps or _streamed(endpoint, request, context, line)
     try:
@@ -183,13 +183,13 @@ def stream(
         ended = "cancelled" if remote else None
     except Phi3KitError:  # a remote endpoint refused the request: nothing was answered
         if remote:
-            keeper.withdraw(turn)
+            recorder.withdraw(turn)
         raise
     finally:
         steps.close()
         if ended:
             answer = replace(answer, finish_reason=ended, duration_s=answer.duration_s or time.perf_counter() - began)
-            _keeper(settings).keep(_turn(endpoint, request, context, settings, answer, began_at))
+            _recorder(settings).end(_turn(endpoint, request, context, settings, answer, began_at))
 
 
 def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
@@ -355,14 +355,14 @@ def _with_seen_speed(answer: Answer) -> Answer:
     return replace(answer, tokens_per_second=speed)
 
 
-def _keeper(settings: Settings) -> Keeper:
-    return _one_keeper(settings.home, settings.limits, settings.log_text)
+def _recorder(settings: Settings) -> OutboxRecorder:
+    return _one_recorder(settings.home, settings.limits, settings.log_text)
 
 
 @lru_cache(maxsize=4)
-def _one_keeper(home: Path, limits: Limits, log_text: bool) -> Keeper:
+def _one_recorder(home: Path, limits: Limits, log_text: bool) -> OutboxRecorder:
     """One for the process: it holds the lock by which a turn whose process died is found."""
-    return Keeper(Outbox(home), limits, log_text=log_text)
+    return OutboxRecorder(Outbox(home), limits, log_text=log_text)
 
 
 def _turn(
@@ -389,6 +389,6 @@ def _turn(
         top_p=request.top_p,
         seed=request.seed,
         tokens_counted=answer.tokens_counted,
-        prompt_key=_keeper(settings).prompt_key(request.prompt),
+        prompt_key=_recorder(settings).prompt_key(request.prompt),
         text=TurnText(request.prompt, (answer.text,)) if settings.log_text else None,
     )

@@ -15,7 +15,7 @@ from filelock import FileLock
 from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import ConnectionInvalid, StorageFailed
-from phi3kit.core.records import Endpoint, Interface, Protocol
+from phi3kit.core.records import Endpoint, EndpointProtocol, Interface
 from phi3kit.core.settings import Settings
 
 KEY_PREFIX = "PHI3KIT_KEY_"  # a person who adds connections may send a key anywhere: only keys meant for it
@@ -29,7 +29,7 @@ class Connection:
 
     name: str
     url: str
-    protocol: Protocol = "openai"
+    protocol: EndpointProtocol = "openai"
     model: str = ""  # what the endpoint calls the model; an /invocations server has one and no name for it
     key_name: str = ""  # of the secret or environment variable with the key; empty: no key is sent
     context_tokens: int | None = None

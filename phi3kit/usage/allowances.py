@@ -1,23 +1,22 @@
 """Allowances: how much of each limit one user has used, and for admins how much everybody has.
 
-Puts together what the turns of the last day and the day's tokens say. Knows no page.
+Knows the counts of the last day and the day's tokens. Knows no page.
 """
 
 from dataclasses import dataclass
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.limits import Limits
-from phi3kit.core.settings import Settings
 from phi3kit.usage import budgets
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.request_counts import Asked, Use
+from phi3kit.usage.request_counts import RequestCounts, UserCounts
 
 
 @dataclass(frozen=True)
 class Allowance:
     """One limit and what of it is used."""
 
-    what: str
+    what: str  # in words, behind the numbers
     used: int
     most: int
 
@@ -28,27 +27,27 @@ class Allowance:
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What one user did lately."""
+class UserUsage:
+    """What one user used lately."""
 
-    use: Use
+    counts: UserCounts
     tokens_today: int  # of this day in UTC
 
 
-def allowances(limits: Limits, outbox: Outbox, asked: Asked, user: str) -> list[Allowance]:
+def allowances(limits: Limits, outbox: Outbox, user: str) -> list[Allowance]:
     """Every limit that counts what this user does. Raises StorageFailed."""
-    use = asked.use(user) if limits.paces_users else Use(user)
+    counts = RequestCounts(outbox.home).of(user) if limits.paces_users else UserCounts(user)
     found = [
-        ("turns in the last minute", use.minute_turns, limits.user_minute_turns),
-        ("tokens in the last minute", use.minute_tokens, limits.user_minute_tokens),
-        ("answers being written", use.at_once, limits.user_turns_at_once),
-        ("turns in the last 24 hours", use.daily_turns, limits.user_daily_turns),
+        ("turns in the last minute", counts.minute_turns, limits.user_minute_turns),
+        ("tokens in the last minute", counts.minute_tokens, limits.user_minute_tokens),
+        ("answers being written", counts.at_once, limits.user_turns_at_once),
+        ("turns in the last 24 hours", counts.daily_turns, limits.user_daily_turns),
     ]
-    counted = [Allowance(what, used, most) for what, used, most in found if most is not None]
+    allowed = [Allowance(what, used, most) for what, used, most in found if most is not None]
     for meter in budgets.meters(limits, outbox, [user]):
         what = "tokens today, everybody together" if meter.user is None else "tokens today"
-        counted.append(Allowance(what, meter.spent_tokens, meter.budget_tokens))
-    return counted
+        allowed.append(Allowance(what, meter.spent_tokens, meter.budget_tokens))
+    return allowed
 
 
 def sizes(limits: Limits) -> list[str]:
@@ -65,10 +64,10 @@ def sizes(limits: Limits) -> list[str]:
     return [words.format(most) for words, most in found if most is not None]
 
 
-def everybody(actor: Actor, settings: Settings, outbox: Outbox, asked: Asked) -> list[Spent]:
-    """What each user did, most tokens of today first. Raises NotAllowed or StorageFailed."""
+def everybody(actor: Actor, limits: Limits, outbox: Outbox) -> list[UserUsage]:
+    """What each user used, most tokens of today first. Raises NotAllowed or StorageFailed."""
     actor.require("administer")
-    uses = {use.user: use for use in asked.uses()} if settings.limits.paces_users else {}
+    counted = {each.user: each for each in RequestCounts(outbox.home).all()} if limits.paces_users else {}
     spent = outbox.spenders(budgets.today())
-    found = [Spent(uses.get(user, Use(user)), spent.get(user, 0)) for user in {**uses, **spent}]
-    return sorted(found, key=lambda each: (-each.tokens_today, each.use.user))
+    found = [UserUsage(counted.get(user, UserCounts(user)), spent.get(user, 0)) for user in {**counted, **spent}]
+    return sorted(found, key=lambda each: (-each.tokens_today, each.counts.user))

@@ -1,4 +1,4 @@
-"""Owners: which processes that are making turns are still alive.
+"""Live processes: which of the processes that are making turns still live.
 
 A process holds a lock for as long as it lives, and the operating system lets go of it however the process ends. Its id
 would not do: it is given again, and means nothing to a process in another container that shares the data folder.
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 _YOUNG_S = 3600.0  # a lock's file that is younger may be about to be locked
 
 
-class Owners:
+class LiveProcesses:
     """The locks in one folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -24,7 +24,7 @@ class Owners:
         self._guard = threading.Lock()
         self._lock: FileLock | None = None
 
-    def me(self) -> str:
+    def own_name(self) -> str:
         """The name of the lock that this process holds from now on. Raises OSError or Timeout."""
         with self._guard:
             if self._lock is None:

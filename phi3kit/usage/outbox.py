@@ -22,7 +22,7 @@ from filelock import Timeout
 
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import Message, TurnRecord, TurnText
-from phi3kit.usage.live_processes import Owners
+from phi3kit.usage.live_processes import LiveProcesses
 
 _SCHEMA = """
 create table if not exists turns (
@@ -60,7 +60,7 @@ class Outbox:
         self.home = home
         self._path = home / "outbox.db"
         self._reserve = home / "outbox.reserve"
-        self._owners = Owners(home / "owners")
+        self._processes = LiveProcesses(home / "owners")
         self._guard = threading.RLock()
         self._open: sqlite3.Connection | None = None
         self._inode: int | None = None
@@ -69,7 +69,7 @@ class Outbox:
     def begin(self, turn: TurnRecord) -> None:
         """Note durably that a turn is being made by this process; `add` ends it. Raises StorageFailed."""
         try:
-            owner = self._owners.me()
+            owner = self._processes.own_name()
         except (OSError, Timeout) as error:
             raise self._failure(error) from error
         self._with_reserve(
@@ -194,7 +194,7 @@ class Outbox:
             owners = [row[0] for row in connection.execute(query)]
         adopted = 0
         for owner in owners:
-            if not self._owners.is_gone(owner):
+            if not self._processes.is_gone(owner):
                 continue
             with self._connection() as connection:
                 # Later than now: the clock was set back since.
@@ -208,7 +208,7 @@ class Outbox:
             for (record,) in rows:
                 adopted += self.add(from_json(record))
             if rows:
-                self._owners.forget(owner)
+                self._processes.forget(owner)
         return adopted
 
     def tidy(self) -> None:
@@ -218,7 +218,7 @@ class Outbox:
             connection.execute("delete from turns where written_at < ? and not doubtful", (old,))
             day = datetime.fromtimestamp(old, UTC).date().isoformat()
             connection.execute("delete from spent where day < ?", (day,))
-        self._owners.tidy()
+        self._processes.tidy()
         with suppress(OSError):
             if not self._reserve.exists() or self._reserve.stat().st_size < _RESERVE_BYTES:
                 try:

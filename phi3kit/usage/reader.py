@@ -52,7 +52,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReadProgress:
     """How far a reading from nothing has come."""
 
     runs: int
@@ -64,7 +64,7 @@ class TurnsReading:
     """What a page can show at once, and what goes on behind it."""
 
     snapshot: Snapshot | None
-    progress: Progress | None  # None when nothing is being read
+    progress: ReadProgress | None  # None when nothing is being read
     error: Phi3KitError | None  # why the store was not read the last time
 
     @property
@@ -91,7 +91,7 @@ class TurnsReader:
         self._snapshot: Snapshot | None = None
         self._snapshot_of: pd.DataFrame | None = None  # the rows that it was made of
         self._copy: TurnsCopy | None = None
-        self._progress: Progress | None = None
+        self._progress: ReadProgress | None = None
         self._error: Phi3KitError | None = None
         self._thread: threading.Thread | None = None
         self._done = threading.Event()
@@ -151,7 +151,7 @@ class TurnsReader:
 
     def _update(self, whole: bool) -> None:
         def report(runs: int, share: float) -> None:
-            self._progress = Progress(runs, share)
+            self._progress = ReadProgress(runs, share)
 
         try:
             report(0, 0.0)

@@ -1,4 +1,4 @@
-"""Keeper: a worker's way to the outbox. What the disk does not take is kept in memory and tried again.
+"""Recorder: a process' way to the outbox. What the disk does not take is kept in memory and tried again.
 
 Knows when a turn begins and ends. Knows no MLflow and no HTTP.
 """
@@ -19,7 +19,7 @@ from phi3kit.core.records import Message, TurnRecord
 from phi3kit.formats.chat_template import raw_prompt
 from phi3kit.usage.budgets import check
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.request_counts import Asked
+from phi3kit.usage.request_counts import RequestCounts
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ _MOST_IN_MEMORY = 1000  # turns; behind them no new one begins, so that none is 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 
-class TurnKeeper(Protocol):
-    """What a turn needs while it is made. `Keeper` is the worker's."""
+class Recorder(Protocol):
+    """What a turn needs while it is made. `OutboxRecorder` is the worker's."""
 
     log_text: bool  # whether records carry what was said
 
@@ -44,7 +44,7 @@ class TurnKeeper(Protocol):
         """Note a turn that is being made."""
         ...
 
-    def keep(self, turn: TurnRecord) -> None:
+    def end(self, turn: TurnRecord) -> None:
         """Keep a turn that has ended."""
         ...
 
@@ -53,7 +53,7 @@ class TurnKeeper(Protocol):
         ...
 
 
-class Keeper:
+class OutboxRecorder:
     """Keeps turns. Safe to use from several threads."""
 
     def __init__(
@@ -67,8 +67,8 @@ class Keeper:
         """count: told of every turn that ended."""
         self.log_text = log_text
         self._outbox, self._limits, self._count = outbox, limits, count
-        self._asked = Asked(outbox.home) if limits.paces_users else None
-        self._unkept: deque[TurnRecord] = deque()
+        self._counts = RequestCounts(outbox.home) if limits.paces_users else None
+        self._waiting: deque[TurnRecord] = deque()
         self._guard = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -76,9 +76,9 @@ class Keeper:
         self._secret: bytes | None = None
 
     @property
-    def unkept(self) -> int:
+    def in_memory(self) -> int:
         """Turns that are in memory only."""
-        return len(self._unkept)
+        return len(self._waiting)
 
     def admit(self, turn: TurnRecord, answers: int = 1) -> None:
         """Let a turn begin, or refuse it. A turn beyond a budget is logged as refused.
@@ -86,72 +86,72 @@ class Keeper:
         One beyond a limit is not: a log that grows with each refusal would be the next thing to exhaust.
         Raises LimitReached, BudgetSpent, or StorageFailed when too many turns are in memory only.
         """
-        if self.unkept >= _MOST_IN_MEMORY:
+        if self.in_memory >= _MOST_IN_MEMORY:
             raise StorageFailed(
                 what="No turn can be logged, so none is answered.",
-                why=f"The data folder takes no more, and {self.unkept:,} turns are in memory.",
+                why=f"The data folder takes no more, and {self.in_memory:,} turns are in memory.",
                 next_step="Free some space in the data folder, then send it again.",
             )
         # Where nothing can be read, nothing can be counted: the turn is answered, and kept in memory if need be.
         # A batch was let in as a whole: its rows come one after the other.
-        if self._asked and turn.origin != "batch":
+        if self._counts and turn.origin != "batch":
             with suppress(StorageFailed):
-                self._asked.begin(turn.turn_id, turn.user, answers, self._limits)
+                self._counts.begin(turn.turn_id, turn.user, answers, self._limits)
         try:
             with suppress(StorageFailed):
                 check(self._limits, self._outbox, turn.user, turn.prompt_tokens)
         except BudgetSpent:
             self.withdraw(turn)
             refused = replace(turn, prompt_tokens=0, finish_reason="error", error_code="insufficient_quota")
-            self.keep(refused)
+            self.end(refused)
             raise
 
     def withdraw(self, turn: TurnRecord) -> None:
         """Forget a turn that was let in and could not begin."""
         with suppress(StorageFailed):
             self._outbox.withdraw(turn.turn_id)
-            if self._asked:
-                self._asked.withdraw(turn.turn_id)
+            if self._counts:
+                self._counts.withdraw(turn.turn_id)
 
     @contextmanager
     def counted(self, call_id: str, user: str) -> Iterator[None]:
         """A call that is logged as no turn, and counts against the user's limits all the same. Raises LimitReached."""
-        if self._asked is None:
+        if self._counts is None:
             yield
             return
         with suppress(StorageFailed):
-            self._asked.begin(call_id, user, 1, self._limits)
+            self._counts.begin(call_id, user, 1, self._limits)
         try:
             yield
         finally:
             with suppress(StorageFailed):
-                self._asked.end(call_id, 0)
+                self._counts.end(call_id, 0)
 
     def begin(self, turn: TurnRecord) -> None:
         """Note a turn that is being made: it is logged as broken when this process dies before it ends."""
-        if self._unkept:  # the data folder takes nothing: each turn would wait for it in vain
+        if self._waiting:  # the data folder takes nothing: each turn would wait for it in vain
             return
         try:
             self._outbox.begin(turn)
         except StorageFailed as error:
             log.warning("turn %s begins unnoted: %s", turn.turn_id, error)
 
-    def keep(self, turn: TurnRecord) -> None:
+    def end(self, turn: TurnRecord) -> None:
         """Keep a turn that has ended. Never raises: its answer is more use to its reader than an error about the log."""
         self._count(turn)
-        if self._asked:
+        if self._counts:
             with suppress(StorageFailed):
-                self._asked.end(turn.turn_id, turn.total_tokens)
+                self._counts.end(turn.turn_id, turn.total_tokens)
         with self._guard:
-            if not self._unkept:
+            if not self._waiting:
                 try:
                     self._outbox.add(turn)
                     return
                 except StorageFailed as error:
                     log.error("turn %s is in memory only: %s", turn.turn_id, error)
-            self._unkept.append(turn)
+            self._waiting.append(turn)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._try_again, name="turn-keeper", daemon=True)
+                self._thread = threading.Thread(target=self._try_again, name="turn-recorder", daemon=True)
                 self._thread.start()
 
     def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
@@ -169,16 +169,16 @@ class Keeper:
         self._ended = True
         self._wake.set()
         self._flush()
-        for turn in self._unkept:
+        for turn in self._waiting:
             log.error("turn lost, the data folder takes no more: %s", turn)
 
     def _try_again(self) -> None:
         wait_s = _FIRST_WAIT_S
-        while not self._ended and self._unkept:
+        while not self._ended and self._waiting:
             self._wake.wait(wait_s)
             wait_s = _FIRST_WAIT_S if self._flush() else min(wait_s * 2, _LONGEST_WAIT_S)
             with self._guard:
-                if not self._unkept:
+                if not self._waiting:
                     self._thread = None
                     return
 
@@ -186,11 +186,11 @@ class Keeper:
         """Put what is in memory into the outbox, oldest first; whether any went."""
         kept = False
         with self._guard:
-            while self._unkept:
+            while self._waiting:
                 try:
-                    self._outbox.add(self._unkept[0])
+                    self._outbox.add(self._waiting[0])
                 except StorageFailed:
                     break
-                self._unkept.popleft()
+                self._waiting.popleft()
                 kept = True
         return kept

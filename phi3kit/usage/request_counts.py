@@ -1,6 +1,6 @@
-"""Asked: who asked how much within the last day, so that limits hold across all processes of one data folder.
+"""Request counts: turns and tokens of each user within the last day, so that limits hold across processes.
 
-Looking and noting are one step: many requests at the same moment cannot all find the same free place.
+Checking and noting are one transaction: simultaneous requests cannot all take the last free place.
 Knows no MLflow and no HTTP.
 """
 
@@ -30,8 +30,8 @@ create index if not exists asked_by on asked (user, at);
 
 
 @dataclass(frozen=True)
-class Use:
-    """What one user did lately."""
+class UserCounts:
+    """Turns and tokens of one user."""
 
     user: str
     minute_turns: int = 0
@@ -41,7 +41,7 @@ class Use:
     minute_began_at: float | None = None  # the first turn of the last minute
 
 
-class Asked:
+class RequestCounts:
     """The turns of the last day, by user. Safe from several threads and processes. Each method raises StorageFailed."""
 
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
@@ -53,7 +53,7 @@ class Asked:
         with self._transaction() as connection:
             # A clock that was set back would keep turns of the future for ever.
             connection.execute("delete from asked where at < ? or at > ?", (now - DAY_S, now + MINUTE_S))
-            _check(_use(connection, user, now), answers, limits, now)
+            _check(_counts(connection, user, now), answers, limits, now)
             connection.execute(
                 "insert or ignore into asked (turn_id, user, at, answers) values (?, ?, ?, ?)",
                 (turn_id, user, now, answers),
@@ -69,24 +69,24 @@ class Asked:
         with self._transaction() as connection:
             connection.execute("delete from asked where turn_id = ?", (turn_id,))
 
-    def uses(self) -> list[Use]:
-        """What every user did within the last day, most turns first."""
+    def all(self) -> list[UserCounts]:
+        """Counts of every user of the last day, most turns first."""
         now = self._clock()
         with self._transaction() as connection:
             query = "select user from asked where at > ? group by user order by count(*) desc, user"
             users = [row[0] for row in connection.execute(query, (now - DAY_S,))]
-            return [_use(connection, user, now) for user in users]
+            return [_counts(connection, user, now) for user in users]
 
-    def use(self, user: str) -> Use:
-        """What one user did."""
+    def of(self, user: str) -> UserCounts:
+        """Counts of one user."""
         with self._transaction() as connection:
-            return _use(connection, user, self._clock())
+            return _counts(connection, user, self._clock())
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return transaction(self._path, _SCHEMA, "The list of recent turns")
 
 
-def _use(connection: Connection, user: str, now: float) -> Use:
+def _counts(connection: Connection, user: str, now: float) -> UserCounts:
     day, minute = now - DAY_S, now - MINUTE_S
     row = connection.execute(
         """select count(*) filter (where at > :minute), coalesce(sum(tokens) filter (where at > :minute), 0), count(*),
@@ -94,26 +94,28 @@ def _use(connection: Connection, user: str, now: float) -> Use:
         from asked where user = :user and at > :day""",
         {"user": user, "minute": minute, "day": day, "lost": now - _LONGEST_TURN_S},
     ).fetchone()
-    return Use(user, *row)
+    return UserCounts(user, *row)
 
 
-def _check(use: Use, answers: int, limits: Limits, now: float) -> None:
-    until_s = int(MINUTE_S - (now - use.minute_began_at)) + 1 if use.minute_began_at is not None else int(MINUTE_S)
-    if (most := limits.user_turns_at_once) is not None and use.at_once + answers > most:
+def _check(counts: UserCounts, answers: int, limits: Limits, now: float) -> None:
+    until_s = (
+        int(MINUTE_S - (now - counts.minute_began_at)) + 1 if counts.minute_began_at is not None else int(MINUTE_S)
+    )
+    if (most := limits.user_turns_at_once) is not None and counts.at_once + answers > most:
         raise LimitReached(
             "Too many answers at once.",
-            f"{use.at_once} of yours are being written, {answers} more were asked for, and {most} may be at once.",
+            f"{counts.at_once} of yours are being written, {answers} more were asked for, and {most} may be at once.",
             "Wait until one has ended, or ask for fewer.",
             retry_after_s=2,
         )
-    if (most := limits.user_minute_turns) is not None and use.minute_turns >= most:
-        raise _slower(f"{use.minute_turns} turns in the last minute, and {most} are allowed", until_s)
-    if (most := limits.user_minute_tokens) is not None and use.minute_tokens >= most:
-        raise _slower(f"{use.minute_tokens:,} tokens in the last minute, and {most:,} are allowed", until_s)
-    if (most := limits.user_daily_turns) is not None and use.daily_turns >= most:
+    if (most := limits.user_minute_turns) is not None and counts.minute_turns >= most:
+        raise _slower(f"{counts.minute_turns} turns in the last minute, and {most} are allowed", until_s)
+    if (most := limits.user_minute_tokens) is not None and counts.minute_tokens >= most:
+        raise _slower(f"{counts.minute_tokens:,} tokens in the last minute, and {most:,} are allowed", until_s)
+    if (most := limits.user_daily_turns) is not None and counts.daily_turns >= most:
         raise LimitReached(
             "Your turns of the day are used up.",
-            f"You asked {use.daily_turns:,} times within 24 hours, and {most:,} are allowed.",
+            f"You asked {counts.daily_turns:,} times within 24 hours, and {most:,} are allowed.",
             "Come back in some hours.",
             retry_after_s=3600,
         )

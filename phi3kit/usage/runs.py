@@ -29,7 +29,7 @@ TAGS = (
     "prompt_key", "tokens_counted",
 )  # fmt: skip
 
-Report = Callable[[int, int], None]  # runs of a page, and when the last of them began
+PageReport = Callable[[int, int], None]  # runs of a page, and when the last of them began
 
 DAY_MS = 86_400_000
 
@@ -45,7 +45,7 @@ _CHUNK = 500  # run ids a statement; MLflow itself asks for as many
 class Runs(Protocol):
     """The runs of one experiment that have ended. Rows: run_id, start_ms, METRICS, PARAMS and TAGS as they are stored."""
 
-    def between(self, begin_ms: int | None, end_ms: int | None, report: Report = ...) -> Iterator[pd.DataFrame]:
+    def between(self, begin_ms: int | None, end_ms: int | None, report: PageReport = ...) -> Iterator[pd.DataFrame]:
         """The runs that began at `begin_ms` or later and before `end_ms`, newest first, page by page; None: no bound."""
         ...
 
@@ -78,7 +78,7 @@ class ClientRuns:
         self._client, self._experiment = client, experiment
 
     def between(
-        self, begin_ms: int | None, end_ms: int | None, report: Report = lambda count, last_ms: None
+        self, begin_ms: int | None, end_ms: int | None, report: PageReport = lambda count, last_ms: None
     ) -> Iterator[pd.DataFrame]:
         """See Runs."""
         bounds = [_ENDED]
@@ -147,7 +147,7 @@ class DatabaseRuns:
         self._deleted = and_(SqlRun.experiment_id == int(experiment), SqlRun.lifecycle_stage == "deleted")
 
     def between(
-        self, begin_ms: int | None, end_ms: int | None, report: Report = lambda count, last_ms: None
+        self, begin_ms: int | None, end_ms: int | None, report: PageReport = lambda count, last_ms: None
     ) -> Iterator[pd.DataFrame]:
         """See Runs."""
         wanted = [self._ended]

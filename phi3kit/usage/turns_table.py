@@ -19,17 +19,6 @@ _EARLIEST_MS, _LATEST_MS = 0, 4_102_444_800_000  # 1970 and 2100
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 
-def turns_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table of turns from `mlflow.search_runs`' table of runs; runs that other programs wrote are left out."""
-    named = {f"metrics.{name}": name for name in METRICS}
-    named |= {f"params.{name}": name for name in PARAMS}
-    named |= {f"tags.phi3kit.{name}": name for name in TAGS}
-    table = runs.reindex(columns=["run_id", *named]).rename(columns=named)
-    times = pd.to_datetime(runs.get("start_time", pd.Series(dtype="datetime64[ms, UTC]")), utc=True)
-    table["start_ms"] = times.dt.as_unit("ms").astype("int64")
-    return turns_in(sort_out(table))
-
-
 def turns_in(sorted_out: pd.DataFrame) -> pd.DataFrame:
     """The turns among the rows of `sort_out`, with the columns COLUMNS; a turn that was written twice is there once."""
     ours = sorted_out["odd"] == ""

@@ -32,7 +32,7 @@ from phi3kit.formats.openai_schema import (
     TokenizeRequest,
 )
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.recorder import Keeper
+from phi3kit.usage.recorder import OutboxRecorder
 from phi3kit.worker.engine import Engine
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
@@ -75,7 +75,7 @@ class WorkerConfig:
 def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) -> FastAPI:
     """The ASGI application of one worker."""
     metrics = WorkerMetrics(config.wrapper)
-    keeper = Keeper(Outbox(config.home), config.limits, log_text=config.log_text, count=metrics.count)
+    recorder = OutboxRecorder(Outbox(config.home), config.limits, log_text=config.log_text, count=metrics.count)
     started_at = int(time.time())
 
     @contextlib.asynccontextmanager
@@ -83,7 +83,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         engine.start()
         yield
         engine.close()
-        keeper.close()
+        recorder.close()
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
@@ -115,8 +115,8 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
             body["kv_cache"] = {
                 "reserved_bytes": engine.cache.reserved_bytes, "budget_bytes": engine.cache.budget_bytes,
             }  # fmt: skip
-        if keeper.unkept:
-            body["turns_in_memory_only"] = keeper.unkept
+        if recorder.in_memory:
+            body["turns_in_memory_only"] = recorder.in_memory
         if engine.failure:
             body["error"] = str(engine.failure)
             body["error_code"] = openai_schema.error_body(engine.failure)[1]["error"]["code"]
@@ -174,7 +174,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         data = (await read_body(request)).decode("utf-8", errors="replace")
         content_type = request.headers.get("content-type", "application/json")
         caller = Caller.from_headers(request.headers, None, key_user(request))
-        with keeper.counted(caller.turn_id, caller.user):
+        with recorder.counted(caller.turn_id, caller.user):
             status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
         return Response(content, status, media_type=media_type)
 
@@ -185,7 +185,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
 
     async def _answer(request: Request, body: ChatRequest | CompletionRequest, turn: Turn) -> Response:
         chat = isinstance(body, ChatRequest)
-        parts = turn.parts(keeper)
+        parts = turn.parts(recorder)
         # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
         await anext(parts)
         headers = {QUEUE_HEADER: str(turn.queue_place)}

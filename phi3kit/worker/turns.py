@@ -22,7 +22,7 @@ from phi3kit.formats.openai_schema import (
     TokenLogprob,
     error_body,
 )
-from phi3kit.usage.recorder import TurnKeeper
+from phi3kit.usage.recorder import Recorder
 from phi3kit.worker.engine import Done, Engine, Generation, Output, Piece
 from phi3kit.worker.output_queue import OutputQueue
 from phi3kit.worker.runtime import Runtime
@@ -113,46 +113,46 @@ class Turn:
         done = self.choices[0].done
         return done.cached_prompt_tokens if done else 0
 
-    async def parts(self, keeper: TurnKeeper) -> AsyncGenerator[list[TurnPart], None]:
+    async def parts(self, recorder: Recorder) -> AsyncGenerator[list[TurnPart], None]:
         """What was written since the last time, until every choice is done; first an empty list, once queued.
 
-        `keeper` gets the turn's record before the last parts are given. When the reader goes away the generation is
+        `recorder` gets the turn's record before the last parts are given. When the reader goes away the generation is
         cancelled and the turn is kept all the same. Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
         """
-        # The keeper works in threads: a data folder that is slow or locked must not keep others, or /health, waiting.
-        await asyncio.to_thread(self._admit, keeper)
+        # The recorder works in threads: a data folder that is slow or locked must not keep others, or /health, waiting.
+        await asyncio.to_thread(self._admit, recorder)
         outputs = OutputQueue()
         generations = [self._generation(index, outputs) for index in range(len(self.choices))]
         try:
             self.queue_place = self.engine.submit(*generations)
         except BaseException:
-            await asyncio.to_thread(keeper.withdraw, self.record())
+            await asyncio.to_thread(recorder.withdraw, self.record())
             raise
         recorded = False
         try:
-            await asyncio.to_thread(keeper.begin, replace(self._whole_record(keeper), error_code="worker_died"))
+            await asyncio.to_thread(recorder.begin, replace(self._whole_record(recorder), error_code="worker_died"))
             yield []
             while any(choice.done is None for choice in self.choices):
                 parts = self._take(await outputs.take())
                 if all(choice.done for choice in self.choices):
                     recorded = True
-                    await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
+                    await asyncio.to_thread(recorder.end, self._whole_record(recorder))
                 yield parts
         finally:
             for generation in generations:
                 generation.cancelled.set()
             if not recorded:
                 # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
-                await asyncio.shield(asyncio.ensure_future(self._drain(outputs, keeper)))
+                await asyncio.shield(asyncio.ensure_future(self._drain(outputs, recorder)))
 
-    async def _drain(self, outputs: OutputQueue, keeper: TurnKeeper) -> None:
+    async def _drain(self, outputs: OutputQueue, recorder: Recorder) -> None:
         while any(choice.done is None for choice in self.choices):
             self._take(await outputs.take())
-        await asyncio.to_thread(keeper.keep, self._whole_record(keeper))
+        await asyncio.to_thread(recorder.end, self._whole_record(recorder))
 
-    def _admit(self, keeper: TurnKeeper) -> None:
-        self.prompt_key = keeper.prompt_key(self.said)
-        keeper.admit(self._whole_record(keeper), len(self.choices))
+    def _admit(self, recorder: Recorder) -> None:
+        self.prompt_key = recorder.prompt_key(self.said)
+        recorder.admit(self._whole_record(recorder), len(self.choices))
 
     def _generation(self, index: int, outputs: OutputQueue) -> Generation:
         sampling = self.sampling
@@ -192,9 +192,9 @@ class Turn:
         written = token_bytes(self.engine.runtime.tokenizer, token_id)
         return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest)
 
-    def _whole_record(self, keeper: TurnKeeper) -> TurnRecord:
+    def _whole_record(self, recorder: Recorder) -> TurnRecord:
         """What this turn cost, and what was said when that is logged."""
-        text = TurnText(self.said, tuple(choice.text for choice in self.choices)) if keeper.log_text else None
+        text = TurnText(self.said, tuple(choice.text for choice in self.choices)) if recorder.log_text else None
         return replace(self.record(), text=text, prompt_key=self.prompt_key)
 
     def record(self) -> TurnRecord:

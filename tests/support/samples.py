@@ -42,24 +42,24 @@ def turn(turn_id: str = "t1", **values: object) -> TurnRecord:
 
 
 def table(*turns: TurnRecord) -> "pd.DataFrame":
-    """Turns as the reader gives them, by the way of MLflow's table of runs."""
+    """Turns as the reader gives them."""
     import pandas as pd
 
-    from phi3kit.usage.turns_table import turns_of
+    from phi3kit.usage.runs import METRICS, PARAMS, TAGS
+    from phi3kit.usage.turns_table import sort_out, turns_in
     from phi3kit.usage.writer import metrics_of, params_of, tags_of
 
-    return turns_of(
-        pd.DataFrame(
-            {
-                "run_id": each.turn_id,
-                "start_time": pd.Timestamp(each.at, unit="s", tz="UTC"),
-                **{f"metrics.{name}": value for name, value in metrics_of(each).items()},
-                **{f"params.{name}": str(value) for name, value in params_of(each).items()},
-                **{f"tags.{name}": value for name, value in tags_of(each).items()},
-            }
-            for each in turns
-        )
-    )
+    stored = [
+        {
+            "run_id": each.turn_id,
+            "start_ms": int(each.at * 1000),
+            **metrics_of(each),
+            **params_of(each),
+            **{name.removeprefix("phi3kit."): value for name, value in tags_of(each).items()},
+        }
+        for each in turns
+    ]
+    return turns_in(sort_out(pd.DataFrame(stored, columns=["run_id", "start_ms", *METRICS, *PARAMS, *TAGS])))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Asked: one user's turns a minute, a day and at once, counted across threads and processes."""
+"""RequestCounts: one user's turns a minute, a day and at once, counted across threads and processes."""
 
 import threading
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from phi3kit.core.errors import LimitReached
 from phi3kit.core.limits import Limits
-from phi3kit.usage.request_counts import Asked, Use
+from phi3kit.usage.request_counts import RequestCounts, UserCounts
 
 
 class Clock:
@@ -25,73 +25,73 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, clock: Clock) -> Asked:
-    return Asked(tmp_path, clock)
+def counts(tmp_path: Path, clock: Clock) -> RequestCounts:
+    return RequestCounts(tmp_path, clock)
 
 
-def finished(asked: Asked, count: int, user: str = "ada", tokens: int = 10, **limits: int) -> None:
+def finished(counts: RequestCounts, count: int, user: str = "ada", tokens: int = 10, **limits: int) -> None:
     for number in range(count):
-        asked.begin(f"{user}-{number}", user, 1, Limits(**limits))
-        asked.end(f"{user}-{number}", tokens)
+        counts.begin(f"{user}-{number}", user, 1, Limits(**limits))
+        counts.end(f"{user}-{number}", tokens)
 
 
 class TestTurns:
-    def test_a_minutes_turns_are_bounded_by_user_and_free_again_after_it(self, asked: Asked, clock: Clock):
+    def test_a_minutes_turns_are_bounded_by_user_and_free_again_after_it(self, counts: RequestCounts, clock: Clock):
         limits = Limits(user_minute_turns=3)
-        finished(asked, 3)
+        finished(counts, 3)
         clock.now += 20
         with pytest.raises(LimitReached, match="3 turns in the last minute, and 3 are allowed") as caught:
-            asked.begin("more", "ada", 1, limits)
+            counts.begin("more", "ada", 1, limits)
         assert caught.value.retry_after_s == 41
-        asked.begin("other", "bob", 1, limits)
+        counts.begin("other", "bob", 1, limits)
         clock.now += 41
-        asked.begin("more", "ada", 1, limits)
-        assert asked.use("ada") == Use("ada", 1, 0, 4, 1, clock.now)
+        counts.begin("more", "ada", 1, limits)
+        assert counts.of("ada") == UserCounts("ada", 1, 0, 4, 1, clock.now)
 
-    def test_a_minutes_tokens_are_bounded(self, asked: Asked):
-        finished(asked, 2, tokens=50)
+    def test_a_minutes_tokens_are_bounded(self, counts: RequestCounts):
+        finished(counts, 2, tokens=50)
         with pytest.raises(LimitReached, match="100 tokens in the last minute"):
-            asked.begin("more", "ada", 1, Limits(user_minute_tokens=100))
-        asked.begin("more", "ada", 1, Limits(user_minute_tokens=101))
+            counts.begin("more", "ada", 1, Limits(user_minute_tokens=100))
+        counts.begin("more", "ada", 1, Limits(user_minute_tokens=101))
 
-    def test_a_days_turns_are_bounded(self, asked: Asked, clock: Clock):
-        finished(asked, 2)
+    def test_a_days_turns_are_bounded(self, counts: RequestCounts, clock: Clock):
+        finished(counts, 2)
         clock.now += 3600
         with pytest.raises(LimitReached, match="turns of the day"):
-            asked.begin("more", "ada", 1, Limits(user_daily_turns=2))
+            counts.begin("more", "ada", 1, Limits(user_daily_turns=2))
         clock.now += 86_400
-        asked.begin("more", "ada", 1, Limits(user_daily_turns=2))
+        counts.begin("more", "ada", 1, Limits(user_daily_turns=2))
 
-    def test_a_clock_that_was_set_back_locks_nobody_out(self, asked: Asked, clock: Clock):
-        finished(asked, 3)
+    def test_a_clock_that_was_set_back_locks_nobody_out(self, counts: RequestCounts, clock: Clock):
+        finished(counts, 3)
         clock.now -= 7 * 86_400
-        asked.begin("more", "ada", 1, Limits(user_minute_turns=1, user_daily_turns=1))
+        counts.begin("more", "ada", 1, Limits(user_minute_turns=1, user_daily_turns=1))
 
 
 class TestAtOnce:
-    def test_answers_count_and_not_requests(self, asked: Asked):
-        asked.begin("a", "ada", 2, Limits())
+    def test_answers_count_and_not_requests(self, counts: RequestCounts):
+        counts.begin("a", "ada", 2, Limits())
         with pytest.raises(LimitReached, match="2 of yours are being written, 2 more"):
-            asked.begin("b", "ada", 2, Limits(user_turns_at_once=3))
-        asked.end("a", 5)
-        asked.begin("b", "ada", 2, Limits(user_turns_at_once=3))
+            counts.begin("b", "ada", 2, Limits(user_turns_at_once=3))
+        counts.end("a", 5)
+        counts.begin("b", "ada", 2, Limits(user_turns_at_once=3))
 
-    def test_a_turn_that_could_not_begin_takes_no_place(self, asked: Asked):
-        asked.begin("a", "ada", 1, Limits())
-        asked.withdraw("a")
-        assert asked.use("ada") == Use("ada")
+    def test_a_turn_that_could_not_begin_takes_no_place(self, counts: RequestCounts):
+        counts.begin("a", "ada", 1, Limits())
+        counts.withdraw("a")
+        assert counts.of("ada") == UserCounts("ada")
 
-    def test_a_turn_whose_process_died_gives_its_place_back(self, asked: Asked, clock: Clock):
-        asked.begin("a", "ada", 1, Limits())
+    def test_a_turn_whose_process_died_gives_its_place_back(self, counts: RequestCounts, clock: Clock):
+        counts.begin("a", "ada", 1, Limits())
         clock.now += 601
-        asked.begin("b", "ada", 1, Limits(user_turns_at_once=1))
+        counts.begin("b", "ada", 1, Limits(user_turns_at_once=1))
 
     def test_of_forty_at_the_same_moment_only_the_allowed_come_in(self, tmp_path: Path):
         begun: list[str] = []
         gate = threading.Barrier(40)
 
         def ask(number: int) -> None:
-            mine = Asked(tmp_path)
+            mine = RequestCounts(tmp_path)
             gate.wait()
             try:
                 mine.begin(f"turn-{number}", "ada", 1, Limits(user_turns_at_once=3))
@@ -107,7 +107,10 @@ class TestAtOnce:
         assert len(begun) == 3
 
 
-def test_uses_lists_everybody_most_turns_first(asked: Asked):
-    finished(asked, 1, "ada")
-    finished(asked, 2, "bob")
-    assert [(use.user, use.daily_turns, use.minute_tokens) for use in asked.uses()] == [("bob", 2, 20), ("ada", 1, 10)]
+def test_all_lists_everybody_most_turns_first(counts: RequestCounts):
+    finished(counts, 1, "ada")
+    finished(counts, 2, "bob")
+    assert [(each.user, each.daily_turns, each.minute_tokens) for each in counts.all()] == [
+        ("bob", 2, 20),
+        ("ada", 1, 10),
+    ]

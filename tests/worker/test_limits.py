@@ -13,7 +13,7 @@ from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints.client import Request, TurnContext, ask
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.usage.request_counts import Asked
+from phi3kit.usage.request_counts import RequestCounts
 from tests.conftest import Built
 from tests.support.actors import admin
 from tests.support.samples import copy_of_store
@@ -72,7 +72,7 @@ class TestTurns:
         for _ in range(3):
             assert posted(worker, "/invocations", {"prompt": "hello"}, "eve").status_code == 200
         assert posted(worker, "/invocations", {"prompt": "hello"}, "eve").status_code == 429
-        assert Asked(settings.home).use("eve").daily_turns == 3
+        assert RequestCounts(settings.home).of("eve").daily_turns == 3
 
     def test_a_refused_request_takes_no_place(self, worker: Endpoint, settings: Settings):
         body = {"model": "phi3", "prompt": "x" * 201}
@@ -82,7 +82,7 @@ class TestTurns:
         assert posted(worker, "/tokenize", {"prompt": "x" * 201}, "fay").status_code == 400
         with pytest.raises(RequestInvalid, match="201 characters, and 200 are allowed"):
             ask(worker, Request("x" * 201), TurnContext(admin("fay"), "ui"), settings)
-        assert Asked(settings.home).use("fay").daily_turns == 0
+        assert RequestCounts(settings.home).of("fay").daily_turns == 0
 
 
 def test_where_one_worker_may_be_loaded_the_idle_one_makes_room(

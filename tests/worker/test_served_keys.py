@@ -17,7 +17,7 @@ from phi3kit.core.child_environment import child_environment
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.deployment.servers import free_port
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.request_counts import Asked
+from phi3kit.usage.request_counts import RequestCounts
 from tests.conftest import Built, run_cli
 from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
@@ -88,9 +88,9 @@ class TestUsersKey:
             timeout=120,
         )  # fmt: skip
         assert reply.status_code == 200, reply.text
-        outbox, asked = Outbox(server.settings.home), Asked(server.settings.home)
+        outbox, counts = Outbox(server.settings.home), RequestCounts(server.settings.home)
         assert outbox.find("of-ada") is None
-        assert (asked.use("ada").daily_turns, asked.use("bob").daily_turns) == (1, 0)
+        assert (counts.of("ada").daily_turns, counts.of("bob").daily_turns) == (1, 0)
         record, _ = outbox.claim_next() or pytest.fail("no turn was kept")
         assert (record.user, record.origin) == ("ada", "api")
 
@@ -154,7 +154,7 @@ class TestWhenKeysAreAsked:
             key_id, token = server.key_for("jo")
             assert [server.ask(None).status_code, server.ask("none").status_code] == [200, 200]
             assert server.ask(token, X_Phi3kit_User="ada").status_code == 200
-            assert Asked(server.settings.home).use("jo").daily_turns == 1
+            assert RequestCounts(server.settings.home).of("jo").daily_turns == 1
             KeyStore(server.settings.home).revoke(key_id, ADMIN)
             assert server.ask(token).status_code == 401  # and not let in as somebody without a name
 

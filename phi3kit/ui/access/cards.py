@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 
 from phi3kit.access.actor import Actor
-from phi3kit.access.keys import Key, KeyStore
+from phi3kit.access.keys import ApiKey, KeyStore
 from phi3kit.access.roles import rights
 from phi3kit.core.data_folder import disk_bytes
 from phi3kit.core.settings import Settings
@@ -18,7 +18,6 @@ from phi3kit.ui.shared import actions as clicks
 from phi3kit.ui.shared import permissions, resources, shell
 from phi3kit.ui.shared.row_choice import DATE, choose_row
 from phi3kit.usage.allowances import allowances, everybody, sizes
-from phi3kit.usage.request_counts import Asked
 
 _FOR_WHOM = {
     "local": "This is your own machine (profile local), and everything is on.",
@@ -51,7 +50,7 @@ def show_limits(actor: Actor, settings: Settings) -> None:
     with st.container(border=True, height="stretch"), shell.errors_shown():
         st.markdown("**Your limits**")
         shared = resources.kit()
-        found = allowances(settings.limits, shared.outbox, Asked(settings.home), actor.name)
+        found = allowances(settings.limits, shared.outbox, actor.name)
         for each in found:
             st.progress(each.share, f"{each.used:,} of {each.most:,} {each.what}")
         if bounds := sizes(settings.limits):
@@ -79,18 +78,18 @@ def show_everybody(actor: Actor, settings: Settings) -> None:
         return
     with st.container(border=True), shell.errors_shown():
         st.markdown("**Everybody's use**")
-        found = everybody(actor, settings, resources.kit().outbox, Asked(settings.home))
+        found = everybody(actor, settings.limits, resources.kit().outbox)
         if not found:
             st.markdown("Nobody has asked anything today.")
             return
         rows = [
             {
-                "User": each.use.user,
+                "User": each.counts.user,
                 "Tokens today": each.tokens_today,
-                "Turns, 24 hours": each.use.daily_turns,
-                "Turns, last minute": each.use.minute_turns,
-                "Tokens, last minute": each.use.minute_tokens,
-                "Being written": each.use.at_once,
+                "Turns, 24 hours": each.counts.daily_turns,
+                "Turns, last minute": each.counts.minute_turns,
+                "Tokens, last minute": each.counts.minute_tokens,
+                "Being written": each.counts.at_once,
             }
             for each in found
         ]
@@ -146,7 +145,7 @@ def _create(store: KeyStore, actor: Actor) -> None:
 
 
 @st.dialog("Your new key", icon=":material/key:", width="medium")
-def _show_new(key: Key, token: str) -> None:
+def _show_new(key: ApiKey, token: str) -> None:
     """The only moment in which a key is seen. A closed dialog is gone: it lies in no session's state."""
     st.markdown(f"Copy it now: it is not shown again. Its turns are those of {shell.plain(key.user)}.")
     st.code(token, language=None, wrap_lines=True)
@@ -160,7 +159,7 @@ def _show_new(key: Key, token: str) -> None:
     st.page_link(shell.page("deploy"), label="Start such a server: Deploy", icon=":material/rocket_launch:")
 
 
-def _list(store: KeyStore, keys: list[Key], actor: Actor) -> None:
+def _list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
     if not keys:
         st.markdown("There are none yet.")
         return

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.core.errors import Phi3KitError
-from phi3kit.core.records import Interface, Protocol
+from phi3kit.core.records import EndpointProtocol, Interface
 from phi3kit.endpoints.connections import (
     KEY_PREFIX,
     Connection,
@@ -22,7 +22,7 @@ from phi3kit.endpoints.probe import Probe, probe
 from phi3kit.ui.shared import permissions, resources, shell
 
 _NEW = "New connection"
-_PROTOCOLS: dict[Protocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
+_PROTOCOLS: dict[EndpointProtocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
 _TAKES: dict[Interface, str] = {"openai": "messages", "raw": "a prompt"}
 _TESTED = "connection_tested"  # what the last test said
 _SILENCE_S = 120
