@@ -8,7 +8,7 @@ from phi3kit.ui.shared import shell, sign_in, web
 
 def route() -> None:
     """Every page by its name, the sidebar, and the page that was asked for; the way in for who is outside."""
-    st.set_page_config(page_title="phi3kit", page_icon="phi3kit/ui/shared/icon.png", layout="wide")
+    st.set_page_config(page_title="phi3kit", page_icon=shell.ICON, layout="wide")
 
     st.session_state["routed"] = True  # see shell.begin
     outside = sign_in.is_outside()

@@ -1,6 +1,6 @@
-"""Command line: build, serve, chat, compare signatures, read usage, answer batches, evaluate, keys, bundle for Azure ML.
+"""Command line: open the app, build, serve, chat, compare signatures, read usage, answer batches, evaluate, keys, bundle for Azure ML.
 
-    python -m phi3kit build|serve|chat|signatures|usage|azure|batch|evaluate|keys …
+    phi3kit app|build|serve|chat|signatures|usage|azure|batch|evaluate|keys …
 
 Knows arguments and what is printed. A user's error is one line on stderr and exit code 2.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from phi3kit.access.actor import process_actor
+from phi3kit.cli.app import add_app
 from phi3kit.cli.batch import add_batch
 from phi3kit.cli.ending import Ending
 from phi3kit.cli.evaluate import add_evaluate
@@ -41,9 +42,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m phi3kit", description=__doc__.splitlines()[0] if __doc__ else None)
+    program = "phi3kit" if Path(sys.argv[0]).stem == "phi3kit" else "python -m phi3kit"
+    parser = _Parser(prog=program, description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
+    add_app(commands)
     build = commands.add_parser("build", help="package Phi-3 as an MLflow model")
     build.add_argument("--wrapper", choices=[*WRAPPERS, "both"], required=True)
     build.add_argument(

@@ -27,7 +27,7 @@ from phi3kit.batch.answering import Prompt
 from phi3kit.batch.executor import Load, answered, first_line, trouble
 from phi3kit.batch.request import RowResult, Sampling, failed
 from phi3kit.core.errors import BatchFailed, BudgetSpent
-from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 from phi3kit.tracking.logged_models import ResolvedModel
 from phi3kit.usage.budgets import check
 from phi3kit.usage.outbox import Outbox, from_json
@@ -215,7 +215,7 @@ def _look_for_spark(master: str) -> None:
         raise BatchFailed(
             f"The batch cannot run on {master}.",
             "pyspark is not installed.",
-            "Run: pip install -r requirements-spark.txt",
+            f"Run: pip install {'pyspark' if INSTALLED else '-r requirements-spark.txt'}",
         ) from error
     if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
         raise BatchFailed(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from phi3kit.core.limits import VARIABLES
 from phi3kit.core.redaction import SECRET_WORDS
-from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 
 # What of the parent's environment a child may need. Everything else stays behind: who knows what it is.
 _PASSED = (
@@ -53,7 +53,8 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "PHI3KIT_PROFILE": settings.profile,
         **{VARIABLES[name]: str(value) for name, value in vars(settings.limits).items() if value is not None},
         **({"PHI3KIT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts)} if settings.allowed_hosts is not None else {}),
-        "PYTHONPATH": str(PROJECT_ROOT),
+        # What is installed is found by itself; then the folder that the app was started in must not be looked at first.
+        **({"PYTHONSAFEPATH": "1"} if INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}),
         "HF_ENDPOINT": settings.hub_endpoint,
         "HF_HOME": str(settings.home / "hub"),
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # no library asks the hub by itself; a download does

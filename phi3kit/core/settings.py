@@ -13,7 +13,11 @@ from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.limits import DEFAULTS, VARIABLES, Limits
 from phi3kit.core.profiles import LISTED_ROLES, PROFILES, Profile, Role
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries the app (streamlit_app.py, pages, .streamlit) within the package; a checkout has it beside.
+INSTALLED = (_PACKAGE / "app").is_dir()
+PROJECT_ROOT = _PACKAGE.parent  # where Python finds phi3kit: the checkout, or site-packages
+APP_FOLDER = _PACKAGE / "app" if INSTALLED else PROJECT_ROOT
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -68,11 +72,13 @@ class Settings:
 def read_settings(values: Mapping[str, object] | None = None) -> Settings:
     """The settings of this process.
 
-    values: names like PHI3KIT_HOME to values; the environment when None. Raises SettingInvalid.
+    values: names like PHI3KIT_HOME to values; the environment when None. The data folder is .phi3kit in the checkout, or
+    in the user's home folder where phi3kit is installed, unless PHI3KIT_HOME names another one. Raises SettingInvalid.
     """
+    default_home = "~/.phi3kit" if INSTALLED else PROJECT_ROOT / ".phi3kit"
     found = os.environ if values is None else values
     try:
-        home = Path(str(found.get("PHI3KIT_HOME") or PROJECT_ROOT / ".phi3kit")).expanduser().resolve()
+        home = Path(str(found.get("PHI3KIT_HOME") or default_home)).expanduser().resolve()
     except RuntimeError as error:
         raise SettingInvalid(
             "The setting PHI3KIT_HOME cannot be used.", f"{error}", "Set it to a folder that you may write to."

@@ -4,8 +4,10 @@ Knows Docker Compose and what a build needs to be repeated there. Runs nothing.
 """
 
 import shlex
+from pathlib import Path
 
 from phi3kit.core.records import PRECISIONS
+from phi3kit.core.settings import INSTALLED
 from phi3kit.deployment.recipes import Recipe, RecipeFile, RecipeStep
 from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.tracking.logged_models import LoggedModel
@@ -17,7 +19,7 @@ FROM python:3.11-slim
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 COPY requirements.txt .
-# torch first and alone: add PyTorch's own CPU index here (--index-url ...) for an image without CUDA's gigabytes.
+# torch first and alone. For an image without CUDA's gigabytes add: --index-url https://download.pytorch.org/whl/cpu
 RUN pip install "$(grep '^torch==' requirements.txt)"
 RUN pip install -r requirements.txt {POSTGRES_DRIVER}
 COPY . .
@@ -143,12 +145,15 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
             RecipeFile("Dockerfile", "dockerfile", DOCKERFILE),
             RecipeFile(".dockerignore", "text", DOCKERIGNORE),
         ),
-        ("The containers have a store of their own: the model is built in it once more, from the same weights.",),
+        (
+            "The containers have a store of their own: the model is built in it once more, from the same weights.",
+            *(["The image is made from a checkout: clone phi3kit's repository first."] if INSTALLED else []),
+        ),
     )
 
 
 def _build(model: LoggedModel, name: str) -> str:
-    folder = model.source.startswith("/")
+    folder = Path(model.source).is_absolute()
     command = ["docker", "compose", "run", "--rm"]
     command += ["--volume", f"{model.source}:/source:ro"] if folder else []
     command += ["app", "python", "-m", "phi3kit", "build", "--wrapper", model.wrapper]

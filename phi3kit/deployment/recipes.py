@@ -14,7 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from phi3kit.core.records import WrapperName
-from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 from phi3kit.deployment.servers import TIMEOUT_S, serve_command
 from phi3kit.packaging.wrappers.check import MESSAGES_INPUT, PROMPT_INPUT
 
@@ -128,7 +128,7 @@ def unit(model_uri: str, port: int, settings: Settings) -> Recipe:
         "[Service]",
         "Type=exec",
         f"User={getpass.getuser()}",
-        f"WorkingDirectory={str(PROJECT_ROOT).replace('%', '%%')}",
+        f"WorkingDirectory={str(settings.home if INSTALLED else PROJECT_ROOT).replace('%', '%%')}",
         *(f"Environment={_in_unit(each)}" for each in environment),
         f"EnvironmentFile=-{_KEY_FILE}",
         f"ExecStart={python} -m phi3kit serve {_in_unit(model_uri)} --host 127.0.0.1 --port {port}",
@@ -159,7 +159,7 @@ def unit(model_uri: str, port: int, settings: Settings) -> Recipe:
 def shell(settings: Settings) -> RecipeStep:
     """What a shell needs before the commands of this app work in it."""
     lines = [
-        f"cd {shlex.quote(str(PROJECT_ROOT))}",
+        *([] if INSTALLED else [f"cd {shlex.quote(str(PROJECT_ROOT))}"]),
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
         f"export PHI3KIT_HOME={shlex.quote(str(settings.home))}",
         f"export MLFLOW_TRACKING_URI={shlex.quote(shown_store(settings))}",

@@ -42,7 +42,7 @@ def export_onnx(
     Raises BuildFailed, or OSError when the disk takes no more.
     """
     command = [
-        *(sys.executable, "-c", _BUILDER),
+        *(sys.executable, "-P", "-c", _BUILDER),  # -P: a file beside the user is none of its libraries
         *("-i", str(source), "-o", str(target), "-p", precision, "-e", "cpu"),
         *("-c", f"{target}-cache"),  # otherwise a folder where we happen to stand
         # Without windowed_kv_cache=false the config caps the KV cache at the sliding window while the graph

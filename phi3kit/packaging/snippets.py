@@ -3,8 +3,10 @@
 Knows plain MLflow and the model builder; the code it writes needs no phi3kit. Runs nothing.
 """
 
+from pathlib import Path
+
 from phi3kit.core.records import PRECISIONS, WrapperName
-from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.core.settings import Settings
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.find import EMBEDDED
@@ -13,7 +15,7 @@ from phi3kit.tracking.logged_models import ONNX_ARTIFACT
 from phi3kit.tracking.store import BUILDS_EXPERIMENT
 
 # Not "onnx_model.py": beside a notebook that name would hide a module of onnxruntime's own.
-ONNX_WRAPPER_FILE = PROJECT_ROOT / "phi3kit" / "packaging" / "wrappers" / "onnx_wrapper.py"
+ONNX_WRAPPER_FILE = Path(log.__file__).with_name("onnx_wrapper.py")
 
 
 def build_code(wrapper: WrapperName, source: str, commit: str | None, precision: str, settings: Settings) -> str:

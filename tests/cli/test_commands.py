@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli
 
-COMMANDS = ("build", "serve", "chat", "signatures", "usage", "batch", "evaluate", "keys")
+COMMANDS = ("app", "build", "serve", "chat", "signatures", "usage", "batch", "evaluate", "keys")
 
 
 class TestChat:

@@ -19,6 +19,11 @@ class TestReadSettings:
         assert (settings.idle_seconds, settings.start_seconds, settings.max_queue) == (900, 120, 32)
         assert (settings.hub_endpoint, settings.hub_token) == ("https://huggingface.co", None)
 
+    def test_installed_the_data_folder_is_the_users(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        monkeypatch.setattr("phi3kit.core.settings.INSTALLED", True)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert read_settings({}).home == tmp_path / ".phi3kit"
+
     def test_the_environment_is_read_when_no_values_are_given(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
         monkeypatch.setenv("PHI3KIT_MAX_QUEUE", "5")
@@ -105,6 +110,12 @@ class TestChildEnvironment:
         environment = child_environment(read_settings({}))
         assert (environment["PYTHONPATH"], environment["HF_HUB_OFFLINE"]) == (str(PROJECT_ROOT), "1")
         assert environment["PATH"] == os.environ["PATH"]
+
+    def test_installed_a_child_does_not_look_into_the_folder_it_is_started_in(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("phi3kit.core.child_environment.INSTALLED", True)
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+        environment = child_environment(read_settings({}))
+        assert (environment["PYTHONSAFEPATH"], environment.get("PYTHONPATH")) == ("1", None)
 
 
 class TestUsageSettings:

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -149,6 +150,15 @@ class TestImage:
         output, _ = done.communicate(timeout=120)
         assert done.returncode != 0
         assert (tmp_path / "called").read_text().startswith("build -t phi3-onnx -f Dockerfile"), output[-2000:]
+
+
+class TestInstalled:
+    def test_no_command_needs_a_checkout(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(recipes, "INSTALLED", True)
+        settings = settings_for(tmp_path)
+        shown = str([recipes.worker("models:/phi3/1", 8000, settings), recipes.unit("models:/phi3/1", 8000, settings)])
+        assert str(PROJECT_ROOT) not in shown.replace(sys.executable, "").replace(str(Path(sys.executable).parent), "")
+        assert f"WorkingDirectory={tmp_path}" in shown
 
 
 class TestUnit:

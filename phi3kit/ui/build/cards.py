@@ -240,7 +240,7 @@ def show_built(built: dict[str, object]) -> None:
             source, commit, precision = str(built["source"]), built["commit"], str(built["precision"])
             request = BuildRequest((wrapper,), source, precision if precision in PRECISIONS else "int4")  # type: ignore[arg-type]
             st.code(f"python -m phi3kit {shlex.join(request.command())}", language="bash")
-            st.code(snippets.build_code(wrapper, source, commit, precision, resources.actor()))  # type: ignore[arg-type]
+            st.code(snippets.build_code(wrapper, source, commit, precision, resources.settings()))  # type: ignore[arg-type]
             if wrapper == "onnx":
                 st.caption("onnx_wrapper.py, the wrapper itself:")
                 st.code(snippets.onnx_wrapper_code())

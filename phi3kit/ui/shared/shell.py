@@ -5,7 +5,7 @@ Knows how things are drawn, not what they mean.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from zoneinfo import ZoneInfo
 
 import streamlit as st
@@ -17,6 +17,7 @@ from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.ui.shared import resources, theme
 
+ICON = Path(__file__).with_name("icon.png")
 CHART_CONFIG = {"displayModeBar": False}
 _STATE_WORDS = {
     "ready": ":green[●] ready",

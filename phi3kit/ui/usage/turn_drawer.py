@@ -11,6 +11,7 @@ import streamlit as st
 from phi3kit.conversations.transcripts import from_messages
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import Message
+from phi3kit.core.settings import INSTALLED
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.prompt import editor
 from phi3kit.ui.shared import resources, shell
@@ -79,7 +80,8 @@ def _drawer(row: dict[str, Any]) -> None:
             with shell.errors_shown():
                 _open_again(row["conversation_id"], details)
         if resources.settings().own_store:
-            st.caption("MLflow's own pages answer while `make mlflow-ui` runs.")
+            program = "`mlflow ui` runs on this store" if INSTALLED else "`make mlflow-ui` runs"
+            st.caption(f"MLflow's own pages answer while {program}.")
         _text(details)
     with st.expander("Parameters and identifiers", icon=":material/tune:"):
         names = ["temperature", "max_tokens", "top_p", "seed", "interface", "origin", "user", "error_code", "model_uri"]
