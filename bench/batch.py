@@ -21,7 +21,7 @@ import mlflow
 
 from bench.__main__ import as_table, machine, weights_of
 from bench.builds import Figures, build
-from phi3kit.batch.request import BatchRequest, Sampling
+from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
 from phi3kit.core.records import Message
 from phi3kit.core.settings import Settings, read_settings
@@ -62,7 +62,9 @@ def figures(source: str, work: Path, rows: int, tokens: int, repeat: int) -> Fig
     messages = prompts(rows)
     with (work / "in.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["message"], *([text] for text in messages)])
-    request = BatchRequest(uri, work / "in.csv", work / "out.csv", sampling=Sampling(max_tokens=tokens), fresh=True)
+    request = BatchRequest(
+        uri, work / "in.csv", work / "out.csv", sampling=SamplingParams(max_tokens=tokens), fresh=True
+    )
     model = mlflow.pyfunc.load_model(uri, model_config={"max_tokens": tokens})
     pool = WorkerPool(settings)
     together_s, alone_s = [], []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from phi3kit.batch.request import BatchRequest, sampling_of
+from phi3kit.batch.request import BatchRequest, sampling_params_of
 from phi3kit.endpoints import targets
 from phi3kit.ui.batch import cards
 from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
@@ -36,7 +36,7 @@ with shell.errors_shown():
             output=Path(f"{table.path.stem}-completions{suffix}"),
             **columns,
             system=system.strip() or None,
-            sampling=sampling_of(asked),
+            sampling=sampling_params_of(asked),
             reading=reading,
             fresh=fresh,
         )

@@ -24,7 +24,7 @@ with shell.errors_shown():
         st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=cards.start, args=(request,))
 with shell.errors_shown():
     cards.show_job(resources.kit().evaluations.latest())
-    found = cards.logged()
+    found = resources.evaluations()
     if found:
         cards.show_list(found)
         cards.show_versus(found)

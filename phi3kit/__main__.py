@@ -27,8 +27,8 @@ from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from phi3kit.jobs.job_folder import JobProcess
     from phi3kit.packaging.events import BuildRequest, Event
-    from phi3kit.packaging.jobs import OwnJob
 
 
 _PROGRESS_EVERY_S = 2.0  # lines on a terminal
@@ -96,8 +96,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from phi3kit.jobs.job_folder import run_as_job
+    from phi3kit.jobs.kinds import BUILDS
     from phi3kit.packaging.events import BuildRequest
-    from phi3kit.packaging.jobs import own_job
 
     ending = Ending()
     settings = read_settings()
@@ -106,7 +109,7 @@ def _build(arguments: argparse.Namespace) -> None:
     if arguments.plan:
         _show_plan(request, settings)
         return
-    with own_job(request, process_actor(settings), settings) as job:
+    with run_as_job(BUILDS, asdict(request), process_actor(settings), settings) as job:
         _build_as(job, request, settings, arguments, ending)
 
 
@@ -120,23 +123,26 @@ def _show_plan(request: "BuildRequest", settings: Settings) -> None:
 
 
 def _build_as(
-    job: "OwnJob", request: "BuildRequest", settings: Settings, arguments: argparse.Namespace, ending: Ending
+    job: "JobProcess", request: "BuildRequest", settings: Settings, arguments: argparse.Namespace, ending: Ending
 ) -> None:
     """Build what was asked for as a job that others can watch."""
-    from phi3kit.packaging.events import Progress, as_line, in_words
+    from phi3kit.packaging.events import Queued, StepProgress, as_line, in_words
     from phi3kit.packaging.plan import make_plan
     from phi3kit.packaging.sources.find import find_source
 
     shown_at = 0.0
 
     def report(event: "Event") -> None:
-        nonlocal shown_at
         ending.again()
-        job.report(event)
+        job.line(as_line(event))
+        show(event)
+
+    def show(event: "Event") -> None:
+        nonlocal shown_at
         if arguments.json:
             print(json.dumps(as_line(event)), flush=True)
             return
-        if isinstance(event, Progress):
+        if isinstance(event, StepProgress):
             if time.monotonic() - shown_at < _PROGRESS_EVERY_S:
                 return
             shown_at = time.monotonic()
@@ -145,7 +151,7 @@ def _build_as(
 
     actor = process_actor(settings)
     source = find_source(request.source, actor, settings)
-    job.wait(report)
+    job.wait(lambda ahead: show(Queued(ahead)))
     make_plan(request, source, actor, settings).refuse_what_cannot_fit(arguments.yes)
     from phi3kit.packaging.build import build, download, take_back_remains
 

@@ -11,7 +11,7 @@ from itertools import islice
 from openai import OpenAI
 
 from phi3kit.access.actor import Actor
-from phi3kit.batch.request import RowResult, Sampling, failed
+from phi3kit.batch.request import RowResult, SamplingParams, failed
 from phi3kit.core.errors import BatchFailed, BudgetSpent, Busy, RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
@@ -30,7 +30,13 @@ class Answering:
     """Asks one model's worker. `close` ends what it began."""
 
     def __init__(
-        self, pool: WorkerPool, model_uri: str, sampling: Sampling, actor: Actor, settings: Settings, batch_id: str
+        self,
+        pool: WorkerPool,
+        model_uri: str,
+        sampling: SamplingParams,
+        actor: Actor,
+        settings: Settings,
+        batch_id: str,
     ) -> None:
         """batch_id: becomes the conversation id of every turn, so that a batch's turns are found together."""
         self._pool, self._model_uri, self._sampling = pool, model_uri, sampling

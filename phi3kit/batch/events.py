@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Progress:
+class RowProgress:
     """How far a batch is. Rates are of this run of it, not of what an earlier one left."""
 
     done: int  # rows, those of earlier runs too
@@ -27,7 +27,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Summary:
+class BatchSummary:
     """What a batch came to; field names are the JSON keys of the CLI's line."""
 
     output: str
@@ -64,11 +64,11 @@ class Pace:
         """Since it began."""
         return time.perf_counter() - self._began
 
-    def progress(self) -> Progress:
+    def progress(self) -> RowProgress:
         """As it stands now."""
         rate = self.computed / self.seconds
         left = self._total - self._kept - self.computed
-        return Progress(
+        return RowProgress(
             done=self._kept + self.computed,
             total=self._total,
             failed=self.failed,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from phi3kit.access.actor import Actor
-from phi3kit.batch.events import Progress, Summary
+from phi3kit.batch.events import BatchSummary, RowProgress
 from phi3kit.batch.request import BatchRequest
 from phi3kit.core.data_folder import check_room, writing
 from phi3kit.core.errors import TableInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.jobs import job_folder
-from phi3kit.jobs.job_folder import KnownJob
+from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
 from phi3kit.jobs.kinds import BATCHES
 
@@ -23,12 +23,12 @@ _UPLOADS_KEPT = 20
 
 
 @dataclass(frozen=True)
-class BatchJob(KnownJob):
+class BatchJob(Job):
     """A batch as it stands now."""
 
     request: BatchRequest
-    progress: Progress | None
-    summary: Summary | None
+    progress: RowProgress | None
+    summary: BatchSummary | None
 
     @property
     def own_output(self) -> bool:
@@ -90,8 +90,8 @@ def _read(folder: Path) -> BatchJob:
     found: dict[str, Any] | None = next((line for line in lines if "completion_tokens" in line), None)
     at = job_folder.read_progress(folder)
     return BatchJob(
-        **vars(BATCHES.standing(folder, lines, job_folder.ahead(lines), _GO_ON)),
+        **vars(BATCHES.job(folder, lines, _GO_ON)),
         request=request,
-        progress=Progress(**at) if at else None,
-        summary=Summary(**found) if found else None,
+        progress=RowProgress(**at) if at else None,
+        summary=BatchSummary(**found) if found else None,
     )

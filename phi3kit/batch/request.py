@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from phi3kit.batch.tables import Reading, Table
+from phi3kit.batch.tables import ReadOptions, Table
 from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
 from phi3kit.endpoints.client import Request
@@ -33,7 +33,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How each row is answered; the same names and meanings as in a request."""
 
     temperature: float = 0.0
@@ -47,9 +47,9 @@ class Sampling:
         return Request(prompt, self.temperature, self.max_tokens, self.top_p, self.seed, self.stop)
 
 
-def sampling_of(request: Request) -> Sampling:
+def sampling_params_of(request: Request) -> SamplingParams:
     """How one request is answered, for many."""
-    return Sampling(request.temperature, request.max_tokens, request.top_p, request.seed, request.stop)
+    return SamplingParams(request.temperature, request.max_tokens, request.top_p, request.seed, request.stop)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class BatchRequest:
     format: PromptFormat | None = None
     system_column: str | None = None
     system: str | None = None  # one system message for every row that has none of its own
-    sampling: Sampling = field(default_factory=Sampling)
-    reading: Reading = field(default_factory=Reading)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     at_once: int | None = None  # requests that are under way together; None: as many as the worker writes at once
     spark: str | None = None  # a Spark master
     fresh: bool = False  # compute also what was computed before
@@ -80,7 +80,7 @@ class BatchRequest:
             ("--at-once", self.at_once),
             ("--spark", self.spark),
         ]
-        default = asdict(Sampling())
+        default = asdict(SamplingParams())
         for name, value in asdict(self.sampling).items():
             if name != "stop" and value != default[name]:
                 options.append((f"--{name.replace('_', '-')}", value))
@@ -103,8 +103,8 @@ class BatchRequest:
                 **given,
                 "input": Path(given["input"]),
                 "output": Path(given["output"]),
-                "sampling": Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
-                "reading": Reading(**given["reading"]),
+                "sampling": SamplingParams(**{**sampling, "stop": tuple(sampling["stop"])}),
+                "reading": ReadOptions(**given["reading"]),
             }
         )
 
@@ -165,7 +165,7 @@ def _has(table: Table) -> str:
     return f"Its columns are {names}{more}."
 
 
-def prompt_of(values: Mapping[str, Any], mapped: Mapped, system: str | None) -> tuple[Message, ...] | str:
+def row_prompt(values: Mapping[str, Any], mapped: Mapped, system: str | None) -> tuple[Message, ...] | str:
     """A row's prompt: messages, or a raw prompt. Raises RequestInvalid."""
     value = values[mapped.column]
     if mapped.format == "prompt":

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 
 from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import AT_ONCE, Answering, Prompt
-from phi3kit.batch.events import Pace, Progress, Summary
+from phi3kit.batch.events import BatchSummary, Pace, RowProgress
 from phi3kit.batch.journal import Journal
 from phi3kit.batch.output import check_output, write_output
-from phi3kit.batch.request import BatchRequest, Mapped, RowResult, failed, key_of, map_columns, prompt_of
+from phi3kit.batch.request import BatchRequest, Mapped, RowResult, failed, key_of, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
 from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.settings import Settings
@@ -21,15 +21,15 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import ResolvedModel, resolve
 from phi3kit.tracking.model_uris import canonical
 
-Report = Callable[[Progress], None]
+ReportRows = Callable[[RowProgress], None]
 Answers = Callable[[Iterator[tuple[int, Prompt]]], Iterator[RowResult]]
 
 _REPORT_EVERY_S = 0.5
 
 
 def run_batch(
-    request: BatchRequest, actor: Actor, settings: Settings, report: Report, pool: WorkerPool | None = None
-) -> Summary:
+    request: BatchRequest, actor: Actor, settings: Settings, report: ReportRows, pool: WorkerPool | None = None
+) -> BatchSummary:
     """Compute what no earlier run of the same batch has, and write the output.
 
     pool: whose workers answer; without one the batch has its own and ends it. Rows that cannot be answered carry their
@@ -60,7 +60,7 @@ def run_batch(
         report(pace.progress())
         write_output(table, journal.results(), request.output)
         failures, prompt_tokens, completion_tokens = journal.counts()
-    return Summary(
+    return BatchSummary(
         output=str(request.output),
         rows=table.rows,
         computed=pace.computed,
@@ -95,7 +95,7 @@ def _computed(
             if done[number]:
                 continue
             try:
-                prompt = prompt_of(row, mapped, system)
+                prompt = row_prompt(row, mapped, system)
             except RequestInvalid as error:
                 without.append(failed(number, error, final=True))
             else:

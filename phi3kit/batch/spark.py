@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import Prompt
 from phi3kit.batch.executor import Load, answered, first_line, trouble
-from phi3kit.batch.request import RowResult, Sampling, failed
+from phi3kit.batch.request import RowResult, SamplingParams, failed
 from phi3kit.core.errors import BatchFailed, BudgetSpent
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 from phi3kit.tracking.logged_models import ResolvedModel
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
-Body = tuple[int, str]  # row, request as JSON
+RowBody = tuple[int, str]  # row, request as JSON
 
 _MASTER_ANSWERS_S = 10.0  # a TCP connection to it
 _SESSION_BEGINS_S = 90.0  # a standalone master is asked three times, 20 s apart, before Spark gives up
@@ -55,7 +55,13 @@ class SparkAnswering:
     """A Spark session that answers rows. `close` ends it."""
 
     def __init__(
-        self, master: str, model: ResolvedModel, sampling: Sampling, actor: Actor, settings: Settings, batch_id: str
+        self,
+        master: str,
+        model: ResolvedModel,
+        sampling: SamplingParams,
+        actor: Actor,
+        settings: Settings,
+        batch_id: str,
     ) -> None:
         """Begin a session and load the model on an executor. Raises BatchFailed within minutes, or ModelNotFound."""
         self._sampling, self._actor, self._settings = sampling, actor, settings
@@ -97,11 +103,11 @@ class SparkAnswering:
     def _body(self, prompt: Prompt) -> str:
         return json.dumps(self._sampling.request(prompt).body(self._model_uri))
 
-    def _timed(self, wave: list[Body]) -> tuple[list[RowResult], float]:
+    def _timed(self, wave: list[RowBody]) -> tuple[list[RowResult], float]:
         began = time.perf_counter()
         return self._computed(wave), time.perf_counter() - began
 
-    def _computed(self, bodies: list[Body]) -> list[RowResult]:
+    def _computed(self, bodies: list[RowBody]) -> list[RowResult]:
         """The wave's results. A wave that fails is halved, until the row that ends its executor is alone.
 
         Raises BatchFailed when the cluster is gone or the day's tokens are spent: what is under way may go beyond them.

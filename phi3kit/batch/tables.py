@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from phi3kit.core.errors import TableInvalid
 
-Format = Literal["csv", "jsonl", "parquet"]
-FORMATS: dict[str, Format] = {
+TableFormat = Literal["csv", "jsonl", "parquet"]
+TABLE_FORMATS: dict[str, TableFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
 BATCH_ROWS = 1000  # of a Parquet file that are in memory at once
@@ -28,7 +28,7 @@ _BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How a file's bytes become rows; only CSV needs to be told anything."""
 
     header: bool = True  # the first row names the columns; without it they are column_1, column_2, ...
@@ -41,7 +41,7 @@ class Table:
     """A file that was looked through: every row of it can be read."""
 
     path: Path
-    format: Format
+    format: TableFormat
     columns: tuple[str, ...]
     rows: int
     sha256: str  # of the file's bytes
@@ -50,9 +50,9 @@ class Table:
     delimiter: str = ","
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path) -> TableFormat:
     """By the file's name. Raises TableInvalid."""
-    found = FORMATS.get(path.suffix.lower())
+    found = TABLE_FORMATS.get(path.suffix.lower())
     if found is None:
         raise TableInvalid(
             f"{path.name} is no table that can be read or written.",
@@ -62,7 +62,7 @@ def format_of(path: Path) -> Format:
     return found
 
 
-def open_table(path: Path, reading: Reading = Reading()) -> Table:
+def open_table(path: Path, reading: ReadOptions = ReadOptions()) -> Table:
     """Look through the whole file: its columns, how many rows, whether each can be read. Raises TableInvalid."""
     kind = format_of(path)
     with _read_errors(path):
@@ -99,7 +99,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_csv(path: Path, reading: Reading) -> Table:
+def _open_csv(path: Path, reading: ReadOptions) -> Table:
     encoding = _encoding(path, reading)
     sha256 = _decoded(path, encoding)
     with path.open(encoding=encoding, newline="") as file:
@@ -156,7 +156,7 @@ def _delimiter(first_line: str) -> str:
     return max(_DELIMITERS, key=first_line.count) if any(each in first_line for each in _DELIMITERS) else ","
 
 
-def _encoding(path: Path, reading: Reading) -> str:
+def _encoding(path: Path, reading: ReadOptions) -> str:
     if reading.encoding:
         try:
             found = codecs.lookup(reading.encoding).name

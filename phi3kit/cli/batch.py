@@ -13,7 +13,7 @@ from phi3kit.core.settings import read_settings
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
-    from phi3kit.batch.events import Progress
+    from phi3kit.batch.events import RowProgress
     from phi3kit.batch.request import BatchRequest
 
 _PROGRESS_EVERY_S = 2.0  # lines on a terminal
@@ -62,7 +62,7 @@ def positive(text: str) -> int:
 
 def _batch(arguments: argparse.Namespace) -> None:
     from phi3kit.batch.run import run_batch
-    from phi3kit.jobs.job_folder import own_job
+    from phi3kit.jobs.job_folder import run_as_job
     from phi3kit.jobs.kinds import BATCHES
 
     Ending()
@@ -70,9 +70,9 @@ def _batch(arguments: argparse.Namespace) -> None:
     actor = process_actor(settings)
     request = _request(arguments)
     shown_at = 0.0
-    last: Progress | None = None
+    last: RowProgress | None = None
 
-    def report(progress: "Progress") -> None:
+    def report(progress: "RowProgress") -> None:
         nonlocal shown_at, last
         last = progress
         job.progress({**vars(progress)})
@@ -81,8 +81,8 @@ def _batch(arguments: argparse.Namespace) -> None:
             print(progress.in_words(), file=sys.stderr, flush=True)
 
     try:
-        with own_job(BATCHES, request.as_json(), actor, settings) as job:
-            job.wait(lambda ahead: job.line({"event": "queued", "ahead": ahead}))
+        with run_as_job(BATCHES, request.as_json(), actor, settings) as job:
+            job.wait()
             summary = run_batch(request, actor, settings, report)
             job.line(summary.as_json())
     except (KeyboardInterrupt, SystemExit):
@@ -95,8 +95,8 @@ def _batch(arguments: argparse.Namespace) -> None:
 
 
 def _request(arguments: argparse.Namespace) -> "BatchRequest":
-    from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, Sampling
-    from phi3kit.batch.tables import Reading
+    from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, SamplingParams
+    from phi3kit.batch.tables import ReadOptions
 
     columns = ((name, getattr(arguments, f"{name}_column")) for name in PROMPT_FORMATS)
     kind, column = next(((name, column) for name, column in columns if column is not None), (None, None))
@@ -108,10 +108,10 @@ def _request(arguments: argparse.Namespace) -> "BatchRequest":
         format=kind,
         system_column=arguments.system_column,
         system=arguments.system,
-        sampling=Sampling(
+        sampling=SamplingParams(
             arguments.temperature, arguments.max_tokens, arguments.top_p, arguments.seed, tuple(arguments.stop)
         ),
-        reading=Reading(not arguments.no_header, arguments.encoding, arguments.delimiter),
+        reading=ReadOptions(not arguments.no_header, arguments.encoding, arguments.delimiter),
         at_once=arguments.at_once,
         spark=arguments.spark,
         fresh=arguments.fresh,

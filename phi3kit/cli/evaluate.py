@@ -13,7 +13,7 @@ from phi3kit.cli.ending import Ending
 from phi3kit.core.settings import read_settings
 
 if TYPE_CHECKING:
-    from phi3kit.batch.events import Progress
+    from phi3kit.batch.events import RowProgress
 
 _PROGRESS_EVERY_S = 2.0  # lines on a terminal
 
@@ -36,10 +36,10 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from phi3kit.batch.request import Sampling
+    from phi3kit.batch.request import SamplingParams
     from phi3kit.evaluation.evaluate import evaluate
     from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
-    from phi3kit.jobs.job_folder import own_job
+    from phi3kit.jobs.job_folder import run_as_job
     from phi3kit.jobs.kinds import EVALUATIONS
 
     Ending()
@@ -51,21 +51,21 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         expected_column=arguments.expected_column,
         limit=arguments.limit,
         at_once=arguments.at_once,
-        sampling=Sampling(
+        sampling=SamplingParams(
             arguments.temperature, arguments.max_tokens, arguments.top_p, arguments.seed, tuple(arguments.stop)
         ),
     )
     shown_at = 0.0
 
-    def report(progress: "Progress") -> None:
+    def report(progress: "RowProgress") -> None:
         nonlocal shown_at
         job.progress({**vars(progress)})
         if time.monotonic() - shown_at >= _PROGRESS_EVERY_S:
             shown_at = time.monotonic()
             print(progress.in_words(), file=sys.stderr, flush=True)
 
-    with own_job(EVALUATIONS, request.as_json(), actor, settings) as job:
-        job.wait(lambda ahead: job.line({"event": "queued", "ahead": ahead}))
+    with run_as_job(EVALUATIONS, request.as_json(), actor, settings) as job:
+        job.wait()
         found = evaluate(request, actor, settings, report).as_json()
         job.line(found)
     print(json.dumps(found, ensure_ascii=False))

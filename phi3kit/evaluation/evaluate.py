@@ -16,13 +16,13 @@ from mlflow.metrics import MetricValue, make_metric
 
 from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import Answering
-from phi3kit.batch.events import Pace, Progress
+from phi3kit.batch.events import Pace, RowProgress
 from phi3kit.batch.request import RowResult
 from phi3kit.core.errors import BatchFailed
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation import scores
-from phi3kit.evaluation.request import EvaluationRequest, Questions, read_questions
+from phi3kit.evaluation.request import EvaluationRequest, QuestionSet, read_questions
 from phi3kit.evaluation.results import DIGEST_TAG, Evaluation, find_evaluation
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.tracking.model_uris import canonical
@@ -35,7 +35,7 @@ def evaluate(
     request: EvaluationRequest,
     actor: Actor,
     settings: Settings,
-    report: Callable[[Progress], None],
+    report: Callable[[RowProgress], None],
     pool: WorkerPool | None = None,
 ) -> Evaluation:
     """Evaluate a model and log the run.
@@ -44,13 +44,15 @@ def evaluate(
     evaluation has its own and ends it. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed.
     """
     actor.require("evaluate")
-    asked = read_questions(request)
+    question_set = read_questions(request)
     model = resolve(canonical(request.model_uri, settings), settings)
     experiment = experiment_id(settings, EVALUATIONS_EXPERIMENT)
     workers = pool or WorkerPool(settings)
-    answering = Answering(workers, model.model_uri, request.sampling, actor, settings, f"evaluation-{asked.digest}")
+    answering = Answering(
+        workers, model.model_uri, request.sampling, actor, settings, f"evaluation-{question_set.digest}"
+    )
     try:
-        results = _answers(answering, asked, request.at_once, report)
+        results = _answers(answering, question_set, request.at_once, report)
     finally:
         answering.close()
         if pool is None:
@@ -59,29 +61,29 @@ def evaluate(
         raise BatchFailed(
             "No question was answered.", f"The first one: {results[0].error}", "Look at the questions and the model."
         )
-    table = _table(asked, results)
+    table = _table(question_set, results)
     open_store(settings)
-    tags = {"phi3kit.model_uri": model.model_uri, "phi3kit.wrapper": model.wrapper, DIGEST_TAG: asked.digest}
+    tags = {"phi3kit.model_uri": model.model_uri, "phi3kit.wrapper": model.wrapper, DIGEST_TAG: question_set.digest}
     with (
         storage_errors(settings.home),
         mlflow.start_run(experiment_id=experiment, run_name=f"evaluate {model.wrapper}", tags=tags) as run,
     ):
-        asked_as = {"model_uri": request.model_uri, "data": asked.name, "questions": len(asked.questions)}
-        mlflow.log_params({**asked_as, "at_once": request.at_once, **asdict(request.sampling)})
-        _scored(table, asked)
+        params = {"model_uri": request.model_uri, "data": question_set.name, "questions": len(question_set.questions)}
+        mlflow.log_params({**params, "at_once": request.at_once, **asdict(request.sampling)})
+        _scored(table, question_set)
         mlflow.log_metrics(_metrics(table))
     return find_evaluation(run.info.run_id, settings)
 
 
 def _answers(
-    answering: Answering, asked: Questions, at_once: int, report: Callable[[Progress], None]
+    answering: Answering, question_set: QuestionSet, at_once: int, report: Callable[[RowProgress], None]
 ) -> list[RowResult]:
     """A result a question, in their order."""
-    pace = Pace(len(asked.questions), 0)
+    pace = Pace(len(question_set.questions), 0)
     report(pace.progress())
     reported_at = time.monotonic()
     found: list[RowResult] = []
-    rows = ((number, question.prompt) for number, question in enumerate(asked.questions))
+    rows = ((number, question.prompt) for number, question in enumerate(question_set.questions))
     for result in answering.answers(rows, at_once):
         found.append(result)
         pace.count(result.completion_tokens, result.error is not None)
@@ -92,7 +94,7 @@ def _answers(
     return sorted(found, key=lambda result: result.row)
 
 
-def _table(asked: Questions, results: list[RowResult]) -> pd.DataFrame:
+def _table(question_set: QuestionSet, results: list[RowResult]) -> pd.DataFrame:
     rows = [
         {
             "question": question.shown,
@@ -102,12 +104,12 @@ def _table(asked: Questions, results: list[RowResult]) -> pd.DataFrame:
             "latency_s": result.duration_s,
             "error": result.error or "",
         }
-        for question, result in zip(asked.questions, results, strict=True)
+        for question, result in zip(question_set.questions, results, strict=True)
     ]
     return pd.DataFrame(rows)
 
 
-def _scored(table: pd.DataFrame, asked: Questions) -> None:
+def _scored(table: pd.DataFrame, question_set: QuestionSet) -> None:
     """Let MLflow score the table into the active run, and put the scores into the table too."""
     metrics = []
     for name in scores.SCORES:
@@ -123,8 +125,8 @@ def _scored(table: pd.DataFrame, asked: Questions) -> None:
         table[["question", "expected", "answer", "completion_tokens", "latency_s", "error"]],
         targets="expected",
         predictions="answer",
-        name=asked.name,
-        digest=asked.digest,
+        name=question_set.name,
+        digest=question_set.digest,
     )
     mlflow.models.evaluate(data=data, extra_metrics=metrics, evaluators="default")
 

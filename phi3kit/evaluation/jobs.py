@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3kit.access.actor import Actor
-from phi3kit.batch.events import Progress
+from phi3kit.batch.events import RowProgress
 from phi3kit.core.data_folder import check_room
 from phi3kit.core.settings import Settings
 from phi3kit.evaluation.request import EvaluationRequest
 from phi3kit.jobs import job_folder
-from phi3kit.jobs.job_folder import KnownJob
+from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
 from phi3kit.jobs.kinds import EVALUATIONS
 
 
 @dataclass(frozen=True)
-class EvaluationJob(KnownJob):
+class EvaluationJob(Job):
     """An evaluation as it stands now."""
 
     request: EvaluationRequest
-    progress: Progress | None
+    progress: RowProgress | None
     run_id: str | None  # of the run that it logged
 
 
@@ -47,8 +47,8 @@ def _read(folder: Path) -> EvaluationJob:
     lines = job_folder.read_lines(folder)
     at = job_folder.read_progress(folder)
     return EvaluationJob(
-        **vars(EVALUATIONS.standing(folder, lines, job_folder.ahead(lines), "Evaluate again.")),
+        **vars(EVALUATIONS.job(folder, lines, "Evaluate again.")),
         request=request,
-        progress=Progress(**at) if at else None,
+        progress=RowProgress(**at) if at else None,
         run_id=next((line["run_id"] for line in lines if "run_id" in line), None),
     )

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phi3kit.batch.request import BatchRequest, Sampling, map_columns, prompt_of
+from phi3kit.batch.request import BatchRequest, SamplingParams, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
 from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import Message
@@ -29,7 +29,7 @@ class EvaluationRequest:
     expected_column: str = EXPECTED_COLUMN
     limit: int | None = None  # questions, taken evenly from the table; None: all
     at_once: int = 1  # more is faster, and each answer takes longer
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
     def command(self) -> list[str]:
         """The same evaluation as a command line."""
@@ -45,11 +45,11 @@ class EvaluationRequest:
     def from_json(cls, given: Mapping[str, Any]) -> "EvaluationRequest":
         """From a job's file. Raises KeyError or TypeError when it is damaged."""
         sampling = dict(given["sampling"])
-        return cls(**{**given, "sampling": Sampling(**{**sampling, "stop": tuple(sampling["stop"])})})
+        return cls(**{**given, "sampling": SamplingParams(**{**sampling, "stop": tuple(sampling["stop"])})})
 
 
 @dataclass(frozen=True)
-class Question:
+class EvaluationQuestion:
     """One question and the answer that is wanted."""
 
     shown: str  # the cell as the table has it
@@ -58,15 +58,15 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Questions:
+class QuestionSet:
     """The questions of an evaluation. Two evaluations with the same digest asked the same."""
 
     name: str
     digest: str
-    questions: tuple[Question, ...]
+    questions: tuple[EvaluationQuestion, ...]
 
 
-def read_questions(request: EvaluationRequest) -> Questions:
+def read_questions(request: EvaluationRequest) -> QuestionSet:
     """Read and check every question. Raises TableInvalid."""
     embedded = request.data == EMBEDDED_QUESTIONS
     table = open_table(QUESTIONS_FILE if embedded else Path(request.data))
@@ -82,16 +82,16 @@ def read_questions(request: EvaluationRequest) -> Questions:
     questions = tuple(question for number, question in enumerate(_questions(request, table)) if number in chosen)
     told = json.dumps([[each.shown, each.expected] for each in questions])
     digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-    return Questions("embedded (withheld phrasings)" if embedded else table.path.name, digest, questions)
+    return QuestionSet("embedded (withheld phrasings)" if embedded else table.path.name, digest, questions)
 
 
-def _questions(request: EvaluationRequest, table: Table) -> list[Question]:
+def _questions(request: EvaluationRequest, table: Table) -> list[EvaluationQuestion]:
     mapped = map_columns(_as_batch(request, table), table)
     found = []
     for number, row in enumerate(read_rows(table), start=1):
         expected = row[request.expected_column]
         try:
-            prompt = prompt_of(row, mapped, None)
+            prompt = row_prompt(row, mapped, None)
             if not isinstance(expected, str) or not expected.strip():
                 raise RequestInvalid("The expected answer is empty.", "Nothing can be scored.", "Fill the cell.")
         except RequestInvalid as error:
@@ -99,7 +99,7 @@ def _questions(request: EvaluationRequest, table: Table) -> list[Question]:
                 f"Row {number} of {table.path.name} is no question.", f"{error.what} {error.why}", error.next_step
             ) from error
         shown = row[mapped.column]
-        found.append(Question(shown if isinstance(shown, str) else json.dumps(shown), prompt, expected))
+        found.append(EvaluationQuestion(shown if isinstance(shown, str) else json.dumps(shown), prompt, expected))
     return found
 
 

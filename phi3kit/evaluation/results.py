@@ -87,7 +87,7 @@ def answers_of(run_id: str, settings: Settings) -> pd.DataFrame:
     return found.rename(columns={f"{name}/score": name for name in SCORES})
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+def compare_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Question by question, in their order: what both were asked, both answers, both scores, and which is better.
 
     a, b: what answers_of gave of two evaluations with the same digest.

@@ -73,37 +73,38 @@ class JobKind:
             f"This is a mistake in phi3kit: report it with the {self.word}'s log.",
         )
 
-    def standing(self, folder: Path, lines: list[dict[str, Any]], ahead: int, next_step: str) -> "KnownJob":
-        """How a job stands now. Raises OSError or ValueError when its files are damaged.
+    def job(self, folder: Path, lines: list[dict[str, Any]], next_step: str) -> "Job":
+        """A job as it stands now. Raises OSError or ValueError when its files are damaged.
 
-        lines: what read_lines gave. ahead: jobs that go first. next_step: what to do when it was ended before its time.
+        lines: what read_lines gave. next_step: what to do when it was ended before its time.
         """
+        ahead = next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
         began, user = began_at(folder), str(_owner(folder).get("user", ""))
 
-        def job(state: JobState, seconds: float, error: Phi3KitError | None = None) -> KnownJob:
-            return KnownJob(folder.name, folder, state, began, max(0.0, seconds), ahead, error, user)
+        def in_state(state: JobState, seconds: float, error: Phi3KitError | None = None) -> Job:
+            return Job(folder.name, folder, state, began, max(0.0, seconds), ahead, error, user)
 
         if end := end_of(lines):
             error = self.failed(**end["error"]) if end["error"] else None
             if end["state"] == "cancelled":
                 error = self.failed(f"The {self.word} was cancelled.", "Somebody ended it.", next_step)
-            return job(end["state"], float(end["seconds"]), error)
+            return in_state(end["state"], float(end["seconds"]), error)
         if alive(folder):
-            return job("queued" if ahead else "running", time.time() - began)
+            return in_state("queued" if ahead else "running", time.time() - began)
         if end_of(lines := read_lines(folder)):  # it came to its end while its lines were looked at
-            return self.standing(folder, lines, ahead, next_step)
+            return self.job(folder, lines, next_step)
         last = next((line.strip() for line in reversed(log(folder).splitlines()[-20:]) if line.strip()), "")
         vanished = self.failed(
             f"The {self.word} ended without a word.",
             f"Its process was killed, perhaps because memory ran out. {last}".strip(),
             next_step,
         )
-        return job("failed", last_write(folder) - began, vanished)
+        return in_state("failed", last_write(folder) - began, vanished)
 
 
 @dataclass(frozen=True)
-class KnownJob:
-    """What is known of any job as it stands now; a kind of work knows more of its own."""
+class Job:
+    """A job as it stands now; each kind of work adds what it knows of its own."""
 
     job_id: str
     folder: Path
@@ -128,8 +129,8 @@ class KnownJob:
         return log(self.folder)[-characters:]
 
 
-class OwnJob:
-    """The job that this process is: what it reports goes to the job's file."""
+class JobProcess:
+    """The job that this process is. What it reports goes to the job's files."""
 
     def __init__(self, kind: JobKind, folder: Path, settings: Settings) -> None:
         self.folder = folder
@@ -137,10 +138,10 @@ class OwnJob:
         self._began = time.perf_counter()
         self._lock = FileLock(folder.parent / f"{kind.word}.lock")
 
-    def wait(self, on_ahead: Callable[[int], None]) -> None:
-        """Wait until every job of the kind that was asked for before has ended. Raises StorageFailed.
+    def wait(self, on_ahead: Callable[[int], None] = lambda ahead: None) -> None:
+        """Wait until every earlier job of the kind has ended. Raises StorageFailed.
 
-        on_ahead is called whenever the number of jobs before this one changes.
+        on_ahead: called whenever the number of jobs before this one changes.
         """
         told = 0
         while True:
@@ -154,6 +155,7 @@ class OwnJob:
                     ahead = 1
             if ahead != told:
                 told = ahead
+                self.line({"event": "queued", "ahead": ahead})
                 on_ahead(ahead)
             if ahead == 0:
                 return
@@ -180,13 +182,13 @@ class OwnJob:
 
 
 @contextmanager
-def own_job(kind: JobKind, request: Mapping[str, Any], actor: Actor, settings: Settings) -> Iterator[OwnJob]:
+def run_as_job(kind: JobKind, request: Mapping[str, Any], actor: Actor, settings: Settings) -> Iterator[JobProcess]:
     """Be a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
     given = os.environ.get(JOB_VARIABLE)
     with writing(settings.home):
         folder = kind.home(settings) / given if given else kind.new_folder(settings)
         write_owner(folder, request, os.getpid(), actor.name)
-    job = OwnJob(kind, folder, settings)
+    job = JobProcess(kind, folder, settings)
     try:
         yield job
     except Phi3KitError as error:
@@ -236,11 +238,6 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
 def end_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The line that says what became of a job; None while it runs, or when it was killed."""
     return next((line for line in reversed(lines) if line.get("event") == "end"), None)
-
-
-def ahead(lines: list[dict[str, Any]]) -> int:
-    """How many jobs go first, as the job said last."""
-    return next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
 
 
 def log(folder: Path) -> str:

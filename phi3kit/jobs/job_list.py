@@ -17,8 +17,8 @@ from phi3kit.core.data_folder import writing
 from phi3kit.core.settings import Settings
 from phi3kit.jobs.job_folder import (
     JOB_VARIABLE,
+    Job,
     JobKind,
-    KnownJob,
     alive,
     began_at,
     end_process,
@@ -26,7 +26,7 @@ from phi3kit.jobs.job_folder import (
     write_owner,
 )
 
-AnyJob = TypeVar("AnyJob", bound=KnownJob)
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class JobList(Generic[AnyJob]):

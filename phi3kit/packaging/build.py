@@ -28,7 +28,7 @@ from phi3kit.core.errors import BuildFailed, Phi3KitError
 from phi3kit.core.records import Message, Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats import chat_template
-from phi3kit.packaging.events import BuildRequest, Progress, Report, Steps
+from phi3kit.packaging.events import BuildRequest, ReportEvent, StepProgress, StepReporter
 from phi3kit.packaging.sources.find import Source, fetch
 from phi3kit.tracking.logged_models import SIZE_TAG, delete_files
 from phi3kit.tracking.registry import register
@@ -62,29 +62,29 @@ class BuiltModel:
         return asdict(self)
 
 
-def download(request: BuildRequest, source: Source, settings: Settings, report: Report) -> Source:
+def download(request: BuildRequest, source: Source, settings: Settings, report: ReportEvent) -> Source:
     """Bring a repository's files to this machine; nothing for other sources. Raises SourceInvalid or DownloadFailed."""
     if source.snapshot is None:
         return source
-    with Steps(request.in_order[0], report).step("download"):
+    with StepReporter(request.in_order[0], report).step("download"):
         return fetch(
             source,
             settings,
             lambda at: report(
-                Progress("download", at.done_bytes, at.total_bytes, "bytes", at.bytes_per_s, at.seconds_left)
+                StepProgress("download", at.done_bytes, at.total_bytes, "bytes", at.bytes_per_s, at.seconds_left)
             ),
         )
 
 
 def build(
-    wrapper: WrapperName, source: Source, request: BuildRequest, actor: Actor, settings: Settings, report: Report
+    wrapper: WrapperName, source: Source, request: BuildRequest, actor: Actor, settings: Settings, report: ReportEvent
 ) -> BuiltModel:
     """Build one wrapper from files on this machine and check it.
 
     Raises BuildFailed or StorageFailed; then nothing half-logged is left.
     """
     began = time.perf_counter()
-    steps = Steps(wrapper, report)
+    steps = StepReporter(wrapper, report)
     precision = _precision(wrapper, source, request.precision)
     facts = {"phi3kit.source": source.name, "phi3kit.precision": precision}
     facts |= {"phi3kit.context_tokens": str(source.shape.context_tokens)}
@@ -211,7 +211,7 @@ def _precision(wrapper: WrapperName, source: Source, asked: Precision) -> str:
     return "as exported" if source.kind == "onnx" else asked
 
 
-def _prepared(steps: Steps, wrapper: WrapperName, source: Source) -> list[str]:
+def _prepared(steps: StepReporter, wrapper: WrapperName, source: Source) -> list[str]:
     """Load the libraries, and look at what they read of the source. The notes."""
     with steps.step("prepare"):
         if wrapper == "transformers":
@@ -262,7 +262,7 @@ def template_difference(folder: Path) -> str | None:
     return None
 
 
-def _export(steps: Steps, source: Source, temporary: Path, precision: Precision) -> Path:
+def _export(steps: StepReporter, source: Source, temporary: Path, precision: Precision) -> Path:
     """The ONNX folder: the source itself, or what the builder makes of it in a process of its own."""
     from phi3kit.packaging.export import ExportPhase, export_onnx
 
@@ -277,7 +277,7 @@ def _export(steps: Steps, source: Source, temporary: Path, precision: Precision)
 
 
 def _logged(
-    steps: Steps, wrapper: WrapperName, folder: Path, source: Source, run_id: str, facts: dict[str, str]
+    steps: StepReporter, wrapper: WrapperName, folder: Path, source: Source, run_id: str, facts: dict[str, str]
 ) -> ModelInfo:
     with steps.step("log"), mlflow.start_run(run_id=run_id):
         from phi3kit.packaging.wrappers.log import log_onnx, log_transformers
@@ -302,14 +302,14 @@ def _checked(model_uri: str, wrapper: WrapperName) -> tuple[Any, str]:
     return model, answer
 
 
-def _compared(model: Any, source: Source, report: Report) -> str:
+def _compared(model: Any, source: Source, report: ReportEvent) -> str:
     from phi3kit.packaging.wrappers.compare import PROMPTS, same_beginnings
 
     began = time.perf_counter()
 
     def on_done(done: int) -> None:
         rate = done / (time.perf_counter() - began)
-        report(Progress("compare", done, len(PROMPTS), "prompts", rate, (len(PROMPTS) - done) / rate))
+        report(StepProgress("compare", done, len(PROMPTS), "prompts", rate, (len(PROMPTS) - done) / rate))
 
     return f"{same_beginnings(model, source.folder, on_done=on_done)} of {len(PROMPTS)}"
 

@@ -42,7 +42,7 @@ class Queued:
 
 
 @dataclass(frozen=True)
-class Step:
+class BuildStep:
     """A step of one wrapper's build began or ended; seconds is None while it runs."""
 
     wrapper: WrapperName
@@ -52,7 +52,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """How far the running step is, in its own unit. seconds_left is None until a rate is known."""
 
     step: str
@@ -73,10 +73,10 @@ class Note:
     event: Literal["note"] = "note"
 
 
-Event = Queued | Step | Progress | Note
-Report = Callable[[Event], None]
+Event = Queued | BuildStep | StepProgress | Note
+ReportEvent = Callable[[Event], None]
 
-_KINDS = {"queued": Queued, "step": Step, "progress": Progress, "note": Note}
+_KINDS = {"queued": Queued, "step": BuildStep, "progress": StepProgress, "note": Note}
 
 
 def as_line(event: Event) -> dict[str, Any]:
@@ -96,14 +96,14 @@ def in_words(event: Event) -> str:
     """One line for a terminal; empty for what a terminal need not see."""
     if isinstance(event, Queued):
         return f"waiting: {event.ahead} build{'s' if event.ahead > 1 else ''} first" if event.ahead else ""
-    if isinstance(event, Step) and event.seconds is not None:
+    if isinstance(event, BuildStep) and event.seconds is not None:
         return f"{event.wrapper}: {event.step} {event.seconds:.1f} s"
-    if isinstance(event, Progress):
+    if isinstance(event, StepProgress):
         return f"{event.step}: {progress_in_words(event)}"
     return f"{event.wrapper}: {event.text}" if isinstance(event, Note) else ""
 
 
-def progress_in_words(at: Progress) -> str:
+def progress_in_words(at: StepProgress) -> str:
     """How far, how fast, how long still."""
     left = f", {at.seconds_left:,.0f} s left" if at.seconds_left is not None else ""
     if at.unit == "bytes":
@@ -126,10 +126,10 @@ def step_names(request: BuildRequest, wrapper: WrapperName, *, hub: bool = False
     return names + (["register"] if request.register else [])
 
 
-class Steps:
+class StepReporter:
     """Reports each step's beginning and end, with its seconds."""
 
-    def __init__(self, wrapper: WrapperName, report: Report) -> None:
+    def __init__(self, wrapper: WrapperName, report: ReportEvent) -> None:
         self._wrapper, self._report = wrapper, report
         self.current = "prepare"
 
@@ -138,9 +138,9 @@ class Steps:
         """A step that lasts as long as the block."""
         self.current = name
         began = perf_counter()
-        self._report(Step(self._wrapper, name, None))
+        self._report(BuildStep(self._wrapper, name, None))
         yield
-        self._report(Step(self._wrapper, name, round(perf_counter() - began, 2)))
+        self._report(BuildStep(self._wrapper, name, round(perf_counter() - began, 2)))
 
     @contextmanager
     def sequence(self) -> Iterator[Callable[[str], None]]:
@@ -150,14 +150,14 @@ class Steps:
 
         def end() -> None:
             if running is not None:
-                self._report(Step(self._wrapper, running, round(perf_counter() - began, 2)))
+                self._report(BuildStep(self._wrapper, running, round(perf_counter() - began, 2)))
 
         def begin(name: str) -> None:
             nonlocal began, running
             if name != running:
                 end()
                 began, running, self.current = perf_counter(), name, name
-                self._report(Step(self._wrapper, name, None))
+                self._report(BuildStep(self._wrapper, name, None))
 
         yield begin
         end()

@@ -17,7 +17,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.sources.find import EMBEDDED, Source
 
-Verdict = Literal["fits", "tight", "too much"]
+Fit = Literal["fits", "tight", "too much"]
 
 _CERTAINTY = 0.85  # what is reckoned may take 1 / 0.85 of it
 _NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -41,7 +41,7 @@ class Need:
     measured: int = 0  # bytes of it that were measured, as the libraries were; the rest is reckoned
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Fit:
         """Whether it can be had; tight when it could not if the reckoning is a little wrong."""
         if self.available is None or self.measured + (self.needed - self.measured) / _CERTAINTY <= self.available:
             return "fits"
@@ -60,7 +60,7 @@ class Plan:
     kv_bytes: dict[WrapperName, int]  # wrapper to bytes that a whole context of one conversation takes
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Fit:
         """The worst of its needs."""
         found = {need.verdict for need in self.needs}
         return "too much" if "too much" in found else "tight" if "tight" in found else "fits"

@@ -26,7 +26,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.jobs import EvaluationJobs
 from phi3kit.evaluation.request import EvaluationRequest
 from phi3kit.packaging.events import BuildRequest
-from phi3kit.packaging.jobs import Jobs
+from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.sources.find import EMBEDDED, find_source
 from phi3kit.tracking import registry
 from phi3kit.usage import prices
@@ -118,9 +118,9 @@ class TestStranger:
             with pytest.raises(NotAllowed, match="another source"):
                 find_source(source, STRANGER, stranger)
             with pytest.raises(NotAllowed, match="another source"):
-                Jobs(stranger).start(BuildRequest(("onnx",), source, "int4"), STRANGER)
+                BuildJobs(stranger).start(BuildRequest(("onnx",), source, "int4"), STRANGER)
         with pytest.raises(NotAllowed, match="Model Registry"):
-            Jobs(stranger).start(BuildRequest(("onnx",), EMBEDDED, "int4", register="phi3"), STRANGER)
+            BuildJobs(stranger).start(BuildRequest(("onnx",), EMBEDDED, "int4", register="phi3"), STRANGER)
         assert not (stranger.home / "builds").exists()
 
     def test_starts_no_batch_evaluation_server_or_bundle(self, stranger: Settings, built: Built, tmp_path: Path):
@@ -189,7 +189,7 @@ def test_a_viewer_asks_nothing(built: Built):
 def test_somebody_elses_job_is_theirs_to_end(tmp_path: Path):
     settings = settings_for(tmp_path)
     ada, bob = Actor("ada", "user"), Actor("bob", "user")
-    jobs = Jobs(settings)
+    jobs = BuildJobs(settings)
     job = jobs.start(BuildRequest(("onnx",), str(tmp_path), "int4"), ada)
     with pytest.raises(NotAllowed, match="belongs to others"):
         jobs.cancel(job, bob)
@@ -198,7 +198,7 @@ def test_somebody_elses_job_is_theirs_to_end(tmp_path: Path):
 
 def test_builds_that_wait_are_bounded(tmp_path: Path):
     settings = settings_for(tmp_path, PHI3KIT_WAITING_BUILDS="1")
-    jobs = Jobs(settings)
+    jobs = BuildJobs(settings)
     job = jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
     try:
         with pytest.raises(LimitReached, match="1 builds are under way or wait, and there is room for 1"):

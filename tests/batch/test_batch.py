@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from phi3kit.batch.answering import Answering
-from phi3kit.batch.events import Progress, Summary
+from phi3kit.batch.events import BatchSummary, RowProgress
 from phi3kit.batch.jobs import BatchJobs, keep_upload
-from phi3kit.batch.request import BatchRequest, Sampling
+from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import BatchFailed
@@ -71,8 +71,8 @@ def batch_turns(settings: Settings) -> list[TurnRecord]:
     return [turn for turn in found if turn.origin == "batch"]
 
 
-def run(request: BatchRequest, settings: Settings, pool: WorkerPool) -> tuple[Summary, list[Progress]]:
-    seen: list[Progress] = []
+def run(request: BatchRequest, settings: Settings, pool: WorkerPool) -> tuple[BatchSummary, list[RowProgress]]:
+    seen: list[RowProgress] = []
     return run_batch(request, ADMIN, settings, seen.append, pool), seen
 
 
@@ -180,7 +180,7 @@ class TestRun:
         first = BatchRequest(uri, table_of(tmp_path, "Hello", "Thanks"), tmp_path / "out.csv")
         assert run(first, settings, workers)[0].computed == 2
         assert run(first, settings, workers)[0].computed == 0
-        shorter = BatchRequest(uri, first.input, first.output, sampling=Sampling(max_tokens=3))
+        shorter = BatchRequest(uri, first.input, first.output, sampling=SamplingParams(max_tokens=3))
         assert run(shorter, settings, workers)[0].computed == 2
         longer = BatchRequest(uri, table_of(tmp_path, "Hello", "Thanks", "Bye"), first.output)
         assert run(longer, settings, workers)[0].computed == 3
@@ -281,7 +281,7 @@ def scripted(home: Path) -> Iterator[Answering]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}", "key", "models:/m-1", "onnx")
-    answering = Answering(_OnePlace(endpoint), "models:/m-1", Sampling(), ADMIN, settings_for(home), "b1")  # type: ignore[arg-type]
+    answering = Answering(_OnePlace(endpoint), "models:/m-1", SamplingParams(), ADMIN, settings_for(home), "b1")  # type: ignore[arg-type]
     try:
         yield answering
     finally:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit.batch.events import Progress
-from phi3kit.batch.request import BatchRequest, Sampling
+from phi3kit.batch.events import RowProgress
+from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
 from phi3kit.batch.spark import _knock, _paced
 from phi3kit.core.errors import BatchFailed
@@ -47,8 +47,10 @@ class TestSpark:
         for model in list_models(settings):
             for table in (path, raw):
                 local, spark = tmp_path / "local.csv", tmp_path / "spark.csv"
-                seen: list[Progress] = []
-                request = BatchRequest(model.model_uri, table, local, sampling=Sampling(max_tokens=40, stop=("Lima",)))
+                seen: list[RowProgress] = []
+                request = BatchRequest(
+                    model.model_uri, table, local, sampling=SamplingParams(max_tokens=40, stop=("Lima",))
+                )
                 run_batch(request, ADMIN, settings, seen.append)
                 before = len(batch_turns(settings))
                 on_spark = BatchRequest(

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from phi3kit.batch.output import check_output, write_output
-from phi3kit.batch.request import BatchRequest, RowResult, Sampling, map_columns, prompt_of
-from phi3kit.batch.tables import Reading, Table, open_table, read_rows
+from phi3kit.batch.request import BatchRequest, RowResult, SamplingParams, map_columns, row_prompt
+from phi3kit.batch.tables import ReadOptions, Table, open_table, read_rows
 from phi3kit.core.errors import RequestInvalid, StorageFailed, TableInvalid
 from phi3kit.core.records import Message
 
@@ -23,7 +23,7 @@ def written(folder: Path, content: str | bytes, name: str = "in.csv") -> Path:
     return path
 
 
-def rows_of(path: Path, reading: Reading = Reading()) -> list[dict[str, Any]]:  # noqa: B008
+def rows_of(path: Path, reading: ReadOptions = ReadOptions()) -> list[dict[str, Any]]:  # noqa: B008
     return list(read_rows(open_table(path, reading)))
 
 
@@ -45,7 +45,7 @@ class TestReading:
     def test_another_encoding_is_named(self, tmp_path: Path, encoding: str) -> None:
         text = "スペイン" if encoding == "cp932" else "Ισπανία"
         path = written(tmp_path, f"message\n{text}\n".encode(encoding))
-        assert rows_of(path, Reading(encoding=encoding)) == [{"message": text}]
+        assert rows_of(path, ReadOptions(encoding=encoding)) == [{"message": text}]
 
     @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
     def test_the_delimiter_is_the_one_of_the_first_line(self, tmp_path: Path, delimiter: str) -> None:
@@ -58,7 +58,7 @@ class TestReading:
 
     def test_without_a_header_columns_have_numbers(self, tmp_path: Path) -> None:
         path = written(tmp_path, "Hello,x\nBye,y\n")
-        assert rows_of(path, Reading(header=False))[1] == {"column_1": "Bye", "column_2": "y"}
+        assert rows_of(path, ReadOptions(header=False))[1] == {"column_1": "Bye", "column_2": "y"}
 
     def test_jsonl_has_the_columns_of_all_its_lines(self, tmp_path: Path) -> None:
         path = written(tmp_path, '{"message": "a", "n": 1}\n\n{"message": "b", "tags": ["x"]}\n', "in.jsonl")
@@ -116,7 +116,7 @@ class TestRefused:
 
     def test_an_unknown_encoding(self, tmp_path: Path) -> None:
         with pytest.raises(TableInvalid, match="no encoding 'klingon'"):
-            open_table(written(tmp_path, "message\n"), Reading(encoding="klingon"))
+            open_table(written(tmp_path, "message\n"), ReadOptions(encoding="klingon"))
 
 
 class TestColumns:
@@ -132,7 +132,7 @@ class TestColumns:
             map_columns(request_for(path), open_table(path))
         assert "'What is the capital of Spain?'" in caught.value.why
         assert "--no-header" in caught.value.next_step
-        table = open_table(path, Reading(header=False))
+        table = open_table(path, ReadOptions(header=False))
         assert (table.rows, map_columns(request_for(path), table).column) == (2, "column_1")
 
     def test_two_columns_of_prompts_are_not_guessed_between(self, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ class TestColumns:
         path = written(tmp_path, "message,role\na,Be brief.\nb,\n")
         table = open_table(path)
         mapped = map_columns(request_for(path, system_column="role"), table)
-        assert [prompt_of(row, mapped, "Be kind.") for row in read_rows(table)] == [
+        assert [row_prompt(row, mapped, "Be kind.") for row in read_rows(table)] == [
             (Message("system", "Be brief."), Message("user", "a")),
             (Message("system", "Be kind."), Message("user", "b")),
         ]
@@ -169,7 +169,7 @@ class TestColumns:
         path = written(tmp_path, "messages\nx\n")
         mapped = map_columns(request_for(path), open_table(path))
         with pytest.raises(RequestInvalid) as caught:
-            prompt_of({"messages": value}, mapped, None)
+            row_prompt({"messages": value}, mapped, None)
         assert caught.value.what == said
 
 
@@ -227,7 +227,7 @@ class TestOutput:
 
     def test_a_table_without_header_stays_without(self, tmp_path: Path) -> None:
         path = written(tmp_path, "a\nb\n")
-        write_output(open_table(path, Reading(header=False)), iter(RESULTS[:1]), tmp_path / "out.csv")
+        write_output(open_table(path, ReadOptions(header=False)), iter(RESULTS[:1]), tmp_path / "out.csv")
         assert (tmp_path / "out.csv").read_text().splitlines()[0] == 'a,"Madrid, of course",10,5,stop,'
 
     def test_an_output_that_breaks_off_leaves_the_old_one(self, table: Table, tmp_path: Path) -> None:
@@ -255,13 +255,15 @@ class TestRequest:
             tmp_path / "in.csv",
             column="q",
             format="prompt",
-            sampling=Sampling(stop=("\n",), seed=3),
-            reading=Reading(False),
+            sampling=SamplingParams(stop=("\n",), seed=3),
+            reading=ReadOptions(False),
         )
         assert BatchRequest.from_json(json.loads(json.dumps(request.as_json()))) == request
 
     def test_a_request_as_a_command_line(self, tmp_path: Path) -> None:
-        request = request_for(tmp_path / "in.csv", column="q", format="prompt", sampling=Sampling(0.5, stop=("-x",)))
+        request = request_for(
+            tmp_path / "in.csv", column="q", format="prompt", sampling=SamplingParams(0.5, stop=("-x",))
+        )
         assert request.command()[4:] == [
             str(tmp_path / "out.csv"),
             "--prompt-column=q",

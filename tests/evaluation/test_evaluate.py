@@ -14,7 +14,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.evaluate import evaluate
 from phi3kit.evaluation.promote import promote
 from phi3kit.evaluation.request import EvaluationRequest, read_questions
-from phi3kit.evaluation.results import answers_of, compare, list_evaluations
+from phi3kit.evaluation.results import answers_of, compare_answers, list_evaluations
 from phi3kit.evaluation.scores import contains, exact, word_f1, words
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store
@@ -107,7 +107,7 @@ class TestEvaluate:
         said = json.loads(done.stdout.splitlines()[-1])
         newest, first = list_evaluations(store)
         assert (said["run_id"], newest.wrapper, newest.digest) == (newest.run_id, "transformers", first.digest)
-        both = compare(answers_of(newest.run_id, store), answers_of(first.run_id, store))
+        both = compare_answers(answers_of(newest.run_id, store), answers_of(first.run_id, store))
         assert list(both["better"]) == ["same", "same"]
 
     def test_3_the_better_one_becomes_champion_and_the_alias_moves(self, store: Settings) -> None:
@@ -132,6 +132,6 @@ class TestCompare:
             rows = [(f"q{n}", "a b", text, exact(text, "a b"), word_f1(text, "a b")) for n, text in enumerate(texts)]
             return pd.DataFrame(rows, columns=["question", "expected", "answer", "exact", "word_f1"])
 
-        both = compare(answers("a b", "x", "a"), answers("a", "x", "a b"))
+        both = compare_answers(answers("a b", "x", "a"), answers("a", "x", "a b"))
         assert list(both["better"]) == ["A", "same", "B"]
         assert list(both["exact_a"]) == [True, False, False]

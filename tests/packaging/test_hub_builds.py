@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.events import BuildRequest
-from phi3kit.packaging.jobs import Job, Jobs
+from phi3kit.packaging.jobs import BuildJob, BuildJobs
 from phi3kit.tracking.logged_models import list_models, resolve
 from tests.conftest import Built, settings_for
 from tests.support.actors import ADMIN
@@ -152,7 +152,7 @@ class TestBreaks:
 
     def _goes_on(self, hub: Hub, home: Path, state: str) -> None:
         settings = settings_for(home)
-        assert [job.state for job in Jobs(settings).all()] == [state]
+        assert [job.state for job in BuildJobs(settings).all()] == [state]
         assert list_models(settings) == []
         hub.faults.clear()
         code, lines, stderr = build(hub, home, "--wrapper", "transformers", "--source", REPO)
@@ -197,9 +197,9 @@ def test_a_cancelled_job_of_the_app_ends_its_download_and_its_process(
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     hub.faults["model.safetensors"] = Fault(slow=500_000)
     settings = read_settings({"PHI3KIT_HOME": str(tmp_path), "HF_ENDPOINT": hub.url})
-    jobs = Jobs(settings)
+    jobs = BuildJobs(settings)
 
-    def downloading() -> Job | None:
+    def downloading() -> BuildJob | None:
         job = jobs.latest()
         return job if job and job.progress and job.progress.done else None
 

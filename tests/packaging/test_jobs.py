@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -19,19 +21,21 @@ from phi3kit.core.errors import BuildFailed, StorageFailed
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.jobs import job_folder
+from phi3kit.jobs.job_folder import JobProcess
+from phi3kit.jobs.kinds import BUILDS
 from phi3kit.packaging.build import CHECKED_TAG, take_back_remains
 from phi3kit.packaging.events import (
     BuildRequest,
+    BuildStep,
     Note,
-    Progress,
     Queued,
-    Step,
+    StepProgress,
     as_line,
     from_line,
     in_words,
     step_names,
 )
-from phi3kit.packaging.jobs import Job, Jobs, own_job
+from phi3kit.packaging.jobs import BuildJob, BuildJobs
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from tests.conftest import run_cli, settings_for
@@ -51,7 +55,7 @@ def settings(tmp_path: Path) -> Settings:
     return new_store(tmp_path / "home")
 
 
-def pid_of(job: Job) -> int:
+def pid_of(job: BuildJob) -> int:
     return int(json.loads((job.folder / "job.json").read_text())["pid"])
 
 
@@ -60,26 +64,26 @@ def family(pid: int) -> list[int]:
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
-def again(settings: Settings, job: Job) -> Job:
+def again(settings: Settings, job: BuildJob) -> BuildJob:
     """The job as another process sees it."""
-    (found,) = [each for each in Jobs(settings).all() if each.job_id == job.job_id]
+    (found,) = [each for each in BuildJobs(settings).all() if each.job_id == job.job_id]
     return found
 
 
 def latest(settings: Settings) -> str:
     """The job that a page of another process shows."""
-    job = Jobs(settings).latest()
+    job = BuildJobs(settings).latest()
     assert job is not None
     return job.job_id
 
 
-def ended(settings: Settings, job: Job, seconds: float = 90) -> Job:
+def ended(settings: Settings, job: BuildJob, seconds: float = 90) -> BuildJob:
     return wait_for("the job's end", lambda: None if (found := again(settings, job)).active else found, seconds)
 
 
-def in_step(settings: Settings, job: Job, name: str) -> Job:
+def in_step(settings: Settings, job: BuildJob, name: str) -> BuildJob:
     """The job when a step has begun and not ended. Reads the file alone: some steps take a tenth of a second."""
-    begun = json.dumps(as_line(Step(job.request.wrappers[0], name, None)))
+    begun = json.dumps(as_line(BuildStep(job.request.wrappers[0], name, None)))
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         path = job.folder / "events.jsonl"
@@ -118,6 +122,11 @@ def past_job(home: Path, number: int, *lines: object, request: BuildRequest = ON
     return folder
 
 
+def as_build(request: BuildRequest, settings: Settings) -> AbstractContextManager[JobProcess]:
+    """Let this process be a build."""
+    return job_folder.run_as_job(BUILDS, asdict(request), ADMIN, settings)
+
+
 END = {"event": "end", "state": "done", "seconds": 3.0, "error": None}
 
 
@@ -126,12 +135,12 @@ class TestEvents:
         "event",
         [
             Queued(2),
-            Step("onnx", "export", None),
-            Progress("download", 1, 2, "bytes", 0.5, None),
+            BuildStep("onnx", "export", None),
+            StepProgress("download", 1, 2, "bytes", 0.5, None),
             Note("onnx", "Ελλάδα"),
         ],
     )
-    def test_an_event_comes_back_from_its_line(self, event: Queued | Step | Progress | Note):
+    def test_an_event_comes_back_from_its_line(self, event: Queued | BuildStep | StepProgress | Note):
         assert from_line(json.loads(json.dumps(as_line(event)))) == event
 
     @pytest.mark.parametrize(
@@ -143,13 +152,13 @@ class TestEvents:
     def test_a_terminal_is_told_what_has_ended_and_who_is_first(self):
         assert in_words(Queued(1)) == "waiting: 1 build first"
         assert in_words(Queued(2)) == "waiting: 2 builds first"
-        assert in_words(Queued(0)) == in_words(Step("onnx", "export", None)) == ""
-        assert in_words(Step("onnx", "export", 1.234)) == "onnx: export 1.2 s"
+        assert in_words(Queued(0)) == in_words(BuildStep("onnx", "export", None)) == ""
+        assert in_words(BuildStep("onnx", "export", 1.234)) == "onnx: export 1.2 s"
         assert in_words(Note("onnx", "Mind the gap.")) == "onnx: Mind the gap."
-        progress = Progress("download", 1_500_000_000, 7_600_000_000, "bytes", 20_000_000, 305.0)
+        progress = StepProgress("download", 1_500_000_000, 7_600_000_000, "bytes", 20_000_000, 305.0)
         assert in_words(progress) == "download: 1,500 of 7,600 MB, 20.0 MB/s, 305 s left"
-        assert in_words(Progress("compare", 10, 50, "prompts", 2.5, 16.2)) == "compare: 10 of 50 prompts, 16 s left"
-        assert in_words(Progress("compare", 0, 50, "prompts", 0.0, None)) == "compare: 0 of 50 prompts"
+        assert in_words(StepProgress("compare", 10, 50, "prompts", 2.5, 16.2)) == "compare: 10 of 50 prompts, 16 s left"
+        assert in_words(StepProgress("compare", 0, 50, "prompts", 0.0, None)) == "compare: 0 of 50 prompts"
 
     @pytest.mark.parametrize(
         ("request_", "wrapper", "options", "names"),
@@ -178,7 +187,7 @@ class TestTwoBuildsAtOnce:
     """Two builds that are started together, followed by somebody who started neither."""
 
     def test_run_one_after_the_other_and_can_be_read_by_another_process(self, settings: Settings):
-        jobs = Jobs(settings)
+        jobs = BuildJobs(settings)
         first, second = jobs.start(TRANSFORMERS, ADMIN), jobs.start(TRANSFORMERS, ADMIN)
         assert (first.active, second.active, first.request) == (True, True, TRANSFORMERS)
         waiting = wait_for("the second to wait", lambda: job if (job := again(settings, second)).ahead else None)
@@ -190,7 +199,7 @@ class TestTwoBuildsAtOnce:
         assert (running.state, running.ahead) == ("running", 0)
         assert latest(settings) == second.job_id  # the first is history by now
         in_step(settings, second, "log")
-        Jobs(settings).cancel(second, ADMIN)
+        BuildJobs(settings).cancel(second, ADMIN)
         cancelled = again(settings, second)
 
         assert (done.state, done.error, done.notes, done.progress) == ("done", None, (), None)
@@ -215,7 +224,7 @@ class TestTwoBuildsAtOnce:
 
     def test_a_build_in_a_terminal_is_a_job_too(self, settings: Settings):
         done = run_cli("build", "--wrapper", "onnx", "--source", "./no-such-folder", home=settings.home)
-        (job,) = Jobs(settings).all()
+        (job,) = BuildJobs(settings).all()
         assert done.returncode == 2
         assert (job.state, job.request, job.log()) == ("failed", NOWHERE, "")
         assert str(job.error) == done.stderr.removeprefix("phi3kit: ").rstrip("\n")
@@ -231,11 +240,11 @@ class TestCancel:
         ids=lambda value: value if isinstance(value, str) else value.wrappers[0],
     )
     def test_in_the_middle_of_a_step_leaves_nothing(self, settings: Settings, request_: BuildRequest, step: str):
-        jobs = Jobs(settings)
+        jobs = BuildJobs(settings)
         job = in_step(settings, jobs.start(request_, ADMIN), step)
         processes = family(pid_of(job))
         began = time.monotonic()
-        Jobs(settings).cancel(job, ADMIN)  # who started it need not be asked
+        BuildJobs(settings).cancel(job, ADMIN)  # who started it need not be asked
         assert time.monotonic() - began < job_folder._GRACE_S  # it ended by itself; nobody had to kill it
         jobs.close()
         cancelled = again(settings, job)
@@ -250,15 +259,15 @@ class TestCancel:
             assert len(processes) == (2 if step in ("read weights", "export") else 1)
 
     def test_at_once_after_the_start_is_a_cancelled_build_too(self, settings: Settings):
-        jobs = Jobs(settings)
+        jobs = BuildJobs(settings)
         job = jobs.start(ONNX, ADMIN)
         jobs.cancel(job, ADMIN)  # before it could say a word
         assert again(settings, job).state == "cancelled"
         assert runs(settings) == []
 
     def test_while_it_waits_lets_the_build_before_it_go_on(self, settings: Settings):
-        jobs = Jobs(settings)
-        with own_job(NOWHERE, ADMIN, settings):  # this process is the build before it
+        jobs = BuildJobs(settings)
+        with as_build(NOWHERE, settings):  # this process is the build before it
             job = jobs.start(ONNX, ADMIN)
             wait_for("it to wait", lambda: again(settings, job).state == "queued")
             jobs.cancel(job, ADMIN)
@@ -266,7 +275,7 @@ class TestCancel:
             assert latest(settings) != job.job_id
 
     def test_of_what_has_ended_changes_nothing(self, settings: Settings):
-        jobs = Jobs(settings)
+        jobs = BuildJobs(settings)
         job = ended(settings, jobs.start(NOWHERE, ADMIN))
         jobs.cancel(job, ADMIN)
         assert job.state == again(settings, job).state == "failed"
@@ -285,14 +294,14 @@ class TestCancel:
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in stderr
-        (job,) = Jobs(settings).all()
+        (job,) = BuildJobs(settings).all()
         assert job.state == "cancelled"
         assert_nothing_half_built(settings)
 
 
 class TestKilledBuild:
     def test_has_failed_and_the_next_build_takes_back_what_it_left(self, settings: Settings):
-        jobs = Jobs(settings)
+        jobs = BuildJobs(settings)
         remains = []
         # One is killed while the builder works, one when its model is logged and not yet checked.
         for step in ("quantize", "compare"):
@@ -344,8 +353,8 @@ class TestKilledBuild:
 
 class TestClose:
     def test_ends_what_it_started_and_nothing_else(self, settings: Settings):
-        mine, others = Jobs(settings), Jobs(settings)
-        with own_job(NOWHERE, ADMIN, settings):  # so that both wait
+        mine, others = BuildJobs(settings), BuildJobs(settings)
+        with as_build(NOWHERE, settings):  # so that both wait
             first, second = others.start(ONNX, ADMIN), mine.start(ONNX, ADMIN)
             pids = pid_of(first), pid_of(second)
             mine.close()
@@ -356,7 +365,7 @@ class TestClose:
         assert again(settings, first).state == "cancelled"
 
     def test_of_one_that_started_nothing_does_nothing(self, settings: Settings):
-        Jobs(settings).close()
+        BuildJobs(settings).close()
         assert not (settings.home / "builds").exists()
 
 
@@ -365,8 +374,8 @@ class TestHistory:
         settings = settings_for(tmp_path)
         for number in range(60):
             past_job(tmp_path, number, END)
-        assert len(Jobs(settings).all()) == 60
-        jobs = Jobs(settings)
+        assert len(BuildJobs(settings).all()) == 60
+        jobs = BuildJobs(settings)
         newest = ended(settings, jobs.start(NOWHERE, ADMIN))
         kept = jobs.all()
         assert len(kept) == 50
@@ -381,21 +390,21 @@ class TestHistory:
         (old / "job.json").write_text(json.dumps(owner))
         for number in range(1, 60):
             past_job(tmp_path, number, END)
-        jobs = Jobs(settings)
+        jobs = BuildJobs(settings)
         new = jobs.start(ONNX, ADMIN)
         assert latest(settings) == old.name
         assert wait_for("it to wait", lambda: again(settings, new).ahead) == 1
         jobs.close()
 
     def test_is_empty_where_nothing_was_built(self, tmp_path: Path):
-        jobs = Jobs(settings_for(tmp_path / "home"))
+        jobs = BuildJobs(settings_for(tmp_path / "home"))
         assert (jobs.all(), jobs.latest()) == ([], None)
         assert not (tmp_path / "home").exists()
 
     def test_the_last_of_ended_jobs_is_the_latest(self, tmp_path: Path):
         for number in range(3):
             past_job(tmp_path, number, END)
-        job = Jobs(settings_for(tmp_path)).latest()
+        job = BuildJobs(settings_for(tmp_path)).latest()
         assert job is not None
         assert (job.began_at, job.seconds, job.state) == (LONG_AGO + 2, 3.0, "done")
 
@@ -403,9 +412,9 @@ class TestHistory:
         folder = past_job(tmp_path, 1)
         owner = json.loads((folder / "job.json").read_text()) | {"pid": os.getpid()}
         (folder / "job.json").write_text(json.dumps(owner))
-        (job,) = Jobs(settings_for(tmp_path)).all()
+        (job,) = BuildJobs(settings_for(tmp_path)).all()
         assert job.state == "failed"
-        Jobs(settings_for(tmp_path)).cancel(job, ADMIN)  # would end this test
+        BuildJobs(settings_for(tmp_path)).cancel(job, ADMIN)  # would end this test
 
 
 class TestDamagedFiles:
@@ -418,45 +427,45 @@ class TestDamagedFiles:
     def test_a_damaged_job_is_left_out_of_the_history(self, tmp_path: Path, owner: str):
         good, bad = self.GOOD(tmp_path), past_job(tmp_path, 2, END)
         (bad / "job.json").write_text(owner)
-        assert [job.folder for job in Jobs(settings_for(tmp_path)).all()] == [good]
+        assert [job.folder for job in BuildJobs(settings_for(tmp_path)).all()] == [good]
         assert latest(settings_for(tmp_path)) == good.name
 
     def test_folders_of_other_names_are_no_jobs(self, tmp_path: Path):
         good = self.GOOD(tmp_path)
         (past_job(tmp_path, 2, END)).rename(tmp_path / "builds" / "my-folder")
         (tmp_path / "builds" / "20231114-x").write_text("")
-        assert [job.folder for job in Jobs(settings_for(tmp_path)).all()] == [good]
+        assert [job.folder for job in BuildJobs(settings_for(tmp_path)).all()] == [good]
 
     @pytest.mark.parametrize(
         "cut", ['{"event": "st', '{"wrapper": "onnx", "check_answer": "マド'.encode()[:-1], b"\x00\xff", "3", "[]"]
     )
     def test_a_half_written_last_line_is_left_out(self, tmp_path: Path, cut: str | bytes):
-        folder = past_job(tmp_path, 1, as_line(Step("onnx", "prepare", 1.0)), as_line(Note("onnx", "n")))
+        folder = past_job(tmp_path, 1, as_line(BuildStep("onnx", "prepare", 1.0)), as_line(Note("onnx", "n")))
         with (folder / "events.jsonl").open("ab") as file:
             file.write(cut if isinstance(cut, bytes) else cut.encode())
-        (job,) = Jobs(settings_for(tmp_path)).all()
-        assert (job.steps, job.notes) == ((Step("onnx", "prepare", 1.0),), (Note("onnx", "n"),))
+        (job,) = BuildJobs(settings_for(tmp_path)).all()
+        assert (job.steps, job.notes) == ((BuildStep("onnx", "prepare", 1.0),), (Note("onnx", "n"),))
         assert (job.state, job.error and job.error.what) == ("failed", "The build ended without a word.")
 
     def test_an_end_behind_a_half_written_line_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         folder = past_job(tmp_path, 1)
         monkeypatch.setenv("PHI3KIT_JOB", folder.name)
-        with own_job(ONNX, ADMIN, settings_for(tmp_path)), (folder / "events.jsonl").open("a") as file:
+        with as_build(ONNX, settings_for(tmp_path)), (folder / "events.jsonl").open("a") as file:
             file.write('{"event": "st')
-        (job,) = Jobs(settings_for(tmp_path)).all()
+        (job,) = BuildJobs(settings_for(tmp_path)).all()
         assert job.state == "done"
 
     def test_a_line_separator_in_an_answer_does_not_cut_its_line(self, tmp_path: Path):
         settings = settings_for(tmp_path)
-        with own_job(ONNX, ADMIN, settings) as own:
+        with as_build(ONNX, settings) as own:
             own.line({"model_uri": "models:/m-1", "check_answer": "a\u2028b\x85c"})
-        (job,) = Jobs(settings).all()
+        (job,) = BuildJobs(settings).all()
         assert job.built == ({"model_uri": "models:/m-1", "check_answer": "a\u2028b\x85c"},)
 
     def test_what_a_killed_build_printed_last_is_the_reason(self, tmp_path: Path):
         folder = past_job(tmp_path, 1)
         (folder / "log.txt").write_bytes(b"Loading\n\xff out of memory\n\n")
-        (job,) = Jobs(settings_for(tmp_path)).all()
+        (job,) = BuildJobs(settings_for(tmp_path)).all()
         assert job.error is not None
         assert job.error.why.endswith("� out of memory")
 
@@ -465,22 +474,22 @@ class TestDamagedFiles:
         (gone / "events.jsonl").unlink()
         (gone / "job.json").unlink()
         (gone / "job.json").symlink_to("nowhere")
-        assert [job.folder for job in Jobs(settings_for(tmp_path)).all()] == [good]
+        assert [job.folder for job in BuildJobs(settings_for(tmp_path)).all()] == [good]
 
 
 class TestOwnJob:
     def test_an_error_is_what_became_of_it(self, tmp_path: Path):
         settings = settings_for(tmp_path)
-        with pytest.raises(BuildFailed), own_job(ONNX, ADMIN, settings):
+        with pytest.raises(BuildFailed), as_build(ONNX, settings):
             raise BuildFailed("It broke.", "No space.", "Free some.")
-        (job,) = Jobs(settings).all()
+        (job,) = BuildJobs(settings).all()
         assert (job.state, str(job.error)) == ("failed", "It broke. No space. Free some.")
 
     def test_a_mistake_of_our_own_says_so(self, tmp_path: Path):
         settings = settings_for(tmp_path)
-        with pytest.raises(ZeroDivisionError), own_job(ONNX, ADMIN, settings):
+        with pytest.raises(ZeroDivisionError), as_build(ONNX, settings):
             raise ZeroDivisionError("division by zero")
-        (job,) = Jobs(settings).all()
+        (job,) = BuildJobs(settings).all()
         assert job.state == "failed"
         assert job.error is not None
         assert job.error.why == "ZeroDivisionError: division by zero"
@@ -488,8 +497,8 @@ class TestOwnJob:
     def test_a_data_folder_that_cannot_be_written_is_named(self, tmp_path: Path):
         (tmp_path / "home").write_text("in the way")
         settings = settings_for(tmp_path / "home")
-        with pytest.raises(StorageFailed, match="cannot be written"), own_job(ONNX, ADMIN, settings):
+        with pytest.raises(StorageFailed, match="cannot be written"), as_build(ONNX, settings):
             pass
         with pytest.raises(StorageFailed, match="cannot be written"):
-            Jobs(settings).start(ONNX, ADMIN)
-        assert Jobs(settings).all() == []
+            BuildJobs(settings).start(ONNX, ADMIN)
+        assert BuildJobs(settings).all() == []

@@ -9,7 +9,7 @@ import streamlit as st
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.events import BuildRequest
-from phi3kit.packaging.jobs import Job
+from phi3kit.packaging.jobs import BuildJob
 from phi3kit.ui.shared import resources
 from tests.conftest import CHAPTER_PROMPT, Built
 from tests.support.actors import ADMIN
@@ -20,10 +20,10 @@ from tests.support.waiting import wait_for
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
 
 
-def ended_build() -> Job:
+def ended_build() -> BuildJob:
     """The latest build, when it has ended."""
 
-    def ended() -> Job | None:
+    def ended() -> BuildJob | None:
         job = resources.kit().builds.latest()
         return None if job is None or job.active else job
 

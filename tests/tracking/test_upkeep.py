@@ -14,7 +14,7 @@ from phi3kit.core.errors import LimitReached, NotAllowed, TableInvalid
 from phi3kit.core.limits import Limits
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.events import BuildRequest
-from phi3kit.packaging.jobs import Jobs
+from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.tracking import registry
 from phi3kit.tracking.logged_models import list_models
@@ -97,7 +97,7 @@ class TestRoom:
         (settings.home / "big").write_bytes(b"x" * 3_000_000)
         full = replace(settings, limits=Limits(disk_mb=2, keep_hours=24))
         with pytest.raises(LimitReached, match=r"holds \d MB.*2 MB are allowed.*older than 24 h goes by itself"):
-            Jobs(full).start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
+            BuildJobs(full).start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
         check_room(replace(settings, limits=Limits(disk_mb=100)))
 
     def test_a_file_with_two_names_counts_once(self, tmp_path: Path):
@@ -112,4 +112,4 @@ class TestRoom:
     def test_models_are_bounded(self, built: Built):
         full = replace(built.settings, limits=Limits(models=3))
         with pytest.raises(LimitReached, match="2 are logged here, and there is room for 3"):
-            Jobs(full).start(BuildRequest(("transformers", "onnx"), EMBEDDED, "int4"), ADMIN)
+            BuildJobs(full).start(BuildRequest(("transformers", "onnx"), EMBEDDED, "int4"), ADMIN)

@@ -13,7 +13,7 @@ from phi3kit.core.errors import Phi3KitError, SourceInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources import hub
-from phi3kit.packaging.sources.folder import JUDGED_BY, Files, Kind, Shape, judge, sizes_of
+from phi3kit.packaging.sources.folder import JUDGED_BY, Files, Shape, SourceKind, judge, sizes_of
 
 EMBEDDED = "embedded"
 
@@ -29,7 +29,7 @@ class Source:
     download_bytes: int = 0  # what is not on this machine yet
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SourceKind:
         """Weights for transformers, or an ONNX folder."""
         return self.files.kind
 

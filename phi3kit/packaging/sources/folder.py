@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from phi3kit.core.errors import SourceInvalid
 
-Kind = Literal["weights", "onnx"]
+SourceKind = Literal["weights", "onnx"]
 
 CONFIG, GENAI_CONFIG, WEIGHTS_INDEX = "config.json", "genai_config.json", "model.safetensors.index.json"
 JUDGED_BY = (CONFIG, GENAI_CONFIG, WEIGHTS_INDEX)  # all that is read here
@@ -45,7 +45,7 @@ class Shape:
 class Files:
     """A judged folder."""
 
-    kind: Kind
+    kind: SourceKind
     shape: Shape
     weight_bytes: int
     size_bytes: int  # of all files
@@ -57,7 +57,7 @@ def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
 
     folder: holds at least the files of JUDGED_BY. sizes: every file that belongs to the source, in bytes.
     """
-    kind: Kind = "onnx" if GENAI_CONFIG in sizes else "weights"
+    kind: SourceKind = "onnx" if GENAI_CONFIG in sizes else "weights"
     sliding_window = False
     if kind == "onnx":
         shape, graph, sliding_window = _onnx_shape(name, folder)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from phi3kit.batch.events import Progress
+from phi3kit.batch.events import RowProgress
 from phi3kit.batch.jobs import BatchJob, keep_upload
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, map_columns
-from phi3kit.batch.tables import FORMATS, Reading, Table, read_rows
+from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.embedded import QUESTIONS_FILE
 from phi3kit.ui.shared import resources, shell
@@ -43,14 +43,14 @@ def choose_file() -> Path | None:
     if kind == "example":
         return QUESTIONS_FILE
     with st.container(width=420):
-        types = [suffix.removeprefix(".") for suffix in FORMATS if suffix != ".txt"]
+        types = [suffix.removeprefix(".") for suffix in TABLE_FORMATS if suffix != ".txt"]
         given = st.file_uploader(
             "File", type=types, key="batch_file", help="CSV, JSONL or Parquet, with a column of prompts."
         )
     return keep_upload(given.name, given.getvalue(), resources.settings()) if given else None
 
 
-def show_table(file: Path) -> tuple[Table, Reading]:
+def show_table(file: Path) -> tuple[Table, ReadOptions]:
     """The table's first rows and how many there are; how a CSV is read can be set there. Raises TableInvalid."""
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -63,10 +63,10 @@ def show_table(file: Path) -> tuple[Table, Reading]:
     return table, reading
 
 
-def _reading_of(file: Path) -> Reading:
+def _reading_of(file: Path) -> ReadOptions:
     """How a CSV is read, in a popover; other formats say it themselves."""
-    if FORMATS.get(file.suffix.lower()) != "csv":
-        return Reading()
+    if TABLE_FORMATS.get(file.suffix.lower()) != "csv":
+        return ReadOptions()
     with st.popover("How it is read", icon=":material/tune:"):
         header = st.toggle("The first row names the columns", value=True, key="batch_header")
         encoding = st.selectbox(
@@ -77,7 +77,7 @@ def _reading_of(file: Path) -> Reading:
             "Delimiter", list(_DELIMITERS), index=None, format_func=_DELIMITERS.__getitem__, placeholder="as its first line",
             key="batch_delimiter",
         )  # fmt: skip
-    return Reading(header, encoding, delimiter)
+    return ReadOptions(header, encoding, delimiter)
 
 
 def map_table(table: Table) -> dict[str, str | None]:
@@ -176,7 +176,7 @@ def _draw(job: BatchJob) -> None:
             _show_result(job)
 
 
-def progress_words(at: Progress, active: bool = True) -> str:
+def progress_words(at: RowProgress, active: bool = True) -> str:
     """How far, how fast, how long still."""
     words = f"{at.done:,} of {at.total:,} rows"
     if at.failed:
@@ -213,7 +213,7 @@ def _show_result(job: BatchJob) -> None:
         )  # fmt: skip
         only_failed = st.toggle("Failed rows only", key="batch_failed", disabled=not summary.failed)
         st.page_link(shell.page("usage"), label="What it cost", icon=":material/monitoring:")
-    table = resources.table(job.request.output, Reading(header=job.request.reading.header))
+    table = resources.table(job.request.output, ReadOptions(header=job.request.reading.header))
     rows = read_rows(table)
     *columns, completion, prompt_tokens, completion_tokens, finish_reason, error = table.columns
     if only_failed:

@@ -12,8 +12,8 @@ import streamlit as st
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import PRECISIONS, WRAPPERS, WrapperName
 from phi3kit.packaging import snippets
-from phi3kit.packaging.events import BuildRequest, Progress, step_names
-from phi3kit.packaging.jobs import Job
+from phi3kit.packaging.events import BuildRequest, StepProgress, step_names
+from phi3kit.packaging.jobs import BuildJob
 from phi3kit.packaging.plan import Plan
 from phi3kit.packaging.sources.find import EMBEDDED, Source, lies_on_the_hub
 from phi3kit.ui.shared import resources, shell, theme
@@ -52,14 +52,14 @@ def start(request: BuildRequest, accept_tight: bool = False) -> None:
         st.session_state["build_error"] = error
 
 
-def recent_job() -> Job | None:
+def recent_job() -> BuildJob | None:
     """The build under way, or one that ended a moment ago."""
     job = resources.kit().builds.latest()
     over = job is not None and not job.active and time.time() - job.began_at - job.seconds > _RECENT_S
     return None if over else job
 
 
-def show_job(job: Job | None) -> None:
+def show_job(job: BuildJob | None) -> None:
     """A build; redraws itself while it runs."""
     if error := st.session_state.pop("build_error", None):
         shell.show_error(error)
@@ -80,7 +80,7 @@ def _live_job() -> None:
         st.rerun()
 
 
-def _draw(job: Job) -> None:
+def _draw(job: BuildJob) -> None:
     state = "running" if job.active else "complete" if job.state == "done" else "error"
     names = " and ".join(job.request.wrappers)
     label = f"{_STATE_WORDS[job.state]}: {names} from {shell.source_label(job.request.source)} · {job.seconds:,.0f} s"
@@ -111,14 +111,14 @@ def _draw(job: Job) -> None:
         shell.show_error(job.error)
 
 
-def _progress_words(at: Progress) -> str:
+def _progress_words(at: StepProgress) -> str:
     words = f"{at.done} of {at.total} {at.unit}"
     if at.unit == "bytes":
         words = f"{shell.size(at.done)} of {shell.size(at.total)} · {shell.size(at.per_s)}/s"
     return words + (f" · {shell.duration(at.seconds_left)} left" if at.seconds_left is not None else "")
 
 
-def _draw_steps(job: Job, wrapper: WrapperName) -> None:
+def _draw_steps(job: BuildJob, wrapper: WrapperName) -> None:
     st.markdown(theme.badge(wrapper))
     done = {step.step: step.seconds for step in job.steps if step.wrapper == wrapper}
     planned = [*done, *(name for name in _planned_steps(job, wrapper) if name not in done)]
@@ -132,7 +132,7 @@ def _draw_steps(job: Job, wrapper: WrapperName) -> None:
             st.markdown(f":green[:material/check_circle:] {name} · {done[name]:.1f} s")
 
 
-def _planned_steps(job: Job, wrapper: WrapperName) -> list[str]:
+def _planned_steps(job: BuildJob, wrapper: WrapperName) -> list[str]:
     exported = any(step.step == "log" and step.wrapper == "onnx" for step in job.steps) and not any(
         step.step == "export" for step in job.steps
     )
@@ -176,7 +176,7 @@ def show_plan(source: Source, plan: Plan) -> None:
         st.caption(f"Each conversation takes memory of its own: one that fills the context {memory}.")
 
 
-def show_history(jobs: list[Job]) -> None:
+def show_history(jobs: list[BuildJob]) -> None:
     """Every build that is known, and the chosen one's log."""
     rows = [
         {

@@ -18,7 +18,6 @@ from phi3kit.evaluation.results import Evaluation
 from phi3kit.ui.batch import cards
 from phi3kit.ui.shared import permissions, resources, shell, theme
 
-_FRESH_S = 3.0
 _LOOK_EVERY = "0.5s"
 _STATE_WORDS = {
     "queued": "Waiting for the evaluation before it",
@@ -72,7 +71,6 @@ def show_job(job: EvaluationJob | None) -> None:
 def _live_job() -> None:
     job = resources.kit().evaluations.latest()
     if job is None or not job.active:
-        forget()
         st.session_state["evaluated"] = job.run_id if job else None
         resources.forget_lists()
         st.rerun()
@@ -94,24 +92,9 @@ def _live_job() -> None:
             )  # fmt: skip
 
 
-@st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _logged(home: str) -> list[Evaluation]:
-    return results.list_evaluations(resources.settings())
-
-
-def logged() -> list[Evaluation]:
-    """The evaluations that were logged, newest first. Raises StorageFailed."""
-    return _logged(str(resources.settings().home))
-
-
 @st.cache_data(max_entries=20, show_spinner="Reading the answers")
 def _answers(run_id: str) -> pd.DataFrame:
     return results.answers_of(run_id, resources.settings())
-
-
-def forget() -> None:
-    """Read the list anew: something was evaluated."""
-    _logged.clear()
 
 
 def label(evaluation: Evaluation) -> str:
@@ -181,7 +164,7 @@ def show_versus(found: list[Evaluation]) -> None:
                 )
         b = by_id[second]
         _show_scores(a, b)
-        both = results.compare(_answers(first), _answers(second))
+        both = results.compare_answers(_answers(first), _answers(second))
         views = _VIEWS if same else ("wrong", "all")
         view = st.segmented_control("Show", views, default=views[0], required=True, key=f"versus_view_{len(views)}")
         shown = _viewed(both, view)

@@ -31,7 +31,7 @@ def show_versus(found: list[ModelChoice]) -> None:
     a, b = (by_uri[uri].model for uri in chosen)
     if a.model_uri == b.model_uri:
         st.caption("Both are the same logged model.")
-    facts = model_comparison.compare(a, b, resources.turns(), resources.registered(), resources.evaluations())
+    facts = model_comparison.compare_models(a, b, resources.turns(), resources.registered(), resources.evaluations())
     rows = [
         {"": fact.name, "A": _words(fact, fact.a), "B": _words(fact, fact.b), "B against A": _against(fact)}
         for fact in facts

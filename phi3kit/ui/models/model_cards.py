@@ -29,7 +29,7 @@ def logged_table(models: list[LoggedModel], registered: list[RegisteredModel]) -
     loaded = {status.model_uri for status in resources.kit().pool.statuses() if status.state == "ready"}
     rows = []
     for model in models:
-        measured = totals(model_comparison.turns_of(turns, model.model_uri, registered))
+        measured = totals(model_comparison.turns_of_model(turns, model.model_uri, registered))
         rows.append(
             {
                 "wrapper": model.wrapper,
@@ -135,7 +135,7 @@ def facts(model: LoggedModel) -> str:
 
 
 def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
-    turns = model_comparison.turns_of(resources.turns(), model.model_uri, registered)
+    turns = model_comparison.turns_of_model(resources.turns(), model.model_uri, registered)
     measured = totals(turns)
     names = [version_label(each) for each in _versions_of(model, registered)]
     st.caption(shell.plain(f"Registered as {', '.join(names)}." if names else "Not registered."))
@@ -178,7 +178,7 @@ def _confirm_delete(model: LoggedModel, registered: list[RegisteredModel]) -> No
     gone += [f"version **{shell.plain(version_label(each))}**" for each in _versions_of(model, registered)]
     st.markdown(f"{theme.badge(model.wrapper)} {shell.plain(shell.model_label(model))}")
     st.markdown("This deletes, and nothing brings it back:\n" + "\n".join(f"- {each}" for each in gone))
-    turns = len(model_comparison.turns_of(resources.turns(), model.model_uri, registered))
+    turns = len(model_comparison.turns_of_model(resources.turns(), model.model_uri, registered))
     st.caption(f"Its worker ends. Its run and its {turns:,} logged turns stay.")
     actions.confirm(partial(_delete_model, model), f"Deleted {model.model_uri}")
 

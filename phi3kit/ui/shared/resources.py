@@ -15,7 +15,7 @@ from mlflow.models import ModelSignature
 
 from phi3kit.access.actor import Actor
 from phi3kit.batch.jobs import BatchJobs
-from phi3kit.batch.tables import Reading, Table, open_table
+from phi3kit.batch.tables import ReadOptions, Table, open_table
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.profiles import Role
 from phi3kit.core.records import Endpoint
@@ -26,11 +26,10 @@ from phi3kit.endpoints import targets
 from phi3kit.endpoints.connections import Connection, list_connections
 from phi3kit.endpoints.targets import Target
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.evaluation import model_comparison
 from phi3kit.evaluation.jobs import EvaluationJobs
-from phi3kit.evaluation.model_comparison import Evaluation
+from phi3kit.evaluation.results import Evaluation, list_evaluations
 from phi3kit.packaging.events import BuildRequest
-from phi3kit.packaging.jobs import Jobs
+from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.plan import Plan, make_plan
 from phi3kit.packaging.sources.find import Source, find_source
 from phi3kit.tracking import logged_models
@@ -57,7 +56,7 @@ class Kit:
     writer: UsageWriter
     reader: TurnsReader
     outbox: Outbox
-    builds: Jobs
+    builds: BuildJobs
     servers: ScoringServers
     batches: BatchJobs
     evaluations: EvaluationJobs
@@ -96,7 +95,7 @@ def kit() -> Kit:
         UsageWriter(settings),
         TurnsReader(settings),
         Outbox(settings.home),
-        Jobs(settings),
+        BuildJobs(settings),
         ScoringServers(settings),
         BatchJobs(settings),
         EvaluationJobs(settings),
@@ -143,12 +142,12 @@ def choices() -> list[ModelChoice]:
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _evaluations(home: str) -> dict[str, Evaluation]:
-    return model_comparison.evaluations(registered(), kit().settings)
+def _evaluations(home: str) -> list[Evaluation]:
+    return list_evaluations(kit().settings)
 
 
-def evaluations() -> dict[str, Evaluation]:
-    """Logged model URI to its newest evaluation. Raises StorageFailed."""
+def evaluations() -> list[Evaluation]:
+    """The evaluations that were logged, newest first. Raises StorageFailed."""
     return _evaluations(str(kit().settings.home))
 
 
@@ -216,14 +215,14 @@ def plan(request: BuildRequest) -> tuple[Source, Plan]:
 
 
 @st.cache_data(max_entries=20, show_spinner="Looking through the table")
-def _table(path: Path, reading: Reading, changed_at: float) -> Table | Phi3KitError:
+def _table(path: Path, reading: ReadOptions, changed_at: float) -> Table | Phi3KitError:
     try:
         return open_table(path, reading)
     except Phi3KitError as error:  # kept too: a big file that is wrong is not read again with every click
         return error
 
 
-def table(path: Path, reading: Reading) -> Table:
+def table(path: Path, reading: ReadOptions) -> Table:
     """A table that was looked through. Raises TableInvalid."""
     found = _table(path, reading, path.stat().st_mtime if path.exists() else 0.0)
     if isinstance(found, Phi3KitError):
