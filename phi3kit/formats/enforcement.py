@@ -1,30 +1,31 @@
 """Enforcement: what MLflow's scoring server makes of a payload, from the signature alone.
 
-The server's own code reads the payload and enforces the schema, in front of a model that only keeps what reaches it; so
-no weights are loaded, and what is refused here is refused there in the same words. What a wrapper's `predict` refuses
-later, predict_rules know.
+Runs the server's own code in front of a model that only keeps what reaches it, so what is refused here is refused there
+in the same words. Loads no weights, and does not know what `predict` makes of a payload: the model says it when asked.
 """
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlflow.models import Model, ModelSignature
+from mlflow.types.schema import Array, ColSpec, DataType, Object
 
 # How a payload holds its data: bare has the key messages, prompt or input at its top.
 Form = Literal["bare", "inputs", "instances", "dataframe_split", "dataframe_records"]
 _BARE_KEYS = ("messages", "prompt", "input")
 _WRAPPED: tuple[Form, ...] = ("inputs", "instances", "dataframe_split", "dataframe_records")
 
-# MLflow's names of types, as a person would say them.
-_SAID = {
-    "<U0": 'a text, in quotes: "…"',
-    "float64": "a number with a decimal point: 2.0",
-    "int64": "a whole number, without decimal point or quotes: 2",
-    "bool": "true or false",
+# Python's type of a JSON value that each MLflow type takes, and the type as a person would say it.
+_SCALARS: dict[DataType, tuple[type, str]] = {
+    DataType.string: (str, 'a text, in quotes: "…"'),
+    DataType.double: (float, "a number with a decimal point: 2.0"),
+    DataType.long: (int, "a whole number, without decimal point or quotes: 2"),
+    DataType.boolean: (bool, "true or false"),
 }
+_FIELDS = {"messages": "messages, a list of objects with role and content", "prompt": "prompt, one text"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Enforced:
-    """A payload behind MLflow's schema enforcement."""
+    """A payload after MLflow's schema enforcement."""
 
     form: Form | None  # None: the payload has none
     refusal: Refusal | None
     rows: tuple[dict[str, Any], ...] = ()  # what predict receives, a dict a row
-    as_arrays: bool = False  # lists arrive as NumPy arrays
     dropped: tuple[str, ...] = ()  # fields that do not reach predict
     ignored_params: tuple[str, ...] = ()
 
@@ -60,17 +60,14 @@ def enforce(signature: ModelSignature, text: str) -> Enforced:
     try:
         data = _through_the_server(signature, text)
     except Exception as error:  # MLflow raises its own kind, pandas and NumPy theirs; the server answers 400 for each
-        return Enforced(form, _refusal(error, payload, signature))
-    rows = tuple(_plain(row) for row in data.to_dict("records"))
-    given = _given(payload, form)
+        return Enforced(form, _refusal(error, payload, form, signature))
     params = payload.get("params") if form != "bare" else None
     known = {param.name for param in signature.params.params} if signature.params else set()
     return Enforced(
         form,
         None,
-        rows,
-        as_arrays=_has_arrays(data),
-        dropped=tuple(name for name in given if name not in set(data.columns)),
+        rows=tuple(_plain(row) for row in data.to_dict("records")),
+        dropped=tuple(name for name in _fields(_rows(payload, form)) if name not in set(data.columns)),
         ignored_params=tuple(name for name in params if name not in known) if isinstance(params, dict) else (),
     )
 
@@ -105,10 +102,6 @@ def _through_the_server(signature: ModelSignature, text: str) -> Any:
     return keeps.data
 
 
-def _has_arrays(data: Any) -> bool:
-    return any(type(cell).__name__ == "ndarray" for column in data.columns for cell in data[column])
-
-
 def _plain(value: Any) -> Any:
     """NumPy's and pandas' values as JSON's."""
     if isinstance(value, dict):
@@ -120,14 +113,20 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _given(payload: dict[str, Any], form: Form | None) -> list[str]:
-    """The fields that a payload names, in its order."""
+def _rows(payload: dict[str, Any], form: Form | None) -> list[dict[str, Any]]:
+    """The rows of a payload as it was written; none where it is not shaped like its form."""
     data = payload if form == "bare" else payload.get(form or "")
     if form == "dataframe_split":
-        columns = data.get("columns") if isinstance(data, dict) else None
-        return [str(name) for name in columns or []]
-    records = data if isinstance(data, list) else [data]
-    return list(dict.fromkeys(str(name) for each in records if isinstance(each, dict) for name in each))
+        columns, lines = (data.get("columns"), data.get("data")) if isinstance(data, dict) else (None, None)
+        if not isinstance(columns, list) or not isinstance(lines, list):
+            return []
+        return [dict(zip(map(str, columns), line, strict=False)) for line in lines if isinstance(line, list)]
+    return [row for row in (data if isinstance(data, list) else [data]) if isinstance(row, dict)]
+
+
+def _fields(rows: list[dict[str, Any]]) -> list[str]:
+    """The fields that rows name, in their order."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _broken_json(text: str, error: ValueError) -> Refusal:
@@ -163,77 +162,64 @@ def _json_advice(text: str, error: json.JSONDecodeError) -> str:
     return "Correct that place."
 
 
-def _refusal(error: Exception, payload: Any, signature: ModelSignature) -> Refusal:
+def _refusal(error: Exception, payload: Any, form: Form | None, signature: ModelSignature) -> Refusal:
     # MLflow puts the reason behind the whole payload and the whole schema; it is the error that it caught.
-    inner = error.__context__ if "Failed to enforce schema of data" in str(error) and error.__context__ else error
-    reason = str(inner).removeprefix("Invalid input. ").strip()
-    short = re.split(r"\. (?:IMPORTANT|Hint):? ", reason)[0].strip()
-    return Refusal(short if short.endswith(".") else f"{short}.", str(error), _change(reason, payload, signature))
+    wrapped = getattr(error, "error_class", "") == "SCHEMA_ENFORCEMENT_FAILED"
+    reason = str(error.__context__ if wrapped and error.__context__ else error).removeprefix("Invalid input. ").strip()
+    short = re.split(r"\. (?:IMPORTANT|Hint):? ", reason)[0].strip().removesuffix(".")
+    return Refusal(f"{short}.", str(error), _advice(payload, form, signature))
 
 
-def _change(reason: str, payload: Any, signature: ModelSignature) -> str:
-    for pattern, said in _CHANGES:
-        if found := re.search(pattern, reason, re.DOTALL):
-            return said(found, payload, signature)
-    return "Compare it with the fields above."
-
-
-def _missing(found: re.Match[str], payload: Any, signature: ModelSignature) -> str:
-    names = re.findall(r"'([^']*)'", found[1])
-    wanted = " and ".join(_wanted(name, signature) for name in names)
-    other = next((key for key in ("prompt", "messages") if isinstance(payload, dict) and key in payload), None)
-    if other and other not in names:
-        return f"This model does not take {other}. Send {wanted}."
-    return f"Add {wanted}."
-
-
-def _wanted(name: str, signature: ModelSignature) -> str:
-    known = {"messages": "messages, a list of objects with role and content", "prompt": "prompt, one text"}
-    return known.get(name, name)
-
-
-def _not_a_list(found: re.Match[str], payload: Any, signature: ModelSignature) -> str:
-    lists = [column.name for column in signature.inputs.inputs if repr(column.type).startswith("Array")]
-    wrong = [
-        name for name in lists if isinstance(payload, dict) and name in payload and not isinstance(payload[name], list)
-    ]
-    return f"Put {wrong[0] if wrong else 'it'} into a list: [ … ]."
-
-
-Said = Callable[[re.Match[str], Any, ModelSignature], str]
-_CHANGES: tuple[tuple[str, Said], ...] = (
-    (r"Model is missing inputs (\[.*?\])", _missing),
-    (
-        r"Incompatible input types for column (\S+)\. Can not safely convert \S+ to (\S+?)\.?(?:\s|$)",
-        lambda found, payload, signature: f"Make {found[1]} {_SAID.get(found[2], found[2])}.",
-    ),
-    (
-        r"Failed to enforce schema for key `(.*?)`\. Expected type (\S+), received type (\S+)",
-        lambda found, payload, signature: f"Make {found[1]} a {found[2]}; it is a {found[3]}.",
-    ),
-    (
-        r"Invalid properties not defined in the schema found: \{(.*)\}",
-        lambda found, payload, signature: f"Delete {found[1]}: inside an object MLflow takes no unknown field.",
-    ),
-    (r"Missing required properties: \{(.*)\}", lambda found, payload, signature: f"Add {found[1]}."),
-    (r"Expected data to be list or numpy array, got", _not_a_list),
-    (
-        r"exactly one of the input fields",
-        lambda found, payload, signature: (
+def _advice(payload: Any, form: Form | None, signature: ModelSignature) -> str:
+    """What to change in a refused payload, from it and the signature: MLflow's wording changes with its versions."""
+    if form is None:
+        return (
             "Send an object with messages or prompt at its top, or with exactly one of "
             "inputs, instances, dataframe_split, dataframe_records."
-        ),
-    ),
-    (
-        r"error casting the input data to a DataFrame",
-        lambda found, payload, signature: (
-            "Without lists or objects in the signature, each value must be a text or number."
-        ),
-    ),
-    (
-        r"must be a list of records|must be a dictionary|must have 'data' field|valid dataframe representation",
-        lambda found, payload, signature: (
-            'A split is {"columns": ["prompt"], "data": [["…"]]}, records are [{"prompt": "…"}].'
-        ),
-    ),
-)
+        )
+    rows = _rows(payload, form)
+    if not rows and form in ("dataframe_split", "dataframe_records"):
+        return 'A split is {"columns": ["prompt"], "data": [["…"]]}, records are [{"prompt": "…"}].'
+    columns = {each.name: each for each in signature.inputs.inputs if isinstance(each, ColSpec) and each.name}
+    missing = [name for name, each in columns.items() if each.required and all(row.get(name) is None for row in rows)]
+    if missing:
+        wanted = " and ".join(_FIELDS.get(name, name) for name in missing)
+        other = next((name for name in _fields(rows) if name in _FIELDS and name not in columns), None)
+        return f"This model does not take {other}. Send {wanted}." if other else f"Add {wanted}."
+    wrong = (
+        each for row in rows for name in columns if name in row for each in _wrong(name, row[name], columns[name].type)
+    )
+    return next(wrong, "Compare it with the fields above.")
+
+
+def _wrong(name: str, value: Any, type_: object) -> Iterator[str]:
+    """What to change for `value` to be of an MLflow type. Too strict to refuse anything by: MLflow converts some values."""
+    if value is None:
+        return
+    if isinstance(type_, Array):
+        if not isinstance(value, list):
+            yield f"Put {name} into a list: [ … ]."
+            return
+        for index, each in enumerate(value):
+            yield from _wrong(f"{name}[{index}]", each, type_.dtype)
+    elif isinstance(type_, Object):
+        yield from _wrong_object(name, value, type_)
+    elif isinstance(type_, DataType) and type_ in _SCALARS:
+        kind, said = _SCALARS[type_]
+        values = value if isinstance(value, list) else [value]  # a list is a column
+        if any(type(each) is not kind for each in values if each is not None):
+            yield f"Make {name} {said}."
+
+
+def _wrong_object(name: str, value: Any, type_: Object) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"Make {name} an object: {{ … }}."
+        return
+    known = {each.name: each for each in type_.properties}
+    if unknown := [repr(each) for each in value if each not in known]:
+        yield f"Delete {', '.join(unknown)}: inside an object MLflow takes no unknown field."
+    if missing := [repr(each.name) for each in known.values() if each.required and each.name not in value]:
+        yield f"Add {', '.join(missing)} to {name}."
+    for each in value:
+        if each in known:
+            yield from _wrong(f"{name}.{each}", value[each], known[each].dtype)

@@ -23,6 +23,7 @@ class Example:
     name: str
     payload: str  # JSON, or what looks like it
     shows: str
+    predict: str = ""  # what `predict` makes of it where the schema lets it through and the answer may surprise
 
 
 def messages_of(question: str) -> list[Json]:
@@ -92,48 +93,122 @@ def converted(text: str, wants: str) -> str | None:
     return None
 
 
-def _example(name: str, payload: object, shows: str) -> Example:
-    return Example(name, payload if isinstance(payload, str) else pretty(payload), shows)
+def _example(name: str, payload: object, shows: str, predict: str = "") -> Example:
+    return Example(name, payload if isinstance(payload, str) else pretty(payload), shows, predict)
 
 
-_ASKED = messages_of(QUESTION)
+_MESSAGES = messages_of(QUESTION)
 _PROMPT = prompt_of(QUESTION)
+_OTHER = "What is the capital of France?"
 
+# What `predict` makes of each was seen at a real /invocations, and tests send them there again.
 EXAMPLES: tuple[Example, ...] = (
-    _example("messages", {"messages": _ASKED}, "OpenAI's format, as the chapter sends it to the transformers wrapper."),
+    _example(
+        "messages", {"messages": _MESSAGES}, "OpenAI's format, as the chapter sends it to the transformers wrapper."
+    ),
     _example("prompt", {"prompt": _PROMPT}, "A raw prompt, as the chapter sends it to the onnx wrapper."),
     _example(
         "messages and parameters",
-        {"messages": _ASKED, "temperature": 0.5, "max_tokens": 20},
+        {"messages": _MESSAGES, "temperature": 0.5, "max_tokens": 20},
         "Parameters stand beside the messages.",
     ),
     _example(
         "two records",
-        {"dataframe_records": [{"prompt": _PROMPT}, {"prompt": prompt_of("What is the capital of France?")}]},
+        {"dataframe_records": [{"prompt": _PROMPT}, {"prompt": prompt_of(_OTHER)}]},
         "A row a prompt: two answers.",
     ),
     _example(
+        "parameters in records",
+        {
+            "dataframe_records": [
+                {"messages": _MESSAGES, "max_tokens": 2},
+                {"messages": messages_of(_OTHER), "max_tokens": 20},
+            ]
+        },
+        "Other parameters in each row.",
+        "The parameters of the first row are taken for all rows.",
+    ),
+    _example(
         "split with messages",
-        {"dataframe_split": {"columns": ["messages"], "data": [[_ASKED]]}},
+        {"dataframe_split": {"columns": ["messages"], "data": [[_MESSAGES]]}},
         "A table with one row.",
     ),
     _example("inputs", {"inputs": {"prompt": _PROMPT}}, "The form of TensorFlow Serving, by column."),
-    _example("inputs with messages", {"inputs": {"messages": _ASKED}}, "By column, lists become NumPy arrays."),
-    _example("list of prompts", {"prompt": [_PROMPT, _PROMPT]}, "A list where the signature says string."),
+    _example(
+        "inputs with messages",
+        {"inputs": {"messages": _MESSAGES}},
+        "By column, lists become NumPy arrays.",
+        "Refused: the chat template takes no NumPy array. Send messages at the top, or as dataframe_split or "
+        "dataframe_records.",
+    ),
+    _example(
+        "list of prompts",
+        {"prompt": [_PROMPT, _PROMPT]},
+        "A list where the signature says string.",
+        "It arrives as one row that holds a list, not as a row a prompt. This wrapper answers each of them; the chapter's "
+        "answers only what it finds at [0]. dataframe_records makes real rows.",
+    ),
     _example("extra field", {"prompt": _PROMPT, "temperature": 0.7}, "A field that only the other wrapper knows."),
     _example(
         "params", {"inputs": {"prompt": _PROMPT}, "params": {"temperature": 0.7}}, "Params that no signature has."
     ),
-    _example("null", {"prompt": None}, "Required, and null."),
-    _example("number", {"prompt": 5}, "A number where a text is asked for."),
-    _example("whole temperature", {"messages": _ASKED, "temperature": 2}, "A double without a decimal point."),
-    _example("temperature 0", {"messages": _ASKED, "temperature": 0.0}, "Greedy, as OpenAI's clients ask for it."),
-    _example("n", {"messages": _ASKED, "n": 1}, "In the signature, so the schema is content."),
-    _example("stop as text", {"messages": _ASKED, "stop": "."}, "OpenAI takes a text or a list."),
-    _example("stop", {"messages": _ASKED, "stop": ["."]}, "In the signature, so the schema is content."),
-    _example("no content", {"messages": [{"role": "user"}]}, "Optional since the chapter."),
-    _example("unknown role", {"messages": [{"role": "wizard", "content": QUESTION}]}, "A role is any text."),
-    _example("field in a message", {"messages": [{**_ASKED[0], "mood": "happy"}]}, "Extra fields, but one level down."),
+    _example(
+        "null", {"prompt": None}, "Required, and null.", "Refused: the schema lets null through; the wrapper does not."
+    ),
+    _example(
+        "empty prompt",
+        {"prompt": ""},
+        "A text without text.",
+        "Refused: the schema lets it through; the wrapper does not.",
+    ),
+    _example("number", {"prompt": 5}, "A number in the place of a text."),
+    _example("whole temperature", {"messages": _MESSAGES, "temperature": 2}, "A double without a decimal point."),
+    _example(
+        "temperature 0",
+        {"messages": _MESSAGES, "temperature": 0.0},
+        "Greedy, as OpenAI's clients ask for it.",
+        "Refused: the logged model samples (do_sample is true), and transformers samples only above temperature 0. Send 0.01.",
+    ),
+    _example(
+        "n",
+        {"messages": _MESSAGES, "n": 1},
+        "In the signature, so the schema is content.",
+        "Refused: transformers' pipeline does not know n. Nor does it know stream, presence_penalty, frequency_penalty and "
+        "custom_inputs, which are in the signature too.",
+    ),
+    _example("stop as text", {"messages": _MESSAGES, "stop": "."}, "OpenAI takes a text or a list."),
+    _example(
+        "stop",
+        {"messages": _MESSAGES, "stop": ["."]},
+        "In the signature, so the schema is content.",
+        "Refused: MLflow loads a tokenizer anew for stop, from a path that a logged model no longer knows. The worker's "
+        "/v1/chat/completions takes stop.",
+    ),
+    _example(
+        "tools",
+        {
+            "messages": _MESSAGES,
+            "tools": [{"type": "function", "function": {"name": "clock", "parameters": {"properties": {}}}}],
+        },
+        "In the signature, so the schema is content.",
+        "Ignored: Phi-3's chat template does not mention tools.",
+    ),
+    _example("no message", {"messages": []}, "A list without messages.", "Refused: the chat template needs a message."),
+    _example(
+        "no content",
+        {"messages": [{"role": "user"}]},
+        "Optional since the chapter.",
+        "Refused: the chat template needs the content.",
+    ),
+    _example(
+        "unknown role",
+        {"messages": [{"role": "wizard", "content": QUESTION}]},
+        "A role is any text.",
+        "The chat template leaves a message of an unknown role out without a word.",
+    ),
+    _example(
+        "field in a message", {"messages": [{**_MESSAGES[0], "mood": "happy"}]}, "Extra fields, but one level down."
+    ),
     _example("wrong key", {"question": QUESTION}, "No form that the server knows."),
     _example("Python, not JSON", '{\n  "prompt": "Hi",\n  "stream": False\n}', "Almost JSON."),
 )

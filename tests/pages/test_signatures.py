@@ -66,7 +66,7 @@ class TestFields:
 class TestPayload:
     def test_each_model_gets_its_own_verdict_with_what_to_change(self, home: Built) -> None:
         said = words(lab("Payload"))
-        assert "**A** :violet-badge[transformers] :material/check_circle: **Accepted**" in said
+        assert "**A** :violet-badge[transformers] :material/check_circle: **Passes the schema**" in said
         assert "**B** :green-badge[onnx] :red[:material/cancel:] **Refused**" in said
         assert "This model does not take messages\\. Send prompt\\, one text\\." in said
 
@@ -74,7 +74,16 @@ class TestPayload:
         app = lab("Payload")
         app.selectbox(key="lab_example").set_value("n").run()
         assert app.text_area(key="lab_payload").value == BY_NAME["n"].payload
-        assert "Passes the schema, refused by the wrapper's predict" in words(app)
+        said = words(app).replace("\\", "")
+        assert "**Passes the schema**" in said
+        assert "predict: Refused: transformers' pipeline does not know n." in said
+
+    def test_what_predict_makes_of_it_the_model_says_when_it_is_asked(self, home: Built) -> None:
+        app = payload(lab("Payload"), BY_NAME["n"].payload.replace('"n": 1', '"n": 2'))
+        assert "only the model can say: send it" in words(app).replace("\\", "")
+        app.button(key="lab_ask_A").click().run()
+        assert "/invocations answered 400:" in words(app)
+        assert any("not valid for pipeline TextGenerationPipeline" in each.value for each in app.code)
 
     def test_broken_json_is_pointed_at(self, home: Built) -> None:
         app = payload(lab("Payload"), '{\n  "prompt": None\n}')
@@ -87,7 +96,7 @@ class TestPayload:
         assert json.loads(app.text_area(key="lab_payload").value) == {
             "prompt": "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
         }
-        assert words(app).count("**Accepted**") == 1
+        assert words(app).count("**Passes the schema**") == 1
 
     def test_the_payload_can_be_sent_to_the_real_model(self, home: Built) -> None:
         app = payload(lab("Payload"), BY_NAME["prompt"].payload)

@@ -1,8 +1,9 @@
 """Signature lab: two models chosen, their fields side by side, a payload and what becomes of it, one question in all forms.
 
-Knows widgets. What a signature says, a payload becomes and predict refuses, the kit knows.
+Knows widgets. Judges neither signatures nor payloads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,9 +14,8 @@ from phi3kit.core.records import WrapperName
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.scoring import Scored, score
 from phi3kit.formats import payloads
-from phi3kit.formats.enforcement import Refusal, enforce
+from phi3kit.formats.enforcement import Enforced, Refusal, enforce
 from phi3kit.formats.payloads import EXAMPLES
-from phi3kit.formats.predict_rules import refused_by_predict, surprises
 from phi3kit.formats.signatures import ComparedField, chapter_signature, compare, describe
 from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import live_text, permissions, resources, shell, theme
@@ -189,21 +189,15 @@ def _set_payload(text: str) -> None:
 
 def _verdict(side: Side, text: str) -> None:
     enforced = enforce(side.signature, text)
-    later = None if enforced.refusal else refused_by_predict(side.wrapper, enforced)
-    refusal = enforced.refusal or later
-    if refusal is None:
-        says = ":material/check_circle: **Accepted**"
-    elif later:
-        says = ":red[:material/cancel:] **Passes the schema, refused by the wrapper's predict**"
-    else:
-        says = ":red[:material/cancel:] **Refused**"
-    st.markdown(f"{side.heading} {says}")
-    if refusal:
+    if refusal := enforced.refusal:
+        st.markdown(f"{side.heading} :red[:material/cancel:] **Refused**")
         st.markdown(literal(refusal.reason))
         st.markdown(f"**Change:** {literal(refusal.change)}")
         _message(refusal)
-    for note in surprises(side.wrapper, enforced):
-        st.caption(f":material/info: {literal(note)}")
+    else:
+        st.markdown(f"{side.heading} :material/check_circle: **Passes the schema**")
+        for note in _notes(enforced, text):
+            st.caption(f":material/info: {literal(note)}")
     if enforced.rows:
         rows = len(enforced.rows)
         answer = "a bare list" if enforced.form == "bare" else "{“predictions”: [ … ]}"
@@ -211,8 +205,21 @@ def _verdict(side: Side, text: str) -> None:
             f"What reaches predict: {rows:,} {'row' if rows == 1 else 'rows'}", key=f"lab_rows_{side.letter}"
         ):
             st.code(_cut(payloads.pretty(list(enforced.rows))), language="json", wrap_lines=True, height=200)
-            st.caption(f"The answer is {answer}." if refusal is None else "predict raises instead of an answer.")
+            st.caption(f"An answer is {answer}.")
     _ask_really(side, text)
+
+
+def _notes(enforced: Enforced, text: str) -> Iterator[str]:
+    """What happens to an accepted payload without a word from MLflow, as far as it is known without the model."""
+    if enforced.dropped:
+        yield f"{', '.join(enforced.dropped)}: not in the signature, so MLflow drops it without an error."
+    if enforced.ignored_params:
+        yield f"params {', '.join(enforced.ignored_params)}: the signature has no such params, so they are ignored."
+    example = next((each for each in EXAMPLES if each.payload == text), None)
+    if example and example.predict:
+        yield f"predict: {example.predict}"
+    else:
+        yield "What predict makes of it, only the model can say: send it."
 
 
 def _message(refusal: Refusal) -> None:
