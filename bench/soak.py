@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import httpx2
 import openai
 import psutil
 
@@ -227,17 +227,17 @@ class Soak:
                 return "answered" if ended else "broken off"
         except openai.RateLimitError:
             return "refused: busy"
-        except (openai.APIError, httpx.HTTPError, OSError):  # its worker was killed
+        except (openai.APIError, httpx2.HTTPError, OSError):  # its worker was killed
             return "broken off"
 
     def watch_health(self) -> None:
         """How long each ready worker takes to say how it is."""
-        with httpx.Client(timeout=30) as client:
+        with httpx2.Client(timeout=30) as client:
             while not self.over.wait(0.5):
                 for status in self.pool.statuses():
                     if status.state != "ready":
                         continue
-                    with suppress(Phi3KitError, httpx.TransportError):  # killed at this moment
+                    with suppress(Phi3KitError, httpx2.TransportError):  # killed at this moment
                         endpoint = self.pool.endpoint(status.model_uri)
                         began = time.monotonic()
                         client.get(f"{endpoint.base_url}/health")

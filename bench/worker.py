@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 from tokenizers import Tokenizer
 
@@ -68,13 +68,13 @@ class Worker:
             "prompt": prompt, "max_tokens": tokens, "stream": True, "logit_bias": bias,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }  # fmt: skip
-        with httpx.Client(timeout=900) as client:  # made before the clock starts: its TLS set-up takes 20 ms
+        with httpx2.Client(timeout=900) as client:  # made before the clock starts: its TLS set-up takes 20 ms
             stream = Stream()
             self._read(client, body, stream)
         assert stream.tokens[-1] == tokens
         return stream
 
-    def _read(self, client: httpx.Client, body: dict[str, Any], stream: Stream) -> None:
+    def _read(self, client: httpx2.Client, body: dict[str, Any], stream: Stream) -> None:
         with client.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
             assert answer.status_code == 200, answer.read()
             for line in answer.iter_lines():
@@ -93,7 +93,7 @@ class Worker:
 
     def health(self) -> dict[str, Any]:
         """What /health says."""
-        answer: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=60).json()
+        answer: dict[str, Any] = httpx2.get(f"{self.url}/health", timeout=60).json()
         return answer
 
     @property
@@ -151,7 +151,7 @@ class HealthWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx2.Client(timeout=60) as client:
             while not self._over.wait(0.02):
                 began = time.perf_counter()
                 client.get(f"{self._worker.url}/health")

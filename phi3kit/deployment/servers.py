@@ -15,14 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import httpx
+import httpx2
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.processes import end, log_tail, tell_to_end
-from phi3kit.core.records import WrapperName
+from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.endpoints import invocations
+from phi3kit.endpoints.invocations import ScoringResponse
 from phi3kit.tracking.logged_models import resolve
 
 ServerState = Literal["starting", "ready", "ended"]
@@ -50,15 +52,6 @@ class ServerStatus:
     def url(self) -> str:
         """Where it answers."""
         return f"http://127.0.0.1:{self.port}/invocations"
-
-
-@dataclass(frozen=True)
-class ServerReply:
-    """What a scoring server answered."""
-
-    status: int
-    seconds: float
-    text: str
 
 
 @dataclass
@@ -158,23 +151,21 @@ def environment(settings: Settings) -> dict[str, str]:
     return child_environment(settings) | {"PATH": path, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
-def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> ServerReply:
+def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> ScoringResponse:
     """Send JSON to a server's /invocations and take what it answers, errors too.
 
     Raises WorkerFailed while it starts, and when it is gone.
     """
     if server.state == "starting":
         raise WorkerFailed("The server is not ready yet.", "It loads the model.", "Send it again in some seconds.")
-    began = time.perf_counter()
+    endpoint = Endpoint(server.url.removesuffix("/invocations"), "", server.model_uri, server.wrapper)
     try:
-        # Without the content type MLflow answers 500.
-        answer = httpx.post(server.url, content=body, headers={"Content-Type": "application/json"}, timeout=timeout_s)
-    except httpx.HTTPError as error:
+        return invocations.send(endpoint, body, timeout_s=timeout_s)
+    except WorkerFailed as error:
         tail = " ".join(log_tail(server.log_file, 2))
         raise WorkerFailed(
-            f"The server at {server.url} did not answer.", f"{error or type(error).__name__}. {tail}", "Start it again."
+            f"The server at {server.url} did not answer.", f"{error.why} {tail}", "Start it again."
         ) from error
-    return ServerReply(answer.status_code, time.perf_counter() - began, answer.text)
 
 
 def free_port() -> int:
@@ -213,8 +204,8 @@ def _status(server: _Server) -> ServerStatus:
     code = server.process.poll()
     if code is None and not server.ready:
         try:
-            server.ready = httpx.get(f"http://127.0.0.1:{server.first.port}/health", timeout=_LOOK_S).is_success
-        except httpx.HTTPError:
+            server.ready = httpx2.get(f"http://127.0.0.1:{server.first.port}/health", timeout=_LOOK_S).is_success
+        except httpx2.HTTPError:
             server.ready = False
     state: ServerState = "ended" if code is not None else "ready" if server.ready else "starting"
     return replace(server.first, state=state, exit_code=code)

@@ -4,23 +4,37 @@ Knows the payloads of the two wrappers and the forms of their answers. Streams n
 """
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 
-from phi3kit.core.errors import EndpointFailed, RequestInvalid
+from phi3kit.access.actor import Actor
+from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, FinishReason, Interface, Message
 from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing, status_error
 from phi3kit.formats import chat_template
 
-_MOST_BYTES = 32 * 2**20  # of an answer
+_MOST_BYTES = 32 * 2**20  # of a remote answer
+_SECONDS = 300.0  # a worker loads MLflow and the model a second time for its first call
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What came back; None where the endpoint did not say it."""
+class ScoringResponse:
+    """What a server answered, whatever its status."""
+
+    status: int
+    text: str
+    is_json: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The answer of a model; None where the endpoint did not say it."""
 
     text: str
     finish_reason: FinishReason
@@ -71,20 +85,47 @@ def payload(
     return body
 
 
-def invoke(endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str], line: Line | None = None) -> Reply:
+def invoke(
+    endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str], line: Line | None = None
+) -> Completion:
     """Ask once. Raises RequestInvalid, Busy or EndpointFailed."""
-    with errors(endpoint), http_client(endpoint, line) as client:
-        url = f"{endpoint.base_url}/invocations"
-        with client.stream("POST", url, json=dict(body), headers=dict(headers)) as response:
-            content = _read(endpoint, response)
-            if not response.is_success:
-                raise status_error(endpoint, response, content.decode(errors="replace"))
+    with errors(endpoint):
+        response, content = _post(endpoint, json.dumps(body).encode(), headers, line)
+        if not response.is_success:
+            raise status_error(endpoint, response, content.decode(errors="replace"))
         with parsing(endpoint):
-            return read_reply(json.loads(content), endpoint.takes)
+            return read_completion(json.loads(content), endpoint.takes)
 
 
-def read_reply(content: Any, takes: Interface) -> Reply:
-    """The reply in MLflow's answer: bare, in a list, or under `predictions`. Raises ValueError when it is none."""
+def send(
+    endpoint: Endpoint, payload: str, headers: Mapping[str, str] | None = None, timeout_s: float = _SECONDS
+) -> ScoringResponse:
+    """POST a payload to a server of this machine, letter by letter as it was written; what came back, errors too.
+
+    Raises WorkerFailed when nobody answers.
+    """
+    began = time.perf_counter()
+    try:
+        content = payload.encode("utf-8", errors="surrogatepass")
+        response, answer = _post(replace(endpoint, silence_s=timeout_s), content, headers or {})
+    except httpx2.HTTPError as error:
+        raise WorkerFailed(
+            "The worker did not answer the payload.", f"{str(error) or type(error).__name__}.", "Send it again."
+        ) from error
+    is_json = "json" in response.headers.get("content-type", "")
+    return ScoringResponse(response.status_code, answer.decode(errors="replace"), is_json, time.perf_counter() - began)
+
+
+def score(endpoint: Endpoint, payload: str, actor: Actor, timeout_s: float = _SECONDS) -> ScoringResponse:
+    """`send` to a worker, which counts it as its actor's. Raises NotAllowed or WorkerFailed."""
+    actor.require("invoke")
+    return send(
+        endpoint, payload, {"X-Phi3kit-User": quote(actor.name)}, timeout_s
+    )  # a header is ASCII, a name need not be
+
+
+def read_completion(content: Any, takes: Interface) -> Completion:
+    """The completion in MLflow's answer: bare, in a list, or under `predictions`. Raises ValueError when it is none."""
     if isinstance(content, dict) and "predictions" in content:
         content = content["predictions"]
     if isinstance(content, list):
@@ -94,13 +135,13 @@ def read_reply(content: Any, takes: Interface) -> Reply:
     if takes == "raw":
         if not isinstance(content, str):
             raise ValueError("no text")
-        return Reply(content, "other")  # the onnx wrapper answers with text alone: why it ended, it does not say
+        return Completion(content, "other")  # the onnx wrapper answers with text alone: why it ended, it does not say
     choice = content["choices"][0]
     text = choice["message"]["content"]
     if not isinstance(text, str):
         raise ValueError("no text")
     usage = content.get("usage") or {}
-    return Reply(
+    return Completion(
         text,
         finish_reason_of(choice.get("finish_reason")),
         count_of(usage.get("prompt_tokens")),
@@ -132,15 +173,21 @@ def _as_raw(messages: tuple[Message, ...]) -> str:
     return chat_template.raw_prompt(messages)
 
 
-def _read(endpoint: Endpoint, response: httpx2.Response) -> bytes:
-    content = bytearray()
-    for piece in response.iter_bytes():
-        content += piece
-        if len(content) > _MOST_BYTES:
-            raise too_long(endpoint)
-    return bytes(content)
+def _post(
+    endpoint: Endpoint, content: bytes, headers: Mapping[str, str], line: Line | None = None
+) -> tuple[httpx2.Response, bytes]:
+    """POST JSON to the endpoint's /invocations: the response and its whole content, whatever its status.
 
-
-def too_long(endpoint: Endpoint) -> EndpointFailed:
-    """The error for an answer without measure."""
-    return not_the_protocol(endpoint, f"Its answer is longer than {_MOST_BYTES // 2**20} MB.")
+    Raises what httpx2 raises, and EndpointFailed for an answer of a remote endpoint that is too long.
+    """
+    sent = {"Content-Type": "application/json", **headers}  # without the content type MLflow answers 500
+    answer = bytearray()
+    with (
+        http_client(endpoint, line) as client,
+        client.stream("POST", f"{endpoint.base_url}/invocations", content=content, headers=sent) as response,
+    ):
+        for piece in response.iter_bytes():
+            answer += piece
+            if endpoint.wrapper == "remote" and len(answer) > _MOST_BYTES:
+                raise not_the_protocol(endpoint, f"Its answer is longer than {_MOST_BYTES // 2**20} MB.")
+    return response, bytes(answer)

@@ -16,12 +16,12 @@ from phi3kit.core.errors import EndpointFailed
 
 
 class OnlyAllowed(httpx2.HTTPTransport):
-    """HTTP to the listed hosts. No proxy of the environment is asked: it would resolve names by itself."""
+    """HTTP to the listed hosts. No proxy of the environment is used: it would resolve names by itself."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__()
         self._pool.close()
-        # httpx's own transport offers no place for a network backend; its pool does.
+        # httpx2's own transport offers no place for a network backend; its pool does.
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpx2.create_ssl_context(), network_backend=_Backend(AllowedHosts.read(allowed))
         )

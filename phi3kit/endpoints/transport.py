@@ -72,7 +72,7 @@ class Line:
 
 
 def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
-    """A client that follows no redirect and sends a remote endpoint its own key and nobody else's."""
+    """A client that follows no redirect and sends an endpoint its own key and nobody else's."""
 
     def prepare(request: httpx2.Request) -> None:
         if line:
@@ -80,8 +80,8 @@ def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
         if endpoint.wrapper == "remote":
             for name in _FOREIGN_HEADERS:
                 request.headers.pop(name, None)
-            if endpoint.api_key:
-                request.headers["Authorization"] = f"Bearer {endpoint.api_key}"
+        if endpoint.api_key:
+            request.headers["Authorization"] = f"Bearer {endpoint.api_key}"
 
     return httpx2.Client(
         transport=None if endpoint.allowed_hosts is None else OnlyAllowed(endpoint.allowed_hosts),

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
+import httpx2
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -60,7 +60,7 @@ class WorkerStatus:
     memory_bytes: int | None  # resident set; None when the process is gone
     log_file: Path
     started_at: float  # seconds since the epoch
-    requested_uris: tuple[str, ...]  # the URIs that led to it: aliases, versions
+    given_uris: tuple[str, ...]  # the URIs that led to it: aliases, versions
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Worker:
     wrapper: WrapperName
     log_file: Path
     started_at: float
-    requested_uris: tuple[str, ...] = ()
+    given_uris: tuple[str, ...] = ()
     ready: bool = False
     used_at: float = 0.0  # monotonic
     hung: bool = False
@@ -106,7 +106,7 @@ class WorkerPool:
         model_uri: anything that MLflow resolves; an alias is followed with each call.
         on_wait is called with what is being waited for. Raises ModelNotFound, WorkerFailed, StorageFailed, or Busy when no more workers may be loaded.
         """
-        requested, model_uri = model_uri, canonical(model_uri, self._settings)
+        given, model_uri = model_uri, canonical(model_uri, self._settings)
         with self._guard:
             starting = self._starting.setdefault(model_uri, threading.Lock())
         with starting:
@@ -117,7 +117,7 @@ class WorkerPool:
                     self._make_room()
                     worker = self._start(model_uri)
             worker.used_at = time.monotonic()
-            self._remember(requested, worker)
+            self._remember(given, worker)
             if not worker.ready:
                 on_wait("Loading the model")
                 self._wait_until_ready(worker)
@@ -139,9 +139,9 @@ class WorkerPool:
             return None
         headers = {"Authorization": f"Bearer {worker.endpoint.api_key}"}
         try:
-            with httpx.Client(base_url=worker.endpoint.base_url, headers=headers, timeout=_LOOK_S) as client:
+            with httpx2.Client(base_url=worker.endpoint.base_url, headers=headers, timeout=_LOOK_S) as client:
                 return _activity(client.get("/health").json(), client.get("/metrics").text)
-        except (httpx.HTTPError, ValueError, KeyError):  # it ends at this moment, or is too busy to say
+        except (httpx2.HTTPError, ValueError, KeyError):  # it ends at this moment, or is too busy to say
             return None
 
     def unload(self, model_uri: str, actor: Actor) -> None:
@@ -181,14 +181,14 @@ class WorkerPool:
         if len(running) >= most:
             raise Busy(waiting=0, retry_after_s=5)
 
-    def _remember(self, requested: str, worker: _Worker) -> None:
+    def _remember(self, given: str, worker: _Worker) -> None:
         """An alias or a version leads to one worker: the one that it led to last."""
-        if requested == worker.endpoint.model_uri:
+        if given == worker.endpoint.model_uri:
             return
         with self._guard:
             for each in self._workers.values():
-                each.requested_uris = tuple(uri for uri in each.requested_uris if uri != requested)
-            worker.requested_uris += (requested,)
+                each.given_uris = tuple(uri for uri in each.given_uris if uri != given)
+            worker.given_uris += (given,)
 
     def _running(self, model_uri: str) -> _Worker | None:
         with self._guard:
@@ -226,31 +226,35 @@ class WorkerPool:
             died = self._workers.get(model_uri)
             self._workers[model_uri] = worker
         if died:
-            worker.requested_uris = died.requested_uris
+            worker.given_uris = died.given_uris
             end(died.process)  # closes its pipes
         return worker
 
     def _wait_until_ready(self, worker: _Worker) -> None:
-        deadline = time.monotonic() + self._settings.start_seconds
-        url = f"{worker.endpoint.base_url}/health"
-        while time.monotonic() < deadline:
-            try:
-                answer = httpx.get(url, timeout=5)
-                if answer.status_code == 200:
-                    worker.ready = True
-                    threading.Thread(target=_watch, args=(worker,), name="worker-watch", daemon=True).start()
-                    return
-                if "error" in (said := answer.json()):
-                    raise _could_not_load(worker, said)
-            except httpx.HTTPError:
-                pass  # not listening yet, or just gone: the next line tells which
-            if worker.process.poll() is not None:
-                raise _did_not_start(worker.endpoint.model_uri, worker.log_file, _exit(worker.process))
-            time.sleep(0.05)
-        self.stop(worker.endpoint.model_uri)
-        raise _did_not_start(
-            worker.endpoint.model_uri, worker.log_file, f"it was not ready after {self._settings.start_seconds} s"
-        )
+        patience_s = self._settings.start_seconds
+        deadline = time.monotonic() + patience_s
+        with httpx2.Client(base_url=worker.endpoint.base_url, timeout=5) as client:
+            while not _has_loaded(worker, client):
+                if worker.process.poll() is not None:
+                    raise _did_not_start(worker.endpoint.model_uri, worker.log_file, _exit(worker.process))
+                if time.monotonic() >= deadline:
+                    self.stop(worker.endpoint.model_uri)
+                    how = f"it was not ready after {patience_s} s"
+                    raise _did_not_start(worker.endpoint.model_uri, worker.log_file, how)
+                time.sleep(0.05)
+        worker.ready = True
+        threading.Thread(target=_watch, args=(worker,), name="worker-watch", daemon=True).start()
+
+
+def _has_loaded(worker: _Worker, client: httpx2.Client) -> bool:
+    """Whether a worker has its model. Raises ModelNotFound or WorkerFailed when it could not load it."""
+    try:
+        answer = client.get("/health")
+    except httpx2.HTTPError:  # not listening yet, or just gone
+        return False
+    if answer.status_code != 200 and "error" in (said := answer.json()):
+        raise _could_not_load(worker, said)
+    return answer.status_code == 200
 
 
 def _first_line(process: subprocess.Popen[str], patience_s: float) -> str:
@@ -267,7 +271,7 @@ def _first_line(process: subprocess.Popen[str], patience_s: float) -> str:
 def _watch(worker: _Worker) -> None:
     """For as long as a worker lives: end it when it hangs, which also ends the waiting of those who asked it."""
     silent = 0
-    with httpx.Client(base_url=worker.endpoint.base_url, timeout=_SILENCE_S) as client:
+    with httpx2.Client(base_url=worker.endpoint.base_url, timeout=_SILENCE_S) as client:
         while silent < _SILENT_LOOKS:
             if not silent:
                 time.sleep(_WATCH_EVERY_S)
@@ -279,13 +283,13 @@ def _watch(worker: _Worker) -> None:
     worker.process.kill()
 
 
-def _is_silent(worker: _Worker, client: httpx.Client) -> bool:
+def _is_silent(worker: _Worker, client: httpx2.Client) -> bool:
     """Whether a worker neither says how it is nor computes."""
     before = _cpu_s(worker)
-    with suppress(httpx.TransportError):
+    with suppress(httpx2.TransportError):
         try:
             client.get("/health")
-        except httpx.TimeoutException:
+        except httpx2.TimeoutException:
             return _cpu_s(worker) - before < _IDLE_CPU_S
     return False
 
@@ -351,7 +355,7 @@ def _status(worker: _Worker) -> WorkerStatus:
         memory,
         worker.log_file,
         worker.started_at,
-        worker.requested_uris,
+        worker.given_uris,
     )
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from phi3kit.core.settings import Settings
@@ -119,7 +119,7 @@ def test_5_a_page_says_what_is_not_for_strangers(page: "playwright.Page", name: 
 
 
 def test_6_no_response_lets_a_page_load_anything_from_elsewhere(app: App) -> None:
-    headers = httpx.get(app.url).headers
+    headers = httpx2.get(app.url).headers
     assert "default-src 'self'" in headers["Content-Security-Policy"]
     assert "img-src 'self' data: blob:" in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -131,9 +131,9 @@ def test_7_a_file_that_is_too_big_is_refused_while_it_comes(app: App) -> None:
             yield b"x" * 100_000
 
     url = f"{app.url}/_stcore/upload_file/session/file"
-    assert httpx.put(url, content=b"x" * 1_000_001).status_code == 413
-    with contextlib.suppress(httpx.HTTPError):  # cut off in the middle is a refusal too
-        assert httpx.put(url, content=endless()).status_code >= 400
+    assert httpx2.put(url, content=b"x" * 1_000_001).status_code == 413
+    with contextlib.suppress(httpx2.HTTPError):  # cut off in the middle is a refusal too
+        assert httpx2.put(url, content=endless()).status_code >= 400
 
 
 def test_8_what_was_said_is_nowhere_in_the_data_folder(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -177,7 +177,7 @@ class TestUnit:
         environment = dict(line.split("=", 2)[1:] for line in file.text.splitlines() if line.startswith("Environment="))
         assert environment == {"PHI3KIT_HOME": str(settings.home), "MLFLOW_TRACKING_URI": settings.tracking_uri}
         with serving(f"cd {lines['WorkingDirectory']}\nexec {lines['ExecStart']}", port, tmp_path, **environment):
-            assert httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"][0]["wrapper"] == "onnx"
+            assert httpx2.get(f"http://127.0.0.1:{port}/v1/models").json()["data"][0]["wrapper"] == "onnx"
 
     def test_odd_characters_do_not_become_specifiers_or_words(self, tmp_path: Path) -> None:
         settings = settings_for(tmp_path / 'a "b" 100%')
@@ -247,7 +247,7 @@ class TestCompose:
 
             def status(host: str) -> int:
                 url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-                return httpx.get(url, headers={"Host": host}).status_code
+                return httpx2.get(url, headers={"Host": host}).status_code
 
             assert (status("mlflow:5000"), status("elsewhere.example")) == (200, 403)
 

@@ -16,7 +16,7 @@ from phi3kit.core.settings import Settings, read_settings
 from phi3kit.deployment.servers import free_port
 from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream
 from phi3kit.endpoints.connections import Connection, endpoint_of
-from phi3kit.endpoints.invocations import payload, read_reply
+from phi3kit.endpoints.invocations import payload, read_completion
 from phi3kit.endpoints.probe import probe
 from phi3kit.endpoints.transport import Line
 from phi3kit.endpoints.workers import WorkerPool
@@ -449,14 +449,14 @@ class TestPayload:
             payload("<|user|>", "openai", **SAMPLING)  # type: ignore[arg-type]
 
 
-class TestReadReply:
+class TestReadCompletion:
     @pytest.mark.parametrize("content", [["Hi"], "Hi", {"predictions": ["Hi"]}])
     def test_a_text_in_each_of_mlflows_wrappings(self, content: object) -> None:
-        assert read_reply(content, "raw").text == "Hi"
+        assert read_completion(content, "raw").text == "Hi"
 
     @pytest.mark.parametrize("content", [[], ["a", "b"], {"predictions": []}, [5], {"text": "a"}, None])
     def test_anything_else_is_no_answer(self, content: object) -> None:
         with pytest.raises((ValueError, TypeError, KeyError, IndexError)):
-            read_reply(content, "raw")
+            read_completion(content, "raw")
         with pytest.raises((ValueError, TypeError, KeyError, IndexError)):
-            read_reply(content, "openai")
+            read_completion(content, "openai")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import openai
 import pytest
 from openai import OpenAI
@@ -35,7 +35,7 @@ from tests.support.waiting import answers, has_ended, wait_for
 
 
 def health(endpoint: Endpoint) -> int:
-    return httpx.get(f"{endpoint.base_url}/health", timeout=30).status_code
+    return httpx2.get(f"{endpoint.base_url}/health", timeout=30).status_code
 
 
 def assert_one_line(stderr: str, *words: str) -> None:
@@ -83,7 +83,7 @@ class TestPool:
         other = pool.endpoint(built.uri("transformers"))
         assert other.base_url != onnx_endpoint.base_url
         assert other.api_key != onnx_endpoint.api_key
-        answer = httpx.get(
+        answer = httpx2.get(
             f"{other.base_url}/v1/models", headers={"Authorization": f"Bearer {onnx_endpoint.api_key}"}, timeout=30
         )
         assert answer.status_code == 401
@@ -321,7 +321,7 @@ class TestAliases:
         registry.set_alias("phi3", "champion", 2, ADMIN, settings)
         second = pool.endpoint("models:/phi3@champion")
         assert (second.model_uri, second.wrapper) == (built.uri(WRAPPERS[1]), WRAPPERS[1])
-        assert {status.model_uri: status.requested_uris for status in pool.statuses()} == {
+        assert {status.model_uri: status.given_uris for status in pool.statuses()} == {
             built.uri(WRAPPERS[0]): ("models:/phi3/1",),
             built.uri(WRAPPERS[1]): ("models:/phi3@champion",),
         }

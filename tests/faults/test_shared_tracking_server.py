@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from mlflow import MlflowClient
@@ -96,7 +96,7 @@ def _busy(path: str, url: str, times: int) -> Iterator[str]:
                 self.send_error(503)
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-            answer = httpx.request(self.command, url + self.path, headers=headers, content=body, timeout=60)
+            answer = httpx2.request(self.command, url + self.path, headers=headers, content=body, timeout=60)
             self.send_response(answer.status_code)
             self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
             self.send_header("Content-Length", str(len(answer.content)))

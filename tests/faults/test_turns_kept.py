@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from openai import OpenAI, RateLimitError
 
@@ -111,10 +111,10 @@ class TestADiskThatTakesNothing:
         with worker(built, tmp_path) as (endpoint, _):
             client = client_of(endpoint)
             assert "Madrid" in ask(client).choices[0].message.content
-            health = httpx.get(f"{endpoint.base_url}/health").json()
+            health = httpx2.get(f"{endpoint.base_url}/health").json()
             assert health["turns_in_memory_only"] == 1
             (tmp_path / "outbox.db").rmdir()
             outbox = Outbox(tmp_path)
             wait_for("the turn is kept", outbox.waiting, 40)
-            assert "turns_in_memory_only" not in httpx.get(f"{endpoint.base_url}/health").json()
+            assert "turns_in_memory_only" not in httpx2.get(f"{endpoint.base_url}/health").json()
             client.close()

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -204,7 +204,7 @@ class TestAStolenPort:
         wait_for("its end", lambda: only(own_pool).state == "stopped")
         failed = []
         for answer in THIEVES.values():
-            with scripted(answer, port=httpx.URL(endpoint.base_url).port or 0):
+            with scripted(answer, port=httpx2.URL(endpoint.base_url).port or 0):
                 failed.append(a_context())
                 with pytest.raises(WorkerFailed) as caught:
                     _asked(endpoint, CAPITAL, failed[-1], settings, whole)
@@ -221,7 +221,7 @@ class TestASlowDataFolder:
         ask(endpoint, CAPITAL, a_context(), settings)
         locked = sqlite3.connect(settings.home / "outbox.db", isolation_level=None)
         locked.execute("begin immediate")
-        with ThreadPoolExecutor(1) as thread, httpx.Client(base_url=endpoint.base_url, timeout=2) as http:
+        with ThreadPoolExecutor(1) as thread, httpx2.Client(base_url=endpoint.base_url, timeout=2) as http:
             asking = thread.submit(ask, endpoint, CAPITAL, context, settings)
             slowest_s, began = 0.0, time.monotonic()
             while time.monotonic() - began < 3:

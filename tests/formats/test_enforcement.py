@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-import httpx
+import httpx2
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -44,9 +44,9 @@ def words(message: str) -> list[str]:
     return sorted(re.findall(r"\w+", message))
 
 
-def post(endpoint: Endpoint, payload: str) -> httpx.Response:
+def post(endpoint: Endpoint, payload: str) -> httpx2.Response:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.api_key}"}
-    return httpx.post(f"{endpoint.base_url}/invocations", content=payload.encode(), headers=headers, timeout=120)
+    return httpx2.post(f"{endpoint.base_url}/invocations", content=payload.encode(), headers=headers, timeout=120)
 
 
 class TestAgainstTheRealServer:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import httpx
+import httpx2
 import psutil
 
 Found = TypeVar("Found")
@@ -24,8 +24,8 @@ def wait_for(what: str, find: Callable[[], Found | None], seconds: float = 60) -
 def answers(url: str) -> bool:
     """Whether a server answers there, and with 200."""
     try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
+        return httpx2.get(url, timeout=5).status_code == 200
+    except httpx2.HTTPError:
         return False
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from openai import OpenAI
 
@@ -28,7 +28,7 @@ def asked(endpoint: Endpoint, messages: list[Any], max_tokens: int, **extra: Any
 
 def refusal(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    reply = httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=body, headers=headers)
+    reply = httpx2.post(f"{endpoint.base_url}/v1/chat/completions", json=body, headers=headers)
     assert reply.status_code == 400
     return dict(reply.json()["error"])
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from phi3kit.core.errors import LimitReached, RequestInvalid
@@ -39,9 +39,9 @@ def worker(workers: WorkerPool, built: Built) -> Endpoint:
     return workers.endpoint(built.uri("onnx"))
 
 
-def posted(worker: Endpoint, path: str, body: object, user: str) -> httpx.Response:
+def posted(worker: Endpoint, path: str, body: object, user: str) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {worker.api_key}", "X-Phi3kit-User": user}
-    return httpx.post(f"{worker.base_url}{path}", json=body, headers=headers, timeout=60)
+    return httpx2.post(f"{worker.base_url}{path}", json=body, headers=headers, timeout=60)
 
 
 class TestTurns:
@@ -90,5 +90,5 @@ def test_where_one_worker_may_be_loaded_the_idle_one_makes_room(
 ):
     assert workers.endpoint(built.uri("transformers")).wrapper == "transformers"
     assert [status.wrapper for status in workers.statuses()] == ["transformers"]
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{worker.base_url}/health")
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{worker.base_url}/health")

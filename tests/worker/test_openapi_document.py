@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -20,7 +20,7 @@ CASES = 250  # a route and mode: 2,000 in all
 def document(onnx_endpoint: Endpoint) -> dict[str, Any]:
     """What a worker says of itself."""
     headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}"}
-    document: dict[str, Any] = httpx.get(f"{onnx_endpoint.base_url}/openapi.json", headers=headers).json()
+    document: dict[str, Any] = httpx2.get(f"{onnx_endpoint.base_url}/openapi.json", headers=headers).json()
     return document
 
 
@@ -47,7 +47,7 @@ def test_no_request_breaks_the_worker(
     seen: list[int] = []
     headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}", "Content-Type": "application/json"}
 
-    with httpx.Client(base_url=onnx_endpoint.base_url, headers=headers, timeout=60) as http:
+    with httpx2.Client(base_url=onnx_endpoint.base_url, headers=headers, timeout=60) as http:
 
         @settings(
             max_examples=CASES, deadline=None, database=None, derandomize=True,
@@ -70,4 +70,4 @@ def test_no_request_breaks_the_worker(
         send()
     assert len(seen) >= CASES * 0.9
     assert 200 in seen if mode is GenerationMode.POSITIVE else 400 in seen
-    assert httpx.get(f"{onnx_endpoint.base_url}/health").json()["state"] == "ready"
+    assert httpx2.get(f"{onnx_endpoint.base_url}/health").json()["state"] == "ready"

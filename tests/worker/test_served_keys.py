@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from phi3kit.access.keys import KeyStore
@@ -39,10 +39,10 @@ class Server:
         key, token = KeyStore(self.settings.home).create(user, "", ADMIN)
         return key.id, token
 
-    def ask(self, token: str | None, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+    def ask(self, token: str | None, path: str = "/v1/chat/completions", **headers: str) -> httpx2.Response:
         named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         authorization = {b"Authorization": f"Bearer {token}".strip().encode()} if token is not None else {}
-        return httpx.post(f"{self.url}{path}", json=BODY, headers=authorization | named, timeout=120)
+        return httpx2.post(f"{self.url}{path}", json=BODY, headers=authorization | named, timeout=120)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ class TestUsersKey:
     def test_its_turns_are_its_users_whatever_the_request_says(self, server: Server):
         _, token = server.key_for("ada")
         body = BODY | {"user": "bob"}
-        reply = httpx.post(
+        reply = httpx2.post(
             f"{server.url}/v1/chat/completions",
             json=body,
             headers={
@@ -192,5 +192,5 @@ class TestManagedWorker:
         endpoint = pool.endpoint(built.uri("onnx"))
         _, token = KeyStore(built.home).create("lea", "", ADMIN)
         headers = {"Authorization": f"Bearer {token}"}
-        refused = httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
+        refused = httpx2.post(f"{endpoint.base_url}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
         assert refused.status_code == 401

@@ -1,6 +1,6 @@
 """Tokens: what /tokenize says of each, for prompts and messages, in both workers."""
 
-import httpx
+import httpx2
 import pytest
 
 from phi3kit.core.records import Endpoint, Message
@@ -22,7 +22,7 @@ HOSTILE = [
 
 def tokenized(endpoint: Endpoint, **body: object) -> dict[str, object]:
     headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    answer = httpx.post(f"{endpoint.base_url}/tokenize", json=body, headers=headers, timeout=60)
+    answer = httpx2.post(f"{endpoint.base_url}/tokenize", json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     found: dict[str, object] = answer.json()
     return found
@@ -72,13 +72,13 @@ class TestPieces:
     def test_what_is_no_flag_is_a_400(self, endpoint: Endpoint, value: object) -> None:
         headers = {"Authorization": f"Bearer {endpoint.api_key}"}
         body = {"prompt": "Hi", "return_pieces": value}
-        answer = httpx.post(f"{endpoint.base_url}/tokenize", json=body, headers=headers)
+        answer = httpx2.post(f"{endpoint.base_url}/tokenize", json=body, headers=headers)
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == "return_pieces"
 
     def test_the_description_names_the_flag(self, onnx_endpoint: Endpoint) -> None:
         headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}"}
-        document = httpx.get(f"{onnx_endpoint.base_url}/openapi.json", headers=headers).json()
+        document = httpx2.get(f"{onnx_endpoint.base_url}/openapi.json", headers=headers).json()
         assert document["components"]["schemas"]["TokenizeRequest"]["properties"]["return_pieces"]["type"] == "boolean"
 
 

@@ -40,7 +40,7 @@ def _show(worker: WorkerStatus) -> None:
                 args=(worker.model_uri, resources.actor()),
                 disabled=not permissions.may("serve"),
             )
-        st.code("\n".join([worker.model_uri, *worker.requested_uris]), language=None)
+        st.code("\n".join([worker.model_uri, *worker.given_uris]), language=None)
         if worker.state != "stopped":
             with st.container(horizontal=True):
                 st.metric("Memory", shell.size(worker.memory_bytes or 0), border=True)

@@ -12,7 +12,7 @@ from mlflow.models import ModelSignature
 
 from phi3kit.core.records import WrapperName
 from phi3kit.endpoints import targets
-from phi3kit.endpoints.scoring import Scored, score
+from phi3kit.endpoints.invocations import ScoringResponse, score
 from phi3kit.formats import payloads
 from phi3kit.formats.enforcement import Enforced, Refusal, enforce
 from phi3kit.formats.payloads import EXAMPLES
@@ -233,7 +233,7 @@ def _message(refusal: Refusal) -> None:
 def _ask_really(side: Side, text: str) -> None:
     """The same payload to a real worker; its answer stays until the payload changes."""
     uri = side.choice.model.model_uri
-    asked: dict[tuple[str, str], Scored] = st.session_state.setdefault("lab_asked", {})
+    responses: dict[tuple[str, str], ScoringResponse] = st.session_state.setdefault("lab_responses", {})
     if st.button(
         "Send it to the model",
         key=f"lab_ask_{side.letter}",
@@ -247,11 +247,11 @@ def _ask_really(side: Side, text: str) -> None:
             st.spinner("Loading the model and MLflow in its worker; the first time takes seconds"),
         ):
             endpoint = resources.endpoint(targets.of_model(side.choice.model, ""))
-            asked.clear()
-            asked[uri, text] = score(endpoint, text, resources.actor())
-    if scored := asked.get((uri, text)):
-        st.caption(f"/invocations answered {scored.status}:")
-        st.code(_cut(scored.body), language="json" if scored.is_json else None, wrap_lines=True)
+            responses.clear()
+            responses[uri, text] = score(endpoint, text, resources.actor())
+    if response := responses.get((uri, text)):
+        st.caption(f"/invocations answered {response.status}:")
+        st.code(_cut(response.text), language="json" if response.is_json else None, wrap_lines=True)
 
 
 def _table(rows: list[ComparedField], names: tuple[str, str], only_differences: bool) -> None:

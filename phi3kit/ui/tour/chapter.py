@@ -3,15 +3,14 @@
 Knows texts and code. Runs nothing; only `ask_like_the_chapter` asks a worker.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote
-
-import httpx
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint, WrapperName
+from phi3kit.endpoints.invocations import score
 
 Act = Literal["none", "build", "signatures", "predict", "onward"]
 
@@ -207,20 +206,15 @@ def ask_like_the_chapter(endpoint: Endpoint, wrapper: WrapperName, actor: Actor)
 
     actor: who asks. Raises NotAllowed or WorkerFailed.
     """
-    actor.require("invoke")
-    body: dict[str, Any] = {"messages": MESSAGES} if wrapper == "transformers" else {"prompt": PROMPT}
+    question = {"messages": MESSAGES} if wrapper == "transformers" else {"prompt": PROMPT}
     again = "Run the step again; the worker is started anew when it is gone."
     try:
-        reply = httpx.post(
-            f"{endpoint.base_url}/invocations",
-            json=body,
-            headers={"Authorization": f"Bearer {endpoint.api_key}", "X-Phi3kit-User": quote(actor.name)},
-            timeout=_ANSWER_S,
-        )
-        response = reply.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise WorkerFailed("The model did not answer.", f"{error}.", again) from error
-    if reply.status_code != 200:
+        reply = score(endpoint, json.dumps(question), actor, _ANSWER_S)
+        response = json.loads(reply.text)
+    except (WorkerFailed, ValueError) as error:
+        why = error.why if isinstance(error, WorkerFailed) else f"{error}."
+        raise WorkerFailed("The model did not answer.", why, again) from error
+    if reply.status != 200:
         raise WorkerFailed("The model did not answer.", str(response.get("message", response)), again)
     if wrapper == "transformers":
         return str(response[0]["choices"][0]["message"]["content"]).strip(), response
