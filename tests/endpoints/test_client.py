@@ -15,6 +15,7 @@ from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream, 
 from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import CHAPTER_PROMPT, Built, settings_for
+from tests.support.actors import admin
 from tests.support.waiting import wait_for
 
 CAPITAL = (Message("user", "What is the capital of Spain?"),)
@@ -22,8 +23,8 @@ CAPITAL_RAW = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
 LONG = Request((Message("user", "List the capitals of the world."),), max_tokens=1800)
 
 
-def a_context(**values: str) -> TurnContext:
-    return TurnContext(**{"user": "maria", "origin": "ui", **values})  # type: ignore[arg-type]
+def a_context(user: str = "maria") -> TurnContext:
+    return TurnContext(admin(user), "ui")
 
 
 def recorded(built: Built, context: TurnContext) -> TurnRecord:
