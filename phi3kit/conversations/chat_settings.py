@@ -1,6 +1,6 @@
-"""Chat settings: the system prompt and the parameters that a message is sent with; as a link and as a preset.
+"""Chat settings: the system prompt and the sampling parameters of a message, as a link and as a preset.
 
-Knows which values can be used, and says which cannot. Stores nothing, draws nothing.
+Knows which values are valid, and says why others are not. Stores and draws nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ MAX_LINK_CHARACTERS = 8_000  # proxies refuse much longer addresses
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How a message is sent; what a preset keeps."""
+    """How a message is sent; the content of a preset."""
 
     system_prompt: str = ""
     temperature: float = 0.0
@@ -30,15 +30,13 @@ class ChatSettings:
 
     @classmethod
     def of(cls, request: Request) -> "ChatSettings":
-        """The settings that a request was made with."""
+        """The settings of a request."""
         first = request.prompt[0] if isinstance(request.prompt, tuple) and request.prompt else None
         system = first.content if first and first.role == "system" else ""
-        return cls(
-            system, request.temperature, request.top_p, request.max_tokens, request.seed, tuple(request.stop)
-        )  # fmt: skip
+        return cls(system, request.temperature, request.top_p, request.max_tokens, request.seed, tuple(request.stop))
 
     def request(self, prompt: tuple[Message, ...] | str) -> Request:
-        """A request with these parameters; the system prompt is in `prompt`."""
+        """A request with these parameters; `prompt` already has the system prompt."""
         return Request(prompt, self.temperature, self.max_tokens, self.top_p, self.seed, self.stop)
 
     def to_json(self) -> dict[str, Any]:
@@ -50,9 +48,9 @@ NAMES = tuple(field.name for field in fields(ChatSettings))
 
 
 def read(values: Mapping[str, Any], base: ChatSettings | None = None) -> tuple[ChatSettings, list[str]]:
-    """The settings that `values` name, on top of `base`, and a sentence for each value that cannot be used.
+    """`base` with the given values, and a sentence for each value that cannot be used.
 
-    values: by a setting's name; numbers may be written as text, as in a link.
+    values: by a setting's name; numbers may be texts, as in a link.
     """
     settings, problems = base or ChatSettings(), []
     for name in NAMES:
@@ -66,12 +64,12 @@ def read(values: Mapping[str, Any], base: ChatSettings | None = None) -> tuple[C
 
 
 def link(address: str, settings: ChatSettings, **names: str | None) -> str:
-    """An address that opens Chat with these settings; what is as always is left out.
+    """An address that opens Chat with these settings, without those that have their default.
 
-    names: what else it names: wrapper, model, preset. Raises ValueError when it would be too long.
+    names: further query parameters: wrapper, model, preset. Raises ValueError when it would be too long.
     """
-    plain = ChatSettings().to_json()
-    values = {name: value for name, value in settings.to_json().items() if value != plain[name]}
+    defaults = ChatSettings().to_json()
+    values = {name: value for name, value in settings.to_json().items() if value != defaults[name]}
     query = urlencode({name: value for name, value in names.items() if value} | values, doseq=True)
     url = f"{address}?{query}" if query else address
     if len(url) > MAX_LINK_CHARACTERS:
@@ -82,7 +80,7 @@ def link(address: str, settings: ChatSettings, **names: str | None) -> str:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """The value in its type. Raises ValueError, whose text says what is needed."""
+    """The value in its type. Raises ValueError with what is needed."""
     if name == "system_prompt":
         return _text(value, "a text")
     if name == "stop":

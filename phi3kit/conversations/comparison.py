@@ -1,6 +1,6 @@
 """Comparison: one message, the answers of two or three targets, and what a vote on them means.
 
-Knows turns and their order. Asks nobody, draws nothing.
+Knows turns and their order. Sends and draws nothing.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ LETTERS = ("A", "B", "C")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A message and its answers, side by side in the order of `targets`."""
+    """A message and its answers, in the order of `targets`."""
 
     text: str
-    targets: tuple[Target, ...]  # what was asked
-    answers: Conversation  # its turns are the answers; they are logged under its id
+    targets: tuple[Target, ...]
+    answers: Conversation  # its turns are the answers, logged under its id
 
     @property
     def id(self) -> str:
@@ -32,18 +32,18 @@ class Comparison:
 
     @property
     def votable(self) -> bool:
-        """Whether every side has answered: a failure is no answer to prefer another to."""
+        """Whether every target has answered: nobody can prefer an answer to a failure."""
         return len(self.turns) > 1 and all(turn.error is None and turn.answer.text for turn in self.turns)
 
     def votes(self, winner: int | None) -> list[Vote]:
-        """What it means for each turn that the one at `winner` is the best, or that none is (None)."""
+        """The vote on each turn when the one at `winner` is the best; None: a tie."""
         return [
             Vote(turn.turn_id, target.wrapper, target.model_uri, _outcome(index, winner))
             for index, (target, turn) in enumerate(zip(self.targets, self.turns, strict=True))
         ]
 
     def verdict(self, outcomes: dict[str, Outcome]) -> str | None:
-        """A vote in words; None when nobody has voted. outcomes: by turn id."""
+        """The vote in words; None before a vote. outcomes: by turn id."""
         found = [outcomes.get(turn.turn_id) for turn in self.turns]
         if "won" in found:
             return f"{LETTERS[found.index('won')]} is {'better' if len(found) == 2 else 'best'}"

@@ -1,7 +1,6 @@
 """Conversation: a tree of turns, the branch that is shown, and the messages that the next turn sends.
 
-A turn goes on from its parent; asking again and editing make siblings, so nothing that was said is lost. Sends nothing,
-stores nothing, draws nothing.
+A turn follows its parent; regenerating and editing make siblings, so nothing is lost. Sends, stores and draws nothing.
 """
 
 import time
@@ -18,24 +17,24 @@ _TITLE_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """What was said, and what came of it."""
+    """One message and its answer."""
 
     text: str  # the user's message, or the raw prompt; "" where an imported conversation begins with an answer
     answer: Answer
     request: Request
     model_uri: str
-    wrapper: Served | None  # None: imported, nobody was asked here
+    wrapper: Served | None  # None: imported from a file
     turn_id: str
     error: Phi3KitError | None = None
     settled: bool = False  # a cancelled turn that has the counts of its record
-    parent: str | None = None  # the turn_id that it goes on from; None at the beginning
-    continues: str | None = None  # the turn_id of the cut answer that it completes, a sibling
-    begun: str = ""  # that cut answer's text; this turn's own answer stands behind it
+    parent: str | None = None  # turn_id; None at the root
+    continues: str | None = None  # turn_id of the sibling whose cut answer this turn completes
+    begun: str = ""  # that cut answer's text; this turn's own answer follows it
     at: float = field(default_factory=time.time)  # seconds since the epoch
 
     @property
     def answer_text(self) -> str:
-        """The whole answer, with what an earlier turn had begun."""
+        """The whole answer, including the text of the turn that this one continues."""
         return self.begun + self.answer.text
 
     @property
@@ -45,20 +44,20 @@ class ChatTurn:
 
     @property
     def cut(self) -> bool:
-        """Whether its answer has a beginning and could go on."""
+        """Whether its answer has text and ended early, so that it can be continued."""
         return bool(self.answer_text) and self.answer.finish_reason in ("length", "cancelled", "error")
 
 
 @dataclass
 class Conversation:
-    """Turns that grow into a tree; `leaf` is where the shown branch ends."""
+    """A growing tree of turns; `leaf` is the last turn of the shown branch."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    turns: list[ChatTurn] = field(default_factory=list)  # of all branches, a parent before what goes on from it
+    turns: list[ChatTurn] = field(default_factory=list)  # of all branches, parents before children
     leaf: str | None = None
-    title: str = ""  # given by a person; "" while the first message stands for it
-    version: int = 0  # of the saved conversation, when this one was last like it; 0: never saved
-    unsaved: bool = False  # there are turns that are only here
+    title: str = ""  # given by a person; "": the first message is the title
+    version: int = 0  # of the saved conversation that this one last equalled; 0: never saved
+    unsaved: bool = False  # some turns are only here
 
     @property
     def name(self) -> str:
@@ -74,11 +73,11 @@ class Conversation:
 
     @property
     def shown(self) -> list[ChatTurn]:
-        """The turns of the shown branch, from its beginning to its end."""
+        """The turns of the shown branch, from root to leaf."""
         return self.path(self.leaf)
 
     def path(self, end: str | None) -> list[ChatTurn]:
-        """The turns from the beginning to the one named `end`; none for None."""
+        """The turns from the root to the one with the id `end`; none for None."""
         by_id = {turn.turn_id: turn for turn in self.turns}
         found: list[ChatTurn] = []
         while end is not None and (turn := by_id.pop(end, None)):
@@ -87,23 +86,23 @@ class Conversation:
         return found[::-1]
 
     def siblings(self, turn: ChatTurn) -> list[ChatTurn]:
-        """The turns that stand in the same place, this one too; a cut answer steps behind the turn that completes it."""
+        """The turns with the same parent, this one included. A cut answer that was completed is hidden."""
         completed = self._completed()
         found = [
             each
             for each in self.turns
             if each.parent == turn.parent and (each.turn_id not in completed or each.turn_id == turn.turn_id)
         ]
-        return sorted(found, key=lambda each: each.at)  # another tab's came later to the list
+        return sorted(found, key=lambda each: each.at)  # turns of another tab are appended late
 
     def add(self, turn: ChatTurn) -> None:
-        """A turn that was made here: it is shown."""
+        """Add a turn that was made here, and show it."""
         self.turns.append(turn)
         self.leaf = turn.turn_id
         self.unsaved = True
 
     def show(self, turn_id: str) -> None:
-        """Show the branch through a turn, to the newest end behind it."""
+        """Show the branch through a turn, down to its newest leaf."""
         completed = self._completed()
         newest: dict[str | None, str] = {
             turn.parent: turn.turn_id
@@ -114,8 +113,8 @@ class Conversation:
             turn_id = child
         self.leaf = turn_id
 
-    def behind(self, turn_id: str) -> list[ChatTurn]:
-        """A turn and all that goes on from it, in all branches."""
+    def subtree(self, turn_id: str) -> list[ChatTurn]:
+        """A turn and all its descendants."""
         inside = {turn_id}
         for turn in self.turns:
             if turn.parent in inside:
@@ -123,8 +122,8 @@ class Conversation:
         return [turn for turn in self.turns if turn.turn_id in inside]
 
     def remove(self, turn_ids: Iterable[str]) -> None:
-        """Take turns away, with all that goes on from them; the branch beside them is shown, or what was before them."""
-        gone = {turn.turn_id for turn_id in set(turn_ids) for turn in self.behind(turn_id)}
+        """Remove turns with their descendants. If they were shown, their newest sibling is shown now, or their parent."""
+        gone = {turn.turn_id for turn_id in set(turn_ids) for turn in self.subtree(turn_id)}
         shown = self.shown
         self.turns = [turn for turn in self.turns if turn.turn_id not in gone]
         lost = next((turn for turn in shown if turn.turn_id in gone), None)
@@ -136,7 +135,7 @@ class Conversation:
             self.leaf = lost.parent
 
     def merge(self, others: Iterable[ChatTurn]) -> int:
-        """Take in turns that were made elsewhere; how many were new. A turn never changes but for being settled."""
+        """Take over turns made elsewhere; how many were new. A known turn changes only by being settled."""
         at = {turn.turn_id: index for index, turn in enumerate(self.turns)}
         new = 0
         for turn in others:
@@ -148,10 +147,10 @@ class Conversation:
         return new
 
     def settle(self, find: Callable[[str], TurnRecord | None]) -> bool:
-        """Give cancelled turns the counts of their record; whether there was one to settle.
+        """Give cancelled turns the counts of their record; whether any was settled.
 
-        The page stops reading before the worker stops writing, by a token or two; what was logged is what it cost.
-        find: a turn's record by its id, None when it is not there (yet).
+        The page stops reading a token or two before the worker stops writing, and the record has the real cost.
+        find: a turn's record by its id; None when there is none (yet).
         """
         settled = False
         for index, turn in enumerate(self.turns):
@@ -173,17 +172,17 @@ class Conversation:
         return settled
 
     def messages(self, system_prompt: str, text: str, parent: str | None) -> tuple[Message, ...]:
-        """The messages that ask `text` behind the turn `parent`; an empty text asks on without a new message."""
-        asked = [Message("user", text)] if text else []
-        return (*messages_of(self.path(parent), system_prompt), *asked)
+        """The messages of a request that follows the turn `parent`; an empty text adds no message."""
+        new = [Message("user", text)] if text else []
+        return (*messages_of(self.path(parent), system_prompt), *new)
 
     def _completed(self) -> set[str | None]:
-        """Cut answers that another turn completes, and that nothing else goes on from."""
+        """Ids of cut answers that another turn completes and that have no children."""
         return {turn.continues for turn in self.turns} - {turn.parent for turn in self.turns}
 
 
 def messages_of(path: Iterable[ChatTurn], system_prompt: str) -> tuple[Message, ...]:
-    """What was said along a path. A turn that failed before its first token is left out; an imported one never is."""
+    """The messages along a path. Leaves out a turn that failed before its first token, unless it was imported."""
     messages = [Message("system", system_prompt)] if system_prompt.strip() else []
     for turn in path:
         if turn.text and (turn.answer_text or turn.imported):

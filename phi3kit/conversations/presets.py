@@ -1,6 +1,6 @@
 """Presets: chat settings that a person saved under a name.
 
-One SQLite file under the data folder, by user. Knows no page.
+Kept by user in one SQLite file under the data folder. Draws nothing.
 """
 
 import json
@@ -27,13 +27,13 @@ class Presets:
         self._path, self._user = home / "presets.db", user
 
     def names(self) -> list[str]:
-        """All names, in the alphabet's order."""
+        """All names, sorted."""
         with self._transaction() as connection:
             rows = connection.execute("select name from presets where user = ?", (self._user,)).fetchall()
         return sorted((str(row[0]) for row in rows), key=str.casefold)
 
     def save(self, name: str, settings: ChatSettings) -> str:
-        """Keep settings under a name, in the place of those that had it; the name as it was kept.
+        """Save settings under a name, replacing those that had it; the name as saved.
 
         Raises RequestInvalid for a name that cannot be used.
         """
@@ -52,7 +52,7 @@ class Presets:
         return kept
 
     def load(self, name: str) -> tuple[ChatSettings, list[str]] | None:
-        """The settings of a name, and a sentence for each value that cannot be used; None when there is no such name."""
+        """The settings of a name, and a sentence for each unusable value; None for an unknown name."""
         with self._transaction() as connection:
             row = connection.execute(
                 "select settings from presets where user = ? and name = ?", (self._user, name)
@@ -68,7 +68,7 @@ class Presets:
         return read(values)
 
     def delete(self, name: str) -> None:
-        """Forget a name; nothing happens when there is none."""
+        """Delete a preset, if there is one of that name."""
         with self._transaction() as connection:
             connection.execute("delete from presets where user = ? and name = ?", (self._user, name))
 

@@ -1,11 +1,11 @@
-"""Request snippets: one request as code that a reader can run: with the `openai` client, plain MLflow, and curl.
+"""Request snippets: one request as runnable code: with the `openai` client, plain MLflow, and curl.
 
-Knows what each way in can say and what it cannot, and says the latter in a comment. Runs nothing.
+Knows what each interface cannot express, and says so in a comment. Runs nothing.
 """
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from phi3kit.core.records import Message, WrapperName
@@ -13,7 +13,7 @@ from phi3kit.endpoints.client import Request
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.formats.chat_template import SPECIAL_TOKENS, raw_prompt
 
-WORKER_URL = "http://127.0.0.1:8000"  # where `phi3kit serve` listens when nothing is said
+WORKER_URL = "http://127.0.0.1:8000"  # the default of `phi3kit serve`
 SCORING_URL = "http://127.0.0.1:5001"
 _WORKER_KEY = "PHI3KIT_API_KEY"
 
@@ -37,8 +37,8 @@ def snippets(
 ) -> list[Snippet]:
     """The request in four ways.
 
-    tracking_uri: the store that has the model. worker_url: a worker's address, without /v1.
-    scoring_url: where `mlflow models serve` answers.
+    tracking_uri: the store that has the model. worker_url: of a worker, without /v1.
+    scoring_url: of `mlflow models serve`.
     """
     serve = _serve(model_uri, worker_url)
     return [
@@ -50,15 +50,12 @@ def snippets(
 
 
 def remote_snippets(request: Request, connection: Connection) -> list[Snippet]:
-    """The request to a remote endpoint, in the ways that it understands. The key stays in its environment variable."""
+    """The request in the ways that a remote endpoint understands. The key is read from its environment variable."""
     endpoint = endpoint_of(connection, {connection.key_name: "unused"}, None)
     key_name = connection.key_name
     if endpoint.protocol == "invocations":
         body = {"prompt": _raw(request)} if endpoint.takes == "raw" else _chat_body(request)
-        key = f' -H "Authorization: Bearer ${key_name}"' if key_name else ""
-        return [
-            Snippet("curl (/invocations)", "bash", f"curl -s {endpoint.base_url}/invocations{key} \\\n{_posted(body)}")
-        ]
+        return [Snippet("curl (/invocations)", "bash", _post(f"{endpoint.base_url}/invocations", body, key_name))]
     base_url, model = endpoint.base_url + endpoint.api_path, endpoint.model
     return [
         Snippet("Python (openai)", "python", _openai(request, model, base_url, key_name)),
@@ -89,8 +86,7 @@ print(answer.usage)
 
 def _curl(request: Request, model: str, base_url: str, key_name: str) -> str:
     route = "chat/completions" if request.interface == "openai" else "completions"
-    key = f' -H "Authorization: Bearer ${{{key_name}:-none}}"' if key_name else ""
-    return f"curl -s {base_url}/{route}{key} \\\n{_posted(request.body(model))}"
+    return _post(f"{base_url}/{route}", request.body(model), key_name)
 
 
 def _pyfunc(request: Request, wrapper: WrapperName, model_uri: str, tracking_uri: str) -> str:
@@ -140,8 +136,7 @@ def _curl_scoring(request: Request, wrapper: WrapperName, model_uri: str, tracki
     else:
         body, notes = {"prompt": _raw(request)}, _raw_notes(request)
         notes.append("The signature has no params: the answer is greedy, of 512 tokens at most.")
-    return f"""{first}{_notes(notes)}curl -s {scoring_url}/invocations \\
-{_posted(body)}"""
+    return first + _notes(notes) + _post(f"{scoring_url}/invocations", body)
 
 
 def _serve(model_uri: str, worker_url: str) -> str:
@@ -149,9 +144,11 @@ def _serve(model_uri: str, worker_url: str) -> str:
     return f"# First, in another terminal:\n#   python -m phi3kit serve {shlex.quote(model_uri)} --port {port}\n"
 
 
-def _posted(body: dict[str, Any]) -> str:
-    # From standard input: an argument may not be longer than 128 KB. No line of JSON reads JSON.
-    return f"""  -H 'Content-Type: application/json' --data-binary @- <<'JSON'
+def _post(url: str, body: dict[str, Any], key_name: str = "") -> str:
+    key = f' -H "Authorization: Bearer ${{{key_name}:-none}}"' if key_name else ""
+    # The body is standard input: an argument may not be longer than 128 KB. No line of the body is "JSON".
+    return f"""curl -s {url}{key} \\
+  -H 'Content-Type: application/json' --data-binary @- <<'JSON'
 {_json(body)}
 JSON
 """
@@ -160,28 +157,22 @@ JSON
 def _json(body: dict[str, Any]) -> str:
     """JSON with one message a line."""
 
-    def one(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
     def field(value: Any) -> str:
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            return "[\n" + ",\n".join(f"    {one(each)}" for each in value) + "\n  ]"
-        return one(value)
+            return "[\n" + ",\n".join(f"    {field(each)}" for each in value) + "\n  ]"
+        return json.dumps(value, ensure_ascii=False)
 
-    return "{\n" + ",\n".join(f"  {one(name)}: {field(value)}" for name, value in body.items()) + "\n}"
+    return "{\n" + ",\n".join(f"  {field(name)}: {field(value)}" for name, value in body.items()) + "\n}"
 
 
 def _chat_body(request: Request) -> dict[str, Any]:
-    """What the transformers wrapper's signature takes."""
-    messages = _messages(request)
-    body: dict[str, Any] = {"messages": [{"role": each.role, "content": each.content} for each in messages]}
-    # The wrapper refuses a temperature of 0, and samples when it is left out: the likeliest token of one is greedy.
-    sampling = (
-        {"temperature": request.temperature, "top_p": request.top_p}
-        if request.temperature
-        else {"temperature": 1.0, "top_k": 1}
-    )
-    return {**body, **sampling, "max_tokens": request.max_tokens}
+    """The input of the transformers wrapper's signature."""
+    prompt = request.prompt if isinstance(request.prompt, tuple) else (Message("user", request.prompt),)
+    # The wrapper refuses temperature 0, and samples without a temperature. top_k 1 is greedy.
+    sampling = {"temperature": 1.0, "top_k": 1}
+    if request.temperature:
+        sampling = {"temperature": request.temperature, "top_p": request.top_p}
+    return {"messages": [asdict(each) for each in prompt], **sampling, "max_tokens": request.max_tokens}
 
 
 def _chat_notes(request: Request) -> list[str]:
@@ -202,12 +193,7 @@ def _raw_notes(request: Request) -> list[str]:
     return []
 
 
-def _messages(request: Request) -> tuple[Message, ...]:
-    return request.prompt if isinstance(request.prompt, tuple) else (Message("user", request.prompt),)
-
-
 def _raw(request: Request) -> str:
-    """The raw prompt of a request."""
     if isinstance(request.prompt, str):
         return request.prompt
     if request.continues:
@@ -220,7 +206,7 @@ def _notes(notes: list[str]) -> str:
 
 
 def _python(value: Any, indent: int = 0) -> str:
-    """A value as a Python literal; messages stand one a line."""
+    """A value as a Python literal, with one message a line. indent: of the line it begins on; 0: a dict in one line."""
     pad = " " * (indent + 4)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)  # its escapes are Python's too

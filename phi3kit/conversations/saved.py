@@ -1,8 +1,8 @@
-"""Saved conversations: one user's chats on the server, found again by title and text.
+"""Saved conversations: one user's chats on the server, found by title and text.
 
 One SQLite file under the data folder. Turns never change, so two tabs on one conversation save the union of theirs.
-A deleted turn or conversation leaves its id, without its text, so that another tab does not bring it back unasked;
-who goes on from it does. Knows no page.
+A deleted turn or conversation leaves its id without its text, so that another tab does not save it again; a tab that
+has a new turn below it does. Draws nothing.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phi3kit.conversations import chat_settings as chat_settings
+from phi3kit.conversations import chat_settings
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation, messages_of
 from phi3kit.core.errors import Phi3KitError, StorageFailed
@@ -23,12 +23,14 @@ from phi3kit.core.sqlite_file import transaction
 from phi3kit.endpoints.client import Answer
 
 MAX_TITLE_CHARACTERS = 120
+# Fields of a turn that JSON takes as they are.
+_AS_THEY_ARE = ("turn_id", "parent", "at", "text", "continues", "begun", "model_uri", "wrapper", "settled")
 _SCHEMA = """
 create table if not exists conversations (
     id text not null,
     user text not null,
     title text not null,       -- given by a person, or ''
-    name text not null,        -- as it is listed
+    name text not null,        -- in the list
     leaf text,
     changed_at real not null,  -- seconds since the epoch
     version integer not null,  -- grows with each change
@@ -40,7 +42,7 @@ create table if not exists turns (
     user text not null,
     conversation_id text not null,
     turn_id text not null,
-    record text not null,      -- '' when it was deleted
+    record text not null,      -- JSON; '' when the turn was deleted
     words text not null,       -- message and answer, for the search
     settled integer not null,
     unique (user, conversation_id, turn_id)
@@ -49,7 +51,7 @@ create table if not exists turns (
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedConversation:
     """A conversation in the list."""
 
     id: str
@@ -59,7 +61,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class OtherTabChanges:
     """What another tab did to a conversation that is open here."""
 
     new_turns: int = 0
@@ -71,11 +73,11 @@ class SavedConversations:
     """One user's conversations. Safe from several threads and processes. Each method raises StorageFailed."""
 
     def __init__(self, home: Path, user: str, *, keeps: bool = True) -> None:
-        """keeps: False for somebody whose words stay in the tab alone; then nothing is ever saved."""
+        """keeps: False where words stay in the tab: nothing is ever saved."""
         self._path, self._user, self._keeps = home / "conversations.db", user, keeps
 
-    def find(self, text: str = "", limit: int = 50, offset: int = 0) -> tuple[list[Listed], int]:
-        """A page of the conversations in whose name, messages or answers `text` stands, newest first; how many there are."""
+    def find(self, text: str = "", limit: int = 50, offset: int = 0) -> tuple[list[ListedConversation], int]:
+        """A page of the conversations that have `text` in name, message or answer, newest first; and their number."""
         wanted = text.strip().casefold()
         where = "c.user = :user and not c.deleted"
         if wanted:
@@ -86,15 +88,15 @@ class SavedConversations:
             connection.create_function("casefold", 1, str.casefold, deterministic=True)
             total = connection.execute(f"select count(*) from conversations c where {where}", values).fetchone()[0]  # noqa: S608
             rows = connection.execute(
-                f"""select c.id, c.name, c.changed_at, (select count(*) from turns t where t.user = c.user
-                and t.conversation_id = c.id and t.record != '') from conversations c where {where}
+                f"""select c.id, c.name, (select count(*) from turns t where t.user = c.user
+                and t.conversation_id = c.id and t.record != ''), c.changed_at from conversations c where {where}
                 order by c.changed_at desc, c.id limit :limit offset :offset""",  # noqa: S608
                 values,
             ).fetchall()
-        return [Listed(row[0], row[1], row[3], row[2]) for row in rows], int(total)
+        return [ListedConversation(*row) for row in rows], int(total)
 
     def open(self, conversation_id: str) -> Conversation | None:
-        """A saved conversation, whole; None when this user has none of that id."""
+        """A saved conversation; None when this user has none of that id."""
         with self._transaction() as connection:
             head = self._head(connection, conversation_id)
             records = self._records(connection, conversation_id)
@@ -108,7 +110,7 @@ class SavedConversations:
         return conversation
 
     def save(self, conversation: Conversation) -> bool:
-        """Keep every turn that is not kept yet, and which branch is shown; True when this brought back deleted ones."""
+        """Save new turns and which branch is shown; True when this restored deleted turns."""
         if not self._keeps:
             conversation.unsaved = False
             return False
@@ -131,47 +133,46 @@ class SavedConversations:
                 (conversation.id, self._user, conversation.title, conversation.name, conversation.leaf, time.time(),
                  version),
             )  # fmt: skip
-        # Others may have saved in between: then this one is not like the saved one yet, and refresh must look.
+        # Another tab may have saved in between: then refresh must still read its turns.
         if head is None or head["version"] == conversation.version:
             conversation.version = version
         conversation.unsaved = False
         return bool(deleted or back)
 
-    def refresh(self, conversation: Conversation) -> Elsewhere:
-        """Take in what other tabs have saved since; the shown branch stays. Nothing happens to one that was never saved."""
+    def refresh(self, conversation: Conversation) -> OtherTabChanges:
+        """Take over what other tabs have saved since; the shown branch stays. Does nothing before the first save."""
         if not conversation.version:
-            return Elsewhere()
+            return OtherTabChanges()
         with self._transaction() as connection:
             head = self._head(connection, conversation.id)
             if head is None or head["version"] == conversation.version:
-                return Elsewhere()
+                return OtherTabChanges()
             records = self._records(connection, conversation.id)
         if head["deleted"]:
             conversation.version = head["version"]
-            return Elsewhere(deleted=True)
+            return OtherTabChanges(deleted=True)
         gone = [turn_id for turn_id, record in records.items() if not record and conversation.turn(turn_id)]
-        # What was never saved is not lost with the turn that it goes on from: saving it brings both back.
-        gone = [each for each in gone if all(turn.turn_id in records for turn in conversation.behind(each))]
+        # An unsaved turn is not lost with its deleted parent: saving it restores both.
+        gone = [each for each in gone if all(turn.turn_id in records for turn in conversation.subtree(each))]
         conversation.remove(gone)
         new = conversation.merge(self._turns(conversation, (record for record in records.values() if record)))
         conversation.title, conversation.version = head["title"], head["version"]
-        return Elsewhere(new, len(gone))
+        return OtherTabChanges(new, len(gone))
 
     def rename(self, conversation_id: str, title: str) -> None:
-        """Give a title; an empty one lets the first message stand for it again."""
-        kept = " ".join(title.split())[:MAX_TITLE_CHARACTERS]
+        """Give a title; an empty one makes the first message the title again."""
         conversation = self.open(conversation_id)
         if conversation is None:
             return
-        conversation.title = kept
+        conversation.title = " ".join(title.split())[:MAX_TITLE_CHARACTERS]
         with self._transaction() as connection:
             connection.execute(
                 "update conversations set title = ?, name = ?, version = version + 1 where user = ? and id = ?",
-                (kept, conversation.name, self._user, conversation_id),
+                (conversation.title, conversation.name, self._user, conversation_id),
             )
 
     def delete(self, conversation_id: str) -> None:
-        """Forget a conversation and its text."""
+        """Delete a conversation and its text."""
         with self._transaction() as connection:
             connection.execute(
                 "delete from turns where user = ? and conversation_id = ?", (self._user, conversation_id)
@@ -183,12 +184,12 @@ class SavedConversations:
             )
 
     def remove(self, conversation: Conversation, turn_id: str) -> None:
-        """Take a turn and all behind it away, here and on the server."""
-        gone = [turn.turn_id for turn in conversation.behind(turn_id)]
+        """Delete a turn and its descendants, here and on the server."""
+        gone = [turn.turn_id for turn in conversation.subtree(turn_id)]
         conversation.remove([turn_id])
         with self._transaction() as connection:
             connection.executemany(
-                """update turns set record = '', words = '' where user = ? and conversation_id = ? and turn_id = ?""",
+                "update turns set record = '', words = '' where user = ? and conversation_id = ? and turn_id = ?",
                 [(self._user, conversation.id, each) for each in gone],
             )
         self.save(conversation)
@@ -226,7 +227,7 @@ class SavedConversations:
         )
 
     def _turns(self, conversation: Conversation, records: Iterable[str]) -> list[ChatTurn]:
-        """The turns of stored records, each behind its parent, as they are stored."""
+        """The turns of stored records, in the order of the table: parents before children."""
         whole = Conversation(turns=list(conversation.turns))
         turns = []
         for record in records:
@@ -244,41 +245,24 @@ class SavedConversations:
 
 
 def to_record(turn: ChatTurn) -> dict[str, Any]:
-    """A turn as JSON. What was said before it is in the turns before it, and left out here."""
+    """A turn as JSON, without the history of its request, which is in the turns before it."""
     error = turn.error
-    return {
-        "turn_id": turn.turn_id,
-        "parent": turn.parent,
-        "at": turn.at,
-        "text": turn.text,
-        "continues": turn.continues,
-        "begun": turn.begun,
+    return {name: getattr(turn, name) for name in _AS_THEY_ARE} | {
         "answer": asdict(turn.answer),
         "settings": ChatSettings.of(turn.request).to_json(),
-        "model_uri": turn.model_uri,
-        "wrapper": turn.wrapper,
-        "settled": turn.settled,
         "error": [error.what, error.why, error.next_step] if error else None,
     }
 
 
 def from_record(record: dict[str, Any], conversation: Conversation) -> ChatTurn:
-    """The turn of a record, in a conversation that has the turns before it. Raises ValueError, KeyError or TypeError."""
+    """The turn of a record; `conversation` has the turns before it. Raises ValueError, KeyError or TypeError."""
     settings, _ = chat_settings.read(record["settings"])
     history = messages_of(conversation.path(record["parent"]), settings.system_prompt)
-    asked = [Message("user", record["text"])] if record["text"] else []
+    new = [Message("user", record["text"])] if record["text"] else []
     begun = [Message("assistant", record["begun"])] if record["continues"] else []
     return ChatTurn(
-        text=record["text"],
+        **{name: record[name] for name in _AS_THEY_ARE},
         answer=Answer(**record["answer"]),
-        request=replace(settings.request((*history, *asked, *begun)), continues=bool(record["continues"])),
-        model_uri=record["model_uri"],
-        wrapper=record["wrapper"],
-        turn_id=record["turn_id"],
+        request=replace(settings.request((*history, *new, *begun)), continues=bool(record["continues"])),
         error=Phi3KitError(*record["error"]) if record["error"] else None,
-        settled=record["settled"],
-        parent=record["parent"],
-        continues=record["continues"],
-        begun=record["begun"],
-        at=record["at"],
     )

@@ -1,6 +1,6 @@
-"""Transcripts: a conversation's branch as Markdown, as a web page of its own, as OpenAI messages; and the latter back.
+"""Transcripts: a branch of a conversation as Markdown, as a web page, and as OpenAI messages, which are imported too.
 
-Message and answer are text in all of them: nothing that somebody wrote becomes a tag or a headline. Draws nothing.
+Escapes messages and answers: nothing that somebody wrote becomes a tag or a headline. Draws nothing.
 """
 
 import html
@@ -8,6 +8,7 @@ import json
 import re
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -23,14 +24,8 @@ from phi3kit.formats.openai_schema import ChatMessage, error_body
 
 MAX_IMPORT_BYTES = 5_000_000
 MAX_IMPORT_MESSAGES = 2_000
-_OPTIONAL = (
-    "name",
-    "refusal",
-    "annotations",
-    "audio",
-    "function_call",
-    "tool_calls",
-)  # OpenAI's own, when they say nothing
+# OpenAI's own fields of a message, which may be there when they are empty.
+_OPTIONAL = ("name", "refusal", "annotations", "audio", "function_call", "tool_calls")
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -44,13 +39,13 @@ footer,article p{font-size:.85rem;opacity:.75;margin:.5rem 0 0}
 
 
 def to_openai(turns: Sequence[ChatTurn], system_prompt: str) -> str:
-    """JSON: {"messages": [...]}, what the next request of this branch would begin with."""
-    messages = [{"role": each.role, "content": each.content} for each in messages_of(turns, system_prompt)]
+    """JSON: {"messages": [...]}, as the next request of this branch would begin."""
+    messages = [asdict(each) for each in messages_of(turns, system_prompt)]
     return json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n"
 
 
 def to_markdown(title: str, turns: Sequence[ChatTurn], system_prompt: str, zone: tzinfo = UTC) -> str:
-    """Each message quoted: the person's as it was typed, the model's as the Markdown that it wrote."""
+    """Every message as a quotation: a person's as plain text, the model's as Markdown."""
     parts = [f"# {_one_line(title)}"]
     if system_prompt.strip():
         parts.append(f"**System**\n\n{_quoted(_fenced(system_prompt))}")
@@ -58,21 +53,22 @@ def to_markdown(title: str, turns: Sequence[ChatTurn], system_prompt: str, zone:
         if turn.text:
             parts.append(f"**User** · {_time(turn, zone)}\n\n{_quoted(_fenced(turn.text))}")
         if turn.answer_text:
-            parts.append(f"**Assistant**{_md_cost(turn)}\n\n{_quoted(safe_markdown.for_files(turn.answer_text))}")
+            answer = _quoted(safe_markdown.for_files(turn.answer_text))
+            parts.append(f"**Assistant** · {_cost(turn)}\n\n{answer}")
         if turn.error:
             parts.append(f"*{_one_line(str(turn.error))}*")
     return "\n\n".join(parts) + "\n"
 
 
 def to_html(title: str, turns: Sequence[ChatTurn], system_prompt: str, zone: tzinfo = UTC) -> str:
-    """One file that needs no other: no script, nothing loaded, every text escaped."""
-    said = [_article("system", "System", system_prompt)] if system_prompt.strip() else []
+    """A self-contained file: no script, nothing loaded, every text escaped."""
+    articles = [_article("system", "System", system_prompt)] if system_prompt.strip() else []
     for turn in turns:
         if turn.text:
-            said.append(_article("user", f"User · {_time(turn, zone)}", turn.text))
+            articles.append(_article("user", f"User · {_time(turn, zone)}", turn.text))
         if turn.answer_text or turn.error:
             cost = _cost(turn) + (f" · {turn.error}" if turn.error else "")
-            said.append(_article("assistant", "Assistant", turn.answer_text, cost))
+            articles.append(_article("assistant", "Assistant", turn.answer_text, cost))
     name = html.escape(title)
     return f"""<!doctype html>
 <html>
@@ -85,14 +81,14 @@ def to_html(title: str, turns: Sequence[ChatTurn], system_prompt: str, zone: tzi
 </head>
 <body>
 <h1>{name}</h1>
-{"".join(said)}<footer>Made with phi3kit</footer>
+{"".join(articles)}<footer>Made with phi3kit</footer>
 </body>
 </html>
 """
 
 
 def file_name(title: str, ending: str) -> str:
-    """A name for a downloaded transcript: the title's letters and digits, whatever the alphabet."""
+    """A file name for a transcript: the title's letters and digits, of any alphabet."""
     words = re.sub(r"\W+", "-", title, flags=re.UNICODE).strip("-_")[:50].strip("-_")
     return f"{words or 'chat'}.{ending}"
 
@@ -111,22 +107,21 @@ def from_messages(messages: Sequence[Message]) -> tuple[Conversation, str]:
     late = next((index for index, each in enumerate(messages) if each.role == "system" and index), None)
     if late is not None:
         raise _refused(f"messages[{late}] is a system message, and only the first one may be.")
-    said = [message for message in messages if message.role != "system"]
-    if not said:
+    if all(message.role == "system" for message in messages):
         raise _refused("It has no message of a user or an assistant.")
     system = messages[0].content if messages[0].role == "system" else ""
     conversation = Conversation()
-    asked = ""
-    for message in said:
-        if message.role == "user":
-            if asked:
-                _add(conversation, asked, "", system)
-            asked = message.content
-        else:
-            _add(conversation, asked, message.content, system)
-            asked = ""
-    if asked:
-        _add(conversation, asked, "", system)
+    unanswered = ""
+    for message in messages:
+        if message.role == "assistant":
+            _add(conversation, unanswered, message.content, system)
+            unanswered = ""
+        elif message.role == "user":
+            if unanswered:
+                _add(conversation, unanswered, "", system)
+            unanswered = message.content
+    if unanswered:
+        _add(conversation, unanswered, "", system)
     return conversation, system
 
 
@@ -191,15 +186,11 @@ def _time(turn: ChatTurn, zone: tzinfo) -> str:
     return f"{datetime.fromtimestamp(turn.at, zone):%Y-%m-%d %H:%M %Z}"
 
 
-def _md_cost(turn: ChatTurn) -> str:
-    return f" · {_cost(turn)}" if _cost(turn) else ""
-
-
 def _cost(turn: ChatTurn) -> str:
-    """Who answered, and what it cost."""
-    answer = turn.answer
+    """Which wrapper answered, and how many tokens that took."""
     if turn.imported:
         return "imported"
+    answer = turn.answer
     tokens = f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} = {answer.total_tokens:,} tokens"
     return f"{turn.wrapper} · {tokens} · {answer.finish_reason}"
 
@@ -209,7 +200,7 @@ def _quoted(text: str) -> str:
 
 
 def _fenced(text: str) -> str:
-    """Text that stays what it is: in a fence longer than any run of its backticks."""
+    """Text in a fence longer than any run of its backticks."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

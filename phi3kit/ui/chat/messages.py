@@ -222,7 +222,7 @@ def _copy_by_hand(text: str) -> None:
 
 @st.dialog("Delete this turn?", icon=":material/delete:")
 def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
-    behind = len(conversation.behind(turn.turn_id)) - 1
+    behind = len(conversation.subtree(turn.turn_id)) - 1
     also = f" and the {behind} that {'goes' if behind == 1 else 'go'} on from it" if behind else ""
     st.markdown(f"The message and its answer{also} are deleted here and on the server.")
     with st.container(horizontal=True):

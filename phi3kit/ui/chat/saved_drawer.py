@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 
 from phi3kit.conversations import transcripts
-from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, Listed
+from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, ListedConversation
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.shared import permissions, shell
@@ -52,7 +52,7 @@ def _drawer() -> None:
                 _row(each)
 
 
-def _row(each: Listed) -> None:
+def _row(each: ListedConversation) -> None:
     if st.session_state.get(_RENAMING) == each.id:
         _rename(each)
         return
@@ -86,7 +86,7 @@ def _open(conversation_id: str) -> None:
     st.session_state[_DONE] = True
 
 
-def _rename(each: Listed) -> None:
+def _rename(each: ListedConversation) -> None:
     key = f"title_{each.id}"
 
     def save() -> None:
@@ -99,7 +99,7 @@ def _rename(each: Listed) -> None:
         st.form_submit_button("Cancel", on_click=lambda: st.session_state.pop(_RENAMING, None))
 
 
-def _delete(each: Listed) -> None:
+def _delete(each: ListedConversation) -> None:
     def delete() -> None:
         open_conversation.store().delete(each.id)
         st.session_state.pop(_DELETING, None)
