@@ -131,7 +131,7 @@ class KeyStore:
             return str(row[0])
 
     def _transaction(self) -> AbstractContextManager[Connection]:
-        return transaction(self._path, _SCHEMA, "The list of API keys")
+        return transaction(self._path, _SCHEMA, "The list of API keys cannot be used.")
 
 
 def looks_like_key(token: str) -> bool:

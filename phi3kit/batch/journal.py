@@ -14,6 +14,7 @@ from phi3kit.batch.request import RowResult
 from phi3kit.core.data_folder import unwritable
 from phi3kit.core.errors import BatchFailed
 from phi3kit.core.settings import Settings
+from phi3kit.core.sqlite_file import connect
 
 _SCHEMA = """
 create table if not exists results (
@@ -37,16 +38,11 @@ class Journal:
         self._waiting: list[RowResult] = []
         self._written_at = time.monotonic()
         with self._errors():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             _forget_oldest(self._path)
-            self._connection = sqlite3.connect(self._path, timeout=10)
-            self._connection.execute("pragma journal_mode=wal")
-            self._connection.execute("pragma synchronous=normal")  # a crash of the machine may cost the last second
-            self._connection.execute(_SCHEMA)
+            self._connection = connect(self._path, _SCHEMA, durable=False)  # a power cut may cost the last seconds
             if fresh:
                 self._connection.execute("delete from results")
                 self._connection.commit()
-            self._path.touch()
 
     def __enter__(self) -> "Journal":
         return self

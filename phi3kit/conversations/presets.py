@@ -73,4 +73,4 @@ class Presets:
             connection.execute("delete from presets where user = ? and name = ?", (self._user, name))
 
     def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        return transaction(self._path, _SCHEMA, "The saved presets")
+        return transaction(self._path, _SCHEMA, "The saved presets cannot be used.")

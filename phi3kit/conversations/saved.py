@@ -195,7 +195,7 @@ class SavedConversations:
         self.save(conversation)
 
     def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        return transaction(self._path, _SCHEMA, "The saved conversations")
+        return transaction(self._path, _SCHEMA, "The saved conversations cannot be used.")
 
     def _head(self, connection: sqlite3.Connection, conversation_id: str) -> dict[str, Any] | None:
         row = connection.execute(

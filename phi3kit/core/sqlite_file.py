@@ -1,44 +1,72 @@
-"""SQLite file: a small database under the data folder, opened anew for each call.
+"""SQLite file: how every database under the data folder is opened, and how its errors read.
 
-Knows SQLite's traps and how its errors read. Knows no table.
+Knows SQLite's traps. Knows no table.
 """
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from phi3kit.core.errors import StorageFailed
 
+_WAIT_S = 10.0  # for another process that writes
+
+
+def connect(
+    path: Path,
+    schema: str,
+    *,
+    upgrade: Callable[[sqlite3.Connection], None] = lambda connection: None,
+    durable: bool = True,
+    any_thread: bool = False,
+) -> sqlite3.Connection:
+    """Open a database; the file and its tables are made where they are missing.
+
+    schema: statements that make the tables. upgrade: brings the tables of an earlier phi3kit up to date.
+    durable: a commit waits for the disk; else it outlives this process, and not a power cut.
+    Raises sqlite3.Error or OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # nobody else reads what people write
+    connection = sqlite3.connect(path, timeout=_WAIT_S, check_same_thread=not any_thread)
+    try:
+        connection.execute("pragma journal_mode=wal")
+        connection.execute("pragma secure_delete=on")  # deleted text must not stay in free pages
+        connection.execute(f"pragma synchronous={'full' if durable else 'normal'}")
+        connection.executescript(schema)
+        upgrade(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
 
 @contextmanager
 def transaction(path: Path, schema: str, what: str) -> Iterator[sqlite3.Connection]:
-    """One transaction: all of it is kept or nothing. Safe from several threads and processes.
+    """One transaction on a connection of its own; it holds the file's write lock from the beginning.
 
-    schema: statements that make the tables where they are missing. what: the file's content in words, for the error.
-    Raises StorageFailed.
+    A connection a call costs 0.1 ms, and threads must not share one. what: see `sqlite_errors`. Raises StorageFailed.
     """
+    with sqlite_errors(path, what), closing(connect(path, schema)) as connection, connection:
+        connection.execute("begin immediate")
+        yield connection
+
+
+@contextmanager
+def sqlite_errors(path: Path, what: str) -> Iterator[None]:
+    """Translate what SQLite and the file system say. what: the sentence that says what happened. Raises StorageFailed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)  # what people write is theirs
-        # A connection a call: it costs 0.1 ms, and a connection must not be shared by threads.
-        connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-        try:
-            connection.execute("pragma journal_mode=wal")
-            connection.execute("pragma secure_delete=on")
-            connection.executescript(schema)
-            connection.execute("begin immediate")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("rollback")
-                raise
-            connection.execute("commit")
-        finally:
-            connection.close()
+        yield
     except (sqlite3.Error, OSError) as error:
         raise StorageFailed(
-            what=f"{what} cannot be used.",
-            why=f"{path.name}: {error}.",
-            next_step="Free some space in the data folder and check that it can be written.",
+            what,
+            f"{path.name}: {error}.",
+            "Free some space in the data folder and check that it can be written.",
         ) from error
+
+
+def probe(path: Path, wait_s: float) -> None:
+    """Read the first page of another program's database, and change nothing. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(path, timeout=wait_s)) as connection:
+        connection.execute("pragma schema_version")

@@ -9,7 +9,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ from phi3kit.core.child_environment import tracking_credentials
 from phi3kit.core.data_folder import DISK_FULL, prepare_home, unwritable
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.settings import Settings
+from phi3kit.core.sqlite_file import probe
 
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
@@ -41,8 +42,11 @@ _opening = threading.Lock()  # sessions and the writer open the store at the sam
 
 def open_store(settings: Settings) -> MlflowClient:
     """Point MLflow at the store, create what is missing, and return a client. Raises StorageFailed."""
-    with storage_errors(settings.home):
-        _look_at_sqlite(settings.tracking_uri)
+    path = Path(settings.tracking_uri.removeprefix("sqlite:///"))
+    if settings.tracking_uri.startswith("sqlite:///") and path.exists():
+        # MLflow tries a file that cannot be opened again for 100 s, and a locked one for 20 s; one look says the same.
+        with storage_errors(settings.home):
+            probe(path, _LOCKED_S)
     with _opening:
         os.environ.update(tracking_credentials(settings))  # from secrets.toml; MLflow reads them nowhere else
         client = _open(settings.home, settings.tracking_uri)
@@ -65,14 +69,6 @@ def _open(home: Path, tracking_uri: str) -> MlflowClient:
             return MlflowClient(tracking_uri, registry_uri=tracking_uri)
         except ModuleNotFoundError as error:  # the database's driver
             raise MlflowException(str(error)) from error
-
-
-def _look_at_sqlite(tracking_uri: str) -> None:
-    """MLflow tries a file that cannot be opened again for 100 s, and one that is locked for 20 s; one look says the same."""
-    path = Path(tracking_uri.removeprefix("sqlite:///"))
-    if tracking_uri.startswith("sqlite:///") and path.exists():
-        with closing(sqlite3.connect(path, timeout=_LOCKED_S)) as connection:
-            connection.execute("pragma schema_version")
 
 
 def experiment_id(settings: Settings, name: str) -> str:

@@ -1,8 +1,35 @@
 """Outbox: turns that were made on this machine and wait to be written to MLflow.
 
-One SQLite file under the data folder, shared by every process of phi3kit. Knows no MLflow.
-A turn is added once, whoever adds it (its id is the key), and leaves when it is written. A turn that was begun by a
-process which then died is found by the lock that the process held, and added as broken.
+One SQLite file under the data folder, shared by every process of phi3kit. A turn's id is its key: it is added once,
+whoever adds it. Knows no MLflow. The states of a turn, and the methods that move it:
+
+```mermaid
+stateDiagram-v2
+    [*] --> begun: begin
+    [*] --> waiting: add
+    begun --> waiting: add
+    begun --> [*]: withdraw
+    begun --> orphaned: adopt_orphans
+    orphaned --> waiting: add, adopt_orphans
+    waiting --> claimed: claim_next
+    claimed --> claimed: claim_next (its writer died)
+    claimed --> written: mark_written
+    claimed --> doubtful: mark_written
+    claimed --> refused: refuse
+    refused --> claimed: try_refused_again
+    doubtful --> written: settle
+    written --> [*]: tidy
+```
+
+| state | the turn |
+| --- | --- |
+| begun | is being made by a living process, `owner` |
+| orphaned | was being made by a process that has ended; its client may still add it |
+| waiting | has ended, and no writer has begun it |
+| claimed | was begun by a writer: its run may exist |
+| refused | is not taken by the store as it is; it counts as waiting, and is tried again when an app starts |
+| doubtful | has a run, and may get a second one from a request that broke off |
+| written | has one run, which has its text; here the text is gone |
 """
 
 import json
@@ -11,41 +38,53 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from filelock import Timeout
-
+from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import Message, TurnRecord, TurnText
+from phi3kit.core.sqlite_file import connect, sqlite_errors
 from phi3kit.usage.live_processes import LiveProcesses
+
+T = TypeVar("T")
 
 _SCHEMA = """
 create table if not exists turns (
     number integer primary key autoincrement,
     turn_id text not null unique,
-    record text not null,     -- its text is taken out once it is written
-    run_id text,              -- null while it waits
-    claimed integer not null default 0,  -- a writer has begun; its run may exist already
-    owner text,               -- the process that is making the turn; null once it has ended
-    orphaned_at real,         -- when the owner was first seen to be gone
-    written_at real,
-    doubtful integer not null default 0,  -- a server may still make a second run out of a request that broke off
-    refused text              -- why the store will not take it; it is tried again when an app starts
+    record text not null,
+    run_id text,
+    claimed integer not null default 0
 );
-create index if not exists waiting on turns (number) where run_id is null;
-create index if not exists written on turns (written_at);
 create table if not exists spent (day text, user text, tokens integer not null, primary key (day, user));
 create table if not exists secrets (name text primary key, value blob not null);
 """
-_LATER_COLUMNS = {
-    "owner": "text", "orphaned_at": "real", "written_at": "real", "doubtful": "integer not null default 0",
-    "refused": "text",
-}  # fmt: skip
+# Columns that the first phi3kit did not have. `state` alone says what the others mean together.
+_ADDED_COLUMNS = {
+    "owner": "text",
+    "orphaned_at": "real",  # when the owner was first seen to be gone
+    "written_at": "real",
+    "doubtful": "integer not null default 0",
+    "refused": "text",  # why
+    "state": """text as (case
+        when owner is not null and orphaned_at is null then 'begun'
+        when owner is not null then 'orphaned'
+        when run_id is not null and doubtful then 'doubtful'
+        when run_id is not null then 'written'
+        when refused is not null then 'refused'
+        when claimed then 'claimed'
+        else 'waiting' end)""",
+}
+_INDEXES = """
+drop index if exists waiting;  -- an earlier phi3kit's
+create index if not exists by_state on turns (state, number);
+create index if not exists written on turns (written_at);
+"""
 
 _RESERVE_BYTES = 2**20  # room for hundreds of turns on a disk that is full
 _ORPHAN_GRACE_S = 5.0  # a client that saw its worker die knows better what the turn cost, and says so at once
@@ -54,7 +93,10 @@ _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
 class Outbox:
-    """The waiting turns. Safe to use from several threads and processes."""
+    """The turns of one data folder. Safe from several threads and processes.
+
+    Each method raises StorageFailed, but for `tidy`, `shorten_log` and `sync`, which do what can be done.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -67,133 +109,44 @@ class Outbox:
         self._is_full = False  # the disk was, when it was last written to
 
     def begin(self, turn: TurnRecord) -> None:
-        """Note durably that a turn is being made by this process; `add` ends it. Raises StorageFailed."""
-        try:
+        """Note that this process is making a turn; `add` ends it."""
+        with self._errors():
             owner = self._processes.own_name()
-        except (OSError, Timeout) as error:
-            raise self._failure(error) from error
+        values = (turn.turn_id, to_json(turn), owner)
         self._with_reserve(
-            "insert or ignore into turns (turn_id, record, owner) values (?, ?, ?)",
-            (turn.turn_id, to_json(turn), owner),
-            None,
+            lambda connection: connection.execute(
+                "insert or ignore into turns (turn_id, record, owner) values (?, ?, ?)", values
+            )
         )
 
     def add(self, turn: TurnRecord) -> bool:
-        """Keep a turn durably; False when this turn_id was added before. Raises StorageFailed."""
-        return self._with_reserve(
-            "insert into turns (turn_id, record) values (?, ?) on conflict (turn_id) "
-            "do update set record = excluded.record, owner = null, orphaned_at = null where owner is not null",
-            (turn.turn_id, to_json(turn)),
-            turn,
-        )
+        """Keep a turn that has ended; False when it was added before."""
+        record = to_json(turn)
+
+        def insert(connection: sqlite3.Connection) -> bool:
+            query = (
+                "insert into turns (turn_id, record) values (?, ?) on conflict (turn_id) do update "
+                "set record = excluded.record, owner = null, orphaned_at = null where state in ('begun', 'orphaned')"
+            )
+            is_new = connection.execute(query, (turn.turn_id, record)).rowcount == 1
+            if is_new and turn.total_tokens:
+                connection.execute(
+                    "insert into spent values (?, ?, ?) on conflict do update set tokens = tokens + excluded.tokens",
+                    (day_of(turn.at), turn.user, turn.total_tokens),
+                )
+            return is_new
+
+        return self._with_reserve(insert)
 
     def withdraw(self, turn_id: str) -> None:
         """Forget a turn that was begun and refused: there is nothing to log."""
-        with self._connection() as connection:
-            connection.execute("delete from turns where turn_id = ? and owner is not null", (turn_id,))
-
-    def waiting(self) -> int:
-        """How many turns are not in MLflow yet."""
-        with self._connection() as connection:
-            query = "select count(*) from turns where run_id is null and owner is null"
-            return int(connection.execute(query).fetchone()[0])
-
-    def claim_next(self) -> tuple[TurnRecord, bool] | None:
-        """The oldest waiting turn, and whether an earlier writer began it and may have died in between."""
-        with self._connection() as connection:
-            row = connection.execute(
-                "select turn_id, record, claimed from turns "
-                "where run_id is null and owner is null and refused is null order by number limit 1"
-            ).fetchone()
-            if row is None:
-                return None
-            connection.execute("update turns set claimed = 1 where turn_id = ?", (row[0],))
-            return from_json(row[1]), bool(row[2])
-
-    def written(self, turn_id: str, run_id: str, *, doubtful: bool = False) -> None:
-        """Mark a turn as written to MLflow; its text is there now, and here no more."""
-        with self._connection() as connection:
-            row = connection.execute("select record from turns where turn_id = ?", (turn_id,)).fetchone()
-            record = to_json(replace(from_json(row[0]), text=None)) if row else None
-            connection.execute(
-                "update turns set run_id = ?, written_at = ?, doubtful = ?, record = coalesce(?, record) "
-                "where turn_id = ?",
-                (run_id, time.time(), int(doubtful), record, turn_id),
-            )
-
-    def refuse(self, turn_id: str, why: str) -> None:
-        """Set a turn aside that the store will not take as it is; it still counts as waiting."""
-        with self._connection() as connection:
-            connection.execute("update turns set refused = ? where turn_id = ?", (why, turn_id))
-
-    def refused(self) -> tuple[int, str | None]:
-        """How many turns were set aside, and why the first one was."""
-        with self._connection() as connection:
-            query = "select count(*), min(refused) from turns where run_id is null and refused is not null"
-            count, why = connection.execute(query).fetchone()
-            return int(count), why
-
-    def try_refused_again(self) -> None:
-        """Let the turns that were set aside wait like any other."""
-        with self._connection() as connection:
-            connection.execute("update turns set refused = null where run_id is null and refused is not null")
-
-    def doubtful(self, older_than_s: float) -> list[tuple[str, str]]:
-        """Ids of turns and their runs that were written so long ago and may have got a second run since."""
-        with self._connection() as connection:
-            # Written in the future: the clock was set back since.
-            query = "select turn_id, run_id from turns where doubtful and (written_at < ? or written_at > ?)"
-            moment = time.time()
-            return [(row[0], row[1]) for row in connection.execute(query, (moment - older_than_s, moment))]
-
-    def settled(self, turn_id: str) -> None:
-        """A doubtful turn was looked at: it has one run."""
-        with self._connection() as connection:
-            connection.execute("update turns set doubtful = 0 where turn_id = ?", (turn_id,))
-
-    def written_since(self, moment: float) -> list[tuple[str, float]]:
-        """Runs that were written since then, and when their turns were made (seconds since the epoch)."""
-        with self._connection() as connection:
-            query = (
-                "select run_id, json_extract(record, '$.at') from turns where written_at >= ? and run_id is not null"
-            )
-            return [(row[0], float(row[1])) for row in connection.execute(query, (moment,))]
-
-    def find(self, turn_id: str) -> TurnRecord | None:
-        """A turn that has ended, written or not; a written one without its text."""
-        with self._connection() as connection:
-            query = "select record from turns where turn_id = ? and owner is null"
-            row = connection.execute(query, (turn_id,)).fetchone()
-            return from_json(row[0]) if row else None
-
-    def spent_tokens(self, day: str, user: str | None = None) -> int:
-        """Tokens of the turns that were made here on a day (YYYY-MM-DD, UTC), by everybody or by one user."""
-        query = "select coalesce(sum(tokens), 0) from spent where day = ? and (? is null or user = ?)"
-        with self._connection() as connection:
-            return int(connection.execute(query, (day, user, user)).fetchone()[0])
-
-    def spenders(self, day: str) -> dict[str, int]:
-        """Tokens of each user on a day (YYYY-MM-DD, UTC), most first."""
-        with self._connection() as connection:
-            query = "select user, tokens from spent where day = ? order by tokens desc, user"
-            return dict(connection.execute(query, (day,)).fetchall())
-
-    def secret(self, name: str) -> bytes:
-        """32 random bytes that stay the same for this data folder."""
-        with self._connection() as connection:
-            connection.execute(
-                "insert or ignore into secrets (name, value) values (?, ?)", (name, secrets.token_bytes(32))
-            )
-            return bytes(connection.execute("select value from secrets where name = ?", (name,)).fetchone()[0])
+        self._run("delete from turns where turn_id = ? and state in ('begun', 'orphaned')", turn_id)
 
     def adopt_orphans(self, now: float | None = None) -> int:
         """End the turns whose process died while it made them; how many."""
         moment = time.time() if now is None else now
-        with self._connection() as connection:
-            query = "select distinct owner from turns where owner is not null"
-            owners = [row[0] for row in connection.execute(query)]
         adopted = 0
-        for owner in owners:
+        for (owner,) in self._run("select distinct owner from turns where state in ('begun', 'orphaned')"):
             if not self._processes.is_gone(owner):
                 continue
             with self._connection() as connection:
@@ -211,13 +164,46 @@ class Outbox:
                 self._processes.forget(owner)
         return adopted
 
+    def claim_next(self) -> tuple[TurnRecord, bool] | None:
+        """The oldest turn to write, and whether an earlier writer claimed it and may have died before its mark."""
+        with self._connection() as connection:
+            row = connection.execute(
+                "select turn_id, record, state = 'claimed' from turns "
+                "where number = (select min(number) from turns where state in ('waiting', 'claimed'))"
+            ).fetchone()
+            if row is None:
+                return None
+            connection.execute("update turns set claimed = 1 where turn_id = ?", (row[0],))
+            return from_json(row[1]), bool(row[2])
+
+    def mark_written(self, turn_id: str, run_id: str, *, doubtful: bool = False) -> None:
+        """A turn is in MLflow, and its text is there."""
+        with self._connection() as connection:
+            row = connection.execute("select record from turns where turn_id = ?", (turn_id,)).fetchone()
+            record = to_json(replace(from_json(row[0]), text=None)) if row else None
+            connection.execute(
+                "update turns set run_id = ?, written_at = ?, doubtful = ?, record = ? where turn_id = ?",
+                (run_id, time.time(), int(doubtful), record, turn_id),
+            )
+
+    def refuse(self, turn_id: str, why: str) -> None:
+        """Set a turn aside that the store does not take as it is."""
+        self._run("update turns set refused = ? where turn_id = ?", why, turn_id)
+
+    def try_refused_again(self) -> None:
+        """Let the turns that were set aside wait like any other."""
+        self._run("update turns set refused = null where state = 'refused'")
+
+    def settle(self, turn_id: str) -> None:
+        """A doubtful turn was looked at: it has one run."""
+        self._run("update turns set doubtful = 0 where turn_id = ?", turn_id)
+
     def tidy(self) -> None:
-        """Forget what was written long ago, and take room for worse times. Never raises."""
-        with suppress(StorageFailed), self._connection() as connection:
-            old = time.time() - _KEPT_S
-            connection.execute("delete from turns where written_at < ? and not doubtful", (old,))
-            day = datetime.fromtimestamp(old, UTC).date().isoformat()
-            connection.execute("delete from spent where day < ?", (day,))
+        """Forget what was written long ago, and take room for worse times."""
+        old = time.time() - _KEPT_S
+        with suppress(StorageFailed):
+            self._run("delete from turns where state = 'written' and written_at < ?", old)
+            self._run("delete from spent where day < ?", day_of(old))
         self._processes.tidy()
         with suppress(OSError):
             if not self._reserve.exists() or self._reserve.stat().st_size < _RESERVE_BYTES:
@@ -227,10 +213,51 @@ class Outbox:
                 except OSError:
                     self._reserve.unlink(missing_ok=True)  # half a reserve would take the room of turns
 
+    def waiting(self) -> int:
+        """How many turns have ended and are not in MLflow yet."""
+        (row,) = self._run("select count(*) from turns where state in ('waiting', 'claimed', 'refused')")
+        return int(row[0])
+
+    def refused(self) -> tuple[int, str | None]:
+        """How many turns were set aside, and why one of them was."""
+        (row,) = self._run("select count(*), min(refused) from turns where state = 'refused'")
+        return int(row[0]), row[1]
+
+    def doubtful(self, older_than_s: float) -> list[tuple[str, str]]:
+        """Ids of doubtful turns, and their runs, that were written so long ago that no server is at them any more."""
+        moment = time.time()
+        # Written in the future: the clock was set back since.
+        query = "select turn_id, run_id from turns where state = 'doubtful' and (written_at < ? or written_at > ?)"
+        return self._run(query, moment - older_than_s, moment)
+
+    def written_since(self, moment: float) -> list[float]:
+        """When the turns were made that were written since then (seconds since the epoch)."""
+        query = "select json_extract(record, '$.at') from turns where written_at >= ? and run_id is not null"
+        return [float(at) for (at,) in self._run(query, moment)]
+
+    def find(self, turn_id: str) -> TurnRecord | None:
+        """A turn that has ended; a written one without its text."""
+        query = "select record from turns where turn_id = ? and state not in ('begun', 'orphaned')"
+        return next((from_json(record) for (record,) in self._run(query, turn_id)), None)
+
+    def spent_tokens(self, day: str, user: str | None = None) -> int:
+        """Tokens of the turns that were made here on a day (YYYY-MM-DD, UTC), by everybody or by one user."""
+        query = "select coalesce(sum(tokens), 0) from spent where day = ? and (? is null or user = ?)"
+        return int(self._run(query, day, user, user)[0][0])
+
+    def spenders(self, day: str) -> dict[str, int]:
+        """Tokens of each user on a day (YYYY-MM-DD, UTC), most first."""
+        return dict(self._run("select user, tokens from spent where day = ? order by tokens desc, user", day))
+
+    def secret(self, name: str) -> bytes:
+        """32 random bytes that stay the same for this data folder."""
+        self._run("insert or ignore into secrets (name, value) values (?, ?)", name, secrets.token_bytes(32))
+        return bytes(self._run("select value from secrets where name = ?", name)[0][0])
+
     def shorten_log(self) -> None:
-        """Bring SQLite's log into the table: text that was taken out of a turn is in no file then. Never raises."""
-        with suppress(StorageFailed), self._connection() as connection:
-            connection.execute("pragma wal_checkpoint(truncate)")
+        """Bring SQLite's log into the table: text that was taken out of a turn is in no file then."""
+        with suppress(StorageFailed):
+            self._run("pragma wal_checkpoint(truncate)")
 
     def sync(self) -> None:
         """Have the disk keep what the operating system already has: a turn then survives a power cut too."""
@@ -241,53 +268,41 @@ class Outbox:
             finally:
                 os.close(file)
 
-    def _with_reserve(self, statement: str, values: tuple[str, ...], ended: TurnRecord | None) -> bool:
-        """Run a statement; on a full disk give the reserve away and run it again. Whether it changed a row."""
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        """One statement in a transaction of its own; its rows."""
+        with self._connection() as connection:
+            return connection.execute(statement, values).fetchall()
 
-        def run() -> bool:
-            with self._connection() as connection:
-                changed = connection.execute(statement, values).rowcount == 1
-                if ended is not None and changed and ended.total_tokens:
-                    connection.execute(
-                        "insert into spent values (?, ?, ?) on conflict do update set tokens = tokens + excluded.tokens",
-                        (day_of(ended.at), ended.user, ended.total_tokens),
-                    )
-                return changed
-
+    def _with_reserve(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Write; on a full disk give the reserve away and write again."""
         try:
-            return run()
+            with self._connection() as connection:
+                return write(connection)
         except StorageFailed as error:
             code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
-            if code not in _NO_ROOM:
+            if code not in _NO_ROOM and getattr(error.__cause__, "errno", None) not in DISK_FULL:
                 raise
-            self._make_room()
-            return run()
-
-    def _make_room(self) -> None:
-        """On a full disk: give the reserve away, and bring SQLite's log into the table, which is shorter."""
         with suppress(OSError):
             self._reserve.unlink(missing_ok=True)
         self.shorten_log()
         self._reopen(is_full=True)
+        with self._connection() as connection:
+            return write(connection)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. Raises StorageFailed."""
-        with self._guard:
+        """One transaction."""
+        with self._guard, self._errors():
             try:
                 connection = self._opened()
                 with connection:
                     yield connection
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError):
                 self._close()
-                raise self._failure(error) from error
+                raise
 
-    def _failure(self, error: Exception) -> StorageFailed:
-        return StorageFailed(
-            what="The outbox of turns cannot be used.",
-            why=f"{self._path.name}: {error}.",
-            next_step="Free some space in the data folder and check that it can be written.",
-        )
+    def _errors(self) -> Any:
+        return sqlite_errors(self._path, "The outbox of turns cannot be used.")
 
     def _opened(self) -> sqlite3.Connection:
         # Kept open: opening and closing the last connection costs 20 ms. Looked at: somebody may have removed the file.
@@ -297,30 +312,20 @@ class Outbox:
             inode = None
         if self._open is None or inode is None or inode != self._inode:
             self._close()
-            self._open = self._connect()
+            # A commit is the operating system's at once and outlives this process; `sync` brings it to the disk.
+            self._open = connect(self._path, _SCHEMA, upgrade=self._upgrade, durable=False, any_thread=True)
             self._inode = os.stat(self._path).st_ino
         return self._open
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
-        try:
-            connection.execute("pragma journal_mode = wal")
-            # A commit is the operating system's at once and outlives this process; `sync` brings it to the disk.
-            connection.execute("pragma synchronous = normal")
-            connection.execute("pragma secure_delete = on")  # text that was taken out must not stay in free pages
-            if self._is_full:
-                # Little room is left. Moving the log into the table this often would cost each turn milliseconds else.
-                connection.execute("pragma wal_autocheckpoint = 16")
-            columns = {row[1] for row in connection.execute("pragma table_info(turns)")}
-            if columns:
-                for name in _LATER_COLUMNS.keys() - columns:
-                    with suppress(sqlite3.OperationalError):  # another process was faster
-                        connection.execute(f"alter table turns add column {name} {_LATER_COLUMNS[name]}")
-            connection.executescript(_SCHEMA)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        if self._is_full:
+            # Little room is left. Moving the log into the table this often would cost each turn milliseconds else.
+            connection.execute("pragma wal_autocheckpoint = 16")
+        columns = {row[1] for row in connection.execute("pragma table_xinfo(turns)")}
+        for name in [name for name in _ADDED_COLUMNS if name not in columns]:
+            with suppress(sqlite3.OperationalError):  # another process was faster
+                connection.execute(f"alter table turns add column {name} {_ADDED_COLUMNS[name]}")
+        connection.executescript(_INDEXES)
 
     def _reopen(self, *, is_full: bool) -> None:
         with self._guard:

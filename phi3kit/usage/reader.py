@@ -203,7 +203,7 @@ class TurnsReader:
 
     def _take_in_new(self, runs: Runs, copy: TurnsCopy) -> bool:
         """Take in runs that were written since the last time, and take out those that were deleted; whether any were."""
-        late = [int(at * 1000) for _, at in self._outbox.written_since(copy.read_at)]
+        late = [int(at * 1000) for at in self._outbox.written_since(copy.read_at)]
         begin = min([int(copy.rows["start_ms"].iloc[0]) - _OVERLAP_MS, *late])
         changed = copy.replace(table_of(runs.between(begin, None)), begin, None)
         days = runs.days()

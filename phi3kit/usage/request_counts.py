@@ -83,7 +83,7 @@ class RequestCounts:
             return _counts(connection, user, self._clock())
 
     def _transaction(self) -> AbstractContextManager[Connection]:
-        return transaction(self._path, _SCHEMA, "The list of recent turns")
+        return transaction(self._path, _SCHEMA, "The list of recent turns cannot be used.")
 
 
 def _counts(connection: Connection, user: str, now: float) -> UserCounts:

@@ -7,16 +7,16 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
 
-from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import Served
 from phi3kit.core.settings import Settings
+from phi3kit.core.sqlite_file import connect, sqlite_errors
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ create table if not exists votes (
     user text not null,
     at real not null,  -- seconds since the epoch
     run_id text  -- of the run that has it as a tag; null while it waits
-)
+);
 """
 _NO_RUN = ""  # there is no run to tag
 
@@ -119,21 +119,9 @@ class Votes:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            connection = sqlite3.connect(self._path, timeout=10)
-            try:
-                connection.execute("pragma journal_mode=wal")
-                connection.execute(_SCHEMA)
-                with connection:
-                    yield connection
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
-            raise StorageFailed(
-                what="The votes cannot be kept or read.",
-                why=f"{self._path.name}: {error}.",
-                next_step="Free some space in the data folder and check that it can be written.",
-            ) from error
+        what = "The votes cannot be kept or read."
+        with sqlite_errors(self._path, what), closing(connect(self._path, _SCHEMA)) as connection, connection:
+            yield connection
 
 
 def write_votes(settings: Settings) -> None:

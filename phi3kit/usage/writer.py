@@ -150,7 +150,7 @@ def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: 
         for other in found[1:]:
             client.delete_run(other)
         # A server may still be at the request of the first attempt: look again when it has certainly given up.
-        outbox.written(turn.turn_id, run_id, doubtful=may_exist and settings.tracking_uri.startswith("http"))
+        outbox.mark_written(turn.turn_id, run_id, doubtful=may_exist and settings.tracking_uri.startswith("http"))
 
 
 def _is_about_the_turn(error: StorageFailed) -> bool:
@@ -166,7 +166,7 @@ def _settle(settings: Settings, outbox: Outbox, turn_id: str, run_id: str) -> No
         for other in _runs_of(client, experiment, turn_id):
             if other != run_id:
                 client.delete_run(other)
-        outbox.settled(turn_id)
+        outbox.settle(turn_id)
 
 
 def _runs_of(client: MlflowClient, experiment: str, turn_id: str) -> list[str]:

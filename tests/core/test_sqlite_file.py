@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from phi3kit.core.errors import StorageFailed
+from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.core.sqlite_file import transaction
 
+KIT = PROJECT_ROOT / "phi3kit"
 SCHEMA = "create table if not exists numbers (number integer);"
 
 
 def numbers(path: Path) -> list[int]:
-    with transaction(path, SCHEMA, "The numbers") as connection:
+    with transaction(path, SCHEMA, "The numbers cannot be used.") as connection:
         return [row[0] for row in connection.execute("select number from numbers order by number")]
 
 
@@ -21,7 +23,7 @@ class TestTransaction:
         path = tmp_path / "numbers.db"
 
         def interrupted() -> None:
-            with transaction(path, SCHEMA, "The numbers") as connection:
+            with transaction(path, SCHEMA, "The numbers cannot be used.") as connection:
                 connection.execute("insert into numbers values (1)")
                 raise KeyError
 
@@ -34,7 +36,7 @@ class TestTransaction:
 
         def count() -> None:
             for _ in range(20):
-                with transaction(path, SCHEMA, "The numbers") as connection:
+                with transaction(path, SCHEMA, "The numbers cannot be used.") as connection:
                     (most,) = connection.execute("select coalesce(max(number), 0) from numbers").fetchone()
                     connection.execute("insert into numbers values (?)", (most + 1,))
 
@@ -49,3 +51,8 @@ class TestTransaction:
         (tmp_path / "home").write_text("a file in the way")
         with pytest.raises(StorageFailed, match="The numbers cannot be used"):
             numbers(tmp_path / "home" / "numbers.db")
+
+
+def test_no_other_module_opens_a_database_by_itself():
+    users = [path.name for path in KIT.rglob("*.py") if "sqlite3.connect(" in path.read_text("utf-8")]
+    assert users == ["sqlite_file.py"]

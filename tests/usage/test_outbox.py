@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ class TestAdd:
 
     def test_a_turn_that_was_written_is_not_added_again(self, outbox: Outbox):
         outbox.add(turn())
-        outbox.written("t1", "run-1")
+        outbox.mark_written("t1", "run-1")
         assert outbox.add(turn()) is False
         assert outbox.waiting() == 0
 
@@ -97,7 +98,7 @@ class TestClaimNext:
         for turn_id in ("b", "a", "c"):
             outbox.add(turn(turn_id))
         assert outbox.claim_next() == (turn("b"), False)
-        outbox.written("b", "run-1")
+        outbox.mark_written("b", "run-1")
         assert outbox.claim_next() == (turn("a"), False)
 
     def test_a_turn_that_an_earlier_writer_began_says_so(self, tmp_path: Path):
@@ -141,13 +142,52 @@ class TestBegin:
         assert outbox.find("t1") == turn(completion_tokens=3)
 
 
+def states(home: Path) -> dict[str, str]:
+    """The state of each turn, as the file says it."""
+    with closing(sqlite3.connect(home / "outbox.db")) as connection:
+        return dict(connection.execute("select turn_id, state from turns"))
+
+
+class TestStates:
+    def test_each_move_leads_where_the_diagram_says(self, outbox: Outbox, tmp_path: Path):
+        outbox.begin(turn())
+        assert states(tmp_path) == {"t1": "begun"}
+        outbox.add(turn())
+        assert states(tmp_path) == {"t1": "waiting"}
+        outbox.claim_next()
+        assert states(tmp_path) == {"t1": "claimed"}
+        outbox.refuse("t1", "too long")
+        assert states(tmp_path) == {"t1": "refused"}
+        outbox.try_refused_again()
+        assert states(tmp_path) == {"t1": "claimed"}
+        outbox.mark_written("t1", "run-1", doubtful=True)
+        assert states(tmp_path) == {"t1": "doubtful"}
+        outbox.settle("t1")
+        assert states(tmp_path) == {"t1": "written"}
+
+    def test_a_turn_whose_process_died_is_orphaned_until_it_is_adopted(self, tmp_path: Path):
+        begin_and_die(tmp_path, "t1")
+        outbox = Outbox(tmp_path)
+        outbox.adopt_orphans()
+        assert states(tmp_path) == {"t1": "orphaned"}
+        outbox.adopt_orphans(LATER)
+        assert states(tmp_path) == {"t1": "waiting"}
+
+    def test_a_turn_that_could_not_begin_is_gone_and_one_that_ended_stays(self, outbox: Outbox, tmp_path: Path):
+        outbox.begin(turn("begun"))
+        outbox.add(turn("ended"))
+        for turn_id in ("begun", "ended"):
+            outbox.withdraw(turn_id)
+        assert states(tmp_path) == {"ended": "waiting"}
+
+
 class TestWritten:
     TEXT = TurnText((Message("user", "a hidden question"),), ("a hidden answer",))
 
     def test_text_is_kept_until_it_is_written_and_no_longer(self, outbox: Outbox, tmp_path: Path):
         outbox.add(turn(text=self.TEXT))
         assert outbox.find("t1") == turn(text=self.TEXT)
-        outbox.written("t1", "run-1")
+        outbox.mark_written("t1", "run-1")
         assert outbox.find("t1") == turn()
         del outbox
         Outbox(tmp_path).waiting()
@@ -164,8 +204,8 @@ class TestWritten:
     def test_says_what_was_written_since_a_moment(self, outbox: Outbox):
         outbox.add(turn("a"))
         outbox.add(turn("b"))
-        outbox.written("a", "run-1")
-        assert outbox.written_since(0) == [("run-1", TURN.at)]
+        outbox.mark_written("a", "run-1")
+        assert outbox.written_since(0) == [TURN.at]
         assert outbox.written_since(LATER) == []
 
     def test_an_outbox_of_an_earlier_phi3kit_goes_on(self, tmp_path: Path):
@@ -180,8 +220,8 @@ class TestWritten:
         old.close()
         outbox = Outbox(tmp_path)
         assert outbox.claim_next() == (turn(), False)
-        outbox.written("t1", "run-1")
-        assert outbox.waiting() == 0
+        outbox.mark_written("t1", "run-1")
+        assert (outbox.waiting(), states(tmp_path)) == (0, {"t1": "written"})
 
 
 class TestSpent:
@@ -212,7 +252,7 @@ class TestTidy:
         for turn_id in ("old", "new", "waiting"):
             outbox.add(turn(turn_id))
         for turn_id in ("old", "new"):
-            outbox.written(turn_id, "run")
+            outbox.mark_written(turn_id, "run")
         with sqlite3.connect(tmp_path / "outbox.db") as connection:
             connection.execute("update turns set written_at = written_at - 31 * 86400 where turn_id = 'old'")
         connection.close()
@@ -237,7 +277,7 @@ class TestFind:
     def test_finds_what_waits_and_what_is_written_and_nothing_else(self, outbox: Outbox):
         outbox.add(turn("a"))
         outbox.add(turn("b"))
-        outbox.written("a", "run-1")
+        outbox.mark_written("a", "run-1")
         assert (outbox.find("a"), outbox.find("b"), outbox.find("c")) == (turn("a"), turn("b"), None)
 
     def test_an_id_is_data_and_no_sql(self, outbox: Outbox):

@@ -98,7 +98,7 @@ class TestWriteWaiting:
     def test_a_writer_that_died_before_marking_a_whole_run_leaves_one_run(self, settings: Settings, outbox: Outbox):
         outbox.add(turn())
         write_waiting(settings)
-        outbox.written("t1", None)  # type: ignore[arg-type]  # as if the mark had never been made
+        outbox.mark_written("t1", None)  # type: ignore[arg-type]  # as if the mark had never been made
         write_waiting(settings)
         assert (turn_ids(settings), outbox.waiting()) == (["t1"], 0)
 
