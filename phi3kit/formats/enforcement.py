@@ -13,12 +13,12 @@ from typing import Any, Literal
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Object
 
-# How a payload holds its data: bare has the key messages, prompt or input at its top.
+# How a payload holds its data. bare: at its top, under messages, prompt or input.
 Form = Literal["bare", "inputs", "instances", "dataframe_split", "dataframe_records"]
 _BARE_KEYS = ("messages", "prompt", "input")
 _WRAPPED: tuple[Form, ...] = ("inputs", "instances", "dataframe_split", "dataframe_records")
 
-# Python's type of a JSON value that each MLflow type takes, and the type as a person would say it.
+# What each MLflow type takes: Python's type of the JSON value, and how to write it.
 _SCALARS: dict[DataType, tuple[type, str]] = {
     DataType.string: (str, 'a text, in quotes: "…"'),
     DataType.double: (float, "a number with a decimal point: 2.0"),

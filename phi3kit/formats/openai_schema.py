@@ -1,6 +1,6 @@
 """OpenAI's wire format: what a worker accepts and how it answers.
 
-Knows names, bounds and shapes of requests, responses, chunks and errors. Knows no model and no server.
+Knows names, bounds and shapes of requests, responses, chunks and errors. Knows neither model nor server.
 Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize, continuous_usage_stats, continue_final_message and
 add_generation_prompt as vLLM has them.
 """
@@ -27,15 +27,26 @@ from phi3kit.core.errors import (
 )
 from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
 
-DEFAULT_MAX_TOKENS = 1024  # when a request says nothing; the answer's memory is reserved at once
+DEFAULT_MAX_TOKENS = 1024  # of a request without max_tokens; memory for them is reserved at once
 MAX_N = 8
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
 QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: answers that waited before this one
+# HTTP status, type and code of an error. OutOfMemory is a WorkerFailed too, so it stands before it.
+_STATUSES: tuple[tuple[type[Phi3KitError], int, str, str], ...] = (
+    (ModelNotFound, 404, "invalid_request_error", "model_not_found"),
+    (Busy, 429, "rate_limit_error", "queue_full"),
+    (LimitReached, 429, "rate_limit_error", "rate_limit_exceeded"),
+    (NotAllowed, 403, "permission_error", "not_allowed"),
+    (BudgetSpent, 429, "insufficient_quota", "insufficient_quota"),
+    (StorageFailed, 503, "server_error", "turns_not_kept"),
+    (OutOfMemory, 503, "server_error", "out_of_memory"),
+    (WorkerFailed, 503, "server_error", "not_ready"),
+)
 
 
 def _whole_characters(value: str) -> str:
-    """JSON can say half a character, which no tokenizer can read."""
+    """JSON can contain half a character, which no tokenizer reads."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -96,7 +107,7 @@ class StreamOptions(BaseModel):
 
 
 class _Request(BaseModel):
-    """What chat and raw completions have in common."""
+    """The fields that chat and raw completions share."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
@@ -140,7 +151,7 @@ class ChatRequest(_Request):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     continue_final_message: bool | None = None  # the last message is the beginning of the answer
-    add_generation_prompt: bool | None = None  # the other way round; may be said too
+    add_generation_prompt: bool | None = None  # its opposite
     tools: Refused = None
     tool_choice: Refused = None
     functions: Refused = None
@@ -149,7 +160,7 @@ class ChatRequest(_Request):
     store: bool | None = None
 
     def likeliest(self) -> int | None:
-        """How many other tokens to name beside each; None: no log probabilities. Raises RequestInvalid."""
+        """Number of top_logprobs at each token; None: no log probabilities. Raises RequestInvalid."""
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestInvalid(
                 "The request is unclear.", "top_logprobs needs logprobs.", "Set logprobs to true.", param="top_logprobs"
@@ -258,7 +269,7 @@ class ChoicePart:
     index: int
     text: str = ""
     finish_reason: FinishReason | None = None
-    logprobs: Sequence[TokenLogprob] | None = None  # None: not asked for
+    logprobs: Sequence[TokenLogprob] | None = None  # None: not requested
 
 
 def response(
@@ -266,19 +277,15 @@ def response(
 ) -> dict[str, Any]:
     """A whole answer."""
 
-    def body(choice: ChoicePart) -> dict[str, Any]:
-        return (
-            {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-            if chat
-            else {"text": choice.text}
-        )
+    def body(text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}} if chat else {"text": text}
 
     return {
         "id": response_id,
         "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [_choice(choice, chat) | body(choice) for choice in choices],
+        "choices": [_choice(choice, chat) | body(choice.text) for choice in choices],
         "usage": usage_,
     }
 
@@ -286,12 +293,12 @@ def response(
 def chunk(
     response_id: str, created: int, model: str, chat: bool, choice: ChoicePart | None = None, *, role: bool = False
 ) -> dict[str, Any]:
-    """One streamed piece; without a choice it is the chunk that carries the usage. role: the first one of an answer."""
+    """One streamed piece; without a choice, the chunk that carries the usage. role: the first one of an answer."""
     choices = []
     if choice is not None:
-        said = {"content": choice.text} if role or choice.text else {}
-        delta = {"delta": ({"role": "assistant"} if role else {}) | said}
-        choices.append(_choice(choice, chat) | (delta if chat else {"text": choice.text}))
+        delta = {"role": "assistant"} if role else {}
+        delta |= {"content": choice.text} if role or choice.text else {}
+        choices.append(_choice(choice, chat) | ({"delta": delta} if chat else {"text": choice.text}))
     return {
         "id": response_id,
         "object": "chat.completion.chunk" if chat else "text_completion",
@@ -322,37 +329,22 @@ def _token(each: TokenLogprob) -> dict[str, Any]:
 
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and OpenAI's error object for an exception."""
-    param: str | None = None
-    code: str | None = None
     if isinstance(error, ValidationError):
         return _validation_error(error)
-    if isinstance(error, RequestInvalid):
-        status, kind, param, code = 400, "invalid_request_error", error.param, error.code
-    elif isinstance(error, ModelNotFound):
-        status, kind, param, code = 404, "invalid_request_error", "model", "model_not_found"
-    elif isinstance(error, Busy):
-        status, kind, code = 429, "rate_limit_error", "queue_full"
-    elif isinstance(error, LimitReached):
-        status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
-    elif isinstance(error, NotAllowed):
-        status, kind, code = 403, "permission_error", "not_allowed"
-    elif isinstance(error, BudgetSpent):
-        status, kind, code = 429, "insufficient_quota", "insufficient_quota"
-    elif isinstance(error, StorageFailed):
-        status, kind, code = 503, "server_error", "turns_not_kept"
-    elif isinstance(error, OutOfMemory):
-        status, kind, code = 503, "server_error", "out_of_memory"
-    elif isinstance(error, WorkerFailed):
-        status, kind, code = 503, "server_error", "not_ready"
-    else:
-        status, kind, code = 500, "server_error", "internal_error"
     message = str(error) if isinstance(error, Phi3KitError) else "The worker failed. Its log has the details."
-    return status, {"error": {"message": message, "type": kind, "code": code, "param": param}}
+    if isinstance(error, RequestInvalid):
+        return 400, _error(message, "invalid_request_error", error.code, error.param)
+    known = (each[1:] for each in _STATUSES if isinstance(error, each[0]))
+    status, kind, code = next(known, (500, "server_error", "internal_error"))
+    return status, _error(message, kind, code, "model" if isinstance(error, ModelNotFound) else None)
 
 
 def simple_error(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object for what the server itself refuses."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return _error(message, "server_error" if status >= 500 else "invalid_request_error", code, param)
+
+
+def _error(message: str, kind: str, code: str | None, param: str | None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "code": code, "param": param}}
 
 

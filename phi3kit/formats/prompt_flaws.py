@@ -1,23 +1,14 @@
-"""Prompt variants: what people get wrong in a raw prompt, done to a right one, to see what it does to the model.
+"""Prompt flaws: common mistakes in a raw prompt, made in a correct one to see their effect on the model.
 
 Knows the template's parts. Runs nothing.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from phi3kit.formats.chat_template import ASSISTANT, END, SPECIAL_TOKENS
 
 _SPECIAL = "|".join(map(re.escape, SPECIAL_TOKENS))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One thing that is done to a prompt."""
-
-    name: str
-    change: Callable[[str], str]
 
 
 def _without_line_breaks(prompt: str) -> str:
@@ -47,17 +38,17 @@ def _end_of_text(prompt: str) -> str:
     return f"{head}<|endoftext|>{opened}{tail}" if opened else prompt
 
 
-VARIANTS: tuple[Variant, ...] = (
-    Variant("no line breaks behind special tokens", _without_line_breaks),
-    Variant(f"a line break before {END}", _line_break_before_end),
-    Variant(f"the last {END} missing", _without_last_end),
-    Variant(f"{ASSISTANT} missing at the end", _without_assistant),
-    Variant("<|human|> for <|user|>", _unknown_role),
-    Variant(f"<|endoftext|> before {ASSISTANT}", _end_of_text),
-)
+_FLAWS: dict[str, Callable[[str], str]] = {
+    "no line breaks behind special tokens": _without_line_breaks,
+    f"a line break before {END}": _line_break_before_end,
+    f"the last {END} missing": _without_last_end,
+    f"{ASSISTANT} missing at the end": _without_assistant,
+    "<|human|> for <|user|>": _unknown_role,
+    f"<|endoftext|> before {ASSISTANT}": _end_of_text,
+}
 
 
-def variants_of(prompt: str) -> dict[str, str]:
-    """Name to changed prompt, of the variants that change this prompt."""
-    changed = {variant.name: variant.change(prompt) for variant in VARIANTS}
+def flawed(prompt: str) -> dict[str, str]:
+    """Name of a flaw to the prompt with it, without flaws that change nothing in this prompt."""
+    changed = {name: flaw(prompt) for name, flaw in _FLAWS.items()}
     return {name: text for name, text in changed.items() if text != prompt}

@@ -1,6 +1,6 @@
-"""Raw prompts: from a text with special tokens back to its messages, and what in it is not as the template writes it.
+"""Raw prompts: a text with special tokens parsed into messages, and where it differs from what the template writes.
 
-Knows the template and its parts. Runs no tokenizer and no model; what it says of their behaviour, tests measure.
+Knows the template and its parts. Runs no tokenizer and no model; tests measure what is said here of their behaviour.
 """
 
 import re
@@ -11,13 +11,13 @@ from typing import Literal
 from phi3kit.core.records import Message, MessageRole
 from phi3kit.formats.chat_template import ASSISTANT, END, SPECIAL_TOKENS
 
-# harmless: the model reads the same tokens. changes: it reads other tokens. breaks: its turns are not what was meant.
+# harmless: the model reads the same tokens. changes: it reads others. breaks: it reads other turns than were meant.
 Weight = Literal["harmless", "changes", "breaks"]
 
 _END_OF_TEXT = "<|endoftext|>"
 _ROLE_OF: dict[str, MessageRole] = {"<|system|>": "system", "<|user|>": "user", ASSISTANT: "assistant"}
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
-# What looks like a special token and is none: another model's, a wrong role, a missing sign.
+# Text that looks like a special token: another model's, a wrong role, a missing sign.
 _LOOKALIKE = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|</?\|?(?:system|user|assistant|end|endoftext|human|bot)\|?>|\[/?INST\]", re.I
 )
@@ -25,31 +25,31 @@ _LOOKALIKE = re.compile(
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as the template writes it."""
+    """A difference from what the template writes."""
 
     at: int  # character of the prompt
     weight: Weight
     what: str
-    effect: str  # what it does to the model
-    fix: str  # what to change; empty where nothing need be
+    effect: str  # on the model
+    fix: str  # "" for a harmless one
 
 
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """A raw prompt as the template would have written it."""
+    """The messages of a raw prompt and its findings."""
 
     messages: tuple[Message, ...]
-    begun_answer: str | None  # what stands behind the last <|assistant|>; None when the answer is not opened
+    begun_answer: str | None  # the text after the last <|assistant|>; None if the answer is not opened
     findings: tuple[Finding, ...]  # in the order of the text
 
     @property
     def in_order(self) -> bool:
-        """Whether the model reads it as turns, with an answer to come."""
+        """Whether the model reads the turns that were meant, and then answers."""
         return all(finding.weight == "harmless" for finding in self.findings)
 
 
 def parse_raw_prompt(text: str) -> ParsedPrompt:
-    """The messages of a raw prompt. Text outside of turns is in no message, and a finding says so."""
+    """The messages and findings of a raw prompt. Text outside turns is in no message, and a finding says so."""
     parser = _Parser(text)
     for part in _parts(text):
         parser.take(part)
@@ -64,7 +64,7 @@ def place(text: str, at: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A special token and the text behind it, up to the next one; the first part of a prompt has no token."""
+    """A special token and the text up to the next one; the first part of a prompt has no token."""
 
     token: str
     at: int
@@ -84,20 +84,19 @@ def _parts(text: str) -> Iterator[_Part]:
 
 
 class _Parser:
-    """Goes through the parts once; `role` is the turn that is open."""
+    """Takes the parts once, in order. `_role` is that of the open turn."""
 
     def __init__(self, text: str) -> None:
         self._whole = text
         self._messages: list[Message] = []
         self._findings: list[Finding] = []
-        self._bare: list[int] = []  # special tokens without the line break that the template writes behind them
-        self._wide: list[int] = []  # with more white space than that
+        self._bare: list[int] = []  # places of special tokens without the template's line break after them
+        self._wide: list[int] = []  # places of more white space than that
         self._role: MessageRole | None = None
         self._opened_at = 0
         self._content = ""
 
     def take(self, part: _Part) -> None:
-        """The next part."""
         if part.token in _ROLE_OF:
             self._open(part)
         elif part.token == END:
@@ -109,10 +108,8 @@ class _Parser:
         self._lookalikes(part)
 
     def finish(self) -> ParsedPrompt:
-        """What was read."""
-        begun = None
-        if self._role == "assistant":
-            begun = self._content
+        begun = self._content if self._role == "assistant" else None
+        if begun is not None:
             self._begun(begun)
         else:
             self._not_opened()

@@ -1,6 +1,6 @@
-"""Safe Markdown: a model's answer as Markdown that loads nothing, computes nothing and is no HTML.
+"""Safe Markdown: a model's answer as Markdown that loads no image, renders no formula and contains no HTML.
 
-Knows CommonMark's code blocks and code spans, in which signs mean themselves. Draws nothing.
+Knows CommonMark's code blocks and code spans, in which no character has a meaning. Draws nothing.
 """
 
 import re
@@ -14,23 +14,23 @@ _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 def for_pages(text: str) -> str:
     """For Streamlit, which escapes HTML itself: images become text everywhere, formulas outside code."""
-    # An image is broken up in code too: what looks like code here might not be code to the browser, and would load.
+    # Images in code too: what looks like code here may not be code to the browser, which would load them.
     return outside_code(text.replace("![", "!\\["), lambda part: part.replace("$", "\\$"))
 
 
 def for_files(text: str) -> str:
-    """For other programs: as for pages, and tags outside code become text."""
+    """For other programs: images become text everywhere, tags outside code."""
     return outside_code(text.replace("![", "!\\["), lambda part: _TAG.sub(r"\\<", part))
 
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
-    """The text with `change` done to what stands outside code blocks and code spans."""
+    """The text with `change` applied outside code blocks and code spans."""
     done: list[str] = []
     plain: list[str] = []
     fence = ""
 
     def end_plain() -> None:
-        # A span ends with its paragraph: an empty line is the end of both.
+        # A span ends at the latest with its paragraph, at an empty line.
         done.extend(_outside_spans(part, change) for part in re.split(r"(\n[ \t]*\r?\n)", "".join(plain)))
         plain.clear()
 

@@ -1,4 +1,4 @@
-"""Signatures: describe a model's inputs, outputs and params, and compare two field by field.
+"""Signatures: a model's inputs, outputs and params, field by field, and the differences between two of them.
 
 Knows MLflow's ModelSignature and the chapter's notation. Loads no model, opens no run, draws nothing.
 """
@@ -51,7 +51,7 @@ def chapter_signature(wrapper: WrapperName) -> ModelSignature:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a schema, nested ones with their path: messages[].content."""
+    """One field of a schema; the name of a nested one is its path: messages[].content."""
 
     part: Part
     name: str
@@ -64,9 +64,9 @@ class Field:
 
 @dataclass(frozen=True)
 class Description:
-    """A signature in words that a page can show."""
+    """A signature as text and as fields."""
 
-    notation: str  # the chapter's own
+    notation: str  # as the chapter prints it
     inputs: str
     outputs: str
     params: str
@@ -88,7 +88,7 @@ class ComparedField:
 
     @property
     def verdict(self) -> FieldVerdict:
-        """Whether both have it, and alike."""
+        """Whether both have it, and whether it is equal."""
         if self.a is None:
             return "only B"
         if self.b is None:
@@ -102,17 +102,17 @@ class ComparedField:
 
     @property
     def in_b(self) -> str | None:
-        """Likewise in B."""
+        """The same in B."""
         return None if self.b is None else str(self.b)
 
     @property
     def type(self) -> str:
-        """The type in both, or what it is in A and what in B."""
+        """The type, or that in A and that in B."""
         return self._both([each.type for each in (self.a, self.b) if each])
 
     @property
     def required(self) -> str:
-        """Likewise, whether it must be there."""
+        """Whether it is required, or that in A and that in B."""
         return self._both(["required" if each.required else "optional" for each in (self.a, self.b) if each])
 
     def as_json(self) -> dict[str, object]:
@@ -140,7 +140,7 @@ def describe(signature: ModelSignature) -> Description:
 
 
 def compare(a: ModelSignature, b: ModelSignature) -> list[ComparedField]:
-    """Every field of both: inputs, outputs, params, each in A's order and then what only B has."""
+    """Every field of both, by part, in A's order; the fields that only B has follow."""
     fields_a = {(field.part, field.name): field for field in describe(a).fields}
     fields_b = {(field.part, field.name): field for field in describe(b).fields}
     keys = sorted({**fields_a, **fields_b}, key=lambda key: PARTS.index(key[0]))  # stable: keeps each part's order
@@ -156,9 +156,9 @@ def _fields(part: Part, schema: Schema | None) -> Iterator[Field]:
 
 
 def _param_fields(params: ParamSchema | None) -> Iterator[Field]:
-    """Params are never required: each has a default."""
     for param in params.params if params is not None else []:
         array = "" if param.shape is None else f" of shape {param.shape}"
+        # Never required: each has a default.
         yield Field("params", param.name, f"{_type_name(param.dtype)}{array}, default {param.default!r}", False)
 
 

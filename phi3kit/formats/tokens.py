@@ -1,4 +1,4 @@
-"""Tokens: what a text is cut into, as /tokenize tells it and the pages show it.
+"""Tokens: the pieces of a text, as /tokenize returns them and pages show them.
 
 Knows the shape of a token. Knows no tokenizer.
 """
@@ -17,10 +17,10 @@ class Token:
     """One token of a prompt."""
 
     id: int
-    text: str  # what it writes; U+FFFD for a byte that is no character alone
+    text: str  # as decoded; U+FFFD for a byte that is no character alone
     bytes: tuple[int, ...]
     kind: TokenKind  # special: structure; byte: one byte of a character that the vocabulary lacks
-    span: tuple[int, int] | None = None  # characters [begin, end) of the prompt that it stands for; None for messages
+    span: tuple[int, int] | None = None  # characters [begin, end) of a raw prompt; None for messages
 
     def as_json(self) -> dict[str, Any]:
         """As /tokenize answers it."""
@@ -30,7 +30,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A prompt in tokens, and how many the model can read."""
+    """The tokens of a prompt, and the model's limits."""
 
     tokens: tuple[Token, ...]
     context_tokens: int  # prompt and answer together
@@ -55,13 +55,13 @@ def read_tokenized(reply: dict[str, Any]) -> Tokenized:
 
 
 def swallowed(token: Token, prompt: str) -> str:
-    """The white space behind a special token that its tokenizer took away; most of Phi-3's do."""
+    """The white space after a special token that its tokenizer strips, as for most of Phi-3's."""
     if token.kind != "special" or token.span is None:
         return ""
     return prompt[token.span[0] + len(token.text) : token.span[1]]
 
 
 def common_beginning(a: Sequence[Token], b: Sequence[Token]) -> int:
-    """How many tokens two prompts begin with alike."""
+    """Length of the common prefix of two prompts, in tokens."""
     pairs = zip(a, b, strict=False)
     return next((at for at, (one, other) in enumerate(pairs) if one.id != other.id), min(len(a), len(b)))

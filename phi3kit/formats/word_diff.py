@@ -1,26 +1,27 @@
-"""Word diff: which words of two texts are the same, which are only in one of them.
+"""Word diff: which words of two texts are the same, and which are only in one of them.
 
-Knows texts. Draws nothing. A word is a run of letters and digits; each character of a script that is written without
-spaces (Japanese, Chinese, Thai) and each other sign stands for itself.
+A word is a run of letters and digits. In scripts without spaces (Japanese, Chinese, Thai) each character is a word, and
+so is each other sign. Draws nothing.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import groupby
 from typing import Literal
 
 SpanKind = Literal["same", "removed", "added"]
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _PIECE = re.compile(rf"(?P<word>[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]|)(?P<space>\s*)")
-# difflib takes quadratic time on long texts that have little in common; those are compared line by line.
+# difflib takes quadratic time on long texts with little in common: above this they are compared line by line.
 _MOST_PAIRS = 4_000_000  # words of the one times words of the other
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of text that both have, or only the first (removed), or only the second (added)."""
+    """A stretch of text that is in both texts, only in the first (removed) or only in the second (added)."""
 
     kind: SpanKind
     text: str
@@ -28,17 +29,16 @@ class Span:
 
 @dataclass(frozen=True)
 class _Word:
-    """A word and the white space behind it; two words are alike whatever the space."""
+    """A word and the white space after it, which is not compared."""
 
     word: str
     space: str
 
 
 def word_diff(before: str, after: str) -> tuple[Span, ...]:
-    """The spans that lead from `before` to `after`.
+    """The spans that lead from `before` to `after`; neighbours differ in kind.
 
     Same and removed spans together are `before`, same and added ones `after`, to the character.
-    Neighbours differ in kind.
     """
     a, b = _words(before), _words(after)
     begin, end = _common_ends(a, b)
@@ -52,7 +52,7 @@ def word_diff(before: str, after: str) -> tuple[Span, ...]:
 
 
 def similarity(spans: Sequence[Span]) -> float:
-    """The share of the two texts' characters that both have, 0 to 1; two empty texts are alike."""
+    """The share of the two texts' characters that is in both, 0 to 1; 1 for two empty texts."""
     same = sum(2 * len(span.text) for span in spans if span.kind == "same")
     total = same + sum(len(span.text) for span in spans if span.kind != "same")
     return same / total if total else 1.0
@@ -67,7 +67,7 @@ def _text(words: Sequence[_Word]) -> str:
 
 
 def _common_ends(a: list[_Word], b: list[_Word]) -> tuple[int, int]:
-    """How many words are alike at the beginning and, behind those, at the end."""
+    """Lengths of the common prefix and, without it, of the common suffix, in words."""
     shorter = min(len(a), len(b))
     begin = next((at for at in range(shorter) if a[at].word != b[at].word), shorter)
     rest = shorter - begin
@@ -85,7 +85,7 @@ def _word_spans(a: list[_Word], b: list[_Word]) -> Iterator[Span]:
 
 
 def _replaced(before: str, after: str) -> Iterator[Span]:
-    """What stands in the place of the other; white space that both end with stays out of it."""
+    """A replaced stretch, without the white space that both sides end with."""
     space = before[len(before.rstrip()) :]
     if not before or not after or space != after[len(after.rstrip()) :]:
         space = ""
@@ -96,7 +96,7 @@ def _replaced(before: str, after: str) -> Iterator[Span]:
 
 def _line_spans(a: str, b: str) -> Iterator[Span]:
     lines_a, lines_b = a.splitlines(keepends=True), b.splitlines(keepends=True)
-    matcher = SequenceMatcher(None, lines_a, lines_b)  # with autojunk: frequent lines do not make it slow
+    matcher = SequenceMatcher(None, lines_a, lines_b)  # autojunk: frequent lines must not make it slow
     for tag, a_begin, a_end, b_begin, b_end in matcher.get_opcodes():
         if tag == "equal":
             yield Span("same", "".join(lines_a[a_begin:a_end]))
@@ -106,7 +106,7 @@ def _line_spans(a: str, b: str) -> Iterator[Span]:
 
 
 def _alike(pairs: "zip[tuple[_Word, _Word]]") -> Iterator[Span]:
-    """Equal words; the white space behind them may differ."""
+    """Equal words; the white space after them may differ."""
     for a, b in pairs:
         if a.space == b.space:
             yield Span("same", a.word + a.space)
@@ -117,16 +117,6 @@ def _alike(pairs: "zip[tuple[_Word, _Word]]") -> Iterator[Span]:
 
 
 def _merged(spans: Sequence[Span]) -> Iterator[Span]:
-    """Without empty ones, and neighbours of one kind put together."""
-    kind: SpanKind | None = None
-    texts: list[str] = []
-    for span in spans:
-        if not span.text:
-            continue
-        if kind is not None and span.kind != kind:
-            yield Span(kind, "".join(texts))
-            texts = []
-        kind = span.kind
-        texts.append(span.text)
-    if kind is not None:
-        yield Span(kind, "".join(texts))
+    """Without empty spans, and with neighbours of one kind joined."""
+    for kind, group in groupby((span for span in spans if span.text), key=lambda span: span.kind):
+        yield Span(kind, "".join(span.text for span in group))

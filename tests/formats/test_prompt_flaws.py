@@ -3,7 +3,7 @@
 import pytest
 
 from phi3kit.formats.chat_template import EXAMPLE
-from phi3kit.formats.prompt_flaws import variants_of
+from phi3kit.formats.prompt_flaws import flawed
 from phi3kit.formats.raw_prompt import parse_raw_prompt
 
 QUESTION = "What is the capital of Spain?"
@@ -22,15 +22,15 @@ class TestVariants:
         ],
     )
     def test_each_is_what_its_name_says(self, name: str, text: str) -> None:
-        assert variants_of(EXAMPLE)[name] == text
+        assert flawed(EXAMPLE)[name] == text
 
     def test_each_is_found_by_the_reader_of_raw_prompts(self) -> None:
         assert parse_raw_prompt(EXAMPLE).findings == ()
-        assert all(parse_raw_prompt(text).findings for text in variants_of(EXAMPLE).values())
+        assert all(parse_raw_prompt(text).findings for text in flawed(EXAMPLE).values())
 
     @pytest.mark.parametrize("prompt", ["", "Hello"])
     def test_a_text_without_special_tokens_has_none(self, prompt: str) -> None:
-        assert variants_of(prompt) == {}
+        assert flawed(prompt) == {}
 
     def test_a_begun_answer_is_not_taken_for_a_missing_one(self) -> None:
-        assert "<|assistant|> missing at the end" not in variants_of(EXAMPLE + "The capital")
+        assert "<|assistant|> missing at the end" not in flawed(EXAMPLE + "The capital")

@@ -17,7 +17,7 @@ from phi3kit.endpoints.client import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats import chat_template
 from phi3kit.formats.openai_schema import ChatMessage
-from phi3kit.formats.prompt_flaws import variants_of
+from phi3kit.formats.prompt_flaws import flawed
 from phi3kit.formats.raw_prompt import Finding, ParsedPrompt, parse_raw_prompt, place
 from phi3kit.formats.tokens import Tokenized, common_beginning
 from phi3kit.ui.prompt import token_view
@@ -117,7 +117,7 @@ def show_messages(prompt: str) -> None:
 
 def show_variants(target: Target, request: Request, prompt: str, found: Tokenized | None, runs: Conversation) -> None:
     """A flaw done to the prompt: its tokens at once, its answer beside the right one's at a click."""
-    variants = variants_of(prompt)
+    variants = flawed(prompt)
     if not variants:
         st.caption("Write a prompt with the template's parts; here one of its flaws can be tried on it.")
         return
