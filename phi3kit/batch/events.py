@@ -1,8 +1,11 @@
 """Events: how far a batch is, and what it came to; as objects here and as JSON in a job's files."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+_REPORT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class RowProgress:
         return words + (f", {self.seconds_left:,.0f} s left" if self.seconds_left is not None else "")
 
 
+ReportRows = Callable[[RowProgress], None]
+
+
 @dataclass(frozen=True)
 class BatchSummary:
     """What a batch came to; field names are the JSON keys of the CLI's line."""
@@ -46,33 +52,39 @@ class BatchSummary:
 
 
 class Pace:
-    """Counts rows and tokens of this run against the clock."""
+    """Counts rows and tokens of this run against the clock, and reports them at the beginning and twice a second."""
 
-    def __init__(self, total: int, kept: int) -> None:
-        self._total, self._kept = total, kept
+    def __init__(self, total: int, kept: int, report: ReportRows) -> None:
+        self._total, self._kept, self._report = total, kept, report
         self._began = time.perf_counter()
         self.computed = self.failed = self.completion_tokens = 0
+        self.report()
 
     def count(self, completion_tokens: int, is_error: bool) -> None:
         """One more row."""
         self.computed += 1
         self.failed += is_error
         self.completion_tokens += completion_tokens
+        if time.perf_counter() - self._reported_at >= _REPORT_EVERY_S:
+            self.report()
 
     @property
     def seconds(self) -> float:
         """Since it began."""
         return time.perf_counter() - self._began
 
-    def progress(self) -> RowProgress:
-        """As it stands now."""
-        rate = self.computed / self.seconds
+    def report(self) -> None:
+        """Report how far it is now."""
+        self._reported_at = time.perf_counter()
+        seconds = max(self.seconds, 1e-9)  # a coarse clock may not have moved yet
+        rate = self.computed / seconds
         left = self._total - self._kept - self.computed
-        return RowProgress(
+        progress = RowProgress(
             done=self._kept + self.computed,
             total=self._total,
             failed=self.failed,
             rows_per_s=rate,
-            tokens_per_s=self.completion_tokens / self.seconds,
+            tokens_per_s=self.completion_tokens / seconds,
             seconds_left=left / rate if self.computed else None,
         )
+        self._report(progress)

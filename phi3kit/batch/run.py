@@ -1,16 +1,15 @@
 """Run: one batch from its file to its output: look through, compute what is missing, write.
 
-Knows the order of these. Where rows are answered, answering and spark know.
+Knows the order of these. Does not know where rows are answered: answering and spark do.
 """
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import AT_ONCE, Answering, Prompt
-from phi3kit.batch.events import BatchSummary, Pace, RowProgress
+from phi3kit.batch.events import BatchSummary, Pace, ReportRows
 from phi3kit.batch.journal import Journal
 from phi3kit.batch.output import check_output, write_output
 from phi3kit.batch.request import BatchRequest, Mapped, RowResult, failed, key_of, map_columns, row_prompt
@@ -21,10 +20,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import ResolvedModel, resolve
 from phi3kit.tracking.model_uris import canonical
 
-ReportRows = Callable[[RowProgress], None]
 Answers = Callable[[Iterator[tuple[int, Prompt]]], Iterator[RowResult]]
-
-_REPORT_EVERY_S = 0.5
 
 
 def run_batch(
@@ -45,19 +41,14 @@ def run_batch(
     with Journal(settings, key, fresh=request.fresh) as journal:
         done = journal.done(table.rows)
         kept = sum(done)
-        pace = Pace(table.rows, kept)
-        report(pace.progress())
+        pace = Pace(table.rows, kept, report)
         if kept < table.rows:
             with _answers(request, model, actor, settings, pool, f"batch-{key}") as answers:
-                reported_at = time.monotonic()
                 for result in _computed(table, mapped, request.system, done, answers):
                     journal.add(result)
                     pace.count(result.completion_tokens, result.error is not None)
-                    if time.monotonic() - reported_at >= _REPORT_EVERY_S:
-                        report(pace.progress())
-                        reported_at = time.monotonic()
         seconds = pace.seconds
-        report(pace.progress())
+        pace.report()
         write_output(table, journal.results(), request.output)
         failures, prompt_tokens, completion_tokens = journal.counts()
     return BatchSummary(
@@ -71,16 +62,6 @@ def run_batch(
         seconds=round(seconds, 2),
         tokens_per_s=round(pace.completion_tokens / seconds, 1) if pace.computed else None,
     )
-
-
-def write_so_far(request: BatchRequest, settings: Settings) -> int:
-    """Write what a stopped batch has computed, with empty cells for the rest; how many rows that is."""
-    table = open_table(request.input, request.reading)
-    mapped = map_columns(request, table)
-    key = key_of(request, table, mapped, _digest(resolve(canonical(request.model_uri, settings), settings)))
-    with Journal(settings, key) as journal:
-        write_output(table, journal.results(), request.output)
-        return sum(journal.done(table.rows))
 
 
 def _computed(

@@ -3,24 +3,20 @@
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from phi3kit.access.actor import process_actor
-from phi3kit.cli.ending import Ending
+from phi3kit.cli.arguments import Commands, add_sampling, positive, sampling_params
+from phi3kit.cli.progress import run_rows
 from phi3kit.core.settings import read_settings
-from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from phi3kit.batch.events import RowProgress
     from phi3kit.batch.request import BatchRequest
 
-_PROGRESS_EVERY_S = 2.0  # lines on a terminal
 
-
-def add_batch(commands: Any) -> None:
-    """Add the command. commands: what argparse's add_subparsers gave."""
+def add(commands: Commands) -> None:
+    """Add the command."""
     batch = commands.add_parser("batch", help="answer every row of a table (CSV, JSONL, Parquet)")
     batch.add_argument("model_uri", metavar="MODEL_URI")
     batch.add_argument(
@@ -40,62 +36,25 @@ def add_batch(commands: Any) -> None:
     batch.add_argument("--at-once", type=positive, metavar="N", help="requests under way together")
     batch.add_argument("--spark", metavar="MASTER", help="compute on Spark: local[2], spark://host:7077, yarn, …")
     batch.add_argument("--fresh", action="store_true", help="compute also what an earlier run has computed")
-    batch.set_defaults(run=_batch)
+    batch.set_defaults(run=_run)
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How rows are answered."""
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--max-tokens", type=positive, default=DEFAULT_MAX_TOKENS, help="of each completion")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="may be given several times")
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
-
-
-def _batch(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> None:
     from phi3kit.batch.run import run_batch
-    from phi3kit.jobs.job_folder import run_as_job
     from phi3kit.jobs.kinds import BATCHES
 
-    Ending()
-    settings = read_settings()
-    actor = process_actor(settings)
-    request = _request(arguments)
-    shown_at = 0.0
-    last: RowProgress | None = None
-
-    def report(progress: "RowProgress") -> None:
-        nonlocal shown_at, last
-        last = progress
-        job.progress({**vars(progress)})
-        if time.monotonic() - shown_at >= _PROGRESS_EVERY_S:
-            shown_at = time.monotonic()
-            print(progress.in_words(), file=sys.stderr, flush=True)
-
-    try:
-        with run_as_job(BATCHES, request.as_json(), actor, settings) as job:
-            job.wait()
-            summary = run_batch(request, actor, settings, report)
-            job.line(summary.as_json())
-    except (KeyboardInterrupt, SystemExit):
-        if last:
-            print(f"Stopped. {last.done:,} of {last.total:,} rows are kept; the same command goes on.", file=sys.stderr)
-        raise
+    summary = run_rows(BATCHES, _request(arguments), read_settings(), run_batch, _stopped)
     if summary.kept:
         print(f"{summary.kept:,} rows were computed before; --fresh computes them again.", file=sys.stderr)
     print(json.dumps(summary.as_json(), ensure_ascii=False))
 
 
+def _stopped(at: "RowProgress") -> str:
+    return f"Stopped. {at.done:,} of {at.total:,} rows are kept; the same command goes on."
+
+
 def _request(arguments: argparse.Namespace) -> "BatchRequest":
-    from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, SamplingParams
+    from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest
     from phi3kit.batch.tables import ReadOptions
 
     columns = ((name, getattr(arguments, f"{name}_column")) for name in PROMPT_FORMATS)
@@ -108,9 +67,7 @@ def _request(arguments: argparse.Namespace) -> "BatchRequest":
         format=kind,
         system_column=arguments.system_column,
         system=arguments.system,
-        sampling=SamplingParams(
-            arguments.temperature, arguments.max_tokens, arguments.top_p, arguments.seed, tuple(arguments.stop)
-        ),
+        sampling=sampling_params(arguments),
         reading=ReadOptions(not arguments.no_header, arguments.encoding, arguments.delimiter),
         at_once=arguments.at_once,
         spark=arguments.spark,

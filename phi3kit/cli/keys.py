@@ -4,15 +4,15 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
-from typing import Any
 
 from phi3kit.access.actor import process_actor
 from phi3kit.access.keys import KeyStore
+from phi3kit.cli.arguments import Commands
 from phi3kit.core.settings import read_settings
 
 
-def add_keys(commands: Any) -> None:
-    """Add the command. commands: what argparse's add_subparsers gave."""
+def add(commands: Commands) -> None:
+    """Add the command."""
     keys = commands.add_parser("keys", help="API keys of people, for phi3kit serve")
     acts = keys.add_subparsers(dest="act", required=True, parser_class=type(keys))
     create = acts.add_parser("create", help="make a key; it is printed once")

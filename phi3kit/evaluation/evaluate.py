@@ -4,8 +4,6 @@ Knows mlflow.models.evaluate. (mlflow.genai.evaluate gives the same scores and w
 Runs in a process of its own, see jobs.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from statistics import mean, quantiles
 from typing import Any
@@ -16,7 +14,7 @@ from mlflow.metrics import MetricValue, make_metric
 
 from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import Answering
-from phi3kit.batch.events import Pace, RowProgress
+from phi3kit.batch.events import Pace, ReportRows
 from phi3kit.batch.request import RowResult
 from phi3kit.core.errors import BatchFailed
 from phi3kit.core.settings import Settings
@@ -28,14 +26,12 @@ from phi3kit.tracking.logged_models import resolve
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store, storage_errors
 
-_REPORT_EVERY_S = 0.5
-
 
 def evaluate(
     request: EvaluationRequest,
     actor: Actor,
     settings: Settings,
-    report: Callable[[RowProgress], None],
+    report: ReportRows,
     pool: WorkerPool | None = None,
 ) -> Evaluation:
     """Evaluate a model and log the run.
@@ -75,22 +71,15 @@ def evaluate(
     return find_evaluation(run.info.run_id, settings)
 
 
-def _answers(
-    answering: Answering, question_set: QuestionSet, at_once: int, report: Callable[[RowProgress], None]
-) -> list[RowResult]:
+def _answers(answering: Answering, question_set: QuestionSet, at_once: int, report: ReportRows) -> list[RowResult]:
     """A result a question, in their order."""
-    pace = Pace(len(question_set.questions), 0)
-    report(pace.progress())
-    reported_at = time.monotonic()
+    pace = Pace(len(question_set.questions), 0, report)
     found: list[RowResult] = []
     rows = ((number, question.prompt) for number, question in enumerate(question_set.questions))
     for result in answering.answers(rows, at_once):
         found.append(result)
         pace.count(result.completion_tokens, result.error is not None)
-        if time.monotonic() - reported_at >= _REPORT_EVERY_S:
-            report(pace.progress())
-            reported_at = time.monotonic()
-    report(pace.progress())
+    pace.report()
     return sorted(found, key=lambda result: result.row)
 
 

@@ -252,12 +252,12 @@ class TestCompose:
             assert (status("mlflow:5000"), status("elsewhere.example")) == (200, 403)
 
     def test_the_workers_command_is_one_of_phi3kit(self, services: dict[str, Any], recipe: Recipe) -> None:
-        from phi3kit.__main__ import _parser
+        from phi3kit.cli.main import parser
 
-        parsed = _parser().parse_args(services["worker"]["command"][3:])
+        parsed = parser().parse_args(services["worker"]["command"][3:])
         assert (parsed.model_uri, parsed.port) == ("models:/phi3-onnx/1", 8000)
         words = recipe.steps[2].command.split()
-        built = _parser().parse_args(words[words.index("phi3kit") + 1 :])
+        built = parser().parse_args(words[words.index("phi3kit") + 1 :])
         assert (built.wrapper, built.source, built.precision, built.register) == (
             "onnx",
             "embedded",

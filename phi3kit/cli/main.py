@@ -1,0 +1,65 @@
+"""Command line: open the app, build, serve, chat, compare signatures, read usage, answer batches, evaluate, keys, bundle for Azure ML.
+
+    phi3kit app|build|serve|chat|signatures|usage|azure|batch|evaluate|keys …
+
+Knows which commands there are. A user's error is one line on stderr and exit code 2.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from phi3kit.cli import app, azure, batch, build, chat, evaluate, keys, serve, signatures, usage
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.redaction import hide_in_logs
+
+_COMMANDS = (app, build, serve, chat, signatures, usage, azure, batch, evaluate, keys)  # in the order of --help
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line a mistake: argparse alone would print the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. Try: {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its arguments; `run` of what it parses does the work."""
+    program = "phi3kit" if Path(sys.argv[0]).stem == "phi3kit" else "python -m phi3kit"
+    found = _Parser(prog=program, description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = found.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    for command in _COMMANDS:
+        command.add(commands)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = parser().parse_args(argv)
+    _quiet()
+    hide_in_logs(os.environ)
+    try:
+        arguments.run(arguments)
+    except Phi3KitError as error:
+        print(f"phi3kit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _quiet() -> None:
+    """Keep what libraries print about themselves out of the command's output."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no library asks the hub by itself; phi3kit's own download does
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's: between our lines of JSON
+    logging.captureWarnings(True)  # a filter would not do: MLflow puts its own before it
+    for name in ("mlflow", "alembic", "transformers", "huggingface_hub", "py.warnings"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it prints what it raises, traceback and all
