@@ -48,12 +48,12 @@ $(PUBLIC)/.installed: requirements.txt
 	$(call install_app,$(PUBLIC))
 	@touch $@
 
-# It sees the packages and commands of the other environment.
+# It sees the packages and commands of the other environment; a setuptools of its own would hide the one that torch wants.
 $(SPARK)/.installed: $(TOOLS) requirements-spark.txt
-	$(PYTHON) -m venv $(SPARK)
+	$(PYTHON) -m venv --without-pip $(SPARK)
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 	"$$($(SPARK)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/app.pth"
-	$(SPARK)/bin/pip install --quiet -r requirements-spark.txt
+	$(BIN)/pip --python $(SPARK)/bin/python install --quiet -r requirements-spark.txt
 	@cd $(SPARK)/bin && for each in ../../bin/*; do [ -e "$${each##*/}" ] || ln -s "$$each" .; done
 	@touch $@
 
