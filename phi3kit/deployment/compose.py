@@ -16,7 +16,8 @@ POSTGRES_DRIVER = "psycopg2-binary==2.9.13"
 
 DOCKERFILE = f"""# phi3kit: app, worker and MLflow's server are one image with three commands.
 FROM python:3.11-slim
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \\
+    MLFLOW_DISABLE_TELEMETRY=true ORT_DISABLE_TELEMETRY=1
 WORKDIR /app
 COPY requirements.txt .
 # torch first and alone. For an image without CUDA's gigabytes add: --index-url https://download.pytorch.org/whl/cpu

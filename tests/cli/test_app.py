@@ -103,6 +103,7 @@ class TestInstalled:
         after = sorted(path for path in installed.programs.parent.rglob("*") if path.suffix != ".pyc")
         assert [path for path in after if path not in before and path.name != "__pycache__"] == []
         assert len(list(installed.folder.iterdir())) == 3
+        assert {path.name for path in installed.home.iterdir()} <= {".phi3kit"}
 
     def test_every_page_of_the_package_opens(self, installed: Installed) -> None:
         folder, count = installed.run("python", "-P", "-c", _PAGES).splitlines()[-1].split()

@@ -44,6 +44,17 @@ for thread in threading.enumerate():
 print(json.dumps(sorted(asked)))
 """
 
+# A graph of one operation, in ONNX Runtime.
+_RUN_GRAPH = """
+import phi3kit
+import numpy, onnxruntime, onnxruntime_genai
+from onnx import TensorProto, helper
+ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "graph", ends[:1], ends[1:])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": numpy.zeros(1, numpy.float32)})
+"""
+
 
 class TestNothingIsReported:
     @pytest.mark.parametrize(("disabled", "asked"), [(None, []), ("false", ["config.mlflow-telemetry.io"])])
@@ -61,6 +72,11 @@ class TestNothingIsReported:
             check=True,
         )
         assert json.loads(done.stdout) == asked
+
+    def test_to_onnx_runtimes_makers_and_no_number_of_this_machine_is_kept(self, tmp_path: Path):
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), "HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", _RUN_GRAPH], env=environment, cwd=PROJECT_ROOT, check=True)
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestOpenStore:
