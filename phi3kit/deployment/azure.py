@@ -1,7 +1,7 @@
-"""Azure: everything that an Azure ML managed online endpoint needs of one logged model, as one zip.
+"""Azure: one logged model with everything that an Azure ML managed online endpoint needs, as one zip.
 
 Knows Azure ML's YAML and its custom deployment of an MLflow model (the no-code route fails with MLflow 3 models).
-Calls no Azure, loads no weights; the zip is written piece by piece and the same model gives the same bytes.
+Calls no Azure and loads no weights. The same model gives the same bytes.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ SCHEMAS = "https://azuremlschemas.azureedge.net/latest"
 _FILES = Path(__file__).with_name("azure_files")
 _PIECE_BYTES = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip
-_PACKED = {".safetensors", ".onnx", ".data", ".onnx_data"}  # numbers that hardly shrink: stored as they are
-# Of an MLmodel: what belongs to the store that it was logged to.
+_PACKED = {".safetensors", ".onnx", ".data", ".onnx_data"}  # hardly compressible: stored as they are
+# Keys of an MLmodel that belong to the store that it was logged to.
 _OF_THE_STORE = ("run_id", "model_id", "artifact_path", "prompts")
-_LEFT_OUT = {"MLmodel", "conda.yaml", "registered_model_meta"}  # written anew, or of the store
+_LEFT_OUT = {"MLmodel", "conda.yaml", "registered_model_meta"}  # written anew, or belonging to the store
 _SIZES = (  # Azure's general-purpose machines: name, GB of memory
     ("Standard_DS3_v2", 14),
     ("Standard_DS4_v2", 28),
@@ -45,13 +45,13 @@ _SIZES = (  # Azure's general-purpose machines: name, GB of memory
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle will hold; nothing is written yet."""
+    """The content of a bundle that is not written yet."""
 
     name: str  # of the folder in the zip
     model_uri: str
     wrapper: WrapperName
     folder: Path
-    files: tuple[str, ...]  # of the folder, that go in as they are
+    files: tuple[str, ...]  # of the folder, copied as they are
     model_bytes: int
     instance_type: str
     texts: tuple[tuple[str, str], ...]  # path in the folder, content
@@ -62,7 +62,7 @@ class Bundle:
 
 
 def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
-    """Everything but the weights, and how big those are. Raises NotAllowed, ModelNotFound or StorageFailed."""
+    """Everything but the weights, and their size. Raises NotAllowed, ModelNotFound or StorageFailed."""
     actor.require("serve")
     model = resolve(model_uri, settings)
     try:
@@ -97,9 +97,9 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
 
 
 def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], None] = lambda done: None) -> None:
-    """Write the zip, 1 MiB of weights at a time. on_progress gets the bytes of the model that are written.
+    """Write the zip, 1 MiB at a time. on_progress gets the bytes of the model written so far.
 
-    Raises ModelNotFound when a file of the model goes away meanwhile.
+    Raises ModelNotFound when a file of the model is deleted meanwhile.
     """
     written = 0
     parts: list[tuple[str, bytes | Path]] = [(path, text.encode()) for path, text in bundle.texts]
@@ -109,7 +109,7 @@ def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], 
             entry = zipfile.ZipInfo(f"{bundle.name}/{path}", _EPOCH)
             entry.compress_type = zipfile.ZIP_STORED if Path(path).suffix in _PACKED else zipfile.ZIP_DEFLATED
             entry.external_attr = (0o755 if path.endswith(".sh") else 0o644) << 16
-            entry.create_system = 3  # Unix, wherever it is written
+            entry.create_system = 3  # Unix, on any system
             try:
                 source = BytesIO(content) if isinstance(content, bytes) else content.open("rb")
             except OSError as error:
@@ -124,7 +124,7 @@ def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], 
 
 
 def save_bundle(bundle: Bundle, file: Path, on_progress: Callable[[int], None] = lambda done: None) -> None:
-    """Write the zip to a file, which appears when it is whole. Raises ModelNotFound or StorageFailed."""
+    """Write the zip to a file, which appears when it is complete. Raises ModelNotFound or StorageFailed."""
     draft = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def sample_request(wrapper: WrapperName) -> dict[str, Any]:
 
 
 def instance_for(model_bytes: int) -> str:
-    """The smallest machine with room for the weights twice (they are read and placed) and 4 GB."""
+    """The smallest machine with memory for the weights twice (read and placed) and 4 GB."""
     needed_gb = 2 * model_bytes / 1e9 + 4
     return next((name for name, memory_gb in _SIZES if memory_gb >= needed_gb), _SIZES[-1][0])
 
@@ -162,7 +162,7 @@ def _model_files(folder: Path) -> tuple[str, ...]:
 
 
 def _for_azure(described: dict[str, Any]) -> dict[str, Any]:
-    """An MLmodel as save_model would have written it: no store, no path of this machine."""
+    """An MLmodel as save_model writes it: no store, no path of this machine."""
     mlmodel = {key: value for key, value in copy.deepcopy(described).items() if key not in _OF_THE_STORE}
     flavor = mlmodel["flavors"]["python_function"]
     if flavor.get("model_code_path"):

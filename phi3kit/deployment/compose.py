@@ -1,6 +1,6 @@
 """Compose: phi3kit for a team in containers: the app, MLflow's server on PostgreSQL, and a worker with one model.
 
-Knows Docker Compose and what a build needs to be repeated there. Runs nothing.
+Knows Docker Compose and how to repeat a build there. Runs nothing.
 """
 
 import shlex
@@ -127,7 +127,7 @@ END
 def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
     """App, MLflow's server, PostgreSQL and a worker in containers.
 
-    registered_as: the name under which the model is built again in the containers' own store.
+    registered_as: the model's name in the containers' own store, where it is built again.
     """
     name = registered_as or f"phi3-{model.wrapper}"
     return Recipe(

@@ -1,7 +1,7 @@
-"""Recipes: how a logged model is served, as commands and files that can be copied.
+"""Recipes: how to serve a logged model, as commands and files to copy.
 
-Knows phi3kit's and MLflow's command lines, systemd and the shell. Runs nothing. Every command here is run by a test as
-it is shown; what needs root or a container engine is checked without.
+Knows phi3kit's and MLflow's command lines, systemd and the shell. Runs nothing. Tests run every command as it is shown;
+what needs root or a container engine is only checked.
 """
 
 import getpass
@@ -27,11 +27,11 @@ _KEY_FILE = "/etc/phi3kit/worker.env"
 
 @dataclass(frozen=True)
 class RecipeStep:
-    """One thing to type."""
+    """One command."""
 
     what: str
     command: str  # for bash, in the shell of the steps before it
-    serves: bool = False  # it runs until it is ended: the next step goes into another shell
+    serves: bool = False  # runs until it is ended: the next step needs another shell
     needs: Needs = ""
 
 
@@ -117,31 +117,30 @@ def image(model_uri: str, wrapper: WrapperName, port: int, settings: Settings) -
 
 def unit(model_uri: str, port: int, settings: Settings) -> Recipe:
     """A systemd unit around phi3kit's worker."""
-    python = _in_unit(sys.executable)
-    environment = [f"PHI3KIT_HOME={settings.home}", f"MLFLOW_TRACKING_URI={shown_store(settings)}"]
-    lines = [
-        "[Unit]",
-        f"Description=phi3kit worker for {model_uri.replace('%', '%%')}",
-        "After=network-online.target",
-        "Wants=network-online.target",
-        "",
-        "[Service]",
-        "Type=exec",
-        f"User={getpass.getuser()}",
-        f"WorkingDirectory={str(settings.home if INSTALLED else PROJECT_ROOT).replace('%', '%%')}",
-        *(f"Environment={_in_unit(each)}" for each in environment),
-        f"EnvironmentFile=-{_KEY_FILE}",
-        f"ExecStart={python} -m phi3kit serve {_in_unit(model_uri)} --host 127.0.0.1 --port {port}",
-        "Restart=on-failure",
-        "RestartSec=5",
-        "TimeoutStopSec=10",
-        "NoNewPrivileges=yes",
-        "PrivateTmp=yes",
-        "ProtectSystem=full",
-        "",
-        "[Install]",
-        "WantedBy=multi-user.target",
-    ]
+    folder = str(settings.home if INSTALLED else PROJECT_ROOT).replace("%", "%%")
+    text = f"""[Unit]
+Description=phi3kit worker for {model_uri.replace("%", "%%")}
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=exec
+User={getpass.getuser()}
+WorkingDirectory={folder}
+Environment={_in_unit(f"PHI3KIT_HOME={settings.home}")}
+Environment={_in_unit(f"MLFLOW_TRACKING_URI={shown_store(settings)}")}
+EnvironmentFile=-{_KEY_FILE}
+ExecStart={_in_unit(sys.executable)} -m phi3kit serve {_in_unit(model_uri)} --host 127.0.0.1 --port {port}
+Restart=on-failure
+RestartSec=5
+TimeoutStopSec=10
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=full
+
+[Install]
+WantedBy=multi-user.target
+"""
     return Recipe(
         "systemd",
         "phi3kit's worker as a service of a Linux machine: it starts with the machine and again after a crash.",
@@ -151,13 +150,13 @@ def unit(model_uri: str, port: int, settings: Settings) -> Recipe:
                  f"sudo systemctl enable --now {UNIT}", needs="root"),
             RecipeStep("See how it is", f"systemctl status {UNIT}\njournalctl --unit {UNIT} --lines 50", needs="root"),
         ),
-        (RecipeFile(UNIT, "ini", "\n".join(lines) + "\n"),),
+        (RecipeFile(UNIT, "ini", text),),
         (f"A key goes into {_KEY_FILE} as PHI3KIT_API_KEY=…, readable by root only; then --host may be another one.",),
     )  # fmt: skip
 
 
 def shell(settings: Settings) -> RecipeStep:
-    """What a shell needs before the commands of this app work in it."""
+    """The environment in which a shell runs the commands of this app."""
     lines = [
         *([] if INSTALLED else [f"cd {shlex.quote(str(PROJECT_ROOT))}"]),
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
@@ -168,7 +167,7 @@ def shell(settings: Settings) -> RecipeStep:
 
 
 def shown_store(settings: Settings) -> str:
-    """The tracking URI with PASSWORD in the place of a password: pages show it."""
+    """The tracking URI for pages, with PASSWORD in place of a password."""
     parts = urlsplit(settings.tracking_uri)
     if not parts.password:
         return settings.tracking_uri
@@ -177,7 +176,7 @@ def shown_store(settings: Settings) -> str:
 
 
 def native_input(wrapper: WrapperName) -> dict[str, object]:
-    """A request that the wrapper's own signature takes."""
+    """A request for the wrapper's own signature."""
     return dict(MESSAGES_INPUT if wrapper == "transformers" else PROMPT_INPUT)
 
 
@@ -187,6 +186,6 @@ def _curl(port: int, path: str, body: str) -> str:
 
 
 def _in_unit(word: str) -> str:
-    """A word of a unit file: specifiers and quotes taken as they are."""
+    """A word of a unit file, with specifiers and quotes escaped."""
     word = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
     return f'"{word}"' if any(char in word for char in " \t'\\") else word

@@ -1,6 +1,6 @@
-"""Servers: `mlflow models serve` as a child of the app: start it, watch it, ask it, end it.
+"""Servers: `mlflow models serve` as a child process of the app: start it, watch it, ask it, end it.
 
-Knows MLflow's command line and its scoring protocol. phi3kit's own workers are another matter (see workers).
+Knows MLflow's command line. Knows nothing of phi3kit's own workers (endpoints/workers.py).
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _LOOK_S = 2.0
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """A scoring server as it stands now."""
+    """The state of a scoring server."""
 
     model_uri: str  # the logged model's own
     wrapper: WrapperName
@@ -45,7 +45,7 @@ class ServerStatus:
     exit_code: int | None
     pid: int
     started_at: float  # seconds since the epoch
-    command: str  # as one would type it
+    command: str  # as typed in a shell
     log_file: Path
 
     @property
@@ -70,9 +70,9 @@ class ScoringServers:
         self._guard = threading.Lock()
 
     def start(self, model_uri: str, actor: Actor, port: int | None = None) -> ServerStatus:
-        """Start a server for the model, or give the one that runs. It is ready some seconds later: see statuses().
+        """Start a server for the model, or return the running one. statuses() tells when it is ready, seconds later.
 
-        actor: who asks. port: None takes a free one.
+        port: None takes a free one.
         Raises NotAllowed, ModelNotFound, StorageFailed, or RequestInvalid for a port in use.
         """
         actor.require("serve")
@@ -90,7 +90,7 @@ class ScoringServers:
             return _status(server)
 
     def statuses(self) -> list[ServerStatus]:
-        """Every server that was started and not stopped, those that ended by themselves too."""
+        """Every server that was started and not stopped, including those that ended by themselves."""
         with self._guard:
             servers = list(self._servers.values())
         return [_status(server) for server in servers]
@@ -128,16 +128,13 @@ class ScoringServers:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-        first = ServerStatus(
-            *(model_uri, wrapper, port, "starting", None, process.pid, time.time()),
-            command=shlex.join(serve_command(given_uri, port)),
-            log_file=log_file,
-        )
+        typed = shlex.join(serve_command(given_uri, port))
+        first = ServerStatus(model_uri, wrapper, port, "starting", None, process.pid, time.time(), typed, log_file)
         return _Server(process, first)
 
 
 def serve_command(model_uri: str, port: int) -> list[str]:
-    """MLflow's command for a scoring server with the packages that are installed here."""
+    """MLflow's command for a scoring server with the packages installed here."""
     return [
         *("mlflow", "models", "serve", "--model-uri", model_uri, "--port", str(port)),
         *("--env-manager", "local", "--timeout", str(TIMEOUT_S)),
@@ -145,37 +142,36 @@ def serve_command(model_uri: str, port: int) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """MLflow's command starts uvicorn by its name: the folder of both must be on PATH, else it ends with code 127."""
+    """Variables for the server. MLflow starts uvicorn by name: without its folder on PATH it ends with code 127."""
     programs = str(Path(sys.executable).parent)
     path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
     return child_environment(settings) | {"PATH": path, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
-def ask(server: ServerStatus, body: str, timeout_s: float = TIMEOUT_S) -> ScoringResponse:
-    """Send JSON to a server's /invocations and take what it answers, errors too.
+def ask(server: ServerStatus, body: str) -> ScoringResponse:
+    """Send JSON to a server's /invocations; its answer, which may be an error of any status.
 
-    Raises WorkerFailed while it starts, and when it is gone.
+    Raises WorkerFailed while it starts, and when it has ended.
     """
     if server.state == "starting":
         raise WorkerFailed("The server is not ready yet.", "It loads the model.", "Send it again in some seconds.")
     endpoint = Endpoint(server.url.removesuffix("/invocations"), "", server.model_uri, server.wrapper)
     try:
-        return invocations.send(endpoint, body, timeout_s=timeout_s)
+        return invocations.send(endpoint, body, timeout_s=TIMEOUT_S)
     except WorkerFailed as error:
         tail = " ".join(log_tail(server.log_file, 2))
-        raise WorkerFailed(
-            f"The server at {server.url} did not answer.", f"{error.why} {tail}", "Start it again."
-        ) from error
+        what = f"The server at {server.url} did not answer."
+        raise WorkerFailed(what, f"{error.why} {tail}", "Start it again.") from error
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
+    """A free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def first_free_port(wanted: int) -> int:
-    """The wanted port, or the next one that nothing listens on; any free one after a hundred."""
+    """The wanted port or one of the hundred after it, whichever is free first; else any free one."""
     for port in range(wanted, min(wanted + 100, 65_536)):
         with contextlib.suppress(RequestInvalid):
             check_port(port)
@@ -184,7 +180,7 @@ def first_free_port(wanted: int) -> int:
 
 
 def check_port(port: int) -> None:
-    """Raises RequestInvalid when the port is none, or something listens on it."""
+    """Raises RequestInvalid for a number that is no port, and for a port in use."""
     why = None if 0 < port < 65_536 else "Ports go from 1 to 65,535"
     try:
         if why is None:

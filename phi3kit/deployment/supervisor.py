@@ -1,8 +1,8 @@
-"""Keeper: runs one command and ends it, with all that it started, when this process's stdin closes.
+"""Supervisor: a process that runs one command, and ends it with all its descendants when stdin closes.
 
     python -m phi3kit.deployment.supervisor COMMAND…
 
-A server that knows nothing of the app would outlive it; its keeper does not, however the app ends.
+Stdin closes however the app ends, so a server that knows nothing of the app does not outlive it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _GRACE_S = 4.0
 
 
 def main(command: list[str]) -> int:
-    """Run the command until it ends or is to end; its exit code."""
+    """Run the command until it ends, stdin closes or SIGTERM comes. Returns its exit code."""
     to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: to_end.set())
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -39,7 +39,7 @@ def _wait_for_parent(to_end: threading.Event) -> None:
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> None:
-    """Ask the command and all that it started to end, kill what does not, and see them gone."""
+    """Ask the command and its descendants to end, kill those that do not, and wait for them."""
     started: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         started = psutil.Process(child.pid).children(recursive=True)

@@ -2,9 +2,8 @@
 
 Azure's inference server calls init() once and run() with the body of each request. Imports nothing of phi3kit.
 
-Requests, each as JSON: {"input_data": X} or X itself, where X is {"messages": […]} or {"prompt": "…"}, a list of such
-objects or of raw prompts, or a table {"columns": […], "data": [[…]]}. The answer is a list: a chat completion or a text
-for each row.
+A request is JSON: {"input_data": X} or X itself, where X is {"messages": […]} or {"prompt": "…"}, a list of such objects
+or of raw prompts, or a table {"columns": […], "data": [[…]]}. The answer is a list: a chat completion or a text a row.
 """
 
 import json
