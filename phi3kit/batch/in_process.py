@@ -7,6 +7,7 @@ Knows the server's parts. Knows no Spark.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,12 @@ from pydantic import ValidationError
 
 from phi3kit.batch.request import RowResult, failed
 from phi3kit.core.errors import Phi3KitError
-from phi3kit.core.machine import free_memory_bytes
 from phi3kit.core.records import Message, TurnRecord, WrapperName
 from phi3kit.formats.openai_schema import ChatRequest, CompletionRequest, error_body
 from phi3kit.usage.outbox import to_json
 from phi3kit.worker.engine import Engine
-from phi3kit.worker.kv_cache import KvCache, budget_for
-from phi3kit.worker.loading import load_runtime
-from phi3kit.worker.runtime import Runtime
-from phi3kit.worker.turns import Caller, chat_turn, raw_turn
+from phi3kit.worker.loading import load_model
+from phi3kit.worker.turns import Caller, turn_of
 
 AT_ONCE = 8  # as many answers as the engine writes at once
 
@@ -61,12 +59,7 @@ class InProcess:
     def __init__(self, folder: Path, wrapper: WrapperName, model_uri: str, threads: int, user: str) -> None:
         """Load the model. threads: that compute one step. Raises ModelNotFound."""
         self._wrapper, self._model_uri, self._user = wrapper, model_uri, user
-
-        def load() -> tuple[Runtime, KvCache]:
-            runtime = load_runtime(folder, wrapper, threads)
-            return runtime, KvCache(runtime, budget_for(runtime, None, free_memory_bytes()))
-
-        self._engine = Engine(load, max_queue=AT_ONCE)
+        self._engine = Engine(partial(load_model, folder, wrapper, threads, None), max_queue=AT_ONCE)
         self._engine.start()
         while self._engine.state == "loading":
             time.sleep(_LOOK_S)
@@ -96,12 +89,8 @@ class InProcess:
         kept = _MemoryRecorder()
         caller = Caller.from_headers({"x-phi3kit-conversation-id": batch_id, "x-phi3kit-origin": "batch"}, self._user)
         try:
-            if "messages" in body:
-                chat = ChatRequest.model_validate(body)
-                turn = chat_turn(chat, caller, self._engine, self._wrapper, self._model_uri)
-            else:
-                raw = CompletionRequest.model_validate(body)
-                turn = raw_turn(raw, caller, self._engine, self._wrapper, self._model_uri)
+            kind = ChatRequest if "messages" in body else CompletionRequest
+            turn = turn_of(kind.model_validate(body), caller, self._engine, self._wrapper, self._model_uri)
             async for _ in turn.parts(kept):
                 pass
         except (Phi3KitError, ValidationError) as error:

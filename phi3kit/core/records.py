@@ -48,7 +48,7 @@ class Endpoint:
     silence_s: float = 600.0  # after so long without a byte it has failed; a real Phi-3 may read a prompt for minutes
     name: str = ""  # of the connection, as errors name it
     allowed_hosts: tuple[str, ...] | None = None  # where a remote one may lie; None: anywhere
-    # Why nobody answers there any more; None where that is not known. Who started a worker knows it, not who asks.
+    # Why it no longer answers; None where unknown. Known to the process that started the worker, not to its callers.
     why_gone: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
 
 

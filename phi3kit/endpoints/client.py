@@ -1,8 +1,7 @@
 """Client: ask an endpoint, whole or streamed, and say what the turn cost.
 
-Talks through the `openai` client; /tokenize, which OpenAI does not have, goes over the same connection. A worker says
-what a turn cost and records it; of a remote endpoint both are done here, with times as they are seen from here.
-Knows no processes and no pages.
+Uses the `openai` client. A worker measures and records its turns; those of a remote endpoint are measured and recorded
+here. Knows no processes and no pages.
 """
 
 import time
@@ -33,18 +32,19 @@ from phi3kit.core.records import (
 )
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
-from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing
+from phi3kit.endpoints.transport import Line, errors, http_client, json_of, not_the_protocol, parsing
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
 from phi3kit.formats.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder
 
 _HEARTBEAT_S = 0.1
+_CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: messages (OpenAI format) or one text (a raw prompt), and how to answer."""
+    """Messages (OpenAI format) or one text (a raw prompt), and how to answer."""
 
     prompt: tuple[Message, ...] | str
     temperature: float = 0.0
@@ -61,17 +61,22 @@ class Request:
 
     def body(self, model_uri: str) -> dict[str, Any]:
         """The request as JSON, without what only streaming needs."""
-        content = _as_json(self.prompt)
-        sampling = {"temperature": self.temperature, "max_tokens": self.max_tokens, "top_p": self.top_p}
-        optional = {"seed": self.seed, "stop": list(self.stop) or None}
-        begun = {"continue_final_message": True, "add_generation_prompt": False} if self.continues else {}
-        given = {name: value for name, value in optional.items() if value is not None}
-        return {"model": model_uri, **content, **sampling, **given, **begun}
+        body = {
+            "model": model_uri,
+            **_as_json(self.prompt),
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "stop": list(self.stop) or None,
+            **(_CONTINUES if self.continues else {}),
+        }
+        return {name: value for name, value in body.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class TurnContext:
-    """Who asks, in which conversation; goes into the turn's run."""
+    """Whose turn it is, and in which conversation; goes into the turn's run."""
 
     actor: Actor
     origin: Origin
@@ -79,7 +84,7 @@ class TurnContext:
     turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def headers(self) -> dict[str, str]:
-        """As the worker reads them."""
+        """The context as a worker reads it."""
         return {
             "X-Phi3kit-Turn-Id": self.turn_id,
             "X-Phi3kit-Conversation-Id": self.conversation_id,
@@ -88,14 +93,14 @@ class TurnContext:
         }
 
     def headers_to(self, endpoint: Endpoint) -> dict[str, str]:
-        """What an endpoint is told: a remote one learns the turn's id, and not who asks."""
+        """What an endpoint is told: a remote one learns the turn's id, and not the user."""
         told = self.headers()
         return {"X-Phi3kit-Turn-Id": told["X-Phi3kit-Turn-Id"]} if endpoint.wrapper == "remote" else told
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as far as it has come; each streamed step is a longer one."""
+    """An answer so far; each step of a stream is a longer one."""
 
     text: str = ""
     finish_reason: FinishReason | None = None  # None while it grows
@@ -114,17 +119,24 @@ class Answer:
         return self.prompt_tokens + self.completion_tokens
 
 
-def connect(endpoint: Endpoint) -> OpenAI:
-    """A connection for many questions, also from several threads: making one takes 20 ms and more. To be closed."""
-    return _client(endpoint)
+def connect(endpoint: Endpoint, line: Line | None = None) -> OpenAI:
+    """A client for many requests, also from several threads: making one takes 20 ms and more. To be closed."""
+    return OpenAI(
+        base_url=f"{endpoint.base_url}{endpoint.api_path}",
+        api_key=endpoint.api_key or "none",
+        max_retries=0,  # a turn that is sent twice is answered, counted and logged twice
+        timeout=endpoint.silence_s,
+        http_client=http_client(endpoint, line),
+    )
 
 
 def ask(
     endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, connection: OpenAI | None = None
 ) -> Answer:
-    """The whole answer at once. Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and WorkerFailed or EndpointFailed.
+    """The whole answer at once.
 
-    The last two leave a turn in the outbox. connection: one that `connect` gave; without one the question has its own.
+    connection: of `connect`; None makes one for this request. Raises NotAllowed, RequestInvalid, Busy, LimitReached,
+    BudgetSpent, and WorkerFailed or EndpointFailed, which leave a turn in the outbox.
     """
     context.actor.require("talk")
     if endpoint.wrapper == "remote":
@@ -132,16 +144,15 @@ def ask(
         return answer
     began, began_at = time.perf_counter(), time.time()
     try:
-        with errors(endpoint), nullcontext(connection) if connection else _client(endpoint) as client:
+        with errors(endpoint), nullcontext(connection) if connection else connect(endpoint) as client:
             create = _resource(client, request.interface).create
-            body = _with_extra(request.body(endpoint.model_uri))
+            arguments = _arguments(request, endpoint.model_uri)
             with parsing(endpoint):
-                reply: Any = create(**body, stream=False, extra_headers=context.headers())
+                reply: Any = create(**arguments, stream=False, extra_headers=context.headers())
                 answer = _whole_answer(request, reply, time.perf_counter() - began)
     except WorkerFailed:
-        spent_s = time.perf_counter() - began
-        broken = Answer(finish_reason="error", duration_s=spent_s)
-        # When the worker did record it, its record has the same id and stays.
+        broken = Answer(finish_reason="error", duration_s=time.perf_counter() - began)
+        # Where the worker has recorded the turn, its record has the same id and stays.
         _recorder(settings).end(_turn(endpoint, request, context, settings, broken, began_at))
         raise
     return answer
@@ -150,11 +161,11 @@ def ask(
 def stream(
     endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, line: Line | None = None
 ) -> Generator[Answer, None, None]:
-    """Longer and longer answers, the first one an empty one; the last one has a finish_reason and its cost.
+    """Longer and longer answers, the first one empty; the last one has a finish_reason and its cost.
 
-    Closing the iterator cancels the turn at the endpoint, and so does cutting its `line` from another thread: then it
-    ends with an answer that has no finish_reason. A worker records its turns; a worker that dies, and a remote endpoint,
-    leave a turn in the outbox by this iterator. Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and
+    Closing the iterator cancels the turn at the endpoint. So does cutting its `line` from another thread: the last answer
+    then has no finish_reason. Turns of a remote endpoint, and of a worker that dies, are put into the outbox here.
+    Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and
     WorkerFailed or EndpointFailed.
     """
     context.actor.require("talk")
@@ -167,8 +178,7 @@ def stream(
         recorder, turn = _recorder(settings), _turn(endpoint, request, context, settings, answer, began_at)
         recorder.admit(turn)
         recorder.begin(replace(turn, finish_reason="error", error_code="app_died"))
-    steps = _invoked(endpoint, request, context, line) if endpoint.protocol == "invocations" else None
-    steps = steps or _streamed(endpoint, request, context, line)
+    steps = (_invoked if endpoint.protocol == "invocations" else _streamed)(endpoint, request, context, line)
     try:
         for answer in steps:
             yield answer
@@ -196,16 +206,16 @@ def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: 
     """By OpenAI's protocol."""
     began = time.perf_counter()
     remote = endpoint.wrapper == "remote"
-    with errors(endpoint), _client(endpoint, line) as client:
-        body = _with_extra(request.body(endpoint.model or endpoint.model_uri))
-        # Counts with each piece: vLLM has them too, others refuse what they do not know.
+    with errors(endpoint), connect(endpoint, line) as client:
+        arguments = _arguments(request, endpoint.model or endpoint.model_uri)
+        # Counts with each piece: vLLM has them too, others refuse unknown fields.
         options = {"include_usage": True, **({} if remote else {"continuous_usage_stats": True})}
         create = _resource(client, request.interface).with_raw_response.create
         headers = context.headers_to(endpoint)
-        reply: Any = create(**body, stream=True, stream_options=options, extra_headers=headers)
+        reply: Any = create(**arguments, stream=True, stream_options=options, extra_headers=headers)
         if remote and not (kind := reply.headers.get("Content-Type", "nothing")).startswith("text/event-stream"):
             raise not_the_protocol(endpoint, f"It answered with {kind[:60]} and not with a stream of events.")
-        answer = Answer(queue_place=_whole(reply.headers.get(QUEUE_HEADER), default=0), tokens_counted=not remote)
+        answer = Answer(queue_place=_whole(reply.headers.get(QUEUE_HEADER)), tokens_counted=not remote)
         with parsing(endpoint), reply.parse() as chunks:
             yield answer
             for chunk in chunks:
@@ -228,7 +238,7 @@ def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
 
 
 def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
-    """By MLflow's /invocations: empty answers while the whole one is awaited, so that a reader can stop."""
+    """By MLflow's /invocations: empty answers until the whole one is there, so that a reader can stop."""
     began = time.perf_counter()
     if request.continues:
         raise RequestInvalid(
@@ -264,10 +274,8 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
 
 
 def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
-    """The tokens of a prompt, as a phi3kit worker would cut it. Raises WorkerFailed or RequestInvalid."""
-    with errors(endpoint), _client(endpoint, root=True) as client:
-        reply: Any = client.post("/tokenize", body={**_as_json(prompt), "return_pieces": True}, cast_to=object)
-        return read_tokenized(reply)
+    """The tokens of a prompt, as a phi3kit worker cuts it. Raises WorkerFailed or RequestInvalid."""
+    return read_tokenized(json_of(endpoint, "POST", "/tokenize", {**_as_json(prompt), "return_pieces": True}))
 
 
 def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
@@ -276,30 +284,20 @@ def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
     return {"messages": [asdict(message) for message in prompt]}
 
 
-def _with_extra(body: dict[str, Any]) -> dict[str, Any]:
-    """The body as arguments of the `openai` client, which takes what OpenAI does not have by another door."""
-    extra = {name: body[name] for name in ("continue_final_message", "add_generation_prompt") if name in body}
-    known = {name: value for name, value in body.items() if name not in extra}
-    return {**known, "extra_body": extra} if extra else known
+def _arguments(request: Request, model: str) -> dict[str, Any]:
+    """The request as arguments of the `openai` client, which takes fields that OpenAI does not have as extra_body."""
+    body = request.body(model)
+    extra = {name: body.pop(name) for name in _CONTINUES if name in body}
+    return {**body, "extra_body": extra}
 
 
 def _resource(client: OpenAI, interface: Interface) -> Any:
-    """The client's part for the format. Any: its overloads cannot take a dict of arguments."""
+    """The client's resource for the format. Any: its overloads take no dict of arguments."""
     return client.chat.completions if interface == "openai" else client.completions
 
 
-def _whole(header: str | None, default: int) -> int:
-    return int(header) if header and header.isdecimal() else default
-
-
-def _client(endpoint: Endpoint, line: Line | None = None, *, root: bool = False) -> OpenAI:
-    return OpenAI(
-        base_url=endpoint.base_url if root else f"{endpoint.base_url}{endpoint.api_path}",
-        api_key=endpoint.api_key or "none",
-        max_retries=0,  # a turn that is sent twice is answered, counted and logged twice
-        timeout=endpoint.silence_s,
-        http_client=http_client(endpoint, line),
-    )
+def _whole(header: str | None) -> int:
+    return int(header) if header and header.isdecimal() else 0
 
 
 def _whole_answer(request: Request, reply: Any, elapsed_s: float) -> Answer:
@@ -341,7 +339,7 @@ def _with_usage(answer: Answer, usage: Any) -> Answer:
 
 
 def _with_timings(answer: Answer, reply: Any) -> Answer:
-    """A worker measures where the tokens are made."""
+    """With a worker's own measurements."""
     timings = (reply.model_extra or {}).get("phi3kit")
     if not timings:
         return answer
@@ -350,7 +348,7 @@ def _with_timings(answer: Answer, reply: Any) -> Answer:
 
 
 def _with_seen_speed(answer: Answer) -> Answer:
-    """A remote endpoint is measured from here, the network's time with it."""
+    """With the speed as it is seen from here, the network's time included."""
     speed = tokens_per_second(answer.completion_tokens, answer.duration_s, answer.time_to_first_token_s)
     return replace(answer, tokens_per_second=speed)
 
@@ -361,7 +359,7 @@ def _recorder(settings: Settings) -> OutboxRecorder:
 
 @lru_cache(maxsize=4)
 def _one_recorder(home: Path, limits: Limits, log_text: bool) -> OutboxRecorder:
-    """One for the process: it holds the lock by which a turn whose process died is found."""
+    """One for the process: it holds the lock by which the turns of a dead process are found."""
     return OutboxRecorder(Outbox(home), limits, log_text=log_text)
 
 

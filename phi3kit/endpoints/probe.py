@@ -1,11 +1,10 @@
-"""Probe: ask a remote endpoint what it is, before a connection to it is kept.
+"""Probe: what a remote endpoint is, tested before a connection to it is kept.
 
-Knows what each protocol can tell about itself. Records no turn.
+Knows what each protocol tells about itself. Records no turn.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.errors import EndpointFailed, RequestInvalid
@@ -13,7 +12,7 @@ from phi3kit.core.records import Endpoint, Interface, Message
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.connections import Connection, endpoint_of
-from phi3kit.endpoints.transport import errors, http_client, not_the_protocol, parsing, status_error
+from phi3kit.endpoints.transport import json_of, not_the_protocol, parsing
 from phi3kit.formats import chat_template
 
 _SILENCE_S = 15.0  # for a list of models; an answer may take as long as the connection allows
@@ -24,7 +23,7 @@ _WRAPPERS = {"openai": "messages, as the transformers wrapper", "raw": "a prompt
 
 @dataclass(frozen=True)
 class Probe:
-    """What answered."""
+    """What the endpoint is."""
 
     says: str
     models: tuple[str, ...] = ()  # of OpenAI's protocol
@@ -33,20 +32,14 @@ class Probe:
 
 
 def probe(connection: Connection, keys: Mapping[str, object], actor: Actor, settings: Settings) -> Probe:
-    """Ask the endpoint.
-
-    actor: who tests it. Raises NotAllowed, ConnectionInvalid, RequestInvalid, Busy or EndpointFailed,
-    which names the failure.
-    """
+    """Ask the endpoint. Raises NotAllowed, ConnectionInvalid, RequestInvalid, Busy, or EndpointFailed with the failure."""
     actor.require("connect")
     endpoint = endpoint_of(connection, keys, settings.allowed_hosts)
-    if connection.protocol == "openai":
-        return _models(endpoint, connection.model)
-    return _invocations(endpoint)
+    return _models(endpoint, connection.model) if connection.protocol == "openai" else _invocations(endpoint)
 
 
 def _models(endpoint: Endpoint, model: str) -> Probe:
-    content = _get(replace(endpoint, silence_s=_SILENCE_S), f"{endpoint.api_path}/models")
+    content = json_of(replace(endpoint, silence_s=_SILENCE_S), "GET", f"{endpoint.api_path}/models")
     with parsing(endpoint):
         found = {str(each["id"]): each for each in content["data"]}
     models = tuple(found)[:_MOST_MODELS]
@@ -60,10 +53,10 @@ def _models(endpoint: Endpoint, model: str) -> Probe:
 
 
 def _invocations(endpoint: Endpoint) -> Probe:
-    """One short question in each form, until one is understood."""
+    """One short question in each format, until one is understood."""
     refused: RequestInvalid | EndpointFailed | None = None
-    forms: tuple[Interface, ...] = ("openai", "raw")
-    for takes in forms:
+    formats: tuple[Interface, ...] = ("openai", "raw")
+    for takes in formats:
         prompt = _QUESTION if takes == "openai" else chat_template.raw_prompt(_QUESTION)
         body = invocations.payload(prompt, takes, temperature=0, max_tokens=8, top_p=1, seed=None, stop=())
         try:
@@ -76,13 +69,3 @@ def _invocations(endpoint: Endpoint) -> Probe:
         return Probe(f"It answered a question, and takes {_WRAPPERS[takes]}.", takes=takes)
     assert refused is not None
     raise refused
-
-
-def _get(endpoint: Endpoint, path: str) -> Any:
-    """A path's JSON."""
-    with errors(endpoint), http_client(endpoint) as client:
-        response = client.get(f"{endpoint.base_url}{path}")
-        if not response.is_success:
-            raise status_error(endpoint, response, response.text)
-        with parsing(endpoint):
-            return response.json()

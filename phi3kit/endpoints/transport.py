@@ -1,6 +1,6 @@
-"""Transport: HTTP to an endpoint: what goes out and where, how a request is cut short, and each failure by its name.
+"""Transport: HTTP to an endpoint: headers and hosts, how a request is cut short, and an error for each failure.
 
-Knows HTTP and its libraries' errors. What is asked and answered, the client knows.
+Knows HTTP and its libraries' errors. Knows neither requests nor answers.
 """
 
 import json
@@ -31,12 +31,12 @@ from phi3kit.endpoints.outbound import OnlyAllowed
 CONNECT_S = 10.0
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
 _PROTOCOLS = {"openai": "OpenAI's protocol", "invocations": "MLflow's /invocations"}
-# What the `openai` client adds from the environment by itself; it is meant for OpenAI and for nobody else.
+# The `openai` client adds them from the environment; they are meant for OpenAI alone.
 _FOREIGN_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 
 
 class Line:
-    """The connection of one request; another thread can cut it while the request waits for an answer."""
+    """The connection of one request, which another thread can cut."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -45,11 +45,11 @@ class Line:
 
     @property
     def is_cut(self) -> bool:
-        """Whether `cut` was called: what fails after it is no failure of the endpoint."""
+        """Whether `cut` was called: an error after it is no failure of the endpoint."""
         return self._cut
 
     def cut(self) -> None:
-        """End the request now, or as soon as it has a connection. The other side sees its reader go."""
+        """End the request now, or as soon as it has a connection. The other side sees a disconnect."""
         with self._guard:
             self._cut = True
             self._shut()
@@ -57,12 +57,12 @@ class Line:
     def _shut(self) -> None:
         sock = self._stream.get_extra_info("socket") if self._stream else None
         if sock:
-            # close() would leave a thread that reads it waiting. An error: it has ended by itself.
+            # close() would leave a reading thread waiting. OSError: it has ended already.
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """What the HTTP library calls with each step; only connections are of interest."""
+        """The HTTP library calls it with each step; only new connections matter here."""
         if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             return
         with self._guard:
@@ -91,9 +91,19 @@ def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
     )
 
 
+def json_of(endpoint: Endpoint, method: str, path: str, body: object = None) -> Any:
+    """The JSON that one request gives. Raises what `errors` and `parsing` translate to."""
+    with errors(endpoint), http_client(endpoint) as client:
+        response = client.request(method, f"{endpoint.base_url}{path}", json=body)
+        if not response.is_success:
+            raise status_error(endpoint, response, response.text)
+        with parsing(endpoint):
+            return response.json()
+
+
 @contextmanager
 def errors(endpoint: Endpoint) -> Iterator[None]:
-    """Translate what HTTP libraries raise: RequestInvalid, Busy, BudgetSpent, and WorkerFailed or EndpointFailed."""
+    """Translate the HTTP libraries' errors: to RequestInvalid, Busy, BudgetSpent, and WorkerFailed or EndpointFailed."""
     try:
         yield
     except Phi3KitError:
@@ -108,9 +118,9 @@ def errors(endpoint: Endpoint) -> Iterator[None]:
 
 @contextmanager
 def parsing(endpoint: Endpoint) -> Iterator[None]:
-    """An answer is read here: when it has not the form it should, that is a failure with a name.
+    """Translate the errors of reading an answer that has another form than the protocol's.
 
-    Of a worker that lives it is a mistake of ours, and passes through; another program may have got a dead one's port.
+    Of a running worker it is a bug, and passes through; a dead worker's port may belong to another program now.
     """
     try:
         yield
@@ -125,16 +135,15 @@ def parsing(endpoint: Endpoint) -> Iterator[None]:
 def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) -> Phi3KitError:
     """The error for a status that is no success. body: what the response says, as parsed JSON where it is some."""
     status, message, code, param = response.status_code, *_said(endpoint, body)
+    remote = endpoint.wrapper == "remote"
+    who = f"The endpoint {endpoint.name}" if remote else "The worker"
     if status == 429:
         return _turned_away(endpoint, response, body)
-    if endpoint.wrapper != "remote":
-        if status in (400, 413, 422):
-            return RequestInvalid(
-                "The worker refused the request.", message, "Change the value and send it again.",
-                param=param, code=code or "invalid_value",
-            )  # fmt: skip
-        return WorkerFailed(f"The worker answered {status}.", message, _SEND_AGAIN)
-    who = f"The endpoint {endpoint.name}"
+    if status in (400, 413, 422):
+        advice = "Change the value and send it again."
+        return RequestInvalid(f"{who} refused the request.", message, advice, param=param, code=code or "invalid_value")
+    if not remote:
+        return WorkerFailed(f"{who} answered {status}.", message, _SEND_AGAIN)
     if 300 <= status < 400:
         to = httpx2.URL(response.headers.get("Location", "")).host or "another place"
         return EndpointFailed(
@@ -144,28 +153,19 @@ def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) ->
             kind="redirect",
         )
     if status in (401, 403):
+        what = f"{who} lets nobody in without the right key ({status})."
         key = "Check the key" if endpoint.api_key else "Name the secret that holds its key"
-        return EndpointFailed(
-            f"{who} lets nobody in without the right key ({status}).", message, f"{key} under Connections.",
-            kind="unauthorized",
-        )  # fmt: skip
+        return EndpointFailed(what, message, f"{key} under Connections.", kind="unauthorized")
     if status == 404 and code is not None:  # the protocol's own 404: there is no such model
-        return EndpointFailed(
-            f"{who} does not have that ({status}).", message, "Test the connection: it lists the models there are.",
-            kind="not found",
-        )  # fmt: skip
+        what, advice = f"{who} does not have that ({status}).", "Test the connection: it lists the models there are."
+        return EndpointFailed(what, message, advice, kind="not found")
     if status in (404, 405, 415):
         return not_the_protocol(endpoint, f"It answered {status} to {response.request.url.path}.")
-    if status in (400, 413, 422):
-        return RequestInvalid(
-            f"{who} refused the request.", message, "Change the value and send it again.",
-            param=param, code=code or "invalid_value",
-        )  # fmt: skip
     return EndpointFailed(f"{who} answered {status}.", message, "Look at its log, then send it again.", kind="server")
 
 
 def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
-    """The error for an endpoint that speaks something else."""
+    """The error for an endpoint that speaks another protocol."""
     return EndpointFailed(
         f"The endpoint {endpoint.name} does not speak {_PROTOCOLS[endpoint.protocol]}.",
         why,
@@ -178,7 +178,7 @@ _SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
 
 
 def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) -> Busy | BudgetSpent | LimitReached:
-    """The error for a 429: a full queue, or a limit or a spent budget of this app's own."""
+    """The error for a 429: a full queue, or a worker's rate limit or spent budget."""
     after = response.headers.get("Retry-After", "")
     seconds = int(after) if after.isdecimal() else 2
     message, code, _ = _said(endpoint, body)
@@ -192,18 +192,17 @@ def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) ->
 
 
 def _worker(endpoint: Endpoint, error: Exception) -> WorkerFailed:
+    said = isinstance(error, openai.APIError) and bool(error.body)  # the worker's own words
     why = error.message if isinstance(error, openai.APIError) else f"{error}."
-    if isinstance(error, openai.APIError) and error.body:  # it says itself what went wrong
-        return WorkerFailed("The worker did not finish its answer.", why, _SEND_AGAIN)
-    if gone := endpoint.why_gone():
+    if not said and (gone := endpoint.why_gone()):
         why = gone
-    elif not why or why == "Connection error.":
+    elif not said and (isinstance(error, httpx2.ConnectError) or why in ("", "Connection error.")):
         why = "The worker is not there."
     return WorkerFailed("The worker did not finish its answer.", why, _SEND_AGAIN)
 
 
 def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
-    """Which failure it was, from the error and what caused it."""
+    """The failure, by the error and its causes."""
     chain = list(_causes(error))
     unreachable = f"The endpoint {endpoint.name} cannot be reached."
 
@@ -259,12 +258,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _said(endpoint: Endpoint, body: object) -> tuple[str, str | None, str | None]:
-    """Message, code and param of an error body, in OpenAI's shape or MLflow's; a code only where it is one of those.
+    """Message, code and param of an error body in OpenAI's shape or MLflow's; code None in any other shape.
 
-    An endpoint that repeats the key that it was sent is not quoted with it.
+    The key is masked, should the endpoint repeat it.
     """
     message, code, param = _quoted(body)
-    if endpoint.api_key:  # before it is shortened: half a key would stay
+    if endpoint.api_key:  # before it is shortened, which could leave half a key
         message = masked(message, [endpoint.api_key])
     return _short(message) or "It says nothing more.", code, param
 
@@ -286,7 +285,7 @@ def _quoted(body: object) -> tuple[str, str | None, str | None]:
 
 
 def _short(text: str) -> str:
-    """One line, with an end."""
+    """One sentence in one line."""
     line = " ".join(text.split())
     if len(line) > _LONGEST_MESSAGE:
         return f"{line[: _LONGEST_MESSAGE - 1]}…"

@@ -1,9 +1,7 @@
-"""Start one worker.
+"""The worker's process: `python -m phi3kit.worker FOLDER --wrapper onnx --model-uri models:/… [--host H] [--port P] [--managed]`.
 
-    python -m phi3kit.worker FOLDER --wrapper onnx --model-uri models:/… [--host H] [--port P] [--managed]
-
-Managed: the first line on stdout is {"port": …}; the worker ends when its stdin closes (its parent is gone) or
-when nobody asked anything for PHI3KIT_IDLE_SECONDS.
+Managed: the first line on stdout is {"port": …}; the worker ends when its stdin closes (its parent is gone) or when no
+request came for PHI3KIT_IDLE_SECONDS. Knows sockets, keys and when to end. Knows no routes.
 """
 
 import argparse
@@ -13,24 +11,22 @@ import logging
 import os
 import socket
 import sys
-import threading
 import time
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import uvicorn
 
 from phi3kit.access.keys import KeyStore
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
-from phi3kit.core.machine import free_memory_bytes
 from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.settings import Settings, read_settings
 from phi3kit.worker.app import WorkerConfig, create_app
 from phi3kit.worker.engine import Engine
-from phi3kit.worker.kv_cache import KvCache, budget_for
-from phi3kit.worker.loading import load_runtime, threads_for
+from phi3kit.worker.loading import load_model, threads_for
 from phi3kit.worker.request_checks import Keys, LastRequest
-from phi3kit.worker.runtime import Runtime
 
 
 def main() -> int:
@@ -54,44 +50,31 @@ def main() -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    # 1. What may be refused, before anything is loaded.
     settings = read_settings()
     keys = _keys(settings, arguments.host, managed=arguments.managed)
     listener = _listen(arguments.host, arguments.port)
     port = listener.getsockname()[1]
-    config = WorkerConfig(
-        folder=arguments.folder,
-        wrapper=arguments.wrapper,
-        model_uri=arguments.model_uri,
-        home=settings.home,
-        keys=keys,
-        max_queue=settings.max_queue,
-        threads=threads_for(arguments.folder, settings.threads),
-        limits=settings.limits,
-        log_text=settings.log_text,
-    )
-
+    # 2. The model, which the engine loads in its thread, and the routes before it.
     # transformers imports scipy where it finds it, for losses that no worker computes: 37 MB. None says it is not there.
     sys.modules["scipy"] = None  # type: ignore[assignment]
-
-    def load() -> tuple[Runtime, KvCache]:
-        runtime = load_runtime(config.folder, config.wrapper, config.threads.count)
-        return runtime, KvCache(runtime, budget_for(runtime, settings.kv_budget_mb, free_memory_bytes()))
-
+    folder, wrapper, model_uri = arguments.folder, arguments.wrapper, arguments.model_uri
+    threads = threads_for(folder, settings.threads)
+    engine = Engine(partial(load_model, folder, wrapper, threads.count, settings.kv_budget_mb), settings.max_queue)
     last_request = LastRequest()
-    engine = Engine(load, config.max_queue)
-    app = create_app(config, engine, last_request)
+    app = create_app(WorkerConfig(folder, wrapper, model_uri, keys, threads, settings), engine, last_request)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
+    # 3. Say where it listens, and watch for the reasons to end.
     if arguments.managed:
         print(json.dumps({"port": port}), flush=True)
-        threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-        threading.Thread(
-            target=_end_when_idle, args=(server, last_request, engine, settings.idle_seconds), daemon=True
-        ).start()
+        Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+        Thread(target=_end_when_idle, args=(server, last_request, engine, settings.idle_seconds), daemon=True).start()
     else:
-        print(f"Serving {config.model_uri} ({config.wrapper}) at http://{arguments.host}:{port}/v1", flush=True)
-        _write_turns_behind()
-    threading.Thread(target=_end_on_failure, args=(server, engine), daemon=True).start()
+        print(f"Serving {model_uri} ({wrapper}) at http://{arguments.host}:{port}/v1", flush=True)
+        _start_writer(settings)
+    Thread(target=_end_on_failure, args=(server, engine), daemon=True).start()
     logging.basicConfig(level=logging.WARNING)
+    # 4. Serve.
     server.run(sockets=[listener])
     if engine.failure:
         raise engine.failure
@@ -99,7 +82,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
-    """The keys that are taken. A managed worker is asked by its app alone. Raises SettingInvalid or StorageFailed."""
+    """The keys that are accepted; a managed worker has its app's alone. Raises SettingInvalid or StorageFailed."""
     if managed:
         return Keys(settings.api_key, None, required=settings.api_key is not None)
     users = KeyStore(settings.home)
@@ -131,11 +114,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _write_turns_behind() -> None:
-    """A worker in the foreground has no app beside it that writes its turns to MLflow."""
+def _start_writer(settings: Settings) -> None:
+    """Write turns to MLflow: beside a worker in the foreground there is no app that does."""
     from phi3kit.usage.writer import UsageWriter
 
-    UsageWriter(read_settings()).start()
+    UsageWriter(settings).start()
 
 
 def _end_with_parent(server: uvicorn.Server) -> None:

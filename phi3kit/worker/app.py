@@ -1,12 +1,11 @@
 """The worker's HTTP: OpenAI's routes, tokenize, MLflow's /invocations, health and metrics.
 
-Knows routes and streams. What is let in, and what an answer is, the modules beside it know.
+Knows routes, streams and how a turn looks as OpenAI's JSON. Knows neither the engine's work nor what a request costs.
 """
 
 import asyncio
 import contextlib
 import json
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, dataclass
@@ -19,9 +18,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
 from phi3kit.core.errors import Phi3KitError, RequestInvalid
-from phi3kit.core.limits import Limits
 from phi3kit.core.machine import Threads
-from phi3kit.core.records import WrapperName
+from phi3kit.core.records import Message, WrapperName
+from phi3kit.core.settings import Settings
 from phi3kit.formats import openai_schema
 from phi3kit.formats.openai_schema import (
     QUEUE_HEADER,
@@ -29,10 +28,11 @@ from phi3kit.formats.openai_schema import (
     ChoicePart,
     CompletionRequest,
     DetokenizeRequest,
+    StreamOptions,
     TokenizeRequest,
 )
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.recorder import OutboxRecorder
+from phi3kit.usage.recorder import OutboxRecorder, Recorder
 from phi3kit.worker.engine import Engine
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
@@ -49,10 +49,8 @@ from phi3kit.worker.request_checks import (
     read_body,
     refusal,
 )
-from phi3kit.worker.tokenization import message_ids, raw_ids, raw_tokens, tokens_of
-from phi3kit.worker.turns import Caller, Turn, TurnPart, chat_turn, raw_turn
-
-log = logging.getLogger(__name__)
+from phi3kit.worker.tokenization import ids_of, raw_tokens, tokens_of
+from phi3kit.worker.turns import Caller, Turn, TurnPart, turn_of
 
 Parts = AsyncGenerator[list[TurnPart], None]
 
@@ -64,18 +62,17 @@ class WorkerConfig:
     folder: Path
     wrapper: WrapperName
     model_uri: str
-    home: Path
     keys: Keys
-    max_queue: int
     threads: Threads
-    limits: Limits
-    log_text: bool
+    settings: Settings
 
 
 def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) -> FastAPI:
     """The ASGI application of one worker."""
+    limits = config.settings.limits
     metrics = WorkerMetrics(config.wrapper)
-    recorder = OutboxRecorder(Outbox(config.home), config.limits, log_text=config.log_text, count=metrics.count)
+    outbox = Outbox(config.settings.home)
+    recorder = OutboxRecorder(outbox, limits, log_text=config.settings.log_text, count=metrics.count)
     started_at = int(time.time())
 
     @contextlib.asynccontextmanager
@@ -86,26 +83,8 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         recorder.close()
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
-
     app.add_middleware(Guard, keys=config.keys, last_request=last_request)
-
-    @app.exception_handler(404)
-    async def not_found(request: Request, error: Exception) -> Response:
-        return refusal(404, f"There is nothing at {request.method} {request.url.path}.", "not_found")
-
-    @app.exception_handler(405)
-    async def wrong_method(request: Request, error: Exception) -> Response:
-        return refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed")
-
-    @app.exception_handler(Phi3KitError)
-    async def deliberate(request: Request, error: Phi3KitError) -> Response:
-        return error_response(error)
-
-    @app.exception_handler(ValidationError)
-    @app.exception_handler(BodyTooLarge)
-    @app.exception_handler(Exception)
-    async def other(request: Request, error: Exception) -> Response:
-        return error_response(error)
+    _add_error_handlers(app)
 
     @app.get("/health")
     async def health() -> Response:
@@ -129,29 +108,28 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
 
     @app.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
     async def chat_completions(request: Request) -> Response:
-        body = await parse(request, ChatRequest)
-        check_length((message.content for message in body.conversation()), config.limits, "messages")
-        caller = Caller.from_headers(request.headers, body.user, key_user(request))
-        # In a thread: a text of megabytes takes seconds to cut, and /health must answer meanwhile.
-        turn = await asyncio.to_thread(chat_turn, body, caller, engine, config.wrapper, config.model_uri)
-        return await _answer(request, body, turn)
+        return await complete(request, await parse(request, ChatRequest))
 
     @app.post("/v1/completions", openapi_extra=takes(CompletionRequest))
     async def completions(request: Request) -> Response:
-        body = await parse(request, CompletionRequest)
-        check_length([body.raw_prompt()], config.limits, "prompt")
+        return await complete(request, await parse(request, CompletionRequest))
+
+    async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
+        check_length(body.conversation() if isinstance(body, ChatRequest) else body.raw_prompt(), limits)
         caller = Caller.from_headers(request.headers, body.user, key_user(request))
-        turn = await asyncio.to_thread(raw_turn, body, caller, engine, config.wrapper, config.model_uri)
-        return await _answer(request, body, turn)
+        # In a thread: a text of megabytes takes seconds to cut, and /health must answer meanwhile.
+        turn = await asyncio.to_thread(turn_of, body, caller, engine, config.wrapper, config.model_uri)
+        return await _respond(request, body, turn, recorder)
 
     @app.post("/tokenize", openapi_extra=takes(TokenizeRequest))
     async def tokenize(request: Request) -> dict[str, Any]:
         body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
-        said = [body.prompt or ""] if body.messages is None else [each.as_message().content for each in body.messages]
-        check_length(said, config.limits, "prompt" if body.messages is None else "messages")
-        return await asyncio.to_thread(_tokenized, body, engine, config)
+        messages = tuple(message.as_message() for message in body.messages or ())
+        prompt = messages if body.prompt is None else body.prompt
+        check_length(prompt, limits)
+        return await asyncio.to_thread(_tokenized, prompt, engine, config, pieces=body.return_pieces)
 
     @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
     async def detokenize(request: Request) -> dict[str, Any]:
@@ -183,50 +161,65 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         metrics.waiting.set(engine.waiting)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _answer(request: Request, body: ChatRequest | CompletionRequest, turn: Turn) -> Response:
-        chat = isinstance(body, ChatRequest)
-        parts = turn.parts(recorder)
-        # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
-        await anext(parts)
-        headers = {QUEUE_HEADER: str(turn.queue_place)}
-        if body.stream:
-            options = body.stream_options or openai_schema.StreamOptions()
-            lines = _event_stream(turn, parts, options, chat, config.model_uri)
-            headers["Cache-Control"] = "no-cache"
-            return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
-        if not await _run_unless_gone(request, parts):
-            return Response(status_code=499)  # nobody is there to read it
-        if error := _failure(turn):
-            raise error
-        choices = [
-            ChoicePart(index, choice.text, choice.done.finish_reason, choice.logprobs)
-            for index, choice in enumerate(turn.choices)
-            if choice.done
-        ]
-        response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
-        answer = openai_schema.response(
-            response_id, config.model_uri, choices, _usage(turn, turn.completion_tokens), chat
-        )
-        return JSONResponse(answer | {"phi3kit": _timings(turn)}, headers=headers)
-
     add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
     return app
 
 
-def _tokenized(body: TokenizeRequest, engine: Engine, config: WorkerConfig) -> dict[str, Any]:
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error in OpenAI's shape."""
+
+    @app.exception_handler(404)
+    async def not_found(request: Request, error: Exception) -> Response:
+        return refusal(404, f"There is nothing at {request.method} {request.url.path}.", "not_found")
+
+    @app.exception_handler(405)
+    async def wrong_method(request: Request, error: Exception) -> Response:
+        return refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed")
+
+    @app.exception_handler(Phi3KitError)
+    @app.exception_handler(ValidationError)
+    @app.exception_handler(BodyTooLarge)
+    @app.exception_handler(Exception)
+    async def other(request: Request, error: Exception) -> Response:
+        return error_response(error)
+
+
+def _tokenized(
+    prompt: tuple[Message, ...] | str, engine: Engine, config: WorkerConfig, *, pieces: bool
+) -> dict[str, Any]:
     runtime = engine.runtime
-    if body.messages is not None:
-        ids = message_ids(tuple(message.as_message() for message in body.messages), runtime)
-    else:
-        ids = raw_ids(body.prompt or "", runtime)
-    answer = {"tokens": ids, "count": len(ids), "max_model_len": runtime.context_tokens}
-    if body.return_pieces:
-        tokens = (
-            tokens_of(runtime.tokenizer, ids) if body.prompt is None else raw_tokens(runtime.tokenizer, body.prompt)
-        )
+    ids = ids_of(prompt, runtime)
+    answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": runtime.context_tokens}
+    if pieces:
+        tokenizer = runtime.tokenizer
+        tokens = raw_tokens(tokenizer, prompt) if isinstance(prompt, str) else tokens_of(tokenizer, ids)
         answer["pieces"] = [token.as_json() for token in tokens]
         answer["sliding_window"] = sliding_window(config.folder, config.wrapper)
     return answer
+
+
+async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn: Turn, recorder: Recorder) -> Response:
+    """The response to a turn: a stream, or one JSON object when the turn has ended."""
+    parts = turn.parts(recorder)
+    # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
+    await anext(parts)
+    headers = {QUEUE_HEADER: str(turn.queue_place)}
+    if body.stream:
+        lines = _event_stream(turn, parts, body.stream_options or StreamOptions())
+        headers["Cache-Control"] = "no-cache"
+        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    if not await _run_unless_gone(request, parts):
+        return Response(status_code=499)  # nobody is there to read it
+    if turn.error:
+        raise turn.error
+    choices = [
+        ChoicePart(index, choice.text, choice.done.finish_reason, choice.logprobs)
+        for index, choice in enumerate(turn.choices)
+        if choice.done
+    ]
+    chat = turn.interface == "openai"
+    answer = openai_schema.response(_new_id(turn), turn.model_uri, choices, _usage(turn, turn.completion_tokens), chat)
+    return JSONResponse(answer | {"phi3kit": _timings(turn)}, headers=headers)
 
 
 async def _run_unless_gone(request: Request, parts: Parts) -> bool:
@@ -253,28 +246,25 @@ async def _run_unless_gone(request: Request, parts: Parts) -> bool:
     return False
 
 
-async def _event_stream(
-    turn: Turn, parts: Parts, options: openai_schema.StreamOptions, chat: bool, model: str
-) -> AsyncIterator[str]:
-    """Server-sent events: chunks, the usage when asked for, [DONE]. Closing it cancels the turn."""
-    response_id = openai_schema.new_id("chatcmpl" if chat else "cmpl")
-    created = int(time.time())
+async def _event_stream(turn: Turn, parts: Parts, options: StreamOptions) -> AsyncIterator[str]:
+    """Server-sent events: chunks, the usage when it is wanted, [DONE]. Closing it cancels the turn."""
+    response_id, created, chat = _new_id(turn), int(time.time()), turn.interface == "openai"
+    counted = options.continuous_usage_stats
 
     def event(choice: ChoicePart | None, usage: dict[str, Any] | None = None, *, role: bool = False) -> str:
-        chunk = openai_schema.chunk(response_id, created, model, chat, choice, role=role)
+        chunk = openai_schema.chunk(response_id, created, turn.model_uri, chat, choice, role=role)
         if usage is not None:
             chunk["usage"] = usage
         if choice is None:
             chunk["phi3kit"] = _timings(turn)
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
-    counted = options.continuous_usage_stats
     async with contextlib.aclosing(parts):
         if chat:
             yield "".join(event(ChoicePart(index), role=True) for index in range(len(turn.choices)))
         async for each in parts:
-            if error := _failure(turn):
-                _, body = openai_schema.error_body(error)
+            if turn.error:
+                _, body = openai_schema.error_body(turn.error)
                 yield f"data: {json.dumps(body)}\n\n"
                 return
             lines = [
@@ -289,12 +279,16 @@ async def _event_stream(
         yield "data: [DONE]\n\n"
 
 
+def _new_id(turn: Turn) -> str:
+    return openai_schema.new_id("chatcmpl" if turn.interface == "openai" else "cmpl")
+
+
 def _usage(turn: Turn, completion_tokens: int) -> dict[str, Any]:
     return openai_schema.usage(len(turn.prompt_ids), completion_tokens, turn.cached_prompt_tokens)
 
 
 def _timings(turn: Turn) -> dict[str, Any]:
-    """Beside OpenAI's fields: what this turn is called in the log, and how long it took."""
+    """Beside OpenAI's fields: the turn's id in the log, and its times."""
     record = turn.record()
     return {
         "turn_id": record.turn_id,
@@ -302,7 +296,3 @@ def _timings(turn: Turn) -> dict[str, Any]:
         "duration_s": record.duration_s,
         "tokens_per_second": record.tokens_per_second,
     }
-
-
-def _failure(turn: Turn) -> Exception | None:
-    return next((choice.done.error for choice in turn.choices if choice.done and choice.done.error), None)

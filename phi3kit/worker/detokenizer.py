@@ -1,4 +1,4 @@
-"""Text of an answer: token ids in, readable pieces out, cut before a stop string.
+"""Detokenizer: an answer's token ids in, pieces of text out, cut before a stop string.
 
 Knows tokens, bytes and stop strings. Knows no model.
 """
@@ -10,28 +10,28 @@ from tokenizers.decoders import DecodeStream
 
 from phi3kit.worker.tokenization import special_ids
 
-_BEGUN_TOKENS = 32  # of a begun answer, that the first new token is read beside: more than one character's bytes
+_CONTEXT_TOKENS = 32  # of the prompt, decoded before the first token: more than one character's bytes
 
 
 class Detokenizer:
-    """Grows token by token; never hands out half a character or the beginning of a stop string.
+    """Decodes token by token; gives neither half a character nor the beginning of a stop string.
 
-    prompt_ids: what the answer goes on from. Where it ends in text, and not in a special token, the answer's first token
-    keeps the space that it carries: "The capital" goes on with " of Spain".
+    prompt_ids: what the answer follows. Where that ends in text, and not in a special token, the answer's first token
+    keeps its leading space: "The capital" goes on with " of Spain".
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._begun = _text_at_end(tokenizer, prompt_ids)
-        self._decoder = DecodeStream(ids=self._begun, skip_special_tokens=True)
+        self._before = _text_at_end(tokenizer, prompt_ids)
+        self._decoder = DecodeStream(ids=self._before, skip_special_tokens=True)
         self._stop = tuple(stop)
         self._ids: list[int] = []
         self._text = ""  # everything decoded so far
-        self._given = 0  # characters handed out
+        self._given = 0  # characters given out
         self.stopped = False
 
     def push(self, token_id: int) -> str:
-        """The text that this token made certain; may be empty."""
+        """The text that is certain with this token; may be empty."""
         self._ids.append(token_id)
         self._text += self._step(token_id)
         return self._certain(held_back=self._held_back())
@@ -40,16 +40,16 @@ class Detokenizer:
         try:
             return self._decoder.step(self._tokenizer, token_id) or ""
         except Exception:  # tokenizers raises nothing narrower
-            # A byte that is no UTF-8 changes how the bytes before it read, and some of them were given out already.
+            # A byte that is no UTF-8 changes how the bytes before it decode, and some were given out already.
             whole = self._decoded()
             self._decoder = DecodeStream(ids=[token_id], skip_special_tokens=True)
             return "\ufffd" + whole.rpartition("\ufffd")[2]
 
     def finish(self) -> str:
-        """What was held back, when no more tokens come."""
+        """The text that was held back, after the last token."""
         if self.stopped:
             return ""
-        # An answer that ends inside a character: decode shows what is there, with U+FFFD for the broken bytes.
+        # An answer may end inside a character: decode gives U+FFFD for its bytes.
         whole = self._decoded()
         if whole.startswith(self._text):
             self._text = whole
@@ -58,9 +58,9 @@ class Detokenizer:
         return self._certain(held_back=0)
 
     def _decoded(self) -> str:
-        """All that was written so far, decoded at once."""
-        before = self._tokenizer.decode(self._begun, skip_special_tokens=True)
-        return self._tokenizer.decode([*self._begun, *self._ids], skip_special_tokens=True)[len(before) :]
+        """The whole answer, decoded at once."""
+        before = self._tokenizer.decode(self._before, skip_special_tokens=True)
+        return self._tokenizer.decode([*self._before, *self._ids], skip_special_tokens=True)[len(before) :]
 
     def _certain(self, held_back: int) -> str:
         if self.stopped:
@@ -86,10 +86,10 @@ class Detokenizer:
 
 
 def _text_at_end(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[int]:
-    """The last ids of a prompt that are text: those behind its last special token, 32 at most."""
+    """The last ids of a prompt that are text: those after its last special token, 32 at most."""
     special = special_ids(tokenizer)
     text: list[int] = []
-    for token_id in reversed(prompt_ids[-_BEGUN_TOKENS:]):
+    for token_id in reversed(prompt_ids[-_CONTEXT_TOKENS:]):
         if token_id in special:
             break
         text.append(token_id)

@@ -1,8 +1,8 @@
-"""Engine: the one thread that owns the model, who is next, and the queue in front of it.
+"""Engine: the one thread that owns the model, the queue in front of it, and the schedule.
 
-Active answers go on together: in each round every one that is being written gets a token, all in one step of the model,
-and one prompt a slice. So nobody waits for another's whole answer, and a reader waits for one slice at the longest,
-however many newcomers there are. An answer becomes active when there is memory for its prompt and its longest end.
+Active answers advance together. In each round every answer that is being written gets one token, all in one step of the
+model, and one prompt is read a slice further. So no caller waits for another's whole answer, and between two tokens of an
+answer lies one slice at the most. An answer becomes active when there is memory for its prompt and max_tokens.
 Knows no HTTP.
 """
 
@@ -28,12 +28,12 @@ State = Literal["loading", "ready", "failed"]
 
 _MAX_ACTIVE = 8  # more would only make each one slower
 _SLICE = 64  # tokens of a prompt that are computed in one step
-_SLICE_BESIDE_OTHERS = 16  # the longest that those who are being written wait for their next token
+_SLICE_BESIDE_OTHERS = 16  # shorter: answers that are being written wait for it
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A step of an answer: new text (perhaps none yet) and the tokens written so far."""
+    """New text of an answer, perhaps empty, and the tokens written so far."""
 
     text: str
     completion_tokens: int
@@ -42,12 +42,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of an answer, with what it cost."""
+    """The end of an answer, and what it cost."""
 
     finish_reason: FinishReason
     completion_tokens: int  # every written id, the end token too
     cached_prompt_tokens: int  # of the prompt, found in memory
-    time_to_first_token_s: float | None  # from the moment the request came in; None when none was written
+    time_to_first_token_s: float | None  # from the arrival of the request; None when no token was written
     duration_s: float
     error: Exception | None = None
 
@@ -85,14 +85,14 @@ class Engine:
         self.failure: Phi3KitError | None = None
 
     def start(self) -> None:
-        """Begin to load the model; `state` says how far it is."""
+        """Begin to load the model; see `state`."""
         try:
             self._thread.start()
         except RuntimeError as error:
             self.failure, self.state = _not_loaded(error), "failed"
 
     def close(self) -> None:
-        """Take no more generations and drop the waiting ones; those in progress end by their own cancelled flag."""
+        """Begin no more generations and drop the waiting ones; active ones end by their own cancelled flag."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -104,7 +104,7 @@ class Engine:
 
     @property
     def cache(self) -> KvCache:
-        """The memory of conversations. Raises WorkerFailed while there is no model."""
+        """The sequences in memory. Raises WorkerFailed while there is no model."""
         return self._parts()[1]
 
     def _parts(self) -> tuple[Runtime, KvCache]:
@@ -113,11 +113,6 @@ class Engine:
                 "The model is not ready.", "It is still being loaded.", "Try again in a few seconds."
             )
         return self._loaded
-
-    @property
-    def running(self) -> bool:
-        """Whether its thread is at work or waits for some."""
-        return self._thread.is_alive()
 
     @property
     def active(self) -> int:
@@ -130,7 +125,7 @@ class Engine:
         return len(self._waiting)
 
     def submit(self, *generations: Generation) -> int:
-        """Queue generations that belong together, all or none; how many others are before them.
+        """Queue generations that belong together, all or none. How many others wait before them.
 
         Raises Busy when there is no room for them, RequestInvalid when one could never have the memory it needs.
         """
@@ -158,7 +153,7 @@ class Engine:
         except Phi3KitError as error:
             self.failure, self.state = error, "failed"
             return
-        except Exception as error:  # a thread that ended without a word would leave the worker loading for ever
+        except Exception as error:  # a thread that ended silently would leave the worker loading for ever
             log.exception("the model was not loaded")
             self.failure, self.state = _not_loaded(error), "failed"
             return
@@ -180,11 +175,11 @@ class Engine:
                 self._end(answer, cache)
         if reading:
             answer = reading[0]
-            answer.cached += cache.extend(answer.slot, answer.prompt_ids)  # others may have read the same meanwhile
+            answer.cached += cache.extend(answer.slot, answer.prompt_ids)  # others may have read the same text since
             (result,) = _computed(runtime, [answer.slice(_SLICE_BESIDE_OTHERS if writing else _SLICE)])
             if not answer.take(result):
                 self._end(answer, cache)
-            elif answer.reading:  # the next prompt's turn comes
+            elif answer.reading:  # round robin: the next prompt comes first
                 self._active.remove(answer)
                 self._active.append(answer)
 
@@ -194,14 +189,14 @@ class Engine:
         answer.end(cancelled=cancelled)
 
     def _wait_for_work(self) -> bool:
-        """Until there is something to do; False when there never will be."""
+        """Block until there is work; False once there will be none."""
         with self._changed:
             while not (self._active or self._waiting or self._closing):
                 self._changed.wait()
             return bool(self._active) or not self._closing
 
     def _admit(self, runtime: Runtime, cache: KvCache) -> None:
-        """Begin waiting answers, first come first served, as far as memory goes."""
+        """Make waiting generations active, first come first served, while there is memory."""
         self._drop_cancelled()
         while self._waiting:
             generation = self._waiting[0]
@@ -209,10 +204,10 @@ class Engine:
                 return
             try:
                 slot = cache.acquire(generation.prompt_ids, generation.max_tokens)
-            except Exception as error:  # the library could not get the memory after all
+            except Exception as error:  # the library could not get the memory that was counted as free
                 log.exception("no memory for a sequence")
                 self._next()
-                generation.emit(_unwritten(generation, "error", _by_name(error)))
+                generation.emit(_unwritten(generation, "error", _named(error)))
                 continue
             if slot is None:
                 return
@@ -233,7 +228,7 @@ class Engine:
 
 
 def _unwritten(generation: Generation, finish_reason: FinishReason, error: Exception | None = None) -> Done:
-    """The end of an answer that was never begun."""
+    """The end of a generation that never became active."""
     return Done(finish_reason, 0, 0, None, time.perf_counter() - generation.received_at, error)
 
 
@@ -242,8 +237,8 @@ def _not_loaded(error: Exception) -> WorkerFailed:
     return kind("The model could not be loaded.", f"{type(error).__name__}: {error}.", "Look into the worker's log.")
 
 
-def _by_name(error: Exception) -> Exception:
-    """An error as callers are told it: that memory ran out is no mistake of ours."""
+def _named(error: Exception) -> Exception:
+    """The error that callers see: OutOfMemory where that was the cause, else the error itself."""
     if not is_out_of_memory(error):
         return error
     named = OutOfMemory(
@@ -256,15 +251,15 @@ def _by_name(error: Exception) -> Exception:
 
 
 def _computed(runtime: Runtime, work: Work) -> list[Logits | Exception]:
-    """What a step gives; when it fails as a whole, the failure for each."""
+    """The results of a step; where it fails as a whole, its error for each sequence."""
     try:
         return runtime.step(work) if work else []
-    except Exception as error:  # the engines raise many kinds; the worker lives on and the callers are told
+    except Exception as error:  # the runtimes raise many kinds; the callers see it and the worker goes on
         return [error] * len(work)
 
 
 class _ActiveAnswer:
-    """One answer in progress. `error` says why it broke off."""
+    """One answer that is being written. `error`: why it broke off."""
 
     def __init__(self, generation: Generation, slot: Slot, runtime: Runtime) -> None:
         self.slot = slot
@@ -273,9 +268,9 @@ class _ActiveAnswer:
         self._end_ids = runtime.end_ids
         self._sampler = Sampler(generation.sampling)
         self._text = Detokenizer(runtime.tokenizer, generation.stop, generation.prompt_ids)
-        self.cached = len(slot.sequence.ids)  # tokens of the prompt that were found in memory
+        self.cached = len(slot.sequence.ids)  # prompt tokens found in memory
         self._written = 0
-        self._last: int | None = None  # the token that is written but not computed yet
+        self._last: int | None = None  # the last token: written, and not computed yet
         self._first_at: float | None = None
         self._finish_reason: FinishReason = "length"
 
@@ -286,39 +281,39 @@ class _ActiveAnswer:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether its caller has gone."""
         return self._generation.cancelled.is_set()
 
     @property
     def prompt_ids(self) -> Sequence[int]:
-        """What it answers."""
+        """The prompt."""
         return self._generation.prompt_ids
 
     @property
     def token(self) -> tuple[TokenSequence, Sequence[int]]:
-        """The work of a written answer's next step: its last token."""
+        """The work of its next step while it is written: its last token."""
         assert self._last is not None
         return self.slot.sequence, (self._last,)
 
     def slice(self, tokens: int) -> tuple[TokenSequence, Sequence[int]]:
-        """The work of a read prompt's next step."""
+        """The work of its next step while its prompt is read."""
         begin = len(self.slot.sequence.ids)
         return self.slot.sequence, self.prompt_ids[begin : begin + tokens]
 
     def take(self, result: Logits | Exception) -> bool:
-        """Go on with what the step gave; False when the answer is over."""
+        """Take the result of its step; False when the answer has ended."""
         try:
             if isinstance(result, Exception):
                 raise result
             unread = len(self.slot.sequence.ids) < len(self.prompt_ids)
             return unread or self._write(self._sampler.choose(result))
-        except Exception as error:  # sampling and text can fail too, and only this answer ends
+        except Exception as error:  # sampling and detokenizing can fail too, and end only this answer
             log.exception("an answer broke off")
-            self.error, self._finish_reason = _by_name(error), "error"
+            self.error, self._finish_reason = _named(error), "error"
             return False
 
     def end(self, *, cancelled: bool = False) -> None:
-        """Say how it ended."""
+        """Emit its end."""
         generation = self._generation
         if cancelled:
             self._finish_reason = "cancelled"

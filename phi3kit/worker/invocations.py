@@ -1,7 +1,7 @@
-"""/invocations: the logged model as plain MLflow serves it, signature and all.
+"""/invocations: the logged model as plain MLflow serves it, its signature enforced.
 
-MLflow is imported at the first call, because it costs 150 MB that a chat does not need. MLflow loads the model a
-second time for it.
+MLflow is imported at the first call, because it costs 150 MB that a chat does not need; it then loads the model a second
+time.
 """
 
 import json
@@ -21,7 +21,7 @@ def answer(folder: Path, data: str, content_type: str) -> tuple[int, str, str]:
         model = _load(folder)
         try:
             result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
-        except Exception as error:  # MLflow's own server turns whatever predict raises into a 400 with its text
+        except Exception as error:  # MLflow's own server answers whatever predict raises with a 400
             body = {"error_code": "BAD_REQUEST", "message": str(error) or type(error).__name__}
             return 400, "application/json", json.dumps(body)
     return result.status, result.mimetype, result.response

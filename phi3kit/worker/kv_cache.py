@@ -1,8 +1,7 @@
 """KV cache: sequences that stay in memory between turns, and how much memory they may take.
 
-A turn goes on with the idle sequence that begins like its prompt and computes only the rest; what another sequence has of
-the prompt, such as a system message that all conversations share, it copies. Knows tokens and bytes. Not for several
-threads: the engine's alone.
+A turn reuses the idle sequence that begins like its prompt and computes only the rest. A beginning that another sequence
+holds, such as a shared system message, is copied. Knows tokens and bytes. Not safe for threads: the engine's alone.
 """
 
 import math
@@ -12,17 +11,17 @@ from dataclasses import dataclass, field
 
 from phi3kit.worker.runtime import Runtime, TokenSequence
 
-_FEW = 32  # tokens; less is computed anew as fast as it is argued about
-_CONTEXTS_WANTED = 2  # whole ones, or twice as many conversations that fill half of one
-_SHARE_OF_FREE = 3  # without a setting a third of the memory that is free when the model is loaded, at most
+_FEW = 32  # tokens; fewer are computed as fast as they are copied
+_CONTEXTS_WANTED = 2  # whole ones, or four conversations that fill half of one
+_SHARE_OF_FREE = 3  # without a setting: at most a third of the memory that is free once the model is loaded
 
 
 @dataclass(eq=False)
 class Slot:
-    """A sequence and the memory that is set aside for it."""
+    """A sequence and the memory that is reserved for it."""
 
     sequence: TokenSequence
-    reserved: int  # tokens: what it may grow to while a turn is written, what it holds while it is idle
+    reserved: int  # tokens: the most it may grow to while busy, what it holds while idle
     busy: bool = True
     used_at: float = field(default_factory=time.monotonic)
 
@@ -38,7 +37,7 @@ class KvCache:
 
     @property
     def reserved_bytes(self) -> int:
-        """What is set aside for all sequences together."""
+        """Reserved for all sequences together."""
         return sum(slot.reserved for slot in self._slots) * self._runtime.bytes_per_token
 
     def fits(self, tokens: int) -> bool:
@@ -46,7 +45,7 @@ class KvCache:
         return self._rounded(tokens) <= self._budget
 
     def acquire(self, prompt_ids: Sequence[int], max_tokens: int) -> Slot | None:
-        """A sequence with memory set aside for prompt and answer, which holds the beginning of the prompt if one is kept.
+        """A sequence with memory reserved for prompt and answer; it holds the beginning of the prompt where one is kept.
 
         It holds fewer tokens than the prompt has. None while busy sequences leave too little memory: try again when
         one is released.
@@ -59,7 +58,7 @@ class KvCache:
         shared = {slot: _common(slot.sequence.ids, prompt_ids) for slot in self._slots if slot.sequence.serves(longest)}
         slot = self._to_go_on_with(shared, prompt_ids)
         slot = self._after_evictions(slot, self._to_copy(shared), needed)
-        # The last token must be computed in any case: its scores are wanted.
+        # The last token is always computed: its scores are needed.
         if slot is not None and not slot.sequence.truncate(min(shared[slot], len(prompt_ids) - 1)):
             self._close(slot)
             slot = None
@@ -70,7 +69,7 @@ class KvCache:
         return slot
 
     def extend(self, slot: Slot, prompt_ids: Sequence[int]) -> int:
-        """Copy what another sequence has more of the prompt than this one, if that is much; how many tokens."""
+        """Copy the part of the prompt that another sequence has beyond this one, if it is long; how many tokens."""
         held = len(slot.sequence.ids)
         others = {
             other: min(_common(other.sequence.ids, prompt_ids), len(prompt_ids) - 1)
@@ -83,33 +82,33 @@ class KvCache:
         return others[source] - held if slot.sequence.copy(source.sequence, others[source]) else 0
 
     def release(self, slot: Slot, *, keep: bool = True) -> None:
-        """Give a sequence back; it stays for the next turn of its conversation, or goes when its content is unsure."""
+        """Give a sequence back. It stays for the next turn of its conversation; keep=False: its content is unsure."""
         slot.busy, slot.used_at = False, time.monotonic()
         slot.reserved = self._rounded(len(slot.sequence.ids))
         if not keep or not slot.sequence.ids:
             self._close(slot)
 
     def _to_go_on_with(self, shared: dict[Slot, int], prompt_ids: Sequence[int]) -> Slot | None:
-        """The idle sequence that shares most with the prompt, if it is this conversation's."""
+        """The idle sequence that shares most with the prompt, if it is worth cutting to that."""
         idle = [slot for slot in shared if not slot.busy]
-        # Of two that share as much, the one that loses less, then the one that was used longest ago.
+        # Of equals the one that loses fewer tokens, then the one that was used longest ago.
         slot = max(idle, key=lambda each: (shared[each], -len(each.sequence.ids), -each.used_at), default=None)
         if slot is None:
             return None
-        # Cutting a sequence costs the conversation that it belongs to, should it go on: worth it when most of the
-        # sequence is shared, or when most of a longer prompt is (an edit).
+        # The cut-off part is lost to the conversation that it belongs to: worth it when most of the sequence is shared,
+        # or most of a longer prompt (an edit).
         length, whole = shared[slot], len(slot.sequence.ids)
         return slot if 2 * length >= whole or (length >= _FEW and 2 * length >= len(prompt_ids)) else None
 
     def _to_copy(self, shared: dict[Slot, int]) -> Slot | None:
-        """The idle sequence that has most of what could be copied."""
+        """The idle sequence with the longest part of the prompt, if that is worth copying."""
         idle = [slot for slot in shared if not slot.busy and shared[slot] >= _FEW]
         return max(idle, key=lambda slot: shared[slot], default=None)
 
     def _after_evictions(self, slot: Slot | None, source: Slot | None, needed: int) -> Slot | None:
-        """Close idle sequences until there is memory, the one that was used longest ago first, `slot` never.
+        """Close idle sequences other than `slot` until there is memory, the least recently used first.
 
-        The sequence to go on with: `slot`, or without one `source` when even that would have had to be closed.
+        The sequence to reuse: `slot`; without one, `source` when it would have to be closed too.
         """
         idle = [each for each in self._slots if not each.busy and each is not slot]
         idle.sort(key=lambda each: (each is source, each.used_at))
@@ -129,7 +128,7 @@ class KvCache:
         return self.budget_bytes // self._runtime.bytes_per_token
 
     def _rounded(self, tokens: int) -> int:
-        """So many tokens in whole blocks of memory."""
+        """As many tokens, in whole blocks of memory."""
         block = self._runtime.block_tokens
         return math.ceil(tokens / block) * block
 

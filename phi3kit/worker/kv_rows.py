@@ -1,8 +1,8 @@
-"""KV rows: the keys and values of several sequences beside each other, so that one run of the graph computes many.
+"""KV rows: keys and values of several sequences in common arrays, so that one run of the graph computes many.
 
-A row is a sequence's place in every layer's array. A run takes rows that lie together, so rows that are to run together
-are moved together. Addresses for the longest sequence are reserved at once; memory is taken page by page as tokens come
-and given back page by page. Knows arrays and pages; which tokens a row holds its sequence knows.
+A row is a sequence's place in every layer's array. A run takes neighbouring rows, so rows are moved together first.
+Addresses for the longest sequence are reserved at once; memory is taken and given back page by page.
+Knows arrays and pages. Does not know which tokens a row holds.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ class KvRows:
     """Keys and values in arrays of shape (rows, heads, tokens, head size): a key and a value array a layer."""
 
     def __init__(self, layers: int, heads: int, head_size: int, dtype: "np.dtype[Any]", rows: int, tokens: int) -> None:
-        """tokens: the most that a row will hold. Raises OSError when the system does not lend so many addresses."""
+        """tokens: the most that a row will hold. Raises OSError when the system refuses the address space."""
         self.block_tokens = block_tokens(head_size, dtype)
         self.tokens = self._whole_blocks(tokens)
         shape = (rows, heads, self.tokens, head_size)
@@ -31,13 +31,13 @@ class KvRows:
         self._heads = heads
         self._maps = [private_memory(rows * heads * self._head_bytes) for _ in range(2 * layers)]
         for pages in self._maps:
-            # Where huge pages are the rule, one token in a head would take 2 MB. A kernel without any refuses the advice.
+            # With huge pages one token in a head would take 2 MB. A kernel without them refuses the advice.
             with contextlib.suppress(OSError):
                 advise(pages, "MADV_NOHUGEPAGE", 0, len(pages))
         self.arrays: list[Array] = [np.frombuffer(pages, dtype=dtype).reshape(shape) for pages in self._maps]
 
     def free(self, row: int, begin: int, end: int) -> None:
-        """Give back the memory of the tokens from `begin` to `end`, but for a block that `begin` lies within."""
+        """Give back the memory of the tokens from `begin` to `end`, except for a block that `begin` lies within."""
         for pages in self._maps:
             self._free(pages, row, self._whole_blocks(begin), self._whole_blocks(end))
 
@@ -47,8 +47,8 @@ class KvRows:
             array[target, :, begin:end] = array[source, :, begin:end]
 
     def swap(self, one: int, other: int, held_one: int, held_other: int) -> None:
-        """Exchange two rows that hold so many tokens. Array by array, so that no row is in memory twice."""
-        # Made before anything moves: without memory for it, both rows are as they were.
+        """Exchange two rows that hold so many tokens, array by array: no row is in memory twice."""
+        # Allocated before anything moves: a MemoryError leaves both rows as they were.
         kept = np.empty_like(self.arrays[0][one, :, :held_one])
         less, begin, end = (one, held_other, held_one) if held_one > held_other else (other, held_one, held_other)
         begin, end = self._whole_blocks(begin), self._whole_blocks(end)
@@ -68,7 +68,7 @@ class KvRows:
     def _ranges(self, row: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Where tokens lie in a map: (first byte, bytes), one range a head, or one for a whole row."""
         row_start = row * self._heads * self._head_bytes
-        if begin == 0:  # what is behind the end was not touched
+        if begin == 0:  # the rest of the row was never touched
             yield row_start, self._heads * self._head_bytes
         elif begin < end:
             for head in range(self._heads):
@@ -83,13 +83,12 @@ def block_tokens(head_size: int, dtype: "np.dtype[Any]") -> int:
 
 
 def gathering(held: Sequence[int], wanted: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
-    """How to bring rows together: the first row of the place they get, and the pairs of rows to exchange for it.
+    """How to bring rows together: the first of their neighbouring places, and the pairs of rows to exchange.
 
-    held: tokens in each row. wanted: the rows that are to lie together. Of all places the one that moves the fewest
-    tokens.
+    held: tokens in each row. wanted: the rows to bring together. The place that moves the fewest tokens is chosen.
     """
     within, count = set(wanted), len(wanted)
-    if max(within) - min(within) < count:  # as nearly always
+    if max(within) - min(within) < count:  # nearly always
         return min(within), []
 
     def exchanges(first: int) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
-"""Loading: from a logged model's folder to a runtime and the memory for its conversations.
+"""Loading: from a logged model's folder to a runtime and its KV cache.
 
-Knows the MLmodel file of both wrappers. Imports an engine only when it is the one.
+Knows the MLmodel file of both wrappers. Imports only the library that the wrapper needs.
 """
 
 import json
@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError
-from phi3kit.core.machine import Threads, choose_threads, is_out_of_memory
+from phi3kit.core.machine import Threads, choose_threads, free_memory_bytes, is_out_of_memory
 from phi3kit.core.records import WrapperName
+from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.runtime import Runtime
 
 _SMALL_BYTES = 64_000_000  # of a logged model
@@ -21,7 +22,7 @@ _SMALL_BYTES = 64_000_000  # of a logged model
 def threads_for(folder: Path, setting: int | None) -> Threads:
     """How many threads compute a step of the model in `folder`. setting: PHI3KIT_THREADS.
 
-    Of a small model's step the threads wait for each other longer than they compute: the embedded model is as fast with
+    In a small model's step the threads wait for each other longer than they compute: the embedded model is as fast with
     one, and beside another busy process 2 (onnx) to 30 (transformers) times faster than with two.
     """
     threads = choose_threads(setting)
@@ -32,11 +33,17 @@ def threads_for(folder: Path, setting: int | None) -> Threads:
     return threads
 
 
+def load_model(folder: Path, wrapper: WrapperName, threads: int, kv_budget_mb: int | None) -> tuple[Runtime, KvCache]:
+    """The model and the memory for its conversations. kv_budget_mb: PHI3KIT_KV_BUDGET_MB. Raises as load_runtime does."""
+    runtime = load_runtime(folder, wrapper, threads)
+    return runtime, KvCache(runtime, budget_for(runtime, kv_budget_mb, free_memory_bytes()))
+
+
 def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
     """Load the logged model that lies in `folder`.
 
-    Reads the MLmodel file and the parts that it names, without MLflow: that saves 150 MB a worker.
-    Raises ModelNotFound when a part is missing, OutOfMemory, or WorkerFailed when the graph is none that can be run here.
+    Reads the MLmodel file and the parts that it names without MLflow, which saves 150 MB a worker.
+    Raises ModelNotFound when a part is missing, OutOfMemory, or WorkerFailed when the graph cannot be run here.
     """
     try:
         model = _model_folder(folder, wrapper)
@@ -49,7 +56,7 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
         return OnnxRuntime(model, threads)
     except Phi3KitError:
         raise
-    except Exception as error:  # YAML, JSON, tokenizers, safetensors and both engines each raise their own kinds
+    except Exception as error:  # YAML, JSON, tokenizers, safetensors and both runtimes raise their own kinds
         said = str(error).strip().splitlines()[0] if str(error) else repr(error)
         if is_out_of_memory(error):
             raise OutOfMemory(
@@ -66,7 +73,7 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
 
 @lru_cache(maxsize=1)
 def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
-    """How many tokens back the model looks, as its configuration says; None: to the beginning.
+    """How many tokens back the model attends, by its configuration; None: to the beginning.
 
     Phi-3-mini-4k has a window of 2,047. An export by phi3kit has none: its graph attends to everything.
     """

@@ -1,4 +1,4 @@
-"""Metrics of a worker in Prometheus' form, under the names that the runs have."""
+"""Metrics of a worker in Prometheus' form, named like the metrics of runs."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -9,8 +9,7 @@ class WorkerMetrics:
     """Counters of one worker, in a registry of their own."""
 
     def __init__(self, wrapper: WrapperName) -> None:
-        self.registry = CollectorRegistry()
-        registry = self.registry
+        self.registry = registry = CollectorRegistry()
         self._turns = Counter("phi3kit_turns", "Turns", ["wrapper", "finish_reason"], registry=registry)
         self._prompt = Counter("phi3kit_prompt_tokens", "Prompt tokens", ["wrapper"], registry=registry)
         self._completion = Counter("phi3kit_completion_tokens", "Completion tokens", ["wrapper"], registry=registry)

@@ -1,6 +1,6 @@
-"""ONNX graph: an exported Phi-3 on ONNX Runtime, a run at a time over rows of keys and values.
+"""ONNX graph: an exported Phi-3 on ONNX Runtime, one run at a time over rows of keys and values.
 
-Knows what the model builder's graphs take and give, and refuses others. The session lets other threads run while it
+Knows the inputs and outputs of the model builder's graphs, and refuses others. The session releases the GIL while it
 computes; onnxruntime-genai's Generator, which could run the same graph, does not, and fixes its batch at the prompt.
 """
 
@@ -21,15 +21,15 @@ _DTYPES: "dict[str, np.dtype[Any]]" = {
     "tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16),
     "tensor(int64)": np.dtype(np.int64), "tensor(int32)": np.dtype(np.int32),
 }  # fmt: skip
-_IF_NODE = b'"\x02If'  # how a node's type stands in a file of protocol buffers: field 4, two bytes, "If"
-_ROUNDING = 0.05  # of the scores' spread; rounding makes a hundredth at most, another row's keys much more
+_IF_NODE = b'"\x02If'  # a node's type in a file of protocol buffers: field 4, two bytes, "If"
+_ROUNDING = 0.05  # of the scores' spread; rounding differs by a hundredth at most, another row's keys by much more
 
 
 class OnnxGraph:
     """One loaded graph."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        """folder: what the model builder wrote. Raises WorkerFailed when the graph is none that can be run here."""
+        """folder: what the model builder wrote. Raises WorkerFailed when the graph cannot be run here."""
         model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
         decoder = model["decoder"]
         ends = model["eos_token_id"]
@@ -40,7 +40,7 @@ class OnnxGraph:
         self.head_size = int(decoder["head_size"])
         self._vocabulary = int(model["vocab_size"])
         path = folder / decoder["filename"]
-        # None for most. Phi-3's 128k models turn positions by other factors in texts that are longer than this; the
+        # None for most. Phi-3's 128k models rotate positions by other factors in texts that are longer than this; the
         # graph chooses by the width of the mask, for all rows of a run.
         self.short_tokens = _short_tokens(path)
         options = onnxruntime.SessionOptions()
@@ -50,22 +50,23 @@ class OnnxGraph:
         self._names = _Names(decoder)
         self._dtypes = _checked_dtypes(self._session, self._names, self.layers)
         self.kv_dtype = self._dtypes[next(self._names.past(0))]
-        self._kept: tuple[tuple[int, int], _Bound] | None = None  # first row and rows of the last run of one token each
+        self._kept: tuple[tuple[int, int], _Bound] | None = None  # of the last run of one token a row: (first, count)
         self._rows: KvRows | None = None
         self._ones = np.ones((1, 0), dtype=self._dtypes[self._names.mask])
 
     def rows(self, count: int, tokens: int) -> KvRows:
-        """Room for so many sequences of so many tokens; the runs that come use it. Raises OSError without addresses."""
+        """Rows for so many sequences of so many tokens; later runs use them. Raises OSError without address space."""
         self._kept = None
         self._rows = KvRows(self.layers, self.heads, self.head_size, self.kv_dtype, count, tokens)
         self._ones = np.ones((1, self._rows.tokens), dtype=self._ones.dtype)
         return self._rows
 
     def run(self, first_row: int, ids: Sequence[Sequence[int]], held: Sequence[int], long: bool) -> Any:
-        """Compute tokens behind those that rows hold; their keys and values are written there.
+        """Compute the next tokens of rows, and write their keys and values there.
 
-        ids: as many tokens for each row from `first_row` on; more than one only for one row. held: tokens in each row.
-        long: whether by the factors for long texts. The scores behind each row's last token, shape (rows, vocabulary).
+        ids: equally many tokens for each row from `first_row` on; more than one only for one row. held: tokens in each
+        row. long: whether to use the factors for long texts.
+        Returns the scores after each row's last token, shape (rows, vocabulary).
         """
         assert self._rows is not None
         count, tokens = len(ids), len(ids[0])
@@ -74,7 +75,7 @@ class OnnxGraph:
         assert width <= self._rows.tokens
         if long and self.short_tokens is not None:
             width = max(width, self.short_tokens + 1)
-        # Answers are written a token at a time; making all this anew would take a fifth of a small model's token.
+        # Answers are written a token at a time; a new binding each time would take a fifth of a small model's step.
         bound = self._one_token(first_row, count) if tokens == 1 else self._bound(first_row, count, tokens)
         bound.ids[:] = ids
         if count == 1 and width == lengths[0]:
@@ -88,14 +89,14 @@ class OnnxGraph:
     def prove(self) -> None:
         """Compute a token alone and beside a longer row. Raises WorkerFailed when that fails or the scores differ.
 
-        Another program's export may have the right inputs and read them differently, and would answer with noise.
+        Another program's export may have the same inputs with another meaning, and would answer with noise.
         """
         self.rows(2, 8)
         tokens = list(range(10, 16))
         try:
             self.run(1, [tokens[1:]], [0], long=False)
             self.run(0, [tokens[:2]], [0], long=False)
-            # Two at once in both ways: few libraries round the numbers of one token as they do those of two.
+            # Two tokens in both runs: one token is often rounded differently from two.
             alone = self.run(0, [tokens[2:4]], [2], long=False)[0]
             beside = self.run(0, [tokens[3:4], tokens[:1]], [3, 5], long=False)[0]
         except Exception as error:
@@ -122,14 +123,14 @@ class OnnxGraph:
             for past, present in zip(self._names.past(layer), self._names.present(layer), strict=True):
                 rows = next(arrays)[first : first + count]
                 _bind(bound.binding.bind_input, past, rows)
-                # The same place: nothing is copied, new tokens are added.
+                # The same memory: nothing is copied, new tokens are added.
                 _bind(bound.binding.bind_output, present, rows)
         return bound
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """What a run of neighbouring rows takes and gives, but for the mask, which grows. The binding knows only addresses."""
+    """Inputs and outputs of a run, without the mask, which grows. Holds the arrays: the binding has their addresses."""
 
     binding: Any
     ids: "np.ndarray[Any, Any]"  # (rows, tokens)
@@ -137,7 +138,7 @@ class _Bound:
 
 
 class _Names:
-    """What the graph calls its inputs and outputs."""
+    """The names of the graph's inputs and outputs."""
 
     def __init__(self, decoder: dict[str, Any]) -> None:
         inputs, outputs = decoder.get("inputs", {}), decoder.get("outputs", {})
@@ -161,7 +162,7 @@ def _bind(bind: Any, name: str, array: "np.ndarray[Any, Any]") -> None:
 
 
 def _checked_dtypes(session: Any, names: _Names, layers: int) -> "dict[str, np.dtype[Any]]":
-    """The dtype of each input and output. Raises WorkerFailed when they are not a builder's graph's."""
+    """The dtype of each input and output. Raises WorkerFailed when they are not those of the model builder."""
     inputs = {each.name: each.type for each in session.get_inputs()}
     outputs = {each.name: each.type for each in session.get_outputs()}
     pasts = [name for layer in range(layers) for name in names.past(layer)]
@@ -185,11 +186,11 @@ def _checked_dtypes(session: Any, names: _Names, layers: int) -> "dict[str, np.d
 
 
 def _short_tokens(path: Path) -> int | None:
-    """The longest text with the factors for short ones; None when a graph has only one kind of factors."""
+    """The longest text that takes the factors for short ones; None when the graph has one kind of factors."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(_IF_NODE) < 0:
             return None
-    import onnx  # 26 MB: only where there is something to look up
+    import onnx  # 26 MB: only where needed
 
     graph = onnx.load(path, load_external_data=False).graph
     nodes = {output: node for node in graph.node for output in node.output}

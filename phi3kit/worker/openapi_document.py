@@ -1,6 +1,6 @@
-"""Description: the worker's OpenAPI document.
+"""OpenAPI document of the worker.
 
-The routes read their bodies themselves, because OpenAI's error shape is not FastAPI's; so their schemas are told here.
+The routes read their bodies themselves, because OpenAI's error shape is not FastAPI's, so FastAPI learns the schemas here.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ _REFUSALS = {
 
 
 def takes(body: type[BaseModel]) -> dict[str, Any]:
-    """What a route says of its body and its refusals, for FastAPI's openapi_extra."""
+    """A route's body and refusals, for FastAPI's openapi_extra."""
     content = {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model=body.__name__)}}}
     error = {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model="Error")}}}
     refusals = {status: {"description": text, "content": error} for status, text in _REFUSALS.items()}

@@ -1,4 +1,4 @@
-"""Requests: what comes in, and what is refused before any route: keys, sizes, JSON, the shape of errors.
+"""Request checks: what is refused before a route's own work: keys, sizes, JSON, and the shape of errors.
 
 Knows OpenAI's error shape and the worker's bounds. Knows no model.
 """
@@ -7,7 +7,6 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from phi3kit.access.keys import KeyStore, looks_like_key
 from phi3kit.core.errors import BudgetSpent, Busy, LimitReached, RequestInvalid, StorageFailed
 from phi3kit.core.limits import Limits
+from phi3kit.core.records import Message
 from phi3kit.formats import openai_schema
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -39,15 +39,15 @@ class LastRequest:
 
 @dataclass(frozen=True)
 class Keys:
-    """Which keys a worker takes."""
+    """Which keys a worker accepts."""
 
-    own: str | None  # of the app, or of who started the worker: its X-Phi3kit-* headers are believed
-    users: KeyStore | None  # of people: each names its user, and headers name nobody
+    own: str | None  # of whoever started the worker: its X-Phi3kit-* headers are believed
+    users: KeyStore | None  # each names its user, whatever the headers say
     required: bool  # whether a request without one is refused
 
 
 class Guard:
-    """Keys and sizes, before any route. Plain ASGI: FastAPI's middleware helper would hide that a client went away."""
+    """Checks keys and sizes before any route. Plain ASGI: FastAPI's middleware helper would hide a client's disconnect."""
 
     def __init__(self, app: ASGIApp, keys: Keys, last_request: LastRequest) -> None:
         self._app, self._keys, self._last_request = app, keys, last_request
@@ -59,23 +59,23 @@ class Guard:
     async def _refused(self, request: Request) -> Response | None:
         if request.url.path == "/health":
             return None
-        if request.url.path != "/metrics":  # who only watches does not keep a worker from ending when idle
+        if request.url.path != "/metrics":  # a monitor does not keep an idle worker alive
             self._last_request.at = time.monotonic()
         if refused := await self._refused_key(request):
             return refused
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            return too_large()
+            return error_response(BodyTooLarge())
         return None
 
     async def _refused_key(self, request: Request) -> Response | None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if self._keys.own is not None and hmac.compare_digest(given.encode(), self._keys.own.encode()):
             return None
-        # Also where no key is asked: a revoked one must not go on working as somebody without a name.
+        # Also where no key is required: a revoked key must not work as an anonymous caller.
         if self._keys.users is not None and looks_like_key(given):
             try:
-                # In a thread: while another process writes, the file is waited for.
+                # In a thread: the file may be locked by another process.
                 user = await asyncio.to_thread(self._keys.users.user_of, given)
             except StorageFailed as error:
                 return error_response(error)
@@ -89,12 +89,12 @@ class Guard:
 
 
 def key_user(request: Request) -> str | None:
-    """Whose key came with a request; None for the worker's own key, or none."""
+    """Whose key came with a request; None for the worker's own key, or without one."""
     return getattr(request.state, "key_user", None)
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, bounded also when the client does not say how long it is. Raises BodyTooLarge."""
+    """The whole body, bounded also without a Content-Length. Raises BodyTooLarge."""
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -115,15 +115,15 @@ async def parse(request: Request, kind: type[Body]) -> Body:
     return kind.model_validate(values)
 
 
-def check_length(texts: Iterable[str], limits: Limits, param: str) -> None:
+def check_length(prompt: tuple[Message, ...] | str, limits: Limits) -> None:
     """Refuse a text before it is cut into tokens, which takes seconds for megabytes. Raises RequestInvalid."""
-    length = sum(len(text) for text in texts)
+    length = len(prompt) if isinstance(prompt, str) else sum(len(message.content) for message in prompt)
     if limits.prompt_characters is not None and length > limits.prompt_characters:
         raise RequestInvalid(
             "The text is too long.",
             f"It has {length:,} characters, and {limits.prompt_characters:,} are allowed here.",
             "Shorten it or start a new conversation.",
-            param=param,
+            param="prompt" if isinstance(prompt, str) else "messages",
             code="string_above_max_length",
         )
 
@@ -131,22 +131,19 @@ def check_length(texts: Iterable[str], limits: Limits, param: str) -> None:
 def error_response(error: Exception) -> Response:
     """Any error as OpenAI's JSON with the right status."""
     if isinstance(error, BodyTooLarge):
-        return too_large()
+        return refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
     status, body = openai_schema.error_body(error)
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, (Busy, LimitReached)) else None
-    if isinstance(error, BudgetSpent):
-        # The `openai` client would try again at once, twice; it is told not to.
+    headers = {}
+    if isinstance(error, (Busy, LimitReached)):
+        headers = {"Retry-After": str(error.retry_after_s)}
+    elif isinstance(error, BudgetSpent):
+        # Without X-Should-Retry the `openai` client would try again at once, twice.
         headers = {"Retry-After": str(error.renews_in_s), "X-Should-Retry": "false"}
-    if status == 503:
+    elif status == 503:
         headers = {"Retry-After": "2"}
     return JSONResponse(body, status, headers)
 
 
-def too_large() -> Response:
-    """413."""
-    return refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
-
-
 def refusal(status: int, message: str, code: str) -> Response:
-    """What the server itself refuses, as OpenAI's JSON."""
+    """A refusal by the server itself, as OpenAI's JSON."""
     return JSONResponse(openai_schema.simple_error(status, message, code), status)

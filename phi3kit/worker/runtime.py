@@ -1,6 +1,6 @@
-"""Runtime: one loaded model, and sequences of tokens in its memory. The same face for both wrappers.
+"""Runtime: one loaded model and the sequences in its memory; the interface of both wrappers' runtimes.
 
-Knows tokens in, scores out. How a token is chosen sampling knows, who is next the engine.
+Knows tokens in, scores out. Knows neither how a token is chosen nor whose turn it is.
 """
 
 from collections.abc import Sequence
@@ -13,28 +13,24 @@ Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class TokenSequence(Protocol):
-    """Tokens behind each other, and their keys and values in memory."""
+    """Consecutive tokens, and their keys and values in memory."""
 
-    ids: list[int]  # what was computed
+    ids: list[int]  # the tokens that were computed
 
     def serves(self, longest: int) -> bool:
-        """Whether it may go on up to so many tokens and be what a new one of that length would be."""
-        ...
+        """Whether it may grow to so many tokens and equal a new one of that length."""
 
     def truncate(self, length: int) -> bool:
-        """Forget what is behind the first `length` tokens; False when it cannot go back so far."""
-        ...
+        """Forget all but the first `length` tokens; False when that cannot be."""
 
     def copy(self, other: "TokenSequence", length: int) -> bool:
-        """Take over the first `length` tokens of another one that begins like this; False when that cannot be."""
-        ...
+        """Copy up to the first `length` tokens of another one that begins like this; False when that cannot be."""
 
     def close(self) -> None:
         """Give the memory back."""
-        ...
 
 
-Work = Sequence[tuple[TokenSequence, Sequence[int]]]  # for each sequence, the tokens to compute behind its others
+Work = Sequence[tuple[TokenSequence, Sequence[int]]]  # the next tokens to compute of each sequence
 
 
 class Runtime(Protocol):
@@ -45,21 +41,18 @@ class Runtime(Protocol):
     context_tokens: int
     end_ids: frozenset[int]  # token ids that end an answer
     bytes_per_token: int  # of keys and values
-    block_tokens: int  # memory for keys and values is taken in steps of so many tokens
+    block_tokens: int  # memory is taken in blocks of so many tokens
     max_sequences: int  # that may be open together
 
     def limit(self, longest: int) -> None:
-        """No sequence will have more tokens than that. Before the first one is opened."""
-        ...
+        """Say how many tokens a sequence may have at most, before the first one is opened."""
 
     def open(self, longest: int) -> TokenSequence:
-        """An empty sequence that may get so many tokens. It takes memory as it grows."""
-        ...
+        """An empty sequence that may grow to so many tokens. It takes memory as it grows."""
 
     def step(self, work: Work) -> list[Logits | Exception]:
         """Compute tokens of several sequences, each of which is in `work` once.
 
-        For each the scores of what comes next, shape (vocabulary,), or why there are none; a sequence that failed
-        is unsure, and the others are as if they had been alone.
+        Returns for each the scores of the next token, shape (vocabulary,), or the error: the content of a sequence that
+        failed is unsure, the others are as if computed alone.
         """
-        ...

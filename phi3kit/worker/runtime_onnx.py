@@ -1,6 +1,6 @@
-"""The onnx engine: an exported graph that computes a token of every conversation in one run.
+"""Runtime of the onnx wrapper: an exported graph that computes a token of every conversation in one run.
 
-A run reads all weights once, whoever it is for: that is what a batch saves. Knows which sequence lies in which row.
+A run reads all weights once for all its rows, which is what batching saves. Knows which sequence lies in which row.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ from phi3kit.worker.onnx_graph import OnnxGraph
 from phi3kit.worker.runtime import Logits, TokenSequence, Work
 from phi3kit.worker.tokenization import load_tokenizers
 
-_ROWS = 32  # those being written and those kept for their next turn
+_ROWS = 32  # sequences being written, and sequences kept for their next turn
 
 
 class OnnxSequence:
@@ -21,7 +21,7 @@ class OnnxSequence:
     def __init__(self, runtime: "OnnxRuntime", row: int, long: bool) -> None:
         self.ids: list[int] = []
         self.row = row
-        self.long = long  # whether its positions turn by the factors for long texts
+        self.long = long  # whether it takes the factors for long texts
         self._runtime = runtime
 
     def serves(self, longest: int) -> bool:
@@ -55,7 +55,7 @@ class OnnxRuntime:
     max_sequences = _ROWS
 
     def __init__(self, folder: Path, threads: int) -> None:
-        """folder: graph, tokenizer, genai_config.json. Raises WorkerFailed when the graph is none that can be run."""
+        """folder: graph, tokenizer, genai_config.json. Raises WorkerFailed when the graph cannot be run."""
         self.tokenizer, self.text_tokenizer = load_tokenizers(folder)
         self._graph = graph = OnnxGraph(folder, threads)
         graph.prove()
@@ -64,7 +64,7 @@ class OnnxRuntime:
         self.bytes_per_token = graph.layers * 2 * graph.heads * graph.head_size * graph.kv_dtype.itemsize
         self.block_tokens = block_tokens(graph.head_size, graph.kv_dtype)
         self._sequences: list[OnnxSequence | None] = [None] * _ROWS
-        self._last_row = -1  # of the run before: a new sequence is put behind it
+        self._last_row = -1  # of the last run: a new sequence goes after it
         self._rows: KvRows | None = None  # laid out with the first sequence at the latest
 
     @property
@@ -74,7 +74,7 @@ class OnnxRuntime:
         return self._rows
 
     def limit(self, longest: int) -> None:
-        """See Runtime.limit: lays out the memory. Raises WorkerFailed when the system does not lend the addresses."""
+        """See Runtime.limit: lays out the memory. Raises WorkerFailed when the system refuses the address space."""
         assert self._rows is None
         try:
             self._rows = self._graph.rows(_ROWS, longest)
@@ -104,7 +104,7 @@ class OnnxRuntime:
         self._sequences[sequence.row] = None
 
     def step(self, work: Work) -> list[Logits | Exception]:
-        """See Runtime.step: single tokens go together, as many as turn their positions by the same factors."""
+        """See Runtime.step: single tokens are computed together where they take the same factors."""
         together: defaultdict[tuple[bool, int | None], list[tuple[OnnxSequence, list[int]]]] = defaultdict(list)
         for sequence, ids in work:
             assert isinstance(sequence, OnnxSequence)
@@ -120,7 +120,7 @@ class OnnxRuntime:
         except Exception as error:
             if len(group) == 1:
                 return {group[0][0]: error}
-            # Nothing tells whose fault it is. Each again by itself: what was written behind a row's tokens is not read.
+            # Any of them may be the cause. Each again alone: what was written after a row's tokens is not read.
             return {key: result for each in group for key, result in self._computed([each]).items()}
         for sequence, ids in group:
             sequence.ids += ids
@@ -135,7 +135,7 @@ class OnnxRuntime:
         return {sequence: row for (sequence, _), row in zip(group, scores, strict=True)}
 
     def _brought_together(self, sequences: list[OnnxSequence]) -> int:
-        """Let the sequences lie in neighbouring rows; the first of these."""
+        """Move the sequences into neighbouring rows; the first of these."""
         held = [0 if sequence is None else len(sequence.ids) for sequence in self._sequences]
         first, exchanges = gathering(held, [sequence.row for sequence in sequences])
         for one, other in exchanges:

@@ -1,8 +1,8 @@
-"""The transformers engine: PyTorch, one forward pass a step.
+"""Runtime of the transformers wrapper: PyTorch, one forward pass a sequence.
 
-A loop of our own and not the library's `generate`: it takes prompts in slices, keeps the cache between turns, and is no
-slower (bench/RESULTS.md). Nor the library's continuous batching: it has no seed a request, and one turn alone runs slower.
-Conversations are computed one behind the other: the library's cache batches only sequences of one length.
+Its own loop instead of the library's `generate`: it takes prompts in slices, keeps the cache between turns, and is no
+slower (bench/RESULTS.md). Instead of the library's continuous batching: that has no seed per request, and a single turn
+runs slower. Sequences are computed one after the other: the library's cache batches only sequences of one length.
 """
 
 import json
@@ -26,7 +26,7 @@ class TransformersSequence:
         self._window: int | None = model.config.sliding_window
 
     def append(self, ids: Sequence[int]) -> Logits:
-        """Compute tokens behind the others; the scores of what comes next."""
+        """Compute the next tokens; the scores of the token after them."""
         with torch.inference_mode():
             output = self._model(
                 input_ids=torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True, logits_to_keep=1
@@ -40,7 +40,7 @@ class TransformersSequence:
         return True
 
     def truncate(self, length: int) -> bool:
-        """See TokenSequence.truncate: beyond the sliding window the oldest tokens are gone and there is no way back."""
+        """See TokenSequence.truncate: False once the sliding window has dropped the oldest tokens."""
         surplus = len(self.ids) - length
         if surplus <= 0:
             return True
@@ -51,14 +51,14 @@ class TransformersSequence:
         return True
 
     def copy(self, other: TokenSequence, length: int) -> bool:
-        """See TokenSequence.copy: from within the sliding window, before any token is gone."""
+        """See TokenSequence.copy: False once the other's sliding window has dropped tokens."""
         assert isinstance(other, TransformersSequence)
         if self._window is not None and len(other.ids) >= self._window:
             return False
         begin = len(self.ids)
         with torch.inference_mode():
             for number, layer in enumerate(other._cache.layers):
-                # The cache joins what it is given to what it has, in memory of its own.
+                # update() concatenates into new memory.
                 self._cache.update(layer.keys[:, :, begin:length], layer.values[:, :, begin:length], number)
         self.ids += other.ids[begin:length]
         return True
@@ -88,7 +88,7 @@ class TransformersRuntime:
         )
 
     def limit(self, longest: int) -> None:
-        """See Runtime.limit. Memory is not laid out beforehand."""
+        """See Runtime.limit: no memory is laid out."""
 
     def open(self, longest: int) -> TransformersSequence:
         """See Runtime.open."""

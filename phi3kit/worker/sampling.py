@@ -1,4 +1,4 @@
-"""Sampling: from the scores of a model to the next token, the same for both wrappers.
+"""Sampling: from a model's scores to the next token, the same for both wrappers.
 
 Knows temperature, top_p, seeds, penalties, biases and log probabilities as OpenAI names them. Knows no model.
 """
@@ -23,12 +23,12 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the score of a token
-    logprobs: int | None = None  # how many other likely tokens to name beside each; None: no log probabilities
+    logprobs: int | None = None  # how many likely tokens to name beside each; None: no log probabilities
 
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A chosen token, and when asked for, how likely it and the likeliest others were."""
+    """A chosen token; where wanted, its log probability and the likeliest tokens with theirs."""
 
     id: int
     logprob: float | None = None
@@ -52,7 +52,7 @@ class Sampler:
         self._written[chosen] += 1
         if sampling.logprobs is None:
             return SampledToken(chosen)
-        # Of the model's own scores: what temperature and penalties make of them says nothing about the model.
+        # Of the model's own scores, before penalties and temperature.
         logprobs = _log_softmax(logits.astype(np.float64))
         likeliest = np.argsort(-logprobs, kind="stable")[: sampling.logprobs]
         return SampledToken(chosen, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in likeliest))
@@ -72,11 +72,11 @@ class Sampler:
         return scores
 
     def _drawn(self, scores: Logits) -> int:
-        with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest token alone
+        with np.errstate(over="ignore"):  # a tiny temperature leaves only the likeliest token
             weights = np.exp((scores.astype(np.float64) - scores.max()) / self._sampling.temperature)
         order: np.ndarray[Any, Any] | None = None
         if self._sampling.top_p < 1:
-            # The likeliest tokens that together reach top_p, the one that reaches it too.
+            # The likeliest tokens that together reach top_p, the one that reaches it included.
             order = np.argsort(-weights, kind="stable")
             weights = weights[order]
             enough = int(np.searchsorted(weights.cumsum(), self._sampling.top_p * weights.sum())) + 1

@@ -18,31 +18,29 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The fast tokenizer of a model folder, for structure and for text; both wrappers count and cut tokens with it."""
+    """The fast tokenizer of a model folder, twice: special tokens read as structure, and as text."""
     structure, text = (Tokenizer.from_file(str(folder / "tokenizer.json")) for _ in range(2))
     text.encode_special_tokens = True
     return structure, text
 
 
-def message_ids(messages: tuple[Message, ...], runtime: Runtime, *, begun: bool = False) -> list[int]:
-    """Token ids of messages; special tokens inside them are text.
+def ids_of(prompt: tuple[Message, ...] | str, runtime: Runtime, *, begun: bool = False) -> list[int]:
+    """Token ids of a raw prompt, where special tokens are structure, or of messages, where they are text.
 
     begun: the last message is the beginning of the answer. It stays open, and no new answer begins behind it.
     """
 
-    def text_ids(text: str) -> list[int]:
+    def structure(text: str) -> list[int]:
+        return list(runtime.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def text_alone(text: str) -> list[int]:
         return list(runtime.text_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    ids = prompt_ids(messages, lambda text: raw_ids(text, runtime), text_ids)
-    if not begun:
-        return ids
-    closing = raw_ids(f"{END}\n", runtime) + raw_ids(f"{ASSISTANT}\n", runtime)
-    return ids[: -len(closing)]
-
-
-def raw_ids(text: str, runtime: Runtime) -> list[int]:
-    """Token ids of a raw prompt; special tokens are structure."""
-    return list(runtime.tokenizer.encode(text, add_special_tokens=False).ids)
+    if isinstance(prompt, str):
+        return structure(prompt)
+    ids = prompt_ids(prompt, structure, text_alone)
+    closing = structure(f"{END}\n") + structure(f"{ASSISTANT}\n")
+    return ids[: -len(closing)] if begun else ids
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:

@@ -1,6 +1,6 @@
 """Turns of a worker: from a checked request to pieces of text, the usage, and one record in the outbox.
 
-Knows how a request becomes generations for the engine. Knows no HTTP routes.
+Knows the engine and the recorder. Knows no HTTP routes.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from phi3kit.worker.engine import Done, Engine, Generation, Output, Piece
 from phi3kit.worker.output_queue import OutputQueue
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.sampling import Sampling
-from phi3kit.worker.tokenization import message_ids, raw_ids, token_bytes
+from phi3kit.worker.tokenization import ids_of, token_bytes
 
-_TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # it goes into a filter of MLflow's
+_TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe within a filter of MLflow's
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, as the request's headers say it; a plain client has none of them."""
+    """Who sent a request, as its headers say; a plain client sends none of them."""
 
     turn_id: str
     conversation_id: str
@@ -46,8 +46,8 @@ class Caller:
     def from_headers(cls, headers: Mapping[str, str], user: str | None, key_user: str | None = None) -> "Caller":
         """Read the X-Phi3kit-* headers. user: the request's own `user` field.
 
-        key_user: whose key came with the request. Their turns are theirs: what they say of themselves counts for
-        nothing, a turn's id neither, which would let many turns count as one.
+        key_user: whose key came with the request; the headers are then ignored. A turn's id from outside would let many
+        turns count as one.
         """
         if key_user is not None:
             return cls(uuid.uuid4().hex, uuid.uuid4().hex, key_user, "api")
@@ -70,7 +70,7 @@ class ChoiceInProgress:
 
     completion_tokens: int = 0
     text: str = ""
-    logprobs: list[TokenLogprob] | None = None  # None: not asked for
+    logprobs: list[TokenLogprob] | None = None  # None: not wanted
     done: Done | None = None
 
 
@@ -95,11 +95,11 @@ class Turn:
     interface: Interface
     wrapper: WrapperName
     model_uri: str
-    said: tuple[Message, ...] | str  # what prompt_ids were made of
+    prompt: tuple[Message, ...] | str  # what prompt_ids were made of
     choices: list[ChoiceInProgress]
     began_at: float = field(default_factory=time.time)
     received_at: float = field(default_factory=time.perf_counter)
-    queue_place: int = 0  # how many answers were waiting before this one
+    queue_place: int = 0  # answers that waited before this one
     prompt_key: str | None = None
 
     @property
@@ -109,17 +109,23 @@ class Turn:
 
     @property
     def cached_prompt_tokens(self) -> int:
-        """Prompt tokens that were in memory; each choice reads the prompt, the first one is what counts."""
+        """Prompt tokens that were found in memory, by the first choice: the others find what it has read."""
         done = self.choices[0].done
         return done.cached_prompt_tokens if done else 0
 
-    async def parts(self, recorder: Recorder) -> AsyncGenerator[list[TurnPart], None]:
-        """What was written since the last time, until every choice is done; first an empty list, once queued.
+    @property
+    def error(self) -> Exception | None:
+        """Why an answer broke off; None where none did."""
+        return next((choice.done.error for choice in self.choices if choice.done and choice.done.error), None)
 
-        `recorder` gets the turn's record before the last parts are given. When the reader goes away the generation is
-        cancelled and the turn is kept all the same. Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
+    async def parts(self, recorder: Recorder) -> AsyncGenerator[list[TurnPart], None]:
+        """The new parts each time, until every choice is done; the first list is empty and comes once the turn is queued.
+
+        The turn's record reaches `recorder` before the last parts are given. A reader that goes away cancels the
+        generations; the turn is kept all the same.
+        Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
         """
-        # The recorder works in threads: a data folder that is slow or locked must not keep others, or /health, waiting.
+        # The recorder is called in threads: a slow or locked data folder must not hold up other turns, or /health.
         await asyncio.to_thread(self._admit, recorder)
         outputs = OutputQueue()
         generations = [self._generation(index, outputs) for index in range(len(self.choices))]
@@ -142,7 +148,7 @@ class Turn:
             for generation in generations:
                 generation.cancelled.set()
             if not recorded:
-                # The engine still says what the cancelled answers cost. Shielded: this task may be cancelled itself.
+                # The engine still reports what the cancelled answers cost. Shielded: this task may be cancelled too.
                 await asyncio.shield(asyncio.ensure_future(self._drain(outputs, recorder)))
 
     async def _drain(self, outputs: OutputQueue, recorder: Recorder) -> None:
@@ -151,12 +157,12 @@ class Turn:
         await asyncio.to_thread(recorder.end, self._whole_record(recorder))
 
     def _admit(self, recorder: Recorder) -> None:
-        self.prompt_key = recorder.prompt_key(self.said)
+        self.prompt_key = recorder.prompt_key(self.prompt)
         recorder.admit(self._whole_record(recorder), len(self.choices))
 
     def _generation(self, index: int, outputs: OutputQueue) -> Generation:
         sampling = self.sampling
-        if sampling.seed is not None:  # n answers to one seed would be n times the same
+        if sampling.seed is not None:  # n answers from one seed would be the same
             sampling = replace(sampling, seed=sampling.seed + index)
         return Generation(
             self.prompt_ids, self.max_tokens, sampling, self.stop,
@@ -193,8 +199,8 @@ class Turn:
         return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest)
 
     def _whole_record(self, recorder: Recorder) -> TurnRecord:
-        """What this turn cost, and what was said when that is logged."""
-        text = TurnText(self.said, tuple(choice.text for choice in self.choices)) if recorder.log_text else None
+        """What this turn cost; with its text where text is logged."""
+        text = TurnText(self.prompt, tuple(choice.text for choice in self.choices)) if recorder.log_text else None
         return replace(self.record(), text=text, prompt_key=self.prompt_key)
 
     def record(self) -> TurnRecord:
@@ -222,67 +228,62 @@ class Turn:
             max_tokens=self.max_tokens,
             top_p=self.sampling.top_p,
             seed=self.sampling.seed,
-            error_code=next((error_body(each.error)[1]["error"]["code"] for each in done if each.error), None),
+            error_code=error_body(self.error)[1]["error"]["code"] if self.error else None,
         )
 
 
-def chat_turn(request: ChatRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
-    """A turn from messages. Raises RequestInvalid or PromptTooLong."""
-    ids = message_ids(request.conversation(), engine.runtime, begun=bool(request.continue_final_message))
-    max_tokens = request.max_completion_tokens or request.max_tokens
-    return _turn(request, ids, max_tokens, request.likeliest(), caller, engine, "openai", wrapper, model_uri)
-
-
-def raw_turn(request: CompletionRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str) -> Turn:
-    """A turn from a raw prompt. Raises RequestInvalid or PromptTooLong."""
-    ids = raw_ids(request.raw_prompt(), engine.runtime)
-    return _turn(request, ids, request.max_tokens, request.logprobs, caller, engine, "raw", wrapper, model_uri)
-
-
-def _turn(
-    request: ChatRequest | CompletionRequest,
-    ids: list[int],
-    max_tokens: int | None,
-    logprobs: int | None,
-    caller: Caller,
-    engine: Engine,
-    interface: Interface,
-    wrapper: WrapperName,
-    model_uri: str,
+def turn_of(
+    request: ChatRequest | CompletionRequest, caller: Caller, engine: Engine, wrapper: WrapperName, model_uri: str
 ) -> Turn:
-    if not ids:
+    """The turn that a request asks for. Raises RequestInvalid or PromptTooLong."""
+    runtime = engine.runtime
+    # 1. What the two formats name differently.
+    interface: Interface
+    prompt: tuple[Message, ...] | str
+    if isinstance(request, ChatRequest):
+        interface, param, prompt = "openai", "messages", request.conversation()
+        begun, logprobs = bool(request.continue_final_message), request.likeliest()
+        wanted_tokens = request.max_completion_tokens or request.max_tokens
+    else:
+        interface, param, prompt = "raw", "prompt", request.raw_prompt()
+        begun, logprobs, wanted_tokens = False, request.logprobs, request.max_tokens
+    # 2. Room in the context and in the queue.
+    prompt_ids = ids_of(prompt, runtime, begun=begun)
+    if not prompt_ids:
         raise RequestInvalid("The prompt is empty.", "It has no tokens.", "Write a prompt.", param="prompt")
-    room = engine.runtime.context_tokens - len(ids)
+    room = runtime.context_tokens - len(prompt_ids)
     if room < 1:
-        param = "messages" if interface == "openai" else "prompt"
-        raise PromptTooLong(len(ids), engine.runtime.context_tokens, param)
-    if (request.n or 1) > engine.max_queue:
+        raise PromptTooLong(len(prompt_ids), runtime.context_tokens, param)
+    count = request.n or 1
+    if count > engine.max_queue:
         raise RequestInvalid(
             what="Too many answers at once.",
-            why=f"n is {request.n}, and {engine.max_queue} answers may wait here.",
+            why=f"n is {count}, and {engine.max_queue} answers may wait here.",
             next_step="Ask for fewer.",
             param="n",
         )
+    # 3. The turn.
+    sampling = Sampling(
+        temperature=request.temperature or 0.0,
+        top_p=request.top_p if request.top_p is not None else 1.0,
+        seed=request.seed,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=_logit_bias(request.logit_bias or {}, runtime),
+        logprobs=logprobs,
+    )
     return Turn(
         engine=engine,
-        prompt_ids=ids,
-        max_tokens=min(max_tokens or DEFAULT_MAX_TOKENS, room),
-        sampling=Sampling(
-            temperature=request.temperature or 0.0,
-            top_p=request.top_p if request.top_p is not None else 1.0,
-            seed=request.seed,
-            presence_penalty=request.presence_penalty or 0.0,
-            frequency_penalty=request.frequency_penalty or 0.0,
-            logit_bias=_logit_bias(request.logit_bias or {}, engine.runtime),
-            logprobs=logprobs,
-        ),
+        prompt_ids=prompt_ids,
+        max_tokens=min(wanted_tokens or DEFAULT_MAX_TOKENS, room),
+        sampling=sampling,
         stop=tuple(request.stop or ()),
         caller=caller,
         interface=interface,
         wrapper=wrapper,
         model_uri=model_uri,
-        said=request.conversation() if isinstance(request, ChatRequest) else request.raw_prompt(),
-        choices=[ChoiceInProgress(logprobs=None if logprobs is None else []) for _ in range(request.n or 1)],
+        prompt=prompt,
+        choices=[ChoiceInProgress(logprobs=None if logprobs is None else []) for _ in range(count)],
     )
 
 

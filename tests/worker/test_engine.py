@@ -392,7 +392,7 @@ class TestQueue:
         engine.submit(a_generation(later, prompt="later"))
         engine.close()
         runtime.may_write.set()
-        wait_for("the end of the engine", lambda: not engine.running)
+        wait_for("the end of the engine", lambda: not engine._thread.is_alive())
         assert (first.done().finish_reason, later.done().finish_reason) == ("stop", "cancelled")
         assert runtime.prompts == [asked("Hi")]
 
