@@ -23,7 +23,8 @@ from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream
-from phi3kit.endpoints.workers import WorkerPool, WorkerStatus
+from phi3kit.endpoints.worker_process import WorkerStatus
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for

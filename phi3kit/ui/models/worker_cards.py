@@ -8,7 +8,7 @@ import time
 import streamlit as st
 
 from phi3kit.core.processes import log_tail
-from phi3kit.endpoints.workers import WorkerStatus
+from phi3kit.endpoints.worker_process import WorkerStatus
 from phi3kit.ui.shared import permissions, resources, shell, theme
 
 _LOG_LINES = 40
