@@ -19,6 +19,7 @@ import pytest
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
+from tests.support import warm_python
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
 
@@ -52,6 +53,8 @@ def run_cli(
         check=False,
     )
 
+
+warm_python.install()
 
 _main = sys.modules["__main__"]
 if _main.__spec__ is None and not hasattr(_main, "__file__"):

@@ -1,0 +1,271 @@
+"""Warm Python: children of the tests are forked from a process that has imported the libraries and the kit once.
+
+Knows how `subprocess.Popen` starts a child on Linux, and how Python runs `-m` and `-c`. Knows nothing of what a child does.
+Elsewhere than on Linux, for other commands and inside `cold()`, children start as usual.
+
+A child is a real child of the process that asked for it, with its own pid, environment, folder and streams: the template
+forks twice, and the orphan goes to the nearest process above that takes orphans in (PR_SET_CHILD_SUBREAPER). A child that
+starts children itself (an app, the command line) gets a template of its own, forked before its first thread.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import inspect
+import json
+import os
+import random
+import runpy
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+_ROOT = Path(__file__).resolve().parents[2]
+_HEAVY = (
+    "numpy", "pandas", "pyarrow", "pyarrow.parquet", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.tracking.fluent", "fastapi", "uvicorn", "httpx", "psutil", "prometheus_client", "huggingface_hub", "yaml",
+    "torch", "transformers", "transformers.models.phi3.modeling_phi3", "transformers.models.auto.modeling_auto",
+    "mlflow.transformers", "streamlit.web.cli", "streamlit.web.bootstrap", "plotly.graph_objects",
+)  # fmt: skip
+# Read while those are imported: as the kit's own processes have it.
+_BEFORE_IMPORTS = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONUTF8": "1",
+    "PYTHONPATH": "",
+}
+_START_CHILDREN = ("phi3kit", "streamlit", "tests.support.asking_app")
+_PR_SET_CHILD_SUBREAPER = 36
+
+ColdPopen = subprocess.Popen
+_cold = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a child runs. argv: behind the interpreter's name, so that it begins with -m or -c."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    folder: str
+    new_session: bool
+
+
+@contextlib.contextmanager
+def cold() -> Iterator[None]:
+    """Inside, this process' children start from nothing: for what a test says of their memory, or of what they import."""
+    global _cold
+    before, _cold = _cold, True
+    try:
+        yield
+    finally:
+        _cold = before
+
+
+def install() -> None:
+    """From now on this process' children are warm. The template starts with the first of them."""
+    if sys.platform == "linux" and os.environ.get("PHI3KIT_TEST_COLD") != "1":
+        _take_orphans_in()
+        subprocess.Popen = _popen_on(_Template())  # type: ignore[misc]
+
+
+class _Template:
+    """The other end of a template's socket."""
+
+    def __init__(self, connection: socket.socket | None = None) -> None:
+        self._connection = connection
+        self._one_at_a_time = threading.Lock()
+
+    def start(self, job: _Job, streams: list[int]) -> int:
+        """A new child's pid."""
+        with self._one_at_a_time:
+            if self._connection is None:
+                self._connection = _start_template()
+            _send(self._connection, vars(job), streams)
+            said, _ = _receive(self._connection)
+        return int(said["pid"])
+
+
+def _popen_on(template: _Template) -> type:
+    class WarmPopen(ColdPopen):  # type: ignore[type-arg]
+        """Starts what is Python's by the template, and all else as usual."""
+
+        def _execute_child(self, *given: Any) -> None:
+            asked = inspect.signature(ColdPopen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
+            command = [asked["args"]] if isinstance(asked["args"], str) else [os.fspath(each) for each in asked["args"]]
+            warm = command[0] == sys.executable and command[1:2] in (["-m"], ["-c"]) and len(command) > 2
+            odd = asked["shell"] or asked["preexec_fn"] or asked["pass_fds"] or not asked["close_fds"]
+            if _cold or odd or not warm or asked["process_group"] not in (-1, None):
+                super()._execute_child(*given)  # type: ignore[misc]
+                return
+            folder = os.path.abspath(asked["cwd"] or ".")
+            os.stat(folder)  # as the usual way, it raises when there is none
+            environment = dict(os.environ if asked["env"] is None else asked["env"])
+            ends = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
+            streams = [number if end == -1 else end for number, end in enumerate(ends)]
+            self.pid = template.start(_Job(command[1:], environment, folder, asked["start_new_session"]), streams)
+            self._child_created = True
+            names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+            self._close_pipe_fds(*(asked[name] for name in names))  # type: ignore[attr-defined]
+
+    return WarmPopen
+
+
+def _take_orphans_in() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _start_template() -> socket.socket:
+    ours, theirs = socket.socketpair()
+    environment = {**os.environ, **_BEFORE_IMPORTS}
+    with theirs, cold():
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.warm_python", str(theirs.fileno())],
+            cwd=_ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=None if os.environ.get("PHI3KIT_TEST_TEMPLATE_SAYS") else subprocess.DEVNULL,
+        )  # fmt: skip
+    return ours
+
+
+def _send(connection: socket.socket, said: dict[str, Any], descriptors: list[int] | None = None) -> None:
+    body = json.dumps(said).encode()
+    head = len(body).to_bytes(4, "big")
+    if descriptors:
+        socket.send_fds(connection, [head], descriptors)
+    else:
+        connection.sendall(head)
+    connection.sendall(body)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A message and its descriptors; raises EOFError when the other end is gone."""
+    head, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
+    body = b""
+    length = int.from_bytes(head, "big")
+    while head and len(body) < length:
+        piece = connection.recv(length - len(body))
+        if not piece:
+            break
+        body += piece
+    if not head or len(body) < length:
+        raise EOFError
+    return json.loads(body), list(descriptors)
+
+
+def _serve(connection: socket.socket) -> NoReturn:
+    """Fork a child a message, until nobody asks any more. The children run and end in here too."""
+    while True:
+        try:
+            said, streams = _receive(connection)
+        except (EOFError, OSError):
+            os._exit(0)
+        read, write = os.pipe()
+        between = os.fork()
+        if between == 0:
+            between = os.getpid()
+            if child := os.fork():
+                os.write(write, str(child).encode())
+                os._exit(0)
+            for each in (read, write, connection.detach()):
+                os.close(each)
+            while os.getppid() == between:  # an orphan from here on, and adopted
+                time.sleep(0.001)
+            _run(_Job(**said), streams)
+        os.waitpid(between, 0)
+        pid = int(os.read(read, 32))
+        for each in (read, write, *streams):
+            os.close(each)
+        _send(connection, {"pid": pid})
+
+
+def _run(job: _Job, streams: list[int]) -> NoReturn:
+    """Become the child: its streams, environment and folder, then its module or code to the end."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    if job.new_session:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(job.environment)
+    os.chdir(job.folder)
+    time.tzset()
+    random.seed()
+    importlib.reload(sys.modules["huggingface_hub.constants"])  # it has read the template's environment
+    kind, name, *rest = job.argv
+    if kind == "-m" and name in _START_CHILDREN:
+        _take_orphans_in()
+        subprocess.Popen = _popen_on(_Template(_fork_template()))  # type: ignore[misc]
+    path = [each for each in job.environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    sys.path[:] = ["" if kind == "-c" else job.folder, *path, *_PATH]
+    sys.argv = [kind, *rest]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        if kind == "-m":
+            runpy._run_module_as_main(name)  # type: ignore[attr-defined]
+        else:
+            exec(compile(name, "<string>", "exec"), vars(sys.modules["__main__"]))  # noqa: S102
+        code: object = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for each in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            each.flush()
+    os._exit(int(code) & 255)
+
+
+def _fork_template() -> socket.socket:
+    """A template of this child's own, which holds none of its streams and ends with it."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        ours.close()
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            for number in range(3):
+                os.dup2(nothing.fileno(), number)
+        _serve(theirs)
+    theirs.close()
+    return ours
+
+
+def _import_all() -> None:
+    sys.modules["scipy"] = None  # type: ignore[assignment]  # as a worker has it
+    for name in (*_HEAVY, *_parts_of_the_kit()):
+        importlib.import_module(name)
+    del sys.modules["scipy"]
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()  # a collection would touch, and so copy, what the children share
+
+
+def _parts_of_the_kit() -> list[str]:
+    """All but what needs a running Streamlit, Spark or Azure, starts threads, or is a program."""
+    left_out = ("embedded", "ui", "azure_files", "spark", "runtime_onnx", "__main__", "onnx_wrapper", "supervisor")
+    parts = [path.relative_to(_ROOT).with_suffix("").parts for path in sorted((_ROOT / "phi3kit").rglob("*.py"))]
+    return [".".join(each) for each in parts if not {*each} & {*left_out, "__init__"}]
+
+
+_PATH = sys.path[1:]  # without this module's folder
+
+if __name__ == "__main__":
+    _import_all()
+    _serve(socket.socket(fileno=int(sys.argv[1])))
