@@ -79,6 +79,13 @@ def _main_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
+@pytest.fixture
+def cold_python() -> Iterator[None]:
+    """Children of the test start from nothing: its subject is their memory, or what they import."""
+    with warm_python.cold():
+        yield
+
+
 @dataclass(frozen=True)
 class Built:
     """Both wrappers, built once for all tests, and what the command line said."""

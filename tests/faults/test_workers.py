@@ -127,6 +127,7 @@ class TestHung:
         assert written_at_last(settings) == Counter([context.turn_id])
 
 
+@pytest.mark.usefixtures("cold_python")
 class TestOutOfMemory:
     def test_a_worker_that_the_system_kills_for_its_memory_says_so_and_the_next_one_answers(
         self, own_pool: WorkerPool, built: Built, settings: Settings

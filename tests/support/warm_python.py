@@ -18,6 +18,7 @@ import json
 import os
 import random
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -217,21 +218,23 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
             runpy._run_module_as_main(name)  # type: ignore[attr-defined]
         else:
             exec(compile(name, "<string>", "exec"), vars(sys.modules["__main__"]))  # noqa: S102
-        code: object = 0
+        code = 0
     except SystemExit as ended:
-        code = ended.code or 0
-        if not isinstance(code, int):
-            print(code, file=sys.stderr)
-            code = 1
-    except BaseException:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if not isinstance(ended.code, int | None):
+            print(ended.code, file=sys.stderr)
+    except BaseException as error:
         sys.excepthook(*sys.exc_info())
-        code = 1
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for each in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             each.flush()
-    os._exit(int(code) & 255)
+    if code == -signal.SIGINT:  # as Python does it, so that its parent knows
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(code & 255)
 
 
 def _fork_template() -> socket.socket:
