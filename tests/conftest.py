@@ -20,6 +20,7 @@ from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
 from tests.support import warm_python
+from tests.support.built_store import built_store
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
 
@@ -104,17 +105,12 @@ class Built:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Both embedded wrappers in a store of their own."""
-    import time
-
     home = tmp_path_factory.mktemp("built") / "home"
-    began = time.perf_counter()
-    done = run_cli("build", "--wrapper", "both", "--json", home=home)
-    seconds = time.perf_counter() - began
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    said = built_store(home, run_cli)
+    lines = [json.loads(line) for line in said["stdout"].splitlines()]
     results = {line["wrapper"]: line for line in lines if "model_uri" in line}
     settings = settings_for(home, PHI3KIT_IDLE_SECONDS="7200")  # other tests may come between two that share a worker
-    return Built(home, settings, lines, results, seconds)
+    return Built(home, settings, lines, results, said["seconds"])
 
 
 @pytest.fixture(scope="session")

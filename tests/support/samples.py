@@ -105,7 +105,7 @@ def copy_of_store(settings: Settings, home: Path) -> Settings:
     from phi3kit.tracking.store import open_store
 
     shutil.copytree(settings.home / "artifacts", home / "artifacts")
-    copied = new_store(home)
+    copied = read_settings({"PHI3KIT_HOME": str(home)})
     (home / "mlflow.db").write_bytes((settings.home / "mlflow.db").read_bytes())
     with sqlite3.connect(home / "mlflow.db") as database:
         moved = (str(settings.home), str(home))

@@ -49,7 +49,8 @@ _BEFORE_IMPORTS = {
     "PYTHONPATH": "",
 }
 _START_CHILDREN = ("phi3kit", "streamlit", "tests.support.asking_app")
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # of prctl(2)
+_NAME = "warm-template"  # 15 bytes at most
 
 ColdPopen = subprocess.Popen
 _cold = False
@@ -74,6 +75,13 @@ def cold() -> Iterator[None]:
         yield
     finally:
         _cold = before
+
+
+def is_template(pid: int) -> bool:
+    """Whether a process is a template, which no test asked for."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == _NAME
+    return False
 
 
 def install() -> None:
@@ -129,6 +137,10 @@ def _take_orphans_in() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def _be_called(name: str) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
 def _start_template() -> socket.socket:
     ours, theirs = socket.socketpair()
     environment = {**os.environ, **_BEFORE_IMPORTS}
@@ -168,6 +180,7 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _serve(connection: socket.socket) -> NoReturn:
     """Fork a child a message, until nobody asks any more. The children run and end in here too."""
+    _be_called(_NAME)
     while True:
         try:
             said, streams = _receive(connection)
@@ -194,6 +207,7 @@ def _serve(connection: socket.socket) -> NoReturn:
 
 def _run(job: _Job, streams: list[int]) -> NoReturn:
     """Become the child: its streams, environment and folder, then its module or code to the end."""
+    _be_called("python")
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
