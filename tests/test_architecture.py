@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from phi3kit.core.settings import PROJECT_ROOT
 
 KIT = PROJECT_ROOT / "phi3kit"
@@ -99,6 +101,7 @@ def test_no_date_is_written_as_only_some_systems_can() -> None:
     assert [path.name for path in sources if re.search(r"%-[a-zA-Z]", path.read_text("utf-8"))] == []
 
 
+@pytest.mark.usefixtures("cold_python")
 def test_the_app_process_never_imports_a_heavy_library(tmp_path: Path) -> None:
     """Runs every page in a process of its own and looks at what it has loaded."""
     script = """
