@@ -1,4 +1,4 @@
-"""Measure the workers against the bare libraries, and against what the machine can do at all.
+"""Measure the workers against the bare libraries and against the limits of the machine.
 
     make bench        (or: python -m bench [--layers 8] [--repeat N] [--json])
 
@@ -36,7 +36,7 @@ _counter = iter(range(10**9))
 
 
 def prompt_of(tokens: int) -> str:
-    """A prompt of so many tokens that begins like no other: nothing of it is in any memory."""
+    """A prompt of so many tokens with a new beginning, so that no cache has a prefix of it."""
     text = f"<|user|>\n{next(_counter)} " + "word " * tokens
     ids = TOKENIZER.encode(text, add_special_tokens=False).ids[:tokens]
     return str(TOKENIZER.decode(ids, skip_special_tokens=False))
@@ -49,8 +49,8 @@ def ids_of(prompt: str) -> list[int]:
 def speed(worker: Worker, bare: dict[str, Any], prompt_tokens: int, tokens: int, repeat: int) -> Figures:
     """Prefill and decode, tokens/s, through the worker's stream and bare.
 
-    A virtual machine's speed moves by a quarter within minutes, so decoding goes in turns of few tokens behind the same
-    prompt, and each turn of the worker's is compared with the bare ones beside it.
+    A virtual machine's speed changes by a quarter within minutes: both sides decode few tokens in alternation, after the
+    same prompt, and each result is compared with its neighbours.
     """
     sides = ["worker", *bare]
     prefill: dict[str, list[float]] = {name: [] for name in sides}
@@ -98,7 +98,7 @@ def conversation(worker: Worker, bare: BareOnnx, new_tokens: int, tokens: int) -
         figures[f"first token s, turn {turn}, worker"] = firsts[turn]
         figures[f"first token s, turn {turn}, stateless"] = stateless[turn]
         figures[f"tokens computed, turn {turn}, worker"] = computed[turn]
-    # One turn's time is noisy: the neighbours belong to it.
+    # The time of one turn is noisy: take the median with its neighbours.
     figures["first token, turn 20 / turn 1"] = median(firsts[t] for t in (18, 19, 20)) / median(
         firsts[t] for t in (1, 2, 3)
     )
@@ -137,7 +137,7 @@ def together(worker: Worker, bare: BareOnnx, counts: tuple[int, ...], prompt_tok
 
 
 def health_under_load(worker: Worker, prompt_tokens: int, tokens: int) -> Figures:
-    """How long /health takes while prompts are read and answers written."""
+    """Response times of /health while the worker is busy."""
     with HealthWatch(worker) as watch:
         in_threads([lambda: worker.ask(prompt_of(prompt_tokens), tokens)] * 3)
     return {"/health ms under load, p99": quantiles(watch.seconds, n=100)[98] * 1000}
@@ -154,14 +154,14 @@ def in_threads(calls: list[Callable[[], Stream]]) -> list[Stream]:
 
 
 def total_speed(streams: list[Stream]) -> float:
-    """Tokens of all streams over the time from the first question to the last token: prompts are read in between."""
-    began = min(stream.asked_at for stream in streams)
+    """Tokens of all streams over the time from the first request to the last token, prefill included."""
+    began = min(stream.sent_at for stream in streams)
     ended = max(stream.at[-1] for stream in streams)
     return sum(stream.tokens[-1] for stream in streams) / (ended - began)
 
 
 def memory_bandwidth() -> float:
-    """GB/s that all CPUs together read: the limit of decoding, which reads every weight for every token."""
+    """GB/s that all CPUs together read. It limits decoding, which reads every weight for every token."""
     threads = choose_threads(None).count
     blocks = [np.ones(2**27, dtype=np.float32) for _ in range(threads)]
 
@@ -199,7 +199,7 @@ def onnx_figures(folder: Path, repeat: int) -> Figures:
 
 
 def small_figures(wrapper: WrapperName, work: Path, repeat: int) -> Figures:
-    """The embedded model: what HTTP and scheduling cost when the model costs nearly nothing."""
+    """The embedded model, which is so fast that HTTP and scheduling dominate."""
     folder, built = build("embedded", wrapper, work / "home")
     with serving(folder, wrapper) as worker:
         threads = int(worker.health()["threads"]["count"])
@@ -232,7 +232,7 @@ def machine() -> str:
 
 
 def weights_of(layers: int, work: Path) -> Path:
-    """Random weights, made in a process of its own, which gives the memory back."""
+    """Random weights, made in a child process, which frees the memory."""
     weights = work / f"weights-{layers}"
     if not weights.exists():
         command = [sys.executable, "-m", "bench", "--weights", str(weights), "--layers", str(layers)]
@@ -257,7 +257,7 @@ def main() -> None:
 
         def note(title: str, figures: Figures) -> None:
             results[title] = figures
-            print(as_table({title: figures}), file=sys.stderr, flush=True)  # a long run shows how far it is
+            print(as_table({title: figures}), file=sys.stderr, flush=True)  # progress of a long run
 
         for wrapper in WRAPPERS:
             note(f"embedded model, {wrapper}", small_figures(wrapper, work, arguments.repeat))

@@ -1,4 +1,4 @@
-"""The bare libraries, as the figures' other side: nothing around the token loop."""
+"""The bare libraries to compare with: nothing around the token loop."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ class BareOnnx:
         self._model = og.Model(config)
 
     def ask(self, ids: Sequence[int], tokens: int) -> Stream:
-        """Read the prompt, write so many tokens."""
+        """Read the prompt and generate exactly so many tokens."""
         stream = Stream(prompt_tokens=len(ids))
         generator = self._generator(len(ids) + tokens)
         generator.append_tokens(list(ids))
         return _written(generator, tokens, stream)
 
     def asker(self, ids: Sequence[int], tokens: int) -> Callable[[], Stream]:
-        """The same as often as one likes; all but the prompt's last token stays in memory."""
+        """A repeatable `ask`, which keeps all but the last token of the prompt in memory."""
         generator = self._generator(len(ids) + tokens)
         generator.append_tokens(list(ids))
 
@@ -45,7 +45,7 @@ class BareOnnx:
 
     def _generator(self, length: int) -> Any:
         params = self._og.GeneratorParams(self._model)
-        # Random weights write an end token at random; min_length forbids it.
+        # Random weights would generate end tokens at random: min_length forbids them.
         params.set_search_options(max_length=length, min_length=length, do_sample=False)
         return self._og.Generator(self._model, params)
 
@@ -69,11 +69,11 @@ class BareTransformers:
         self._model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="auto").eval()
 
     def asker(self, ids: Sequence[int], tokens: int) -> Callable[[], Stream]:
-        """The same as often as one likes; the prompt is read anew each time."""
+        """A repeatable `ask`, which reads the prompt each time."""
         return lambda: self.ask(ids, tokens)
 
     def ask(self, ids: Sequence[int], tokens: int) -> Stream:
-        """Read the prompt, write so many tokens."""
+        """Read the prompt and generate exactly so many tokens."""
         from transformers.generation.streamers import BaseStreamer
 
         stream = Stream(prompt_tokens=len(ids))

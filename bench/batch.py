@@ -2,8 +2,8 @@
 
     python -m bench.batch [--layers 8] [--rows 40] [--tokens 24] [--json]
 
-Both write the same answers: greedy, to the same length. Nothing else should run meanwhile. The embedded model shows what
-HTTP and scheduling cost, random weights of Phi-3-mini's shape what decoding several answers in one step brings.
+Both give the same greedy answers of the same length. Nothing else should run meanwhile. The embedded model shows the cost
+of HTTP and scheduling, random weights of Phi-3-mini's shape the gain of decoding several answers in one step.
 """
 
 import argparse
@@ -33,21 +33,21 @@ from tests.support.actors import ADMIN
 
 
 def prompts(rows: int) -> list[str]:
-    """User messages, each of them another one."""
+    """Distinct user messages."""
     with QUESTIONS_FILE.open(encoding="utf-8", newline="") as file:
         found = [row["message"] for row in csv.DictReader(file) if row["kind"] == "capital"]
     return found[:rows]
 
 
 def one_by_one(model: Any, messages: Sequence[str]) -> tuple[float, list[str]]:
-    """Seconds and answers of plain predict, a row a call."""
+    """Seconds and answers of plain predict, one row a call."""
     began = time.perf_counter()
     answers = [model.predict({"prompt": raw_prompt([Message("user", text)])})[0] for text in messages]
     return time.perf_counter() - began, answers
 
 
 def batched(request: BatchRequest, settings: Settings, pool: WorkerPool) -> tuple[float, int, list[str]]:
-    """Seconds, completion tokens and answers of a batch; the worker has loaded its model before."""
+    """Seconds, completion tokens and answers of a batch by a worker that has loaded its model."""
     summary = run_batch(request, ADMIN, settings, lambda progress: None, pool)
     assert summary.failed == 0, summary
     with request.output.open(encoding="utf-8", newline="") as file:
@@ -55,7 +55,7 @@ def batched(request: BatchRequest, settings: Settings, pool: WorkerPool) -> tupl
 
 
 def figures(source: str, work: Path, rows: int, tokens: int, repeat: int) -> Figures:
-    """Both ways in turn, and their ratio."""
+    """Both ways in alternation, and their ratio."""
     build(source, "onnx", work / "home")
     settings = read_settings({"PHI3KIT_HOME": str(work / "home")})
     uri = list_models(settings, "onnx")[0].model_uri
@@ -78,7 +78,7 @@ def figures(source: str, work: Path, rows: int, tokens: int, repeat: int) -> Fig
     finally:
         pool.close()
     same = sum(one.strip() == other.strip() for one, other in zip(answers, batch_answers, strict=True))
-    # Greedy answers are the same either way, so the batch's count of tokens is both ways'.
+    # Greedy answers are equal, so the batch's token count holds for both.
     return {
         "rows": rows,
         "completion tokens": written,

@@ -1,4 +1,4 @@
-"""A build under measurement: the command line as a user types it, with an eye on the clock, the memory and the disk."""
+"""A build under measurement: the command line as a user types it, with its time, memory and disk."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def build(source: Path | str, wrapper: WrapperName, home: Path) -> tuple[Path, F
         "--json",
         "--yes",
     ]
-    # MLflow sets the variable for its own process, and a child would take it for the user's wish.
+    # MLflow sets the variable for its own process; a child would take it as the user's setting.
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     environment = {**inherited, "PHI3KIT_HOME": str(home)}
     began = time.perf_counter()
@@ -60,8 +60,7 @@ def build(source: Path | str, wrapper: WrapperName, home: Path) -> tuple[Path, F
 
 
 def wrap(onnx_folder: Path, work: Path) -> Figures:
-    """An ONNX folder wrapped as it is, against a plain copy of it: on the same disk, where the kit can link, and
-    without the link, where it must copy."""
+    """An ONNX folder wrapped as it is, against a plain copy of it."""
     size = sum(path.stat().st_size for path in onnx_folder.iterdir())
     copy = work / "copy"
     began = time.perf_counter()
@@ -79,7 +78,7 @@ def wrap(onnx_folder: Path, work: Path) -> Figures:
 
 
 class Watch:
-    """Looks at a process with its children, and at a folder, five times a second."""
+    """Peaks of a process with its descendants, and of a folder, sampled five times a second."""
 
     def __init__(self, pid: int, folder: Path) -> None:
         self._process, self._folder = psutil.Process(pid), folder
@@ -109,7 +108,7 @@ class Watch:
 
 
 def memory_of(pid: int) -> tuple[float, float]:
-    """Bytes that are the process' own, and all that are resident: mapped files count only in the second."""
+    """Own and resident bytes of a process; only the latter count mapped files."""
     try:
         lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         return float(lines["RssAnon"].split()[0]) * 1024, float(lines["VmRSS"].split()[0]) * 1024
@@ -118,7 +117,7 @@ def memory_of(pid: int) -> tuple[float, float]:
 
 
 def new_bytes(folder: Path) -> float:
-    """Disk that only this folder holds: a file with a second name elsewhere was there before."""
+    """Disk space of files without hard links outside the folder."""
     files: dict[int, float] = {}
     names: dict[int, int] = {}
     links: dict[int, int] = {}

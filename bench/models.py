@@ -1,7 +1,4 @@
-"""Models to measure: a Phi-3-mini of full shape with random weights.
-
-Speed does not depend on what the weights say, only on how many there are.
-"""
+"""Models to measure: Phi-3-mini's shape with random weights. Speed depends on their number, not on their values."""
 
 import json
 from pathlib import Path
@@ -34,7 +31,7 @@ def random_weights(folder: Path, layers: int) -> None:
     torch.set_default_dtype(torch.bfloat16)
     model = Phi3ForCausalLM(Phi3Config(**MINI, **ends, num_hidden_layers=layers))
     torch.set_default_dtype(torch.float32)
-    with torch.no_grad():  # it says nothing that the small tokenizer cannot write
+    with torch.no_grad():  # generate nothing that the small tokenizer cannot decode
         model.lm_head.weight[given["vocab_size"] :] = 0
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

@@ -1,10 +1,10 @@
-"""Soak: many visitors for a long time, workers killed under them, and what it cost: nothing lost, nothing growing.
+"""Soak: many visitors for a long time while workers are killed: is anything lost, does anything grow?
 
     make soak        (or: python -m bench.soak [--minutes 20] [--api 20] [--tabs 5] [--kill-every 60] [--turns-before 5000])
 
-One app in a process of its own with browser tabs on it, and a second one in this process whose workers the API visitors
-ask with the official client; both on one new data folder. Its store has turns already, so that caches are filled and do not
-look like growth. Prints a Markdown table and exits 1 when something was lost, doubled, or shown as an error page.
+Browser tabs visit an app in a process of its own. API visitors use the workers of this process with the official client.
+Both share one new data folder, whose store has turns already: filled caches must not look like growth. Prints a Markdown
+table and exits 1 when something was lost, doubled, or shown as an error page.
 """
 
 import argparse
@@ -61,7 +61,7 @@ _YOUNG_S = 45.0  # a worker loads its model
 
 @dataclass
 class Watched:
-    """One process, or one kind of worker whichever process it is now: memory of its own and open files over time."""
+    """Own memory and open files over time, of one process or of one kind of worker in successive processes."""
 
     at_s: list[float] = field(default_factory=list)
     pid: list[int] = field(default_factory=list)
@@ -71,23 +71,23 @@ class Watched:
 
 @dataclass
 class Tally:
-    """What happened. Added to by every visitor's thread."""
+    """What happened; every visitor's thread adds to it."""
 
-    asked: dict[str, str] = field(default_factory=dict)  # turn id -> how it ended for its visitor
+    turns: dict[str, str] = field(default_factory=dict)  # turn id -> how it ended for its visitor
     health_s: list[float] = field(default_factory=list)
     page_s: list[float] = field(default_factory=list)
-    chats: Counter[str] = field(default_factory=Counter)  # of the browser tabs, by how they ended
+    chats: Counter[str] = field(default_factory=Counter)  # in browser tabs, by how they ended
     error_pages: list[str] = field(default_factory=list)
-    troubles: Counter[str] = field(default_factory=Counter)  # anything that a visitor did not foresee
+    troubles: Counter[str] = field(default_factory=Counter)  # unexpected by a visitor
     kills: Counter[str] = field(default_factory=Counter)
     watched: dict[str, Watched] = field(default_factory=dict)
 
 
 def slope_per_hour(at_s: Sequence[float], values: Sequence[float], of: Sequence[int]) -> float:
-    """The least-squares slope, by the hour; 0 where there is too little to draw a line through.
+    """The least-squares slope per hour; 0 with too few values.
 
-    of: whose value each is. Each has a level of its own and all have the same slope: a new worker in the place of a killed
-    one begins small, and that is no growth.
+    of: the process of each value. Processes have levels of their own and one slope: a new worker that replaces a killed one
+    starts small, which is no growth.
     """
     spread = together = 0.0
     for each in set(of):
@@ -99,12 +99,12 @@ def slope_per_hour(at_s: Sequence[float], values: Sequence[float], of: Sequence[
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least so large a share is not above; 0 of nothing."""
+    """The smallest value that at least `share` of the values do not exceed; 0 without values."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * round(share * 1000) // 1000) - 1)] if ordered else 0.0
 
 
-def behind(watched: Watched, begin_s: float) -> Watched:
+def after_warm_up(watched: Watched, begin_s: float) -> Watched:
     """What was seen after the warm-up."""
     kept = [index for index, at in enumerate(watched.at_s) if at >= begin_s]
     return Watched(
@@ -114,26 +114,26 @@ def behind(watched: Watched, begin_s: float) -> Watched:
 
 @dataclass(frozen=True)
 class Balance:
-    """Turns that visitors asked against turns that are kept."""
+    """The turns of visitors against the turns in the store."""
 
-    lost: list[str]  # answered, or begun, and nowhere
+    lost: list[str]  # answered, and not in the store
     doubled: list[str]
     waiting: int
 
 
-def balance(asked: dict[str, str], kept: Counter[str], waiting: int) -> Balance:
-    """asked: turn id to how it ended for the visitor. kept: how often each turn id is in the store.
+def balance(turns: dict[str, str], kept: Counter[str], waiting: int) -> Balance:
+    """turns: turn id to how it ended for the visitor. kept: how often each turn id is in the store.
 
-    A turn that was refused, or that found no worker, was none; whatever was answered must be there once.
+    An answered turn must be there once. A refused one, or one without a worker, need not be.
     """
-    must_be = {turn_id for turn_id, how in asked.items() if how == "answered"}
+    must_be = {turn_id for turn_id, how in turns.items() if how == "answered"}
     return Balance(
         sorted(must_be - kept.keys()), sorted(turn_id for turn_id, times in kept.items() if times > 1), waiting
     )
 
 
 class Soak:
-    """Everything that runs for the time of the soak."""
+    """Everything that runs during the soak."""
 
     def __init__(self, home: Path, seed: int, turns_before: int) -> None:
         self.settings: Settings = read_settings({"PHI3KIT_HOME": str(home), "PHI3KIT_IDLE_SECONDS": "7200"})
@@ -187,15 +187,15 @@ class Soak:
         self._uris = {line["wrapper"]: line["model_uri"] for line in lines if "model_uri" in line}
 
     def visit_api(self, number: int) -> None:
-        """One API visitor: asks, sometimes streams, sometimes goes away in the middle, until the soak is over."""
+        """One API visitor until the end of the soak: sends messages, sometimes streams, sometimes leaves early."""
         chance = random.Random(self._seed * 1000 + number)
         while not self.over.wait(chance.uniform(2, 20)):
             endpoint = self._endpoint(chance.choice(WRAPPERS))
             if endpoint is None:
                 continue
             turn_id = uuid.uuid4().hex
-            self.tally.asked[turn_id] = "asked"
-            self.tally.asked[turn_id] = self._ask(endpoint, turn_id, f"visitor-{number}", chance)
+            self.tally.turns[turn_id] = "sent"
+            self.tally.turns[turn_id] = self._ask(endpoint, turn_id, f"visitor-{number}", chance)
 
     def _endpoint(self, wrapper: str) -> Endpoint | None:
         try:
@@ -231,7 +231,7 @@ class Soak:
             return "broken off"
 
     def watch_health(self) -> None:
-        """How long each ready worker takes to say how it is."""
+        """Response times of /health of each ready worker."""
         with httpx2.Client(timeout=30) as client:
             while not self.over.wait(0.5):
                 for status in self.pool.statuses():
@@ -266,7 +266,7 @@ class Soak:
                     seen = self.tally.watched.setdefault(name, Watched())
                     seen.at_s.append(time.monotonic() - self.began)
                     seen.pid.append(process.pid)
-                    # Without the pages of libraries' files, which come in as they are first used and belong to all.
+                    # Without pages of library files, which are loaded at first use and shared.
                     seen.own_mb.append((memory.rss - getattr(memory, "shared", 0)) / 1e6)
                     seen.handles.append(handles)
 
@@ -283,7 +283,7 @@ class Soak:
         return found
 
     def kept(self) -> tuple[Counter[str], int]:
-        """How often each turn id of the soak is among the store's runs, once nothing waits; and how many wait still."""
+        """How often each turn id of the soak is in the store once the outbox is empty; and how many turns still wait."""
         import mlflow
 
         from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
@@ -357,18 +357,18 @@ async def _chat(page: "Page", chance: random.Random, tally: Tally) -> None:
     tally.chats["told that it broke off" if any(broke_off) else "answered"] += 1
 
 
-def table(soak: Soak, asked: argparse.Namespace, found: Balance, kept: int, tracebacks: int) -> str:
+def table(soak: Soak, arguments: argparse.Namespace, found: Balance, kept: int, tracebacks: int) -> str:
     """The figures as Markdown. kept: turns in the store. tracebacks: in the app's log."""
     tally = soak.tally
-    ends = Counter(tally.asked.values())
+    ends = Counter(tally.turns.values())
     rows = [
-        ("visitors", f"{asked.api} by the API, {asked.tabs} browser tabs, {asked.minutes:g} minutes"),
-        ("turns asked by the API", f"{len(tally.asked):,}"),
+        ("visitors", f"{arguments.api} by the API, {arguments.tabs} browser tabs, {arguments.minutes:g} minutes"),
+        ("turns asked by the API", f"{len(tally.turns):,}"),
         *((f"— {how}", f"{count:,}") for how, count in sorted(ends.items())),
         ("chats in the browser", ", ".join(f"{count:,} {how}" for how, count in sorted(tally.chats.items())) or "0"),
         (
             "turns in the store",
-            f"{kept:,} beside the {asked.turns_before:,} of before; {found.waiting} still in the outbox",
+            f"{kept:,} beside the {arguments.turns_before:,} of before; {found.waiting} still in the outbox",
         ),
         ("turns lost, doubled", f"{len(found.lost)}, {len(found.doubled)}"),
         ("workers killed", f"{sum(tally.kills.values())} ({_listed(tally.kills)})"),
@@ -378,9 +378,9 @@ def table(soak: Soak, asked: argparse.Namespace, found: Balance, kept: int, trac
         ("`/health`, p50, p99", _p50_p99(tally.health_s, 1000, "ms")),
         ("page load, p50, p99", _p50_p99(tally.page_s, 1, "s")),
     ]
-    begin_s = min(_WARM_UP_S, asked.minutes * 30)
+    begin_s = min(_WARM_UP_S, arguments.minutes * 30)
     for name, seen in sorted(tally.watched.items()):
-        late = behind(seen, begin_s)
+        late = after_warm_up(seen, begin_s)
         if late.at_s:
             rows += [
                 (f"{name}: memory, MB", _drawn(late, late.own_mb)),
@@ -437,7 +437,7 @@ def main() -> int:
             for thread in threads:
                 thread.join(180)
         kept, waiting = soak.kept()
-        found = balance(soak.tally.asked, kept, waiting)
+        found = balance(soak.tally.turns, kept, waiting)
         log = (soak.settings.home / "app.log").read_text(errors="replace")
         print(table(soak, arguments, found, sum(kept.values()), log.count("Traceback")))
     if "Traceback" in log:

@@ -1,7 +1,7 @@
 """Usage: 100,000 turns, read through the copy and by plain `mlflow.search_runs`: python -m bench.usage [--turns N].
 
-The runs are put into the store's tables in bulk; writing them one by one would take hours. Each figure is taken in a
-process of its own, so that memory is that of the one thing measured.
+The runs are inserted into the store's tables in bulk; writing them one by one would take hours. Each figure is measured in
+a process of its own, whose memory is that of the one thing measured.
 """
 
 import argparse
@@ -60,11 +60,11 @@ def sample_turns(count: int, seed: int = 1) -> list[TurnRecord]:
                 prompt_key=chance.choice(prompts),
             )
         )
-    return sorted(turns, key=lambda turn: turn.at)  # as they are written
+    return sorted(turns, key=lambda turn: turn.at)  # the order of writing
 
 
 def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
-    """Put the turns into the store's own tables, as the writer's runs would lie there; the experiment's id."""
+    """Insert the turns into the store's tables as the writer's runs; returns the experiment's id."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
     from mlflow.tracking._tracking_service.utils import _get_store
     from sqlalchemy import insert
@@ -99,7 +99,9 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
             tags += [{"run_uuid": run_id, "key": key, "value": value} for key, value in named.items()]
         with store.engine.connect() as connection:
             if settings.own_store:
-                connection.exec_driver_sql("pragma synchronous = off")  # of this connection: a bench may be lost
+                connection.exec_driver_sql(
+                    "pragma synchronous = off"
+                )  # of this connection: losing a benchmark's data is harmless
                 connection.commit()
             connection.execute(insert(SqlRun), runs)
             connection.execute(insert(SqlMetric), metrics)
@@ -111,7 +113,7 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
 
 
 def plain(settings: Settings) -> dict[str, float]:
-    """What a program without phi3kit does."""
+    """One mlflow.search_runs, as a program without phi3kit does it."""
     import mlflow
 
     from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
@@ -131,7 +133,7 @@ def plain(settings: Settings) -> dict[str, float]:
 
 
 def paged(settings: Settings) -> dict[str, float]:
-    """Page through every run once with MLflow's client, and keep nothing."""
+    """All pages of MLflow's client, with nothing kept."""
     from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 
     client = open_store(settings)
@@ -145,7 +147,7 @@ def paged(settings: Settings) -> dict[str, float]:
 
 
 def ours(settings: Settings) -> dict[str, float]:
-    """What the Usage page does before it draws."""
+    """Reading through the copy, as the Usage page does before it draws."""
     from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
     from phi3kit.usage.reader import TurnsReader
 
@@ -173,7 +175,7 @@ def ours(settings: Settings) -> dict[str, float]:
 
 
 def charted(settings: Settings) -> dict[str, float]:
-    """The page itself, run once as a first visitor's browser would have it run, then again as for a click."""
+    """The page itself, run once as for a first visitor, then again as for a click."""
     import os
 
     from streamlit.testing.v1 import AppTest
@@ -181,7 +183,7 @@ def charted(settings: Settings) -> dict[str, float]:
     from phi3kit.ui.shared import resources
     from phi3kit.ui.usage import cards, tables
 
-    del cards, tables  # imported before the memory is looked at: they cost as much with one turn
+    del cards, tables  # imported before memory is measured: they cost as much with one turn
     os.environ["PHI3KIT_HOME"] = str(settings.home)
     resources.kit()
     before = psutil.Process().memory_info().rss
@@ -207,8 +209,9 @@ _DRAWN = "count => document.querySelectorAll('[data-testid=stPlotlyChart]:has(.b
 
 
 def browsed(settings: Settings) -> dict[str, float]:
-    """The page in headless Chromium at 1280 x 900, from a click in the sidebar: until what is in view can be used (filters,
-    sums, the first chart), and until the charts below are drawn too. The first click loads the chart library.
+    """The page in headless Chromium at 1280 x 900, from a click in the sidebar to the first chart, and to all charts.
+
+    The first click loads the chart library.
     """
     from tests.support.in_browser import chromium, go, idle, running_app
 
@@ -223,7 +226,7 @@ def browsed(settings: Settings) -> dict[str, float]:
         for _ in range(6):
             go(page, "Access")  # a page without charts
             idle(page)
-            page.wait_for_timeout(4000)  # longer than a list from the store may be old, and nothing else runs
+            page.wait_for_timeout(4000)  # longer than a list of the store is cached
             began = time.perf_counter()
             go(page, "Usage")
             page.wait_for_function(_DRAWN, arg=1)
@@ -238,7 +241,7 @@ def browsed(settings: Settings) -> dict[str, float]:
 
 
 def outbox_cost(settings: Settings) -> dict[str, float]:
-    """What a turn pays for being kept: begun and ended, in the worker's process."""
+    """Time that the outbox adds to a turn in the worker's process: begin and add."""
     from phi3kit.usage.outbox import Outbox
 
     outbox, spent = Outbox(settings.home), []
@@ -257,7 +260,7 @@ MEASURES = {
 
 
 def measure(name: str, home: Path) -> dict[str, float]:
-    """One measure in a process of its own."""
+    """One measure in a child process."""
     command = [sys.executable, "-m", "bench.usage", "--measure", name, "--home", str(home)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -266,7 +269,7 @@ def measure(name: str, home: Path) -> dict[str, float]:
 
 
 def usage_figures(count: int) -> dict[str, dict[str, float]]:
-    """All figures, by what was measured."""
+    """All figures, by title."""
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         settings = read_settings({"PHI3KIT_HOME": str(home)})

@@ -1,4 +1,4 @@
-"""A worker under measurement, and a client that looks at the clock at every piece and at little else."""
+"""A worker under measurement, and a client that notes the time of every piece of an answer."""
 
 import json
 import os
@@ -22,17 +22,17 @@ from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.embedded import MODEL_FOLDER
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
-# Random weights write an end token at random; these never do.
+# Random weights would generate end tokens at random: this bias forbids them.
 _NEVER_END = {str(TOKENIZER.token_to_id(name)): -100 for name in ("<|end|>", "<|endoftext|>", "<|assistant|>")}
-# Random weights write what no tokenizer would cut like that again; this is cut as it was written.
+# The text of random tokens is tokenized differently; that of this token is not.
 ALWAYS_THE = {str(TOKENIZER.token_to_id("▁the")): 100}
 
 
 @dataclass
 class Stream:
-    """When the pieces of one answer came, and how many tokens had come with each."""
+    """When the pieces of one answer came, and the number of tokens up to each."""
 
-    asked_at: float = field(default_factory=time.perf_counter)
+    sent_at: float = field(default_factory=time.perf_counter)
     at: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
@@ -41,17 +41,17 @@ class Stream:
 
     @property
     def first_s(self) -> float:
-        """From the question to the first token."""
-        return self.at[0] - self.asked_at
+        """From the request to the first token."""
+        return self.at[0] - self.sent_at
 
     @property
     def tokens_per_second(self) -> float:
-        """Behind the first piece."""
+        """Decoding speed after the first piece."""
         return (self.tokens[-1] - self.tokens[0]) / (self.at[-1] - self.at[0])
 
     @property
     def worst_gap_s(self) -> float:
-        """The longest that a reader waited inside the answer."""
+        """The longest time between two pieces."""
         return max(later - earlier for earlier, later in zip(self.at, self.at[1:], strict=False))
 
 
@@ -63,7 +63,7 @@ class Worker:
     process: subprocess.Popen[str]
 
     def ask(self, prompt: str, tokens: int, bias: dict[str, int] = _NEVER_END) -> Stream:
-        """Stream exactly so many tokens behind a raw prompt."""
+        """Stream exactly so many tokens after a raw prompt."""
         body = {
             "prompt": prompt, "max_tokens": tokens, "stream": True, "logit_bias": bias,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
@@ -134,7 +134,7 @@ def serving(folder: Path, wrapper: WrapperName) -> Iterator[Worker]:
 
 
 class HealthWatch:
-    """Asks /health all the time; how long the answers took."""
+    """Calls /health continuously and keeps the response times."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

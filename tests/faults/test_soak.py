@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from bench.soak import Watched, balance, behind, percentile, slope_per_hour
+from bench.soak import Watched, after_warm_up, balance, percentile, slope_per_hour
 
 
 class TestBalance:
@@ -31,7 +31,7 @@ class TestSlope:
 class TestBehind:
     def test_leaves_out_the_warm_up(self):
         seen = Watched([1.0, 2.0, 3.0], [7, 7, 8], [10.0, 20.0, 30.0], [1.0, 2.0, 3.0])
-        assert behind(seen, 2.0) == Watched([2.0, 3.0], [7, 8], [20.0, 30.0], [2.0, 3.0])
+        assert after_warm_up(seen, 2.0) == Watched([2.0, 3.0], [7, 8], [20.0, 30.0], [2.0, 3.0])
 
 
 class TestPercentile:
