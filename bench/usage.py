@@ -99,9 +99,7 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
             tags += [{"run_uuid": run_id, "key": key, "value": value} for key, value in named.items()]
         with store.engine.connect() as connection:
             if settings.own_store:
-                connection.exec_driver_sql(
-                    "pragma synchronous = off"
-                )  # of this connection: losing a benchmark's data is harmless
+                connection.exec_driver_sql("pragma synchronous = off")  # losing a benchmark's data is harmless
                 connection.commit()
             connection.execute(insert(SqlRun), runs)
             connection.execute(insert(SqlMetric), metrics)

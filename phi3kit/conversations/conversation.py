@@ -13,6 +13,11 @@ from phi3kit.core.records import Message, Served, TurnRecord
 from phi3kit.endpoints.client import Answer, Request
 
 _TITLE_CHARACTERS = 60
+# What an answer and its record both have.
+_COUNTS = (
+    *("prompt_tokens", "cached_prompt_tokens", "completion_tokens"),
+    *("time_to_first_token_s", "duration_s", "tokens_per_second"),
+)
 
 
 @dataclass(frozen=True)
@@ -158,15 +163,7 @@ class Conversation:
                 continue
             answer = turn.answer
             if record := find(turn.turn_id):
-                answer = replace(
-                    answer,
-                    prompt_tokens=record.prompt_tokens,
-                    cached_prompt_tokens=record.cached_prompt_tokens,
-                    completion_tokens=record.completion_tokens,
-                    time_to_first_token_s=record.time_to_first_token_s,
-                    duration_s=record.duration_s,
-                    tokens_per_second=record.tokens_per_second,
-                )
+                answer = replace(answer, **{name: getattr(record, name) for name in _COUNTS})
             self.turns[index] = replace(turn, answer=answer, settled=True)
             settled = self.unsaved = True
         return settled

@@ -24,29 +24,14 @@ def chapter_signature(wrapper: WrapperName) -> ModelSignature:
         return ModelSignature(inputs=Schema([ColSpec(text, "prompt")]), outputs=Schema([ColSpec(text)]))
     message = Object([Property("content", text), Property("name", text, required=False), Property("role", text)])
     choice = Object([Property("finish_reason", text), Property("index", whole), Property("message", message)])
-    tokens = ("completion_tokens", "prompt_tokens", "total_tokens")
-    return ModelSignature(
-        inputs=Schema(
-            [
-                ColSpec(Array(message), "messages"),
-                ColSpec(number, "temperature", required=False),
-                ColSpec(whole, "max_tokens", required=False),
-                ColSpec(Array(text), "stop", required=False),
-                ColSpec(whole, "n", required=False),
-                ColSpec(flag, "stream", required=False),
-            ]
-        ),
-        outputs=Schema(
-            [
-                ColSpec(text, "id"),
-                ColSpec(text, "object"),
-                ColSpec(whole, "created"),
-                ColSpec(text, "model"),
-                ColSpec(Array(choice), "choices"),
-                ColSpec(Object([Property(name, whole) for name in tokens]), "usage"),
-            ]
-        ),
-    )
+    usage = Object([Property(name, whole) for name in ("completion_tokens", "prompt_tokens", "total_tokens")])
+    optional = {"temperature": number, "max_tokens": whole, "stop": Array(text), "n": whole, "stream": flag}
+    outputs = {"id": text, "object": text, "created": whole, "model": text, "choices": Array(choice), "usage": usage}
+    inputs = [
+        ColSpec(Array(message), "messages"),
+        *(ColSpec(optional[name], name, required=False) for name in optional),
+    ]
+    return ModelSignature(Schema(inputs), Schema([ColSpec(outputs[name], name) for name in outputs]))
 
 
 @dataclass(frozen=True)
