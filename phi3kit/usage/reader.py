@@ -134,7 +134,7 @@ class TurnsReader:
                 with storage_errors(self._settings.home):
                     runs = runs_of(client, experiment)
                     if copy is None:
-                        copy, compared = TurnsCopy(_whole(runs, 0, report), time.time()), 1.0
+                        copy, compared = TurnsCopy(_whole(runs, report), time.time()), 1.0
                         turns_copy.save(path, copy)
                     else:
                         compared, changed = self._up_to_date(runs, copy, whole, report)
@@ -182,7 +182,7 @@ class TurnsReader:
         """Take in what is new, changed or gone; the share of the runs that was compared, and whether anything changed."""
         now = time.time()
         if len(copy.rows) <= _SLICE or whole:
-            rows = _whole(runs, len(copy.rows), report)
+            rows = _whole(runs, report)
             copy.read_at, copy.position = now, 0
             if rows.equals(copy.rows):
                 return 1.0, False
@@ -244,18 +244,19 @@ class TurnsReader:
             lock.release()
 
 
-def _whole(runs: Runs, known: int, report: Report) -> pd.DataFrame:
-    """Every run, newest first. known: how many there were, 0 when nobody knows."""
-    span = runs.span()
-    read = 0
+def _whole(runs: Runs, report: Report) -> pd.DataFrame:
+    """Every run, newest first."""
 
-    def on_page(count: int, last_ms: int) -> None:
-        nonlocal read
-        read += count
-        first, last = span or (0, 1)
-        report(read, min(read / known if known else (last - last_ms) / max(last - first, 1), 1.0))
+    def reported() -> Iterator[pd.DataFrame]:
+        first_ms, last_ms, count = runs.first_ms() or 0, 0, 0
+        for page in runs.between(None, None):
+            if len(page):
+                starts, count = page["start_ms"].fillna(0), count + len(page)
+                last_ms = last_ms or int(starts.iloc[0])
+                report(count, min((last_ms - int(starts.iloc[-1])) / max(last_ms - first_ms, 1), 1.0))
+            yield page
 
-    return table_of(runs.between(None, None, on_page))
+    return table_of(reported())
 
 
 def _snapshot(copy: TurnsCopy, experiment: str, compared: float) -> Snapshot:

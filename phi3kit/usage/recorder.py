@@ -1,4 +1,4 @@
-"""Recorder: a process' way to the outbox. What the disk does not take is kept in memory and tried again.
+"""Recorder: admits turns and records them in the outbox; what the disk does not take waits in memory.
 
 Knows when a turn begins and ends. Knows no MLflow and no HTTP.
 """
@@ -23,48 +23,38 @@ from phi3kit.usage.request_counts import RequestCounts
 
 log = logging.getLogger(__name__)
 
-_MOST_IN_MEMORY = 1000  # turns; behind them no new one begins, so that none is lost
+_MOST_IN_MEMORY = 1000  # turns; beyond them no new one is admitted, so that none is lost
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 
 class Recorder(Protocol):
-    """What a turn needs while it is made. `OutboxRecorder` is the worker's."""
+    """What a turn reports to while it is made."""
 
     log_text: bool  # whether records carry what was said
 
     def admit(self, turn: TurnRecord, answers: int = 1) -> None:
-        """Let a turn begin, which asks for so many answers, or raise why not."""
-        ...
+        """Let a turn begin that asks for so many answers, or raise why not."""
 
     def withdraw(self, turn: TurnRecord) -> None:
-        """Forget a turn that was let in and could not begin."""
-        ...
+        """Forget a turn that was admitted and could not begin."""
 
     def begin(self, turn: TurnRecord) -> None:
         """Note a turn that is being made."""
-        ...
 
     def end(self, turn: TurnRecord) -> None:
         """Keep a turn that has ended."""
-        ...
 
     def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
-        """What is equal for equal prompts."""
-        ...
+        """Equal for equal prompts; None where there can be no key."""
 
 
 class OutboxRecorder:
-    """Keeps turns. Safe to use from several threads."""
+    """Records turns in the outbox. Safe from several threads."""
 
     def __init__(
-        self,
-        outbox: Outbox,
-        limits: Limits,
-        *,
-        log_text: bool,
-        count: Callable[[TurnRecord], None] = lambda turn: None,
+        self, outbox: Outbox, limits: Limits, *, log_text: bool, count: Callable[[TurnRecord], None] = lambda turn: None
     ) -> None:
-        """count: told of every turn that ended."""
+        """count: is told of every turn that ended."""
         self.log_text = log_text
         self._outbox, self._limits, self._count = outbox, limits, count
         self._counts = RequestCounts(outbox.home) if limits.paces_users else None
@@ -83,7 +73,7 @@ class OutboxRecorder:
     def admit(self, turn: TurnRecord, answers: int = 1) -> None:
         """Let a turn begin, or refuse it. A turn beyond a budget is logged as refused.
 
-        One beyond a limit is not: a log that grows with each refusal would be the next thing to exhaust.
+        A turn beyond a limit is not logged: refusals could fill the log without end.
         Raises LimitReached, BudgetSpent, or StorageFailed when too many turns are in memory only.
         """
         if self.in_memory >= _MOST_IN_MEMORY:
@@ -92,8 +82,8 @@ class OutboxRecorder:
                 why=f"The data folder takes no more, and {self.in_memory:,} turns are in memory.",
                 next_step="Free some space in the data folder, then send it again.",
             )
-        # Where nothing can be read, nothing can be counted: the turn is answered, and kept in memory if need be.
-        # A batch was let in as a whole: its rows come one after the other.
+        # Counts that cannot be read stop no turn; it is kept in memory if need be.
+        # A batch was admitted as a whole: its rows come one after the other.
         if self._counts and turn.origin != "batch":
             with suppress(StorageFailed):
                 self._counts.begin(turn.turn_id, turn.user, answers, self._limits)
@@ -107,7 +97,7 @@ class OutboxRecorder:
             raise
 
     def withdraw(self, turn: TurnRecord) -> None:
-        """Forget a turn that was let in and could not begin."""
+        """Forget a turn that was admitted and could not begin."""
         with suppress(StorageFailed):
             self._outbox.withdraw(turn.turn_id)
             if self._counts:
@@ -115,7 +105,7 @@ class OutboxRecorder:
 
     @contextmanager
     def counted(self, call_id: str, user: str) -> Iterator[None]:
-        """A call that is logged as no turn, and counts against the user's limits all the same. Raises LimitReached."""
+        """Count a call that is not logged as a turn against the user's limits. Raises LimitReached."""
         if self._counts is None:
             yield
             return
@@ -128,8 +118,8 @@ class OutboxRecorder:
                 self._counts.end(call_id, 0)
 
     def begin(self, turn: TurnRecord) -> None:
-        """Note a turn that is being made: it is logged as broken when this process dies before it ends."""
-        if self._waiting:  # the data folder takes nothing: each turn would wait for it in vain
+        """Note a turn that is being made; it is logged as broken when this process dies before it ends."""
+        if self._waiting:  # the data folder takes nothing, and each turn would wait for it
             return
         try:
             self._outbox.begin(turn)
@@ -137,7 +127,7 @@ class OutboxRecorder:
             log.warning("turn %s begins unnoted: %s", turn.turn_id, error)
 
     def end(self, turn: TurnRecord) -> None:
-        """Keep a turn that has ended. Never raises: its answer is more use to its reader than an error about the log."""
+        """Keep a turn that has ended. Never raises: the answer is worth more to its reader than an error about the log."""
         self._count(turn)
         if self._counts:
             with suppress(StorageFailed):
@@ -155,7 +145,7 @@ class OutboxRecorder:
                 self._thread.start()
 
     def prompt_key(self, prompt: Sequence[Message] | str) -> str | None:
-        """What is equal for equal prompts, and tells nobody without this data folder what they say."""
+        """Equal for equal prompts of this data folder; without the folder's secret it says nothing about them."""
         if self._secret is None:
             with suppress(StorageFailed):
                 self._secret = self._outbox.secret("prompt key")
@@ -165,7 +155,7 @@ class OutboxRecorder:
         return hmac.digest(self._secret, text.encode(), hashlib.sha256)[:12].hex()
 
     def close(self) -> None:
-        """Try once more to keep what is in memory, and say in the log what is lost."""
+        """Try once more to keep what is in memory; what is lost is logged."""
         self._ended = True
         self._wake.set()
         self._flush()
@@ -183,7 +173,7 @@ class OutboxRecorder:
                     return
 
     def _flush(self) -> bool:
-        """Put what is in memory into the outbox, oldest first; whether any went."""
+        """Move turns from memory to the outbox, oldest first; whether any was taken."""
         kept = False
         with self._guard:
             while self._waiting:

@@ -16,13 +16,13 @@ from phi3kit.core.limits import Limits
 from phi3kit.core.sqlite_file import transaction
 
 MINUTE_S, DAY_S = 60.0, 86_400.0
-_LONGEST_TURN_S = 600.0  # one that has not ended by then was lost with its process, and takes no place any more
+_LONGEST_TURN_S = 600.0  # a turn that has not ended by then was lost with its process
 _SCHEMA = """
 create table if not exists asked (
     turn_id text primary key,
     user text not null,
     at real not null,          -- seconds since the epoch
-    answers integer not null,  -- that are being written; 0 once it has ended
+    answers integer not null,  -- being written; 0 once the turn has ended
     tokens integer not null default 0
 );
 create index if not exists asked_by on asked (user, at);
@@ -48,10 +48,10 @@ class RequestCounts:
         self._path, self._clock = home / "asked.db", clock
 
     def begin(self, turn_id: str, user: str, answers: int, limits: Limits) -> None:
-        """Note a turn, or raise LimitReached. answers: how many it asks for at once."""
+        """Count a turn that asks for so many answers at once. Raises LimitReached."""
         now = self._clock()
         with self._transaction() as connection:
-            # A clock that was set back would keep turns of the future for ever.
+            # After the clock was set back, turns of the future would stay for ever.
             connection.execute("delete from asked where at < ? or at > ?", (now - DAY_S, now + MINUTE_S))
             _check(_counts(connection, user, now), answers, limits, now)
             connection.execute(
@@ -60,12 +60,12 @@ class RequestCounts:
             )
 
     def end(self, turn_id: str, tokens: int) -> None:
-        """A noted turn has ended; nothing for one that was not noted."""
+        """A counted turn has ended; another one changes nothing."""
         with self._transaction() as connection:
             connection.execute("update asked set answers = 0, tokens = ? where turn_id = ?", (tokens, turn_id))
 
     def withdraw(self, turn_id: str) -> None:
-        """A noted turn could not begin: it does not count."""
+        """A counted turn could not begin: it does not count."""
         with self._transaction() as connection:
             connection.execute("delete from asked where turn_id = ?", (turn_id,))
 
