@@ -70,7 +70,8 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
     from sqlalchemy import insert
 
     from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
-    from phi3kit.usage.writer import metrics_of, params_of, tags_of
+    from phi3kit.usage.runs import PARAMS
+    from phi3kit.usage.writer import metrics_of, tags_of
 
     open_store(settings)
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
@@ -94,7 +95,7 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
                 metrics.append(
                     {"run_uuid": run_id, "key": key, "value": value, "timestamp": end_ms, "step": 0, "is_nan": False}
                 )
-            params += [{"run_uuid": run_id, "key": key, "value": str(value)} for key, value in params_of(turn).items()]
+            params += [{"run_uuid": run_id, "key": key, "value": str(getattr(turn, key))} for key in PARAMS]
             named = {"mlflow.runName": name, **tags_of(turn)}
             tags += [{"run_uuid": run_id, "key": key, "value": value} for key, value in named.items()]
         with store.engine.connect() as connection:

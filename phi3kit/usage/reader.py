@@ -1,8 +1,8 @@
-"""Reader: the logged turns, from a copy beside the data folder that is brought up to date by what is new.
+"""Reader: the logged turns, from a copy in the data folder that is updated by what is new in the store.
 
-Knows which runs to ask MLflow for; one process at a time brings the copy up to date. New runs are asked for by their
-time, and the runs that are there already are compared with the store slice by slice, in turn: what was changed, deleted
-or logged late is noticed at the next visit to its slice.
+Knows which runs to read; one process at a time updates the copy. New runs are found by their time. The others are
+compared with the store slice by slice, in turn: what was changed, deleted or logged late is noticed with its slice.
+Knows neither MLflow's tables nor charts.
 """
 
 import hashlib
@@ -34,26 +34,26 @@ log = logging.getLogger(__name__)
 Report = Callable[[int, float], None]  # runs read so far, and the share of the whole time that they cover (0 to 1)
 
 _SLICE = 1000  # runs that are compared at once
-_OVERLAP_MS = 600_000  # a run may become readable some time after those that began later
-_COMPARE_S = 1.0  # how long an update may compare; one slice it always does
+_OVERLAP_MS = 600_000  # a run may become readable after runs that began later
+_COMPARE_S = 1.0  # an update compares for so long, and one slice at least
 _WAIT_FOR_FEW_S, _WAIT_FOR_MANY_S = 3.0, 0.15
-_LONGEST_OTHER_S = 300.0  # that another process may read from nothing
+_LONGEST_OTHER_S = 300.0  # that another process may take for its first reading
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The turns as they were at one moment. Shared by all sessions: not to be changed."""
+    """The turns at one moment. Shared by all sessions: not to be changed."""
 
     turns: pd.DataFrame  # columns COLUMNS, newest first, `at` in UTC
-    odd: dict[str, int]  # runs of the experiment that are no turns of ours, by the reason
+    odd: dict[str, int]  # runs of the experiment that are no turns, by the reason
     read_at: float  # seconds since the epoch
     experiment: str
-    compared: float  # the share of the runs that were compared with the store in the last round, 1.0 when all were
+    compared: float  # the share of the runs that the last update compared with the store (0 to 1)
 
 
 @dataclass(frozen=True)
 class ReadProgress:
-    """How far a reading from nothing has come."""
+    """How far the first reading has come."""
 
     runs: int
     share: float
@@ -61,27 +61,27 @@ class ReadProgress:
 
 @dataclass(frozen=True)
 class TurnsReading:
-    """What a page can show at once, and what goes on behind it."""
+    """What a page can show at once, and what the reader is doing."""
 
     snapshot: Snapshot | None
     progress: ReadProgress | None  # None when nothing is being read
-    error: Phi3KitError | None  # why the store was not read the last time
+    error: Phi3KitError | None  # why the last reading failed
 
     @property
     def turns(self) -> pd.DataFrame:
-        """The snapshot's turns. There must be one."""
+        """The snapshot's turns; there must be a snapshot."""
         assert self.snapshot is not None
         return self.snapshot.turns
 
     def of(self, user: str) -> "TurnsReading":
-        """The same with nobody's turns but this user's."""
+        """The same with this user's turns only."""
         if self.snapshot is None:
             return self
         return replace(self, snapshot=replace(self.snapshot, turns=self.turns[self.turns["user"] == user]))
 
 
 class TurnsReader:
-    """Reads the turns of one store. Safe to share between sessions."""
+    """The turns of one store. Safe to share between sessions."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -89,7 +89,7 @@ class TurnsReader:
         self._guard = threading.Lock()  # one update at a time in this process
         self._state = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._snapshot_of: pd.DataFrame | None = None  # the rows that it was made of
+        self._snapshot_of: pd.DataFrame | None = None  # the rows that the snapshot was made of
         self._copy: TurnsCopy | None = None
         self._progress: ReadProgress | None = None
         self._error: Phi3KitError | None = None
@@ -98,9 +98,9 @@ class TurnsReader:
         self._tried_at = -1e9
 
     def current(self, max_age_s: float = 3.0, wait_s: float | None = None, *, whole: bool = False) -> TurnsReading:
-        """What is known now, after waiting at most so long for what is being read.
+        """What is known after waiting at most `wait_s` for what is being read.
 
-        max_age_s: what is older is read again, in the background. wait_s: None waits long for few turns, which are read
+        max_age_s: what is older is read again in the background. wait_s: None waits long for few turns, which are read
         quickly, and hardly for many. whole: compare every run with the store.
         """
         with self._state:
@@ -116,7 +116,7 @@ class TurnsReader:
         return TurnsReading(self._snapshot, self._progress, self._error)
 
     def forget(self) -> None:
-        """Read again at the next asking: something was logged."""
+        """Read again when next asked: something was logged."""
         self._tried_at = -1e9
 
     def wait(self, seconds: float) -> bool:
@@ -124,7 +124,7 @@ class TurnsReader:
         return self._done.wait(seconds)
 
     def refresh(self, *, whole: bool = False, report: Report = lambda runs, share: None) -> Snapshot:
-        """Bring the copy up to date, and wait for it. Raises StorageFailed."""
+        """Update the copy and wait for it. Raises StorageFailed."""
         with self._guard:
             client = open_store(self._settings)
             experiment = experiment_id(self._settings, USAGE_EXPERIMENT)
@@ -159,7 +159,7 @@ class TurnsReader:
             self._error = None
         except Phi3KitError as error:
             self._error = error
-        except Exception as error:  # a page that waits must hear of it
+        except Exception as error:  # a page waits for this thread
             log.exception("turns were not read")
             self._error = StorageFailed(
                 "The turns could not be read.", f"{type(error).__name__}: {error}.", "Press Refresh to try again."
@@ -179,7 +179,7 @@ class TurnsReader:
                 self._snapshot = _snapshot(copy, experiment, 0.0)
 
     def _up_to_date(self, runs: Runs, copy: TurnsCopy, whole: bool, report: Report) -> tuple[float, bool]:
-        """Take in what is new, changed or gone; the share of the runs that was compared, and whether anything changed."""
+        """Take in what is new, changed or gone: the share of the runs that was compared, and whether anything changed."""
         now = time.time()
         if len(copy.rows) <= _SLICE or whole:
             rows = _whole(runs, report)
@@ -202,7 +202,7 @@ class TurnsReader:
         return min(compared / max(len(copy.rows), 1), 1.0), changed
 
     def _take_in_new(self, runs: Runs, copy: TurnsCopy) -> bool:
-        """Take in runs that were written since the last time, and take out those that were deleted; whether any were."""
+        """Add the runs that were written since the last time, drop those that were deleted; whether anything changed."""
         late = [int(at * 1000) for at in self._outbox.written_since(copy.read_at)]
         begin = min([int(copy.rows["start_ms"].iloc[0]) - _OVERLAP_MS, *late])
         changed = copy.replace(table_of(runs.between(begin, None)), begin, None)
@@ -219,7 +219,7 @@ class TurnsReader:
         return changed
 
     def _path(self, client: MlflowClient, experiment: str) -> Path:
-        """The copy's file: another one for another store, and for one that was made anew under the same name."""
+        """The copy's file: one a store, and another one for an experiment that was made anew under the same name."""
         with storage_errors(self._settings.home):
             made = client.get_experiment(experiment).creation_time
         key = json.dumps([self._settings.tracking_uri, experiment, made])
@@ -227,16 +227,16 @@ class TurnsReader:
 
     @contextmanager
     def _only_one(self, path: Path) -> Iterator[None]:
-        """Only one process brings the copy up to date at a time. Raises StorageFailed."""
+        """One process at a time. Raises StorageFailed."""
         lock = FileLock(path.with_suffix(".lock"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=_LONGEST_OTHER_S)
         except (OSError, Timeout) as error:
             raise StorageFailed(
-                what="The copy of the logged turns cannot be brought up to date.",
-                why="Another process has been reading them for minutes." if isinstance(error, Timeout) else f"{error}.",
-                next_step="Free some space in the data folder and try again.",
+                "The copy of the logged turns cannot be brought up to date.",
+                "Another process has been reading them for minutes." if isinstance(error, Timeout) else f"{error}.",
+                "Free some space in the data folder and try again.",
             ) from error
         try:
             yield

@@ -1,6 +1,6 @@
-"""Traces: a turn as MLflow's own trace, so that MLflow's Overview, Traces and Sessions show it too.
+"""Traces: a turn as one of MLflow's traces, so that MLflow's Overview, Traces and Sessions show it too.
 
-Knows MLflow's trace format. Writing a turn's trace twice leaves one: its id comes from the turn's.
+Knows MLflow's trace format. A turn that is written twice has one trace: its id comes from the turn's.
 """
 
 import base64
@@ -15,10 +15,12 @@ from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracing.client import TracingClient
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_fixed
 
-from phi3kit.core.records import TurnRecord
+from phi3kit.core.records import Message, TurnRecord
+from phi3kit.usage.runs import PARAMS
 
 USER = "mlflow.trace.user"
 _PREVIEW_CHARACTERS = 1000  # MLflow's own bound
+_TAGS = ("turn_id", "wrapper", "model_uri", "interface", "origin", "finish_reason")
 _VERSION_UNTOLD = "The server did not say its version in time."
 
 
@@ -28,7 +30,7 @@ def trace_id_of(turn_id: str) -> str:
 
 
 def write_trace(tracking_uri: str, experiment: str, turn: TurnRecord, run_id: str) -> None:
-    """Write a turn's trace, linked to its run; a half-written one becomes whole. Raises what MLflow raises."""
+    """Write a turn's trace, linked to its run, or complete a half-written one. Raises what MLflow raises."""
     client = TracingClient(tracking_uri)
     client.start_trace(_info(experiment, turn, run_id))
     _log_span(client, experiment, _span(turn))
@@ -40,9 +42,9 @@ def write_trace(tracking_uri: str, experiment: str, turn: TurnRecord, run_id: st
 def _log_span(client: TracingClient, experiment: str, span: Span) -> None:
     try:
         client.log_spans(experiment, [span])
-    except NotImplementedError as error:  # a server older than MLflow 3.4 keeps the totals without the span
+    except NotImplementedError as error:  # a server older than MLflow 3.4 has the totals without the span
         if "could not identify" in str(error):
-            # It was only too busy to say its version within MLflow's 3 s, and would be taken for an old one ever after.
+            # The server was too busy to say its version within MLflow's 3 s; MLflow would take it for an old one for ever.
             RestStore._get_server_version.cache_clear()
             raise MlflowException(_VERSION_UNTOLD) from error
 
@@ -66,12 +68,7 @@ def _info(experiment: str, turn: TurnRecord, run_id: str) -> TraceInfo:
         },
         tags={
             "mlflow.traceName": f"turn {turn.wrapper}",
-            "phi3kit.turn_id": turn.turn_id,
-            "phi3kit.wrapper": turn.wrapper,
-            "phi3kit.model_uri": turn.model_uri,
-            "phi3kit.interface": turn.interface,
-            "phi3kit.origin": turn.origin,
-            "phi3kit.finish_reason": turn.finish_reason,
+            **{f"phi3kit.{name}": getattr(turn, name) for name in _TAGS},
         },
     )
 
@@ -80,21 +77,15 @@ def _span(turn: TurnRecord) -> Span:
     trace_id = trace_id_of(turn.turn_id)
     identity = bytes.fromhex(trace_id.removeprefix("tr-"))
     inputs, outputs = _said(turn)
-    parameters = {
-        "temperature": turn.temperature,
-        "max_tokens": turn.max_tokens,
-        "top_p": turn.top_p,
-        "seed": turn.seed,
-    }
     attributes: dict[str, Any] = {
         "mlflow.traceRequestId": trace_id,
         "mlflow.spanType": "CHAT_MODEL" if turn.interface == "openai" else "LLM",
         "mlflow.chat.tokenUsage": _usage(turn),
         "mlflow.llm.model": turn.model_uri,
         "mlflow.llm.provider": f"phi3kit.{turn.wrapper}",
-        # Without it MLflow would ask github.com for the price of every model that it sees in a span.
+        # Without it MLflow asks github.com for the price of every model in a span.
         "mlflow.llm.cost": {},
-        "phi3kit.parameters": parameters,
+        "phi3kit.parameters": {name: getattr(turn, name) for name in PARAMS},
         "phi3kit.time_to_first_token_s": turn.time_to_first_token_s,
         "phi3kit.finish_reason": turn.finish_reason,
     }
@@ -119,7 +110,7 @@ def _span(turn: TurnRecord) -> Span:
 
 
 def _usage(turn: TurnRecord) -> dict[str, int]:
-    """MLflow's names for the counts; it leaves a key out where the count is nothing."""
+    """The counts by MLflow's names; without cached tokens it has no key for them."""
     cached = {"cache_read_input_tokens": turn.cached_prompt_tokens} if turn.cached_prompt_tokens else {}
     counts = {"input_tokens": turn.prompt_tokens, "output_tokens": turn.completion_tokens}
     return {**counts, "total_tokens": turn.total_tokens, **cached}
@@ -129,16 +120,15 @@ def _said(turn: TurnRecord) -> tuple[dict[str, Any] | None, dict[str, Any] | Non
     """Inputs and outputs in OpenAI's form; None when text is not logged."""
     if turn.text is None:
         return None, None
-    prompt = turn.text.prompt
-    reason = turn.finish_reason
+    prompt, completions = turn.text.prompt, list(enumerate(turn.text.completions))
+    choices: list[dict[str, Any]]
     if isinstance(prompt, str):
-        outputs = [{"index": index, "text": text} for index, text in enumerate(turn.text.completions)]
-        return {"prompt": prompt}, {"choices": outputs, "finish_reason": reason}
-    messages = [
-        {"index": index, "message": {"role": "assistant", "content": text}}
-        for index, text in enumerate(turn.text.completions)
-    ]
-    return {"messages": [asdict(message) for message in prompt]}, {"choices": messages, "finish_reason": reason}
+        inputs: dict[str, Any] = {"prompt": prompt}
+        choices = [{"index": index, "text": text} for index, text in completions]
+    else:
+        inputs = {"messages": [asdict(message) for message in prompt]}
+        choices = [{"index": index, "message": asdict(Message("assistant", text))} for index, text in completions]
+    return inputs, {"choices": choices, "finish_reason": turn.finish_reason}
 
 
 def _preview(said: dict[str, Any] | None) -> str | None:

@@ -1,6 +1,6 @@
-"""Turns' copy: runs of one store as rows in a Parquet file beside the data folder, and how rows are replaced.
+"""Turns' copy: the runs of one store as rows in a Parquet file of the data folder.
 
-The file is replaced as a whole, so that readers in several processes never see half of one. Knows no MLflow.
+The file is replaced as a whole: readers in other processes never see half of one. Knows no MLflow.
 """
 
 import json
@@ -20,24 +20,22 @@ from phi3kit.usage.turns_table import sort_out
 
 log = logging.getLogger(__name__)
 
-_VERSION = "1"  # of the columns; a file of another one is read anew
+_VERSION = "1"  # of the columns; a file of another version is made anew
 
 
 @dataclass
 class TurnsCopy:
-    """What is in the file. `rows` is never changed in place: snapshots share it."""
+    """The file's content. `rows` is never changed in place: snapshots share it."""
 
-    rows: pd.DataFrame  # as turns_table.sort_out gives them, newest first
+    rows: pd.DataFrame  # of turns_table.sort_out, newest first
     read_at: float  # seconds since the epoch
-    position: int = 0  # the row at which the next comparing begins
-    stamp: tuple[int, int] | None = None  # of the file that it came from
+    position: int = 0  # the row at which the next comparison begins
+    stamp: tuple[int, int] | None = None  # of the file: its time and inode
 
     def replace(self, new: pd.DataFrame, begin_ms: int | None, end_ms: int | None) -> bool:
-        """Put the store's runs of a span in the place of the copy's; whether they differ."""
+        """Replace the runs of a span by the store's; whether they differ."""
         starts = self.rows["start_ms"]
-        inside = pd.Series(True, index=self.rows.index)
-        if begin_ms is not None:
-            inside &= starts >= begin_ms
+        inside = starts >= begin_ms if begin_ms is not None else starts.notna()
         if end_ms is not None:
             inside &= starts < end_ms
         if self.rows[inside].reset_index(drop=True).equals(new):
@@ -46,16 +44,14 @@ class TurnsCopy:
         return True
 
     def days(self) -> dict[int, tuple[int, int]]:
-        """What runs.Runs.days says of the same runs."""
-        day, rest = self.rows["start_ms"] // DAY_MS, self.rows["start_ms"] % DAY_MS
-        sums = rest.groupby(day).agg(["size", "sum"])
-        return {
-            int(number): (int(row[0]), int(row[1])) for number, row in zip(sums.index, sums.to_numpy(), strict=True)
-        }
+        """As runs.Runs.days, of the copy's runs."""
+        starts = self.rows["start_ms"]
+        sums = (starts % DAY_MS).groupby(starts // DAY_MS).agg(["size", "sum"])
+        return {int(day): (int(size), int(total)) for day, size, total in sums.itertuples()}
 
 
 def table_of(pages: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Pages of runs, sorted out one by one, so that what is not kept of a page is free again; newest first."""
+    """Pages of runs as one table, newest first; sorted out page by page, which takes less memory."""
     return _ordered(pd.concat([sort_out(page) for page in pages]))
 
 
@@ -64,13 +60,13 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def load(path: Path, known: TurnsCopy | None) -> TurnsCopy | None:
-    """The copy as the file has it, `known` when that is what it has; None when there is none that can be used."""
+    """The copy from its file; `known` when the file has not changed, None when it cannot be used."""
     try:
         found = path.stat()
         stamp = (found.st_mtime_ns, found.st_ino)
         if known is not None and known.stamp == stamp:
             return known
-        # Threads have memory of their own, and pq.read_table would import pyarrow.dataset: half the memory without.
+        # Without threads, and without pyarrow.dataset, which pq.read_table imports: half the memory.
         table = pq.ParquetFile(path).read(use_threads=False)
         about = json.loads((table.schema.metadata or {})[b"phi3kit"])
         if about["version"] != _VERSION:
@@ -85,7 +81,7 @@ def load(path: Path, known: TurnsCopy | None) -> TurnsCopy | None:
 
 
 def save(path: Path, copy: TurnsCopy) -> None:
-    """Write the copy. A disk that does not take it costs time at the next start, and nothing else."""
+    """Write the copy. When the disk does not take it, the next start reads all again."""
     about = {"version": _VERSION, "read_at": copy.read_at, "position": copy.position}
     table = pa.Table.from_pandas(copy.rows, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"phi3kit": json.dumps(about).encode()})

@@ -1,6 +1,6 @@
 """Turns' table: MLflow's runs as one table of turns, and periods of it.
 
-Knows which runs are turns, and the columns that pages and files show. Fetches nothing, draws nothing.
+Knows which runs are turns, and the columns that pages and files show. Reads no store, draws nothing.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ COLUMNS = ("at", *TAGS[:6], *METRICS, *PARAMS, *TAGS[6:], "run_id")
 
 _TOKEN_COUNTS = METRICS[:4]
 _MEASURES = METRICS[4:]
-_MOST_TOKENS = 10**9  # of one turn; the sum of any number of them that fits into memory fits into an integer
+_MOST_TOKENS = 10**9  # of one turn, so that sums fit into 64 bits
 _LONGEST_S = 10**9
 _EARLIEST_MS, _LATEST_MS = 0, 4_102_444_800_000  # 1970 and 2100
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24}
@@ -23,15 +23,14 @@ def turns_in(sorted_out: pd.DataFrame) -> pd.DataFrame:
     """The turns among the rows of `sort_out`, with the columns COLUMNS; a turn that was written twice is there once."""
     ours = sorted_out["odd"] == ""
     wanted = ours & ~_twice(sorted_out, ours)
-    turns = (
-        sorted_out if wanted.all() else sorted_out[wanted].reset_index(drop=True)
-    )  # pandas shares what it need not copy
+    # All rows as they are share memory with the copy.
+    turns = sorted_out if wanted.all() else sorted_out[wanted].reset_index(drop=True)
     at = pd.to_datetime(turns["start_ms"], unit="ms", utc=True).dt.as_unit("ms")
     return turns.assign(at=at)[list(COLUMNS)]
 
 
 def oddities(sorted_out: pd.DataFrame) -> dict[str, int]:
-    """How many runs are no turns, by the reason; most first."""
+    """The number of runs that are no turns, by the reason, most first."""
     reasons = sorted_out.loc[sorted_out["odd"] != "", "odd"].value_counts()
     found = {str(reason): int(count) for reason, count in reasons.items()}
     twice = int(_twice(sorted_out, sorted_out["odd"] == "").sum())
@@ -39,15 +38,15 @@ def oddities(sorted_out: pd.DataFrame) -> dict[str, int]:
 
 
 def _twice(rows: pd.DataFrame, ours: pd.Series) -> pd.Series:
-    """Which rows are a turn's later runs; the rows are newest first."""
+    """Which rows are a turn's second and later runs; the rows are newest first."""
     turn_ids = rows["turn_id"].where(ours)
     return turn_ids.duplicated(keep="last") & turn_ids.notna()
 
 
 def sort_out(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of runs as they are stored (see runs.Runs), with their types.
+    """Rows of runs (see runs.Runs) with their types.
 
-    COLUMNS but for `at`, then `start_ms`, and `odd`, which says in words why a run is no turn ("" for a turn).
+    Columns: COLUMNS but for `at`, then `start_ms`, and `odd`: why a run is no turn, in words ("" for a turn).
     """
     seeds = pd.array([_whole(value) for value in table["seed"]], dtype="Int64")
     for name in METRICS + PARAMS:
@@ -63,20 +62,18 @@ def sort_out(table: pd.DataFrame) -> pd.DataFrame:
     sound &= counts["prompt_tokens"] + counts["completion_tokens"] == counts["total_tokens"]
     sound &= counts["cached_prompt_tokens"] <= counts["prompt_tokens"]
     start_ms = pd.to_numeric(table["start_ms"], errors="coerce").astype("float64")
-    in_time = start_ms.between(_EARLIEST_MS, _LATEST_MS)
     checks = {
         "without the tag phi3kit.wrapper": table["wrapper"].isna(),
         "without token counts": counts.isna().any(axis="columns"),
         "with impossible token counts": ~sound,
-        "with an impossible time": ~in_time,
+        "with an impossible time": ~start_ms.between(_EARLIEST_MS, _LATEST_MS),
     }
     table["odd"] = pd.Series(
         np.select([check.to_numpy() for check in checks.values()], list(checks), default=""),
         index=table.index,
         dtype="str",
     )
-    whole = counts.where(table["odd"] == "", 0).astype("int64")
-    table[list(_TOKEN_COUNTS)] = whole
+    table[list(_TOKEN_COUNTS)] = counts.where(table["odd"] == "", 0).astype("int64")
     table["start_ms"] = start_ms.fillna(_EARLIEST_MS).clip(-(2.0**62), 2.0**62).astype("int64")
     table["tokens_counted"] = table["tokens_counted"] != "no"
     return table[[*COLUMNS[1:], "start_ms", "odd"]]
@@ -95,7 +92,7 @@ def since(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) -> 
     """The turns of the last `period`: 12h, 7d, 4w, or all. Raises RequestInvalid."""
     if period == "all":
         return turns
-    end = now if now is not None else pd.Timestamp.now(tz="UTC")
+    end = now or pd.Timestamp.now(tz="UTC")
     return turns[turns["at"] >= end - length_of(period)]
 
 
@@ -103,7 +100,7 @@ def before(turns: pd.DataFrame, period: str, now: pd.Timestamp | None = None) ->
     """The turns of the period before the last `period`; None for all. Raises RequestInvalid."""
     if period == "all":
         return None
-    end = (now if now is not None else pd.Timestamp.now(tz="UTC")) - length_of(period)
+    end = (now or pd.Timestamp.now(tz="UTC")) - length_of(period)
     return turns[(turns["at"] >= end - length_of(period)) & (turns["at"] < end)]
 
 

@@ -1,6 +1,6 @@
-"""Writer: takes turns from the outbox and writes each as one run and one trace to phi3kit-usage, behind everybody's back.
+"""Writer: writes each turn of the outbox to MLflow as one run and one trace of phi3kit-usage, in the background.
 
-Knows MLflow's runs. At most one process writes at a time. A store that is away costs patience, not turns.
+Knows MLflow's runs. One process writes at a time. While the store is away the turns wait.
 """
 
 import logging
@@ -22,6 +22,7 @@ from phi3kit.core.records import TurnRecord
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.runs import METRICS, PARAMS, TAGS
 from phi3kit.usage.traces import trace_id_of, write_trace
 from phi3kit.usage.votes import Votes, write_votes
 
@@ -39,13 +40,13 @@ class WriterState:
     """What a page says about the writer."""
 
     waiting: int
-    problem: str | None  # why turns wait, when the store cannot be written
-    refused: int = 0  # of the waiting ones: what the store does not take, tried again when an app starts
+    problem: str | None  # why turns wait
+    refused: int = 0  # of the waiting turns
     next_try_at: float | None = None  # seconds since the epoch; None when nothing went wrong
 
 
 class UsageWriter:
-    """A thread that empties the outbox for as long as the process lives."""
+    """A thread that writes turns for as long as the process lives."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -92,15 +93,15 @@ class UsageWriter:
             except Exception as error:  # a thread that ended would let turns wait for ever, and say nothing
                 self._problem = f"{type(error).__name__}: {error}"
                 log.exception("turns wait")
-            # Not all writers of a team at the same moment, when their server comes back.
+            # Jitter: the writers of a team should not all come when their server is back.
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S) * random.uniform(0.75, 1.25)
             self._next_try_at = time.time() + wait_s
 
 
 def write_waiting(settings: Settings, ended: threading.Event | None = None, outbox: Outbox | None = None) -> int:
-    """Write every waiting turn, oldest first; how many. Nothing when another process is at it.
+    """Write the waiting turns, oldest first; how many. None while another process writes.
 
-    Raises StorageFailed and leaves the rest waiting.
+    Raises StorageFailed; the rest stays waiting.
     """
     outbox = outbox or Outbox(settings.home)
     outbox.sync()
@@ -108,9 +109,8 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
     doubtful = outbox.doubtful(_SERVER_GIVES_UP_S)
     if not outbox.waiting() and not doubtful and not Votes(settings.home).ready():
         return 0
-    lock = FileLock(settings.home / "outbox.lock")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(settings.home / "outbox.lock").acquire(timeout=0)
     except Timeout:
         return 0
     except OSError as error:
@@ -118,7 +118,7 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
             "The outbox of turns cannot be locked.", f"{error}.", "Free some space in the data folder, then try again."
         ) from error
     count = 0
-    try:
+    with lock:
         while not (ended and ended.is_set()) and (claimed := outbox.claim_next()):
             try:
                 _write_one(settings, outbox, *claimed)
@@ -131,8 +131,6 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
         for turn_id, run_id in doubtful:
             _settle(settings, outbox, turn_id, run_id)
         write_votes(settings)
-    finally:
-        lock.release()
     return count
 
 
@@ -142,19 +140,19 @@ def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: 
     if not settings.log_text:
         turn = replace(turn, text=None)  # it may have been kept when text was still logged
     with storage_errors(settings.home):
-        # A writer that died between MLflow's run and our mark left a run behind: finish it, do not make a second.
+        # A writer that died before its mark left a run behind: finish that one.
         found = _runs_of(client, experiment, turn.turn_id) if may_exist else []
         run_id = _write(client, experiment, turn, found[0] if found else None)
         write_trace(settings.tracking_uri, experiment, turn, run_id)
         _end(client, turn, run_id)
         for other in found[1:]:
             client.delete_run(other)
-        # A server may still be at the request of the first attempt: look again when it has certainly given up.
+        # A server may still work on the first attempt's request: look again when it has certainly given up.
         outbox.mark_written(turn.turn_id, run_id, doubtful=may_exist and settings.tracking_uri.startswith("http"))
 
 
 def _is_about_the_turn(error: StorageFailed) -> bool:
-    """Whether MLflow itself answered that it does not take this one; the next turn may be better."""
+    """Whether MLflow itself refused this turn; it may take the next one."""
     cause = error.__cause__
     return isinstance(cause, MlflowException) and cause.error_code == "INVALID_PARAMETER_VALUE"
 
@@ -187,7 +185,7 @@ def _write(client: MlflowClient, experiment: str, turn: TurnRecord, run_id: str 
     client.log_batch(
         run_id,
         metrics=[Metric(name, value, end_ms, 0) for name, value in metrics_of(turn).items()],
-        params=[Param(name, str(value)) for name, value in params_of(turn).items()],
+        params=[Param(name, str(getattr(turn, name))) for name in PARAMS],
         tags=[RunTag(name, value) for name, value in tags.items()],
     )
     return run_id
@@ -200,9 +198,9 @@ def _end(client: MlflowClient, turn: TurnRecord, run_id: str) -> None:
 
 @contextmanager
 def _sent_once() -> Iterator[None]:
-    """MLflow would send a request again whose answer was lost, and the server would make a second run.
+    """No repeated requests: MLflow repeats one whose answer was lost, and the server would make a second run.
 
-    Its number of attempts is an environment variable only. Requests of other threads are not repeated meanwhile either.
+    MLflow takes the number from the environment only, so other threads' requests are not repeated meanwhile either.
     """
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ.get(name)
@@ -218,42 +216,11 @@ def _sent_once() -> Iterator[None]:
 
 def metrics_of(turn: TurnRecord) -> dict[str, float]:
     """The metrics of a turn's run; what was not measured is left out."""
-    values = {
-        "prompt_tokens": turn.prompt_tokens,
-        "completion_tokens": turn.completion_tokens,
-        "total_tokens": turn.total_tokens,
-        "cached_prompt_tokens": turn.cached_prompt_tokens,
-        "duration_s": turn.duration_s,
-        "time_to_first_token_s": turn.time_to_first_token_s,
-        "tokens_per_second": turn.tokens_per_second,
-    }
-    return {name: float(value) for name, value in values.items() if value is not None}
-
-
-def params_of(turn: TurnRecord) -> dict[str, float | int | None]:
-    """The params of a turn's run."""
-    return {
-        "temperature": turn.temperature,
-        "max_tokens": turn.max_tokens,
-        "top_p": turn.top_p,
-        "seed": turn.seed,
-    }
+    return {name: float(value) for name in METRICS if (value := getattr(turn, name)) is not None}
 
 
 def tags_of(turn: TurnRecord) -> dict[str, str]:
     """The tags of a turn's run."""
-    tags = {
-        "phi3kit.turn_id": turn.turn_id,
-        "phi3kit.trace_id": trace_id_of(turn.turn_id),
-        "phi3kit.wrapper": turn.wrapper,
-        "phi3kit.model_uri": turn.model_uri,
-        "phi3kit.interface": turn.interface,
-        "phi3kit.conversation_id": turn.conversation_id,
-        "phi3kit.finish_reason": turn.finish_reason,
-        "phi3kit.origin": turn.origin,
-        "phi3kit.user": turn.user,
-        "phi3kit.error_code": turn.error_code,
-        "phi3kit.prompt_key": turn.prompt_key,
-        "phi3kit.tokens_counted": None if turn.tokens_counted else "no",
-    }
-    return {name: value for name, value in tags.items() if value is not None}
+    values = {name: getattr(turn, name) for name in TAGS}
+    values |= {"trace_id": trace_id_of(turn.turn_id), "tokens_counted": None if turn.tokens_counted else "no"}
+    return {f"phi3kit.{name}": value for name, value in values.items() if value is not None}

@@ -47,14 +47,14 @@ def table(*turns: TurnRecord) -> "pd.DataFrame":
 
     from phi3kit.usage.runs import METRICS, PARAMS, TAGS
     from phi3kit.usage.turns_table import sort_out, turns_in
-    from phi3kit.usage.writer import metrics_of, params_of, tags_of
+    from phi3kit.usage.writer import metrics_of, tags_of
 
     stored = [
         {
             "run_id": each.turn_id,
             "start_ms": int(each.at * 1000),
             **metrics_of(each),
-            **params_of(each),
+            **{name: getattr(each, name) for name in PARAMS},
             **{name.removeprefix("phi3kit."): value for name, value in tags_of(each).items()},
         }
         for each in turns
