@@ -1,4 +1,4 @@
-"""Errors: every deliberate one says what happened, why, and what to do next.
+"""Errors: every deliberate error says what happened, why, and what to do next.
 
 Phi3KitError
 ├── SourceInvalid        the weights cannot be used
@@ -13,9 +13,10 @@ Phi3KitError
 ├── BatchFailed          a batch cannot go on; what it computed is kept
 ├── RequestInvalid       a request's value is wrong (the API's 400)
 │   └── PromptTooLong    more tokens than the context
-├── Busy                 the worker's queue is full (the API's 429)
-├── BudgetSpent          the day's tokens are spent (the API's 429, insufficient_quota)
-├── LimitReached         one user's turns or tokens a minute, a day or at once (the API's 429, rate_limit_exceeded)
+├── TryLater             it may work later
+│   ├── Busy             the worker's queue is full (the API's 429)
+│   ├── BudgetSpent      the day's tokens are spent (the API's 429, insufficient_quota)
+│   └── LimitReached     one user's turns or tokens a minute, a day or at once (the API's 429, rate_limit_exceeded)
 ├── NotAllowed           the profile or the role does not allow it (the API's 403)
 ├── StorageFailed        the data folder or the tracking store cannot be written or read
 └── SettingInvalid       an environment variable or secret has a wrong value
@@ -44,7 +45,7 @@ class SourceInvalid(Phi3KitError):
 
 
 class DownloadFailed(Phi3KitError):
-    """Weights could not be fetched whole: the network, the server or the disk failed. What came is kept."""
+    """The weights did not arrive whole: the network, the server or the disk failed. What arrived is kept."""
 
 
 class ModelNotFound(Phi3KitError):
@@ -52,7 +53,7 @@ class ModelNotFound(Phi3KitError):
 
 
 class ConnectionInvalid(Phi3KitError):
-    """What a connection to a remote endpoint says cannot be used: its URL, its name, its key."""
+    """A connection to a remote endpoint cannot be used: its URL, its name, its key."""
 
 
 class EndpointFailed(Phi3KitError):
@@ -72,7 +73,7 @@ class WorkerFailed(Phi3KitError):
 
 
 class OutOfMemory(WorkerFailed):
-    """A worker had too little memory for its model, or for an answer; then only that answer has ended."""
+    """A worker had too little memory for its model, or for one answer, which then has ended."""
 
 
 class TableInvalid(Phi3KitError):
@@ -80,7 +81,7 @@ class TableInvalid(Phi3KitError):
 
 
 class BatchFailed(Phi3KitError):
-    """A batch cannot begin, or not go on; what it computed is kept and the same batch goes on from there."""
+    """A batch cannot begin or go on; what it computed is kept, and the same batch goes on from there."""
 
 
 class RequestInvalid(Phi3KitError):
@@ -106,36 +107,36 @@ class PromptTooLong(RequestInvalid):
         )
 
 
-class Busy(Phi3KitError):
-    """The worker's queue is full; trying again after `retry_after_s` seconds makes sense."""
-
-    def __init__(self, waiting: int, retry_after_s: int) -> None:
-        super().__init__(
-            what="The model is busy.",
-            why=f"{waiting} requests are waiting already." if waiting else "It takes no more requests at the moment.",
-            next_step=f"Try again in {retry_after_s} s.",
-        )
-        self.retry_after_s = retry_after_s
-
-
-class BudgetSpent(Phi3KitError):
-    """The tokens that all users, or one, may spend a day are spent; `renews_in_s` seconds until the next day."""
-
-    def __init__(self, what: str, why: str, next_step: str, *, renews_in_s: int) -> None:
-        super().__init__(what, why, next_step)
-        self.renews_in_s = renews_in_s
-
-
-class LimitReached(Phi3KitError):
-    """One user asks too much at once, a minute or a day; `retry_after_s` seconds until more makes sense."""
+class TryLater(Phi3KitError):
+    """It may work after `retry_after_s` seconds."""
 
     def __init__(self, what: str, why: str, next_step: str, *, retry_after_s: int) -> None:
         super().__init__(what, why, next_step)
         self.retry_after_s = retry_after_s
 
 
+class Busy(TryLater):
+    """The worker's queue is full."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(
+            what="The model is busy.",
+            why=f"{waiting} requests are waiting already." if waiting else "It takes no more requests at the moment.",
+            next_step=f"Try again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+        )
+
+
+class BudgetSpent(TryLater):
+    """The day's tokens of all users, or of one, are spent; the next day has new ones."""
+
+
+class LimitReached(TryLater):
+    """One user asks too much at once, a minute or a day."""
+
+
 class NotAllowed(Phi3KitError):
-    """The profile that the app runs in, or the role of who asks, does not allow it."""
+    """The app's profile or the person's role does not allow it."""
 
 
 class StorageFailed(Phi3KitError):

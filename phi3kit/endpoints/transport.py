@@ -184,7 +184,7 @@ def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) ->
     message, code, _ = _said(endpoint, body)
     if endpoint.wrapper != "remote" and code == "insufficient_quota":
         return BudgetSpent(
-            "The day's tokens are spent.", message, "Wait until then, or have the budget raised.", renews_in_s=seconds
+            "The day's tokens are spent.", message, "Wait until then, or have the budget raised.", retry_after_s=seconds
         )
     if endpoint.wrapper != "remote" and code == "rate_limit_exceeded":
         return LimitReached("The answer has to wait.", message, "Then send it again.", retry_after_s=seconds)

@@ -1,6 +1,6 @@
-"""Budgets: how many tokens may be spent a day, by everybody and by each user, and how many are.
+"""Budgets: how many tokens may be spent a day, by all users and by each, and how many are spent.
 
-Counts what was asked from this machine. Knows the outbox's sums, no MLflow. A day is a day in UTC.
+Counts the turns of this machine; a day is a day in UTC. Knows the outbox's sums, no MLflow.
 """
 
 import time
@@ -29,7 +29,7 @@ class Meter:
 
 
 def check(limits: Limits, outbox: Outbox, user: str, prompt_tokens: int = 0, now: float | None = None) -> None:
-    """Let a turn begin. Its answer may go beyond what is left; the next turn then may not. Raises BudgetSpent."""
+    """Let a turn begin; its answer may go beyond what is left. Raises BudgetSpent."""
     moment = time.time() if now is None else now
     for meter in meters(limits, outbox, [user], moment):
         if meter.spent_tokens >= meter.budget_tokens or meter.spent_tokens + prompt_tokens > meter.budget_tokens:
@@ -43,12 +43,12 @@ def _spent(meter: Meter, renews_in_s: int) -> BudgetSpent:
         what=f"{whose} is spent.",
         why=f"{meter.spent_tokens:,} of {meter.budget_tokens:,} tokens are used, and the prompt counts too.",
         next_step=f"It renews at 00:00 UTC, in {f'{hours} h ' if hours else ''}{minutes} min.",
-        renews_in_s=renews_in_s,
+        retry_after_s=renews_in_s,
     )
 
 
 def meters(limits: Limits, outbox: Outbox, users: list[str], now: float | None = None) -> list[Meter]:
-    """The state of every budget that there is: everybody's, then each of the users'."""
+    """Every budget that is set: of all users together, then of each of `users`."""
     moment = time.time() if now is None else now
     day = day_of(moment)
     renews_at = (moment // _DAY_S + 1) * _DAY_S
@@ -60,6 +60,6 @@ def meters(limits: Limits, outbox: Outbox, users: list[str], now: float | None =
     return found
 
 
-def today(now: float | None = None) -> str:
+def today() -> str:
     """The day that budgets count now (YYYY-MM-DD, UTC)."""
-    return day_of(time.time() if now is None else now)
+    return day_of(time.time())

@@ -1,6 +1,6 @@
-"""Details: one logged turn in full, as MLflow has it, and where MLflow's own pages show it.
+"""Details: one logged turn in full, and where MLflow's own pages show it.
 
-Knows runs and traces of one turn. Reads no table, draws nothing.
+Knows the run and the trace of one turn. Reads no table, draws nothing.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class TurnDetails:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The conversation with its first answer; none for a raw prompt. A turn that completed an answer has it whole."""
+        """The conversation with its first answer, whole when the turn completed one; none for a raw prompt."""
         if self.prompt is None or isinstance(self.prompt, str):
             return ()
         answer = self.completions[0] if self.completions else ""
@@ -39,7 +39,7 @@ class TurnDetails:
 
 
 def turn_details(actor: Actor, settings: Settings, run_id: str, turn_id: str | None) -> TurnDetails:
-    """Read a turn's trace. actor: who looks; what others said is for admins. Raises StorageFailed."""
+    """Read a turn's trace. actor: sees their own text, an admin everybody's. Raises StorageFailed."""
     open_store(settings)
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
     root = f"{settings.mlflow_url}/#/experiments/{experiment}"
@@ -65,7 +65,7 @@ def _trace(settings: Settings, turn_id: str) -> Trace | None:
 
 
 def _said(trace: Trace) -> tuple[tuple[Message, ...] | str | None, tuple[str, ...]]:
-    """The text of a trace of ours; of anybody else's nothing."""
+    """Prompt and completions of a trace of phi3kit's; nothing of another program's."""
     if not trace.data.spans:
         return None, ()
     inputs, outputs = trace.data.spans[0].inputs, trace.data.spans[0].outputs

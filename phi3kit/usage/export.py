@@ -35,7 +35,7 @@ def to_parquet(turns: pd.DataFrame) -> bytes:
 
 
 def _for_parquet(turns: pd.DataFrame) -> pd.DataFrame:
-    """pyarrow warns of pandas' times with a zone; a time of pyarrow's own it takes as it is."""
+    """With pyarrow's own times: of pandas' times with a zone it warns."""
     return turns.assign(at=turns["at"].astype(pd.ArrowDtype(pa.timestamp("ms", "UTC"))))
 
 
@@ -53,7 +53,7 @@ def write(turns: pd.DataFrame, format_: Format, output: Path | None) -> None:
         else:
             output.write_text(text, "utf-8")
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has seen enough (… | head); Python would complain at exit
+        sys.stderr.close()  # the reader has ended (… | head), of which Python would complain at exit
     except OSError as error:
         raise StorageFailed(
             f"{output} cannot be written.", f"{error.strerror or error}.", "Choose another file with -o."

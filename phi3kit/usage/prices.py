@@ -1,7 +1,7 @@
-"""Prices: what tokens cost, by one's own statement and by others' list prices.
+"""Prices: what tokens cost, by the operator's own prices and by others' list prices.
 
-Prices are in US dollars for a million tokens. One's own are kept in the data folder; list prices are those that MLflow
-ships in its model catalog. Knows no store.
+In US dollars for a million tokens. Own prices are kept in the data folder; list prices are those of MLflow's model
+catalog. Knows no store.
 """
 
 import json
@@ -18,7 +18,7 @@ from phi3kit.core.errors import StorageFailed
 from phi3kit.core.settings import Settings
 
 _MILLION = 1_000_000
-_CATALOG = {  # of MLflow's catalog: what one would compare a small model with
+_CATALOG = {  # models of MLflow's catalog to compare a small model with
     "azure_ai": ("Phi-3-mini-4k-instruct", "Phi-3-medium-4k-instruct", "Phi-4-mini-instruct", "Phi-4"),
     "openai": ("gpt-4o-mini", "gpt-4.1-mini", "gpt-5-mini", "gpt-4o"),
     "anthropic": ("claude-haiku-4-5",),
@@ -42,7 +42,7 @@ class Price:
 
 
 def load(home: Path) -> dict[str, Price]:
-    """One's own prices by wrapper; what was never stated costs nothing. Raises StorageFailed."""
+    """The own prices by wrapper; without one a wrapper costs nothing. Raises StorageFailed."""
     try:
         found = json.loads((home / "prices.json").read_text("utf-8"))
         return {
@@ -58,13 +58,12 @@ def load(home: Path) -> dict[str, Price]:
 
 
 def save(actor: Actor, settings: Settings, prices: dict[str, Price]) -> None:
-    """Keep one's own prices; they are everybody's here. Raises NotAllowed or StorageFailed."""
+    """Keep the own prices, which hold for all users. Raises NotAllowed or StorageFailed."""
     actor.require("administer")
-    home = settings.home
-    new = home / f"prices.json.{os.getpid()}.new"
+    new = settings.home / f"prices.json.{os.getpid()}.new"
     try:
         new.write_text(json.dumps({wrapper: asdict(price) for wrapper, price in prices.items()}, indent=2), "utf-8")
-        new.replace(home / "prices.json")
+        new.replace(settings.home / "prices.json")
     except OSError as error:
         raise StorageFailed(
             "The prices cannot be kept.", f"{error.strerror or error}.", "Free some space in the data folder."
@@ -72,13 +71,13 @@ def save(actor: Actor, settings: Settings, prices: dict[str, Price]) -> None:
 
 
 def cost(turns: pd.DataFrame, prices: dict[str, Price]) -> float:
-    """What the turns cost by one's own prices, in US dollars."""
+    """What the turns cost by the own prices, in US dollars."""
     return sum(price.cost(turns[turns["wrapper"] == wrapper]) for wrapper, price in prices.items())
 
 
 @lru_cache(maxsize=1)
 def list_prices() -> dict[str, Price]:
-    """List prices by model, as the installed MLflow states them."""
+    """List prices by model, of the installed MLflow."""
     found = {}
     for provider, models in _CATALOG.items():
         source = files("mlflow").joinpath("utils", "model_catalog", f"{provider}.json")
@@ -93,8 +92,11 @@ def list_prices() -> dict[str, Price]:
 
 
 def compared(turns: pd.DataFrame, prices: dict[str, Price]) -> pd.DataFrame:
-    """The same tokens by every list price, the cheapest first, under one's own: model, prompt, cached_prompt,
-    completion (US dollars for a million tokens; None for one's own, which differ by wrapper), cost."""
+    """The cost of the turns' tokens by the own prices, then by each list price, the cheapest first.
+
+    Columns model, prompt, cached_prompt, completion (US dollars for a million tokens; None for the own prices, which
+    differ by wrapper), cost.
+    """
     rows = [("These turns, by your prices", None, None, None, cost(turns, prices))]
     others = [
         (model, price.prompt, price.cached_prompt, price.completion, price.cost(turns))

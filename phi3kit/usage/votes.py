@@ -1,6 +1,6 @@
-"""Votes: which answer of a comparison a person liked best, kept until it is a tag on each turn's run in MLflow.
+"""Votes: which answer of a comparison a person liked best, kept until it is a tag of each turn's run in MLflow.
 
-A table of its own in the outbox's file. A comparison has one vote; voting again changes it.
+A table in the outbox's file. A comparison has one vote; voting again changes it. Knows no page.
 """
 
 import logging

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit.access.keys import KeyStore, looks_like_key
-from phi3kit.core.errors import BudgetSpent, Busy, LimitReached, RequestInvalid, StorageFailed
+from phi3kit.core.errors import BudgetSpent, RequestInvalid, StorageFailed, TryLater
 from phi3kit.core.limits import Limits
 from phi3kit.core.records import Message
 from phi3kit.formats import openai_schema
@@ -133,13 +133,10 @@ def error_response(error: Exception) -> Response:
     if isinstance(error, BodyTooLarge):
         return refusal(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", "body_too_large")
     status, body = openai_schema.error_body(error)
-    headers = {}
-    if isinstance(error, (Busy, LimitReached)):
-        headers = {"Retry-After": str(error.retry_after_s)}
-    elif isinstance(error, BudgetSpent):
-        # Without X-Should-Retry the `openai` client would try again at once, twice.
-        headers = {"Retry-After": str(error.renews_in_s), "X-Should-Retry": "false"}
-    elif status == 503:
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TryLater) else {}
+    if isinstance(error, BudgetSpent):
+        headers["X-Should-Retry"] = "false"  # the `openai` client would try again at once, twice
+    if status == 503:
         headers = {"Retry-After": "2"}
     return JSONResponse(body, status, headers)
 

@@ -81,7 +81,7 @@ class TestBudget:
             for asking in (client_ask, lambda *how: list(client_stream(*how))):
                 with pytest.raises(BudgetSpent, match="It renews at 00:00 UTC") as caught:
                     asking(endpoint, request, TurnContext(admin("ada"), "ui"), settings)
-                assert 0 < caught.value.renews_in_s <= 86_400
+                assert 0 < caught.value.retry_after_s <= 86_400
 
 
 class TestADeadWorker:

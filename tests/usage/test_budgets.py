@@ -36,7 +36,7 @@ class TestCheck:
         with pytest.raises(BudgetSpent, match=r"The daily token budget is spent\. 30 of 30 tokens") as caught:
             check(Limits(daily_tokens=30), outbox, "carol", prompt_tokens, NOON)
         assert "in 12 h 0 min" in caught.value.next_step
-        assert caught.value.renews_in_s == 43_201
+        assert caught.value.retry_after_s == 43_201
 
     def test_at_their_own_budget_only_that_user_is_refused(self, outbox: Outbox):
         with pytest.raises(BudgetSpent, match="of ada is spent"):
