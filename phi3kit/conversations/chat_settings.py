@@ -4,7 +4,9 @@ Knows which values are valid, and says why others are not. Stores and draws noth
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from math import nan
 from typing import Any
 from urllib.parse import urlencode
 
@@ -90,40 +92,33 @@ def _checked(name: str, value: Any) -> Any:
     bounds = {"temperature": (0.0, 2.0), "top_p": (MIN_TOP_P, 1.0)}
     if name in bounds:
         return _number(value, *bounds[name])
-    return _whole(value, *((0, MAX_SEED) if name == "seed" else (1, MAX_SEED)))
+    return _whole(value, 0 if name == "seed" else 1, MAX_SEED)
 
 
 def _number(value: Any, low: float, high: float) -> float:
-    needed = f"a number from {low:g} to {high:g}"
-    try:
-        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
-    except (ValueError, OverflowError):
-        number = None
-    if number is None or not low <= number <= high:  # NaN is in no range
-        raise ValueError(needed)
+    number = nan
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            number = float(value)
+    if not low <= number <= high:  # NaN is in no range
+        raise ValueError(f"a number from {low:g} to {high:g}")
     return number
 
 
 def _whole(value: Any, low: int, high: int) -> int:
-    needed = f"a whole number from {low:,} to {high:,}"
-    number: int | None = None
-    if isinstance(value, int) and not isinstance(value, bool):
-        number = value
-    elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
-        number = int(value)
-    if number is None or not low <= number <= high:
-        raise ValueError(needed)
-    return number
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"a whole number from {low:,} to {high:,}")
+    return value
 
 
 def _stop(value: Any) -> tuple[str, ...]:
     needed = f"a list of at most {MAX_STOP_STRINGS} texts that are not empty and of one line"
     given = [value] if isinstance(value, str) else value
-    if not isinstance(given, Sequence) or len(given) > MAX_STOP_STRINGS:
+    valid = isinstance(given, Sequence) and len(given) <= MAX_STOP_STRINGS
+    if not valid or not all(_text(each, needed) and "\n" not in each for each in given):
         raise ValueError(needed)
-    for each in given:
-        if not _text(each, needed) or "\n" in each:
-            raise ValueError(needed)
     return tuple(given)
 
 

@@ -8,7 +8,6 @@ has a new turn below it does. Draws nothing.
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,7 +102,7 @@ class SavedConversations:
         if head is None or head["deleted"]:
             return None
         conversation = Conversation(conversation_id, title=head["title"], version=head["version"])
-        conversation.merge(self._turns(conversation, (record for record in records.values() if record)))
+        conversation.merge(self._turns(conversation, records))
         if conversation.turns:
             end = conversation.turn(head["leaf"]) or conversation.turns[-1]
             conversation.leaf = end.turn_id
@@ -155,7 +154,7 @@ class SavedConversations:
         # An unsaved turn is not lost with its deleted parent: saving it restores both.
         gone = [each for each in gone if all(turn.turn_id in records for turn in conversation.subtree(each))]
         conversation.remove(gone)
-        new = conversation.merge(self._turns(conversation, (record for record in records.values() if record)))
+        new = conversation.merge(self._turns(conversation, records))
         conversation.title, conversation.version = head["title"], head["version"]
         return OtherTabChanges(new, len(gone))
 
@@ -226,11 +225,11 @@ class SavedConversations:
             (self._user, conversation_id, turn.turn_id, json.dumps(to_record(turn)), words, turn.settled),
         )
 
-    def _turns(self, conversation: Conversation, records: Iterable[str]) -> list[ChatTurn]:
-        """The turns of stored records, in the order of the table: parents before children."""
+    def _turns(self, conversation: Conversation, records: dict[str, str]) -> list[ChatTurn]:
+        """The turns of stored records that were not deleted, parents before children."""
         whole = Conversation(turns=list(conversation.turns))
         turns = []
-        for record in records:
+        for record in filter(None, records.values()):
             try:
                 turn = from_record(json.loads(record), whole)
             except (ValueError, KeyError, TypeError) as error:

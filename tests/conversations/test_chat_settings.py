@@ -1,4 +1,4 @@
-"""Chat settings: what a link or a preset may say, and what is told about the rest."""
+"""Chat settings: the values that a link or a preset may have, and what is said of others."""
 
 from urllib.parse import parse_qs, urlsplit
 

@@ -1,4 +1,4 @@
-"""Conversation: a tree of turns, which branch is shown, and what the next turn sends of it."""
+"""Conversation: a tree of turns, the shown branch, and the messages that the next turn sends."""
 
 from dataclasses import replace
 
@@ -21,14 +21,14 @@ def said(
 
 
 def chain(*turns: ChatTurn) -> Conversation:
-    """A conversation in which each turn goes on from the one before."""
+    """A conversation in which each turn follows the one before."""
     chat = Conversation()
     for each in turns:
         chat.add(replace(each, parent=chat.leaf))
     return chat
 
 
-def asked(chat: Conversation, system_prompt: str, text: str) -> tuple[Message, ...]:
+def sent(chat: Conversation, system_prompt: str, text: str) -> tuple[Message, ...]:
     return chat.messages(system_prompt, text, chat.leaf)
 
 
@@ -38,17 +38,17 @@ def texts(turns: list[ChatTurn]) -> list[str]:
 
 class TestMessages:
     def test_a_first_message_is_sent_alone(self):
-        assert asked(Conversation(), "", "Hi") == (Message("user", "Hi"),)
+        assert sent(Conversation(), "", "Hi") == (Message("user", "Hi"),)
 
     def test_the_system_prompt_comes_first_and_as_it_was_written(self):
-        assert asked(Conversation(), " Be brief.\n", "Hi")[0] == Message("system", " Be brief.\n")
+        assert sent(Conversation(), " Be brief.\n", "Hi")[0] == Message("system", " Be brief.\n")
 
     def test_a_system_prompt_of_white_space_is_none(self):
-        assert asked(Conversation(), " \n\t", "Hi") == (Message("user", "Hi"),)
+        assert sent(Conversation(), " \n\t", "Hi") == (Message("user", "Hi"),)
 
     def test_earlier_turns_are_sent_in_their_order_and_the_system_prompt_once(self):
         chat = chain(said("Capital of Spain?", "Madrid."), said("And of France?", "Paris.", "length"))
-        assert asked(chat, "Be brief.", "And of Greece?") == (
+        assert sent(chat, "Be brief.", "And of Greece?") == (
             Message("system", "Be brief."),
             Message("user", "Capital of Spain?"),
             Message("assistant", "Madrid."),
@@ -59,15 +59,15 @@ class TestMessages:
 
     def test_a_turn_without_a_token_is_left_out(self):
         chat = chain(said("One", "", "error"), said("Two", "", "cancelled"), said("Three", "3"))
-        assert asked(chat, "", "Four") == (Message("user", "Three"), Message("assistant", "3"), Message("user", "Four"))
+        assert sent(chat, "", "Four") == (Message("user", "Three"), Message("assistant", "3"), Message("user", "Four"))
 
     def test_an_imported_message_without_an_answer_is_sent(self):
         chat = chain(said("One", "", wrapper=None), said("Two", "2"))
-        assert [each.content for each in asked(chat, "", "Three")] == ["One", "Two", "2", "Three"]
+        assert [each.content for each in sent(chat, "", "Three")] == ["One", "Two", "2", "Three"]
 
     def test_what_a_cancelled_or_failed_answer_had_said_is_kept(self):
         chat = chain(said("One", "Once upon", "cancelled"), said("Two", "It bro", "error"))
-        assert [each.content for each in asked(chat, "", "On")] == ["One", "Once upon", "Two", "It bro", "On"]
+        assert [each.content for each in sent(chat, "", "On")] == ["One", "Once upon", "Two", "It bro", "On"]
 
     def test_only_the_branch_is_sent_that_the_message_goes_on_from(self):
         chat = chain(said("One", "1"), said("Two", "2"))
@@ -79,11 +79,11 @@ class TestMessages:
     def test_a_continued_answer_is_sent_whole_and_once(self):
         chat = chain(said("One", "Once upon", "length"))
         chat.add(said("One again", " a time.", continues="One", begun="Once upon"))
-        assert [each.content for each in asked(chat, "", "Two")] == ["One again", "Once upon a time.", "Two"]
+        assert [each.content for each in sent(chat, "", "Two")] == ["One again", "Once upon a time.", "Two"]
 
     def test_asking_does_not_change_the_conversation(self):
         chat = chain(said("One", "1"))
-        assert asked(chat, "", "Two") == asked(chat, "", "Two")
+        assert sent(chat, "", "Two") == sent(chat, "", "Two")
         assert texts(chat.turns) == ["One"]
 
 

@@ -1,4 +1,4 @@
-"""Request snippets: each is run exactly as it is shown, against what it names: a worker, plain MLflow, `mlflow models serve`."""
+"""Request snippets, each run exactly as shown: against a worker, plain MLflow, `mlflow models serve`."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def scoring_url(built: Built, wrapper: WrapperName) -> Iterator[str]:
 
 
 def run(snippet: Snippet, folder: Path) -> str:
-    """What the code prints, run as a reader would: as a script of its own, where phi3kit is not."""
+    """The output of the code, run as a script without phi3kit."""
     file = folder / ("snippet.py" if snippet.language == "python" else "snippet.sh")
     file.write_text(snippet.code, "utf-8")
     program = sys.executable if snippet.language == "python" else "bash"

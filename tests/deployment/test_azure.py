@@ -1,4 +1,4 @@
-"""The Azure ML bundle: what is in it, whether Azure's own loader reads it, and whether its scoring script answers."""
+"""The Azure ML bundle: its content, whether Azure's own loader reads it, and whether its scoring script answers."""
 
 import io
 import json
@@ -260,7 +260,7 @@ class TestAzuresOwnLoader:
 
 class TestPins:
     def test_they_resolve_together(self, built: Built, tmp_path: Path) -> None:
-        """transformers' pins are those of this environment, so onnx' set with Azure's server is what is new."""
+        """transformers' pins are those of this environment, so only the onnx pins with Azure's server are tried."""
         conda = yaml.safe_load(
             azure.plan_bundle(built.uri("onnx"), ADMIN, built.settings).text("environment/conda.yaml")
         )

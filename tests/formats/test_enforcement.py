@@ -1,4 +1,4 @@
-"""What is said of a payload without a model, against what a real /invocations answers to it."""
+"""Enforcement and the examples of payloads, against the answers of a real /invocations."""
 
 import json
 import os
@@ -25,7 +25,7 @@ UNEXPECTED = (
     "Encountered an unexpected error while evaluating the model. Verify that the serialized input Dataframe is "
     "compatible with the model for inference."
 )
-# What a real /invocations answers to the examples that the schema lets through and predict refuses: name to message.
+# Examples that pass the schema and that predict refuses: name to the message of a real /invocations.
 REFUSED_BY_PREDICT = {
     "null": UNEXPECTED,
     "empty prompt": UNEXPECTED,
@@ -40,7 +40,7 @@ REFUSED_BY_PREDICT = {
 
 
 def words(message: str) -> list[str]:
-    """MLflow names the members of sets in any order."""
+    """The words of a message, sorted: MLflow prints sets in any order."""
     return sorted(re.findall(r"\w+", message))
 
 

@@ -1,4 +1,4 @@
-"""Prompt variants: each does one thing to a right prompt, and nothing to one that lacks the place."""
+"""Prompt flaws: each changes one thing in a correct prompt, and nothing in a prompt without the place for it."""
 
 import pytest
 

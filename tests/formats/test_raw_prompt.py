@@ -1,4 +1,4 @@
-"""Raw prompts: back to messages, what is wrong with them, and that it is so: for the tokenizer and for the model."""
+"""Raw prompts: their messages and findings, and whether tokenizer and model behave as the findings say."""
 
 import pytest
 from tokenizers import Tokenizer
@@ -151,7 +151,7 @@ class TestTheTokenizer:
 
 
 class TestTheModel:
-    """What the findings say of the model, as far as the embedded one shows it."""
+    """What the findings say of the model, as far as the embedded one confirms it."""
 
     def answer(self, built: Built, endpoint: Endpoint, prompt: str) -> str:
         return client.ask(
