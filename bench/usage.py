@@ -180,9 +180,9 @@ def charted(settings: Settings) -> dict[str, float]:
     from streamlit.testing.v1 import AppTest
 
     from phi3kit.ui.shared import resources
-    from phi3kit.ui.usage import cards, tables
+    from phi3kit.ui.usage import chart_cards, tables
 
-    del cards, tables  # imported before memory is measured: they cost as much with one turn
+    del chart_cards, tables  # imported before memory is measured: they cost as much with one turn
     os.environ["PHI3KIT_HOME"] = str(settings.home)
     resources.kit()
     before = psutil.Process().memory_info().rss

@@ -6,8 +6,9 @@ import streamlit as st
 
 from phi3kit.batch.request import BatchRequest, sampling_params_of
 from phi3kit.endpoints import targets
-from phi3kit.ui.batch import cards
-from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
+from phi3kit.ui.batch import job, table
+from phi3kit.ui.shared import permissions, resources, shell, target_choice
+from phi3kit.ui.shared.parameters import parameters_popover
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
@@ -20,37 +21,36 @@ with shell.errors_shown():
         st.stop()
     with st.container(horizontal=True, vertical_alignment="top"):
         choice = target_choice.choose_model("batch_model")
-        file = cards.choose_file() if choice else None
+        file = table.choose_file() if choice else None
     if choice and file:
-        table, reading = cards.show_table(file)
-        columns = cards.map_table(table)
+        given, reading = table.show_table(file)
+        columns = table.choose_columns(given)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            asked = answers.parameters("batch", targets.of_model(choice.model, choice.label), "")
+            sampling = parameters_popover("batch", targets.of_model(choice.model, choice.label), "")
             suffix = st.segmented_control("Output", OUTPUTS, default=OUTPUTS[0], required=True, key="batch_output")
             with st.popover("More", icon=":material/settings:"):
                 system = st.text_area("System message for every row", key="batch_system", height=80)
                 fresh = st.toggle("Compute again what was computed before", key="batch_fresh")
         request = BatchRequest(
             model_uri=choice.model_uri,
-            input=table.path,
-            output=Path(f"{table.path.stem}-completions{suffix}"),
+            input=given.path,
+            output=Path(f"{given.path.stem}-completions{suffix}"),
             **columns,
             system=system.strip() or None,
-            sampling=sampling_params_of(asked),
+            sampling=sampling_params_of(sampling),
             reading=reading,
             fresh=fresh,
         )
         st.button(
-            f"Answer {table.rows:,} rows",
+            f"Answer {given.rows:,} rows",
             type="primary",
             icon=":material/play_arrow:",
-            disabled=not cards.check(request, table),
-            on_click=cards.start,
+            disabled=not table.can_begin(request, given),
+            on_click=job.start,
             args=(request,),
         )
 with shell.errors_shown():
     jobs = [each for each in resources.kit().batches.all() if each.belongs_to(resources.actor())]
-    job = cards.shown_job(jobs)
-    if job:
-        cards.show_job(job)
-        cards.show_history(jobs)
+    job.show_job(job.chosen(jobs))
+    if jobs:
+        job.show_history(jobs)

@@ -16,13 +16,13 @@ SUGGESTIONS = (
 
 
 def send(key: str) -> None:
-    """Ask what was written or chosen, behind what the reader saw."""
+    """Ask what was written or chosen, as the next turn of the branch that the reader saw."""
     text = str(st.session_state.get(key) or "")
     conversation: Conversation = st.session_state["conversation"]
     if text.strip():
         open_conversation.ask(open_conversation.Pending(text, conversation.leaf))
     elif text:
-        open_conversation.note("The message is empty. Write something and send it again.")
+        open_conversation.note(messages.EMPTY)
 
 
 shell.begin("Chat")
@@ -31,7 +31,7 @@ with shell.errors_shown():
     settings_form.prepare()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         target = target_choice.choose_target(settings_form.KEY, preferred="transformers")
-        settings = settings_form.settings_popover(target) if target else None
+        settings = settings_form.choose_settings(target) if target else None
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             "New chat",
@@ -41,25 +41,25 @@ with shell.errors_shown():
             disabled=not conversation.turns,
             shortcut="Ctrl+Shift+O",
         )
-        saved_drawer.button()
+        saved_drawer.show_button()
         if target and settings:
-            share.popover(conversation, settings, target)
+            share.show_popover(conversation, settings, target)
             answers.settle(conversation)
-            answers.show_context(conversation, target, st.empty())
+            messages.show_context(conversation, target)
     open_conversation.show_notes()
     if target and settings:
         if note := target_choice.note(target, "openai"):
             st.caption(note)
-        asks = permissions.note("talk")
-        st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=not asks)
+        silent = not permissions.note("talk")
+        st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=silent)
         pending = open_conversation.pending()
         key = f"suggestion_{conversation.id}"
         if not conversation.turns and not pending:
-            st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,), disabled=not asks)
+            st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,), disabled=silent)
         turns = conversation.path(pending.parent) if pending else conversation.shown
-        messages.show(conversation, turns, target_choice.available(), target, last=not pending)
+        messages.show_turns(conversation, turns, target_choice.available(), target, last=not pending)
         if pending:
-            messages.answer(conversation, pending, settings, target)
+            messages.ask(conversation, pending, settings, target)
             resources.forget_lists()
             st.rerun()  # draws the answer with all that can be done to it
     open_conversation.save(conversation)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from phi3kit.conversations.comparison import Comparison
 from phi3kit.core.records import Message
-from phi3kit.ui.compare import cards
+from phi3kit.ui.compare import comparison, sides
 from phi3kit.ui.shared import connections_dialog, permissions, resources, shell
 
 SUGGESTIONS = (
@@ -15,6 +15,7 @@ SUGGESTIONS = (
     "Explain MLflow in detail.",
     "List the capitals of Europe.",
 )
+INTERFACES = {"openai": "a message", "raw": "a raw prompt"}
 
 shell.begin("Compare")
 st.markdown("One message to two or three models at once, logged here or elsewhere.")
@@ -25,18 +26,12 @@ with shell.errors_shown():
             "Sides", [2, 3], default=2, required=True, key="compare_count", persist_state="session"
         )
         interface = st.segmented_control(
-            "Send",
-            ["openai", "raw"],
-            default="openai",
-            required=True,
-            format_func=lambda each: {"openai": "a message", "raw": "a raw prompt"}[each],
-            key="compare_interface",
-            persist_state="session",
+            "Send", list(INTERFACES), default="openai", required=True, format_func=INTERFACES.__getitem__,
+            key="compare_interface", persist_state="session",
             help="A raw prompt is the text that the model reads, special tokens and all.",
-        )
+        )  # fmt: skip
         settings_row = st.container(horizontal=True, vertical_alignment="bottom", width="content")
-    sides = cards.choose_sides(count, interface)
-    if sides:
+    if targets := sides.choose_sides(count, interface):
         with settings_row:
             with st.popover(
                 "System",
@@ -53,30 +48,28 @@ with shell.errors_shown():
             separate = st.toggle(
                 "Separate parameters", key="compare_separate", persist_state="session", help="Each side has its own."
             )
-            requests = cards.parameters(sides, separate)
+            requests = sides.choose_parameters(targets, separate)
             connections_dialog.connections_button("compare")
             if st.button("Clear", icon=":material/clear_all:", disabled=not comparisons):
                 comparisons.clear()
                 st.rerun()
-        asks = permissions.note("talk")
+        silent = not permissions.note("talk")
         with st.container():  # in its place, not at the window's foot: the newest answers stand right under it
-            text = st.chat_input("Ask both" if count == 2 else "Ask all three", key="compare_text", disabled=not asks)
+            text = st.chat_input("Ask both" if count == 2 else "Ask all three", key="compare_text", disabled=silent)
         suggesting = st.empty()
         if not comparisons:
-            text = (
-                suggesting.pills("Try one of these", SUGGESTIONS, key="compare_suggestion", disabled=not asks) or text
-            )
+            text = suggesting.pills("Try one of these", SUGGESTIONS, key="compare_suggestion", disabled=silent) or text
         newest = st.container()
-        for comparison in reversed(comparisons):
-            cards.show(comparison, newest=comparison is comparisons[-1])
-        cards.show_tally()
+        for each in reversed(comparisons):
+            comparison.show_comparison(each, newest=each is comparisons[-1])
+        comparison.show_tally()
         if text and text.strip():
             system = (Message("system", system_prompt),) if system_prompt and system_prompt.strip() else ()
             prompt = text if interface == "raw" else (*system, Message("user", text))
             suggesting.empty()
             with newest:
-                asked = [replace(request, prompt=prompt) for request in requests]
-                cards.run(sides, asked, text, comparisons.append)
+                prompted = [replace(request, prompt=prompt) for request in requests]
+                comparison.run(targets, prompted, text, comparisons.append)
             resources.forget_lists()
             st.rerun()
         elif text:

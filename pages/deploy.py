@@ -3,7 +3,8 @@
 import streamlit as st
 
 from phi3kit.deployment import compose, recipes
-from phi3kit.ui.deploy import cards
+from phi3kit.ui.deploy.azure_bundle import show_bundle
+from phi3kit.ui.deploy.serving import show_recipe, show_server, suggested_port
 from phi3kit.ui.shared import actions, permissions, resources, shell, target_choice
 
 ROUTES = ("phi3kit serve", "mlflow models serve", "Docker image", "systemd", "Compose", "Azure ML")
@@ -14,50 +15,32 @@ st.markdown("Commands and files that serve one model: on this machine, as a serv
 with shell.errors_shown():
     actions.show_outcome()
     permissions.note("serve")
-    found = {choice.model_uri: choice for choice in resources.choices() if not choice.model.files_gone}
-    if not found:
-        shell.empty_state(
-            "A built wrapper can be handed over from here. Nothing is built yet.",
-            "build",
-            "Build a wrapper",
-            ":material/deployed_code:",
+    choices = [choice for choice in resources.choices() if not choice.model.files_gone]
+    if not choices:
+        shell.show_empty(
+            "A built wrapper can be handed over from here. Nothing is built yet.", "build", "Build a wrapper"
         )
         st.stop()
     route = st.segmented_control("As", ROUTES, default=ROUTES[0], required=True, key="deploy_route")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        uri = st.selectbox(
-            "Model",
-            list(found),
-            format_func=lambda each: target_choice.choice_label(found[each]),
-            key="deploy_model",
-            width=420,
-            help="A version stays what it is; an alias is followed when a server starts.",
-        )
+        why = "A version stays what it is; an alias is followed when a server starts."
+        choice = target_choice.choose_among(choices, "Model", "deploy_model", width=420, help=why)
         port = 0
-        if route in PORTS:
-            suggested = cards.suggested_port(PORTS[route])
-            port = int(
-                st.number_input(
-                    "Port",
-                    1,
-                    65_535,
-                    suggested,
-                    key=f"port_{route}",
-                    width=150,
-                    help="The first free one from the usual one on.",
-                )
-            )
-    choice, settings = found[uri], resources.settings()
+        if usual := PORTS.get(route):
+            why = "The first free one from the usual one on."
+            suggested = suggested_port(usual)
+            port = int(st.number_input("Port", 1, 65_535, suggested, key=f"port_{route}", width=150, help=why))
+    uri, wrapper, settings = choice.model_uri, choice.model.wrapper, resources.settings()
     if route == "phi3kit serve":
-        cards.show_recipe(recipes.worker(uri, port, settings))
+        show_recipe(recipes.worker(uri, port, settings))
     elif route == "mlflow models serve":
-        cards.show_server(choice, port)
-        cards.show_recipe(recipes.scoring_server(uri, choice.model.wrapper, port, settings))
+        show_server(choice, port)
+        show_recipe(recipes.scoring_server(uri, wrapper, port, settings))
     elif route == "Docker image":
-        cards.show_recipe(recipes.image(uri, choice.model.wrapper, port, settings))
+        show_recipe(recipes.image(uri, wrapper, port, settings))
     elif route == "systemd":
-        cards.show_recipe(recipes.unit(uri, port, settings))
+        show_recipe(recipes.unit(uri, port, settings))
     elif route == "Compose":
-        cards.show_recipe(compose.compose(choice.model, choice.registered_as))
+        show_recipe(compose.compose(choice.model, choice.registered_as))
     else:
-        cards.show_azure(choice)
+        show_bundle(choice)

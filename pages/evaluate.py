@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.evaluation.request import EvaluationRequest
-from phi3kit.ui.evaluate import cards
+from phi3kit.ui.evaluate import evaluations, job
 from phi3kit.ui.shared import permissions, resources, shell, target_choice
 
 COUNTS = {"60": 60, "300": 300, "all": None}
@@ -16,17 +16,16 @@ with shell.errors_shown():
     may = permissions.note("evaluate")
     with st.container(horizontal=True, vertical_alignment="top"):
         choice = target_choice.choose_model("evaluate_model") if may else None
-        data = cards.choose_questions() if choice else None
+        data = job.choose_questions() if choice else None
         if data:
             count = st.segmented_control("How many", list(COUNTS), default="60", required=True, key="evaluate_count")
     if choice and data:
         request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
-        st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=cards.start, args=(request,))
+        st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=job.start, args=(request,))
 with shell.errors_shown():
-    cards.show_job(resources.kit().evaluations.latest())
-    found = resources.evaluations()
-    if found:
-        cards.show_list(found)
-        cards.show_versus(found)
+    job.show_job(resources.kit().evaluations.latest())
+    if found := resources.evaluations():
+        evaluations.show_list(found)
+        evaluations.show_comparison(found)
     elif choice:
         st.caption("Nothing is evaluated yet. The scores and every answer will be here, and in MLflow.")

@@ -2,16 +2,16 @@
 
 import streamlit as st
 
-from phi3kit.ui.build import cards
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.build import job
+from phi3kit.ui.shared import pages, resources, shell
 from phi3kit.usage.summary import faster_wrapper, totals
 
-STEPS = (
-    ("build", "Build", "Log both wrappers from the small Phi-3 that ships with the app."),
-    ("signatures", "Signatures", "See what each wrapper accepts and returns, field by field."),
-    ("chat", "Chat", "Ask in OpenAI format, or send a raw prompt on Prompt."),
-    ("usage", "Usage", "Chart the tokens of every logged turn."),
-)
+STEPS = {
+    "build": "Log both wrappers from the small Phi-3 that ships with the app.",
+    "signatures": "See what each wrapper accepts and returns, field by field.",
+    "chat": "Ask in OpenAI format, or send a raw prompt on Prompt.",
+    "usage": "Chart the tokens of every logged turn.",
+}
 
 shell.begin("Phi-3 as an MLflow model, two ways")
 st.markdown(
@@ -24,21 +24,19 @@ with shell.errors_shown():
     wrappers = {model.wrapper for model in models}
     done = {"build": len(wrappers) == 2, "signatures": "seen_signatures" in st.session_state}
     done |= {"chat": bool(len(turns)), "usage": "seen_usage" in st.session_state}
-    following = next((name for name, _, _ in STEPS if not done[name]), None)
+    following = next((name for name in STEPS if not done[name]), None)
 
     sums = totals(turns)
-    fastest = faster_wrapper(turns)
     with st.container(horizontal=True):
         st.metric("Logged models", len(models), border=True, height="stretch")
         st.metric("Turns logged", f"{sums.turns:,}", border=True, height="stretch")
         st.metric("Tokens", f"{sums.total_tokens:,}", border=True, height="stretch")
-        if fastest:
-            st.metric(
-                "Faster wrapper", fastest.wrapper, f"{fastest.ratio:.1f}× the tokens/s", border=True, height="stretch"
-            )
+        if fastest := faster_wrapper(turns):
+            times = f"{fastest.ratio:.1f}× the tokens/s"
+            st.metric("Faster wrapper", fastest.wrapper, times, border=True, height="stretch")
 
-    job = cards.recent_job()
-    if not models and not (job and job.active):
+    build = job.recent()
+    if not models and not (build and build.active):
         with st.container(border=True):
             st.markdown(
                 "**Nothing is built yet.** Both wrappers of the embedded (small) model take less than half a minute."
@@ -47,20 +45,16 @@ with shell.errors_shown():
                 "Build both wrappers",
                 type="primary",
                 icon=":material/deployed_code:",
-                on_click=cards.start,
-                args=(cards.BOTH_EMBEDDED,),
+                on_click=job.start,
+                args=(job.BOTH_EMBEDDED,),
             )
-    cards.show_job(job)
+    job.show_job(build)
 
     st.subheader("The path of the chapter")
-    for number, (name, title, sentence) in enumerate(STEPS, start=1):
-        mark = (
-            " :green-badge[:material/check: done]"
-            if done[name]
-            else " :primary-badge[next]"
-            if name == following
-            else ""
-        )
+    for number, (name, sentence) in enumerate(STEPS.items(), start=1):
+        mark = " :primary-badge[next]" if name == following else ""
+        if done[name]:
+            mark = " :green-badge[:material/check: done]"
         with st.container(border=True, horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-            st.markdown(f"**{number}. {title}**{mark}  \n{sentence}", width="content")
-            st.page_link(shell.page(name), label="Open", icon=":material/arrow_forward:")
+            st.markdown(f"**{number}. {pages.PAGES[name].title}**{mark}  \n{sentence}", width="content")
+            st.page_link(pages.path(name), label="Open", icon=":material/arrow_forward:")

@@ -20,7 +20,7 @@ with shell.errors_shown():
         worker_cards.show_workers()
     elif view == "Registered":
         if registered:
-            version_cards.show_version(version_cards.versions_table(registered), registered)
+            version_cards.show_version(version_cards.choose_version(registered), registered)
         elif models:
             with st.container(border=True):
                 st.markdown("No model is registered yet. Register a logged model to give it a name and a version.")
@@ -31,15 +31,14 @@ with shell.errors_shown():
                     args=({"models_view": VIEWS[0]},),
                 )
         else:
-            shell.empty_state("No model is built yet.", "build", "Build a wrapper", ":material/deployed_code:")
+            shell.show_empty("No model is built yet.", "build", "Build a wrapper")
     elif not models:
-        shell.empty_state(
+        shell.show_empty(
             "Every built wrapper is listed here with its size, versions and use. Nothing is built yet.",
             "build",
             "Build a wrapper",
-            ":material/deployed_code:",
         )
     elif view == "Compare":
-        comparison.show_versus(resources.choices())
+        comparison.show_comparison(resources.choices())
     else:
-        model_cards.show_model(model_cards.logged_table(models, registered), registered)
+        model_cards.show_model(model_cards.choose_model(models, registered), registered)

@@ -3,19 +3,20 @@
 import streamlit as st
 
 from phi3kit.ui.shared import shell
-from phi3kit.ui.signatures import lab
+from phi3kit.ui.signatures import fields, payload
+from phi3kit.ui.signatures.sides import choose_sides
 
 VIEWS = {
-    "Fields": lab.show_fields,
-    "Payload": lab.show_payload,
-    "One question, every form": lab.show_forms,
-    "Since the chapter": lab.show_since_chapter,
+    "Fields": fields.show_fields,
+    "Payload": payload.show_payload,
+    "One question, every form": payload.show_forms,
+    "Since the chapter": fields.show_since_chapter,
 }
 
 shell.begin("Signatures")
 st.markdown("The signature is the schema of what a logged model takes and gives; here the two wrappers differ most.")
 with shell.errors_shown():
-    if sides := lab.choose_sides():
+    if sides := choose_sides():
         st.session_state["seen_signatures"] = True
         view = st.segmented_control(
             "View", list(VIEWS), default="Fields", required=True, key="sig_view", label_visibility="collapsed"

@@ -11,4 +11,4 @@ st.markdown("Walk through the chapter on MLflow and Phi-3, with code that runs t
 with shell.errors_shown():
     at = steps.choose_step()
     steps.show_step(STEPS[at])
-    steps.show_ways(at)
+    steps.show_buttons(at)

@@ -3,35 +3,34 @@
 import streamlit as st
 
 from phi3kit.ui.shared import resources, shell
-from phi3kit.ui.usage import cards, filters, tables
+from phi3kit.ui.usage import chart_cards, filters, overview, tables
 
 shell.begin("Usage")
 with shell.errors_shown():
-    reading = resources.reading(whole=filters.all_asked_for())
+    reading = resources.reading(whole=filters.whole_requested())
     st.session_state["seen_usage"] = True
-    cards.state(reading)
+    overview.show_status(reading)
     if reading.turns.empty:
-        shell.empty_state(
+        shell.show_empty(
             "Every turn becomes a run in MLflow, and its tokens are charted here. There are none yet.",
             "chat",
             "Start a chat",
-            ":material/forum:",
         )
     else:
         with st.container(horizontal=True, vertical_alignment="bottom"):
             chosen = filters.choose(reading.turns)
-        cards.meters()
+        overview.show_budgets()
         if chosen.turns.empty:
             st.info(
                 "No turn fits these filters. Choose a longer period or more wrappers.", icon=":material/filter_alt:"
             )
         else:
-            turns, beside = chosen.turns, cards.beside
-            cards.metrics(chosen)
-            cards.over_time(turns)
-            beside(turns, cards.by_dimension, cards.endings)
-            beside(turns, cards.first_tokens, cards.speeds)
-            beside(turns, cards.durations, tables.wrappers_compared)
-            beside(turns, tables.conversations, tables.costs)
-            tables.all_turns(turns)
-    cards.odd_runs(reading)
+            turns, beside = chosen.turns, chart_cards.show_beside
+            overview.show_totals(chosen)
+            chart_cards.show_over_time(turns)
+            beside(turns, chart_cards.show_by_dimension, chart_cards.show_endings)
+            beside(turns, chart_cards.show_first_tokens, chart_cards.show_speeds)
+            beside(turns, chart_cards.show_durations, tables.show_wrappers)
+            beside(turns, tables.show_conversations, tables.show_costs)
+            tables.show_turns(turns)
+    overview.show_source(reading)

@@ -1,8 +1,8 @@
-"""Copying: puts a text on the reader's clipboard at one click of one of Streamlit's own buttons.
+"""Copy button: one of Streamlit's own buttons that puts a text on the reader's clipboard.
 
-A script without any look of its own takes the click, so that the page does not run anew and a growing answer is not
-stopped; the button's icon says that it worked. Where the browser refuses (a page that is not from this machine and has no
-TLS), the click goes on to the page, which shows the text to be copied by hand.
+An invisible script takes the click, so that the page does not rerun and a growing answer is not stopped. The button's
+icon says that it worked. Where the browser offers no clipboard (neither this machine nor TLS), the click goes on to the
+page, which shows the text to be copied by hand.
 """
 
 from collections.abc import Mapping
@@ -31,16 +31,16 @@ export default function ({ data }) {
   return () => document.removeEventListener("click", onClick, true);
 }
 """
+_listen = st.components.v2.component("phi3kit_copy", js=_SCRIPT)
 
 
-def button(turn_id: str) -> bool:
-    """A copy button for a turn; True when the click reached the page, because the browser refuses the clipboard."""
+def show_button(turn_id: str) -> bool:
+    """A turn's copy button; True when the click reached the page, because the browser offers no clipboard."""
     return st.button(
         "", key=f"copy_{turn_id}", type="tertiary", icon=":material/content_copy:", help="Copy the answer's text"
     )
 
 
 def listen(texts: Mapping[str, str]) -> None:
-    """Let the copy buttons work. texts: what each turn's button copies, by the turn's id."""
-    watcher = st.components.v2.component("phi3kit_copy", js=_SCRIPT)
-    watcher(data={"texts": {f"copy_{turn_id}": text for turn_id, text in texts.items()}}, key="listen_copy", height=1)
+    """Make the copy buttons work. texts: what each turn's button copies, by the turn's id."""
+    _listen(data={"texts": {f"copy_{turn_id}": text for turn_id, text in texts.items()}}, key="listen_copy", height=1)

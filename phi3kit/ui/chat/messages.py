@@ -1,6 +1,6 @@
-"""Messages: the shown branch of a conversation, with what can be done to each turn of it.
+"""Messages: the shown branch of a conversation, and what can be done to each turn of it.
 
-Knows widgets and where they stand. What an action does, the conversation and the chats know.
+Knows widgets and where they stand. Does not know how branches or saved conversations work.
 """
 
 from collections.abc import Sequence
@@ -14,27 +14,42 @@ from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import Message
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.chat_template import SPECIAL_TOKENS
-from phi3kit.ui.chat import copy_button, open_conversation
+from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
+from phi3kit.ui.chat import copy_button, open_conversation, share
 from phi3kit.ui.chat.open_conversation import Pending
-from phi3kit.ui.shared import answers, request_code, shell, target_choice
+from phi3kit.ui.shared import answers, target_choice
+from phi3kit.ui.shared.words import plain
 
 USER, ASSISTANT = ":material/person:", ":material/neurology:"
+EMPTY = "The message is empty. Write something and send it again."
 _AT_ONCE = 30  # turns that are drawn; earlier ones at a click, because each has a row of buttons
-_LONG_CHARACTERS = 3_000  # a longer message is shown in a box that scrolls
+_LONG_CHARACTERS = 3_000  # a longer message scrolls in a box
 _EDITING = "chat_editing"
 
 
-def show(
+def show_context(conversation: Conversation, target: Target) -> None:
+    """How much of the context the conversation fills; nothing before its first turn, or where the size is unknown."""
+    counts = [turn.answer.total_tokens for turn in conversation.shown if turn.answer.total_tokens]
+    if not counts or target.context_tokens is None:
+        return
+    used, context = counts[-1], target.context_tokens
+    text = f"{used:,} of {context:,} tokens of context used"
+    if used > context - DEFAULT_MAX_TOKENS:
+        text += " · nearly full: start a new chat for long answers"
+    st.progress(min(used / context, 1.0), text=text)
+
+
+def show_turns(
     conversation: Conversation, turns: Sequence[ChatTurn], targets: Sequence[Target], target: Target, last: bool
 ) -> None:
     """Draw turns.
 
     targets: what an answer can be tried again on. target: the chosen one. last: the branch ends with these turns, and no
-    answer is being written behind.
+    answer is being written after them.
     """
     can_continue = target.connection is None or target.connection.protocol == "openai"
-    if len(turns) > _AT_ONCE and not st.session_state.get("chat_all"):
-        hidden = len(turns) - _AT_ONCE
+    hidden = len(turns) - _AT_ONCE
+    if hidden > 0 and not st.session_state.get("chat_all"):
         st.button(
             f"Show {hidden} earlier turn{'s' if hidden > 1 else ''}",
             key="chat_all_button",
@@ -46,51 +61,63 @@ def show(
     for turn in turns:
         at_end = last and turn is turns[-1]
         if st.session_state.get(_EDITING) == turn.turn_id:
-            _edit(turn)
+            _show_editing(turn)
         elif turn.text:
-            show_user(turn.text, turn, at_end)
+            _show_message(turn.text, turn, at_end)
         with st.chat_message("assistant", avatar=ASSISTANT):
-            show_answer(conversation, turn, targets, at_end and turn.cut and can_continue)
+            _show_answer(conversation, turn, targets, at_end and turn.cut and can_continue)
     copy_button.listen({turn.turn_id: turn.answer_text for turn in turns})
 
 
-def show_user(text: str, turn: ChatTurn | None = None, at_end: bool = False) -> None:
+def ask(conversation: Conversation, question: Pending, settings: ChatSettings, target: Target) -> None:
+    """Send a question and let the answer grow on the page; it is kept however it ends."""
+    target = next((each for each in target_choice.available() if each.model_uri == question.model_uri), target)
+    prompt = conversation.messages(settings.system_prompt, question.text, question.parent)
+    begun = ""
+    if question.continues:
+        begun = question.continues.answer_text.rstrip("\ufffd")  # the cut may have gone through a character
+        prompt = (*prompt, Message("assistant", begun))
+    request = replace(settings.request(prompt), continues=question.continues is not None)
+    if question.text:
+        _show_message(question.text)
+    with st.chat_message("assistant", avatar=ASSISTANT):
+        add = open_conversation.adder(conversation, question)
+        answers.run_turn(target, request, question.text, conversation.id, add, begun)
+
+
+def _show_message(text: str, turn: ChatTurn | None = None, at_end: bool = False) -> None:
     """A person's message, as text; with a turn it can be edited."""
     with st.chat_message("user", avatar=USER):
-        if len(text) > _LONG_CHARACTERS:
+        if is_long := len(text) > _LONG_CHARACTERS:
             with st.container(height=240, border=False):
                 st.text(text)
             st.caption(f"{len(text):,} characters")
-        if turn is None:
-            if len(text) <= _LONG_CHARACTERS:
-                st.text(text)
-        else:
-            with st.container(horizontal=True, vertical_alignment="top"):
-                if len(text) <= _LONG_CHARACTERS:
-                    st.text(text, width="stretch")
+        with st.container(horizontal=True, vertical_alignment="top"):
+            if not is_long:
+                st.text(text, width="stretch")
+            if turn:
                 st.button(
                     "",
                     key=f"edit_{turn.turn_id}",
                     type="tertiary",
                     icon=":material/edit:",
                     help="Edit and send again. This version is kept as a branch.",
-                    on_click=_begin_edit,
-                    args=(turn.turn_id,),
+                    on_click=st.session_state.update,
+                    args=({_EDITING: turn.turn_id},),
                     shortcut="Ctrl+Up" if at_end else None,
                 )
         if special := [token for token in SPECIAL_TOKENS if token in text]:
-            listed = " ".join(map(shell.plain, special))
-            st.caption(f"{listed} is read as text here, not as structure.")
+            st.caption(f"{' '.join(map(plain, special))} is read as text here, not as structure.")
 
 
-def show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target], can_continue: bool) -> None:
+def _show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target], can_continue: bool) -> None:
     """An answer, its cost, and what can be done with it."""
     answers.show_text(turn)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         answers.show_cost(turn)
         with st.container(horizontal=True, vertical_alignment="center", gap="small", width="content"):
-            _branches(conversation, turn)
-            if turn.answer_text and copy_button.button(turn.turn_id):
+            _show_branches(conversation, turn)
+            if turn.answer_text and copy_button.show_button(turn.turn_id):
                 _copy_by_hand(turn.answer_text)
             if turn.text:
                 st.button(
@@ -113,51 +140,36 @@ def show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Ta
                     on_click=open_conversation.ask,
                     args=(Pending(turn.text, turn.parent, continues=turn),),
                 )
-            _more(conversation, turn, targets)
+            _show_menu(conversation, turn, targets)
 
 
-def answer(conversation: Conversation, pending: Pending, settings: ChatSettings, target: Target) -> None:
-    """Ask, and let the answer grow on the page; it is kept however it ends."""
-    asked = next((each for each in target_choice.available() if each.model_uri == pending.model_uri), target)
-    prompt = conversation.messages(settings.system_prompt, pending.text, pending.parent)
-    begun = ""
-    if pending.continues:
-        begun = pending.continues.answer_text.rstrip("\ufffd")  # the cut may have gone through a character
-        prompt = (*prompt, Message("assistant", begun))
-    request = replace(settings.request(prompt), continues=pending.continues is not None)
-    if pending.text:
-        show_user(pending.text)
-    with st.chat_message("assistant", avatar=ASSISTANT):
-        keep = open_conversation.keeper(conversation, pending)
-        answers.run_turn(asked, request, pending.text, conversation.id, keep, begun)
-
-
-def _branches(conversation: Conversation, turn: ChatTurn) -> None:
+def _show_branches(conversation: Conversation, turn: ChatTurn) -> None:
     """‹ 2 of 3 ›, where there is more than one."""
-    siblings = conversation.siblings(turn)
-    if len(siblings) < 2:
+    ids = [each.turn_id for each in conversation.siblings(turn)]
+    if len(ids) < 2:
         return
-    ids = [each.turn_id for each in siblings]
     at = ids.index(turn.turn_id)
+
+    def step_button(step: int, icon: str, label: str) -> None:
+        st.button(
+            "",
+            key=f"branch_{step}_{turn.turn_id}",
+            type="tertiary",
+            icon=icon,
+            help=label,
+            disabled=not 0 <= at + step < len(ids),
+            on_click=_switch,
+            args=(conversation, ids[(at + step) % len(ids)]),
+        )
+
     with st.container(horizontal=True, vertical_alignment="center", gap=None, width="content"):
-        for step, icon, what in ((-1, "chevron_left", "Earlier version"), (1, "chevron_right", "Later version")):
-            if step == 1:
-                st.caption(f"{at + 1} of {len(ids)}", width="content")
-            there = at + step
-            st.button(
-                "",
-                key=f"branch_{step}_{turn.turn_id}",
-                type="tertiary",
-                icon=f":material/{icon}:",
-                help=what,
-                disabled=not 0 <= there < len(ids),
-                on_click=_switch,
-                args=(conversation, ids[there % len(ids)]),
-            )
+        step_button(-1, ":material/chevron_left:", "Earlier version")
+        st.caption(f"{at + 1} of {len(ids)}", width="content")
+        step_button(1, ":material/chevron_right:", "Later version")
 
 
-def _more(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target]) -> None:
-    """The rarer actions, in a menu."""
+def _show_menu(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target]) -> None:
+    """The rarer actions."""
     others = {
         f"Retry on {target.wrapper} · {target.label}": target.model_uri
         for target in targets
@@ -166,31 +178,19 @@ def _more(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target])
     can_retry = list(others)[:5] if turn.text else []
     code = [] if turn.imported else ["Code and JSON"]
     chosen = st.menu_button(
-        "",
-        [*can_retry, *code, "Delete"],
-        key=f"more_{turn.turn_id}",
-        type="tertiary",
-        icon=":material/more_horiz:",
+        "", [*can_retry, *code, "Delete"], key=f"more_{turn.turn_id}", type="tertiary", icon=":material/more_horiz:",
         help="More",
-    )
+    )  # fmt: skip
     if chosen == "Delete":
         _confirm_delete(conversation, turn)
     elif chosen == "Code and JSON":
-        request_code.show_turn(turn)
+        share.show_turn_code(turn)
     elif chosen in others:
         open_conversation.ask(Pending(turn.text, turn.parent, model_uri=others[chosen]))
         st.rerun()
 
 
-def _begin_edit(turn_id: str) -> None:
-    st.session_state[_EDITING] = turn_id
-
-
-def _end_edit() -> None:
-    st.session_state.pop(_EDITING, None)
-
-
-def _edit(turn: ChatTurn) -> None:
+def _show_editing(turn: ChatTurn) -> None:
     """A message being edited, in its place."""
     key = f"edited_{turn.turn_id}"
 
@@ -199,13 +199,13 @@ def _edit(turn: ChatTurn) -> None:
         if text.strip():
             open_conversation.ask(Pending(text, turn.parent))
         else:
-            open_conversation.note("The message is empty. Write something and send it again.")
+            open_conversation.note(EMPTY)
 
     with st.chat_message("user", avatar=USER), st.form(f"edit_form_{turn.turn_id}", border=False):
         st.text_area("Message", turn.text, key=key, label_visibility="collapsed", height="content")
         with st.container(horizontal=True):
             st.form_submit_button("Send", type="primary", icon=":material/send:", on_click=send)
-            st.form_submit_button("Cancel", on_click=_end_edit)
+            st.form_submit_button("Cancel", on_click=lambda: st.session_state.pop(_EDITING, None))
             st.caption("Ctrl + Enter sends. The version before is kept as a branch.", width="content")
 
 
@@ -225,20 +225,14 @@ def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
     behind = len(conversation.subtree(turn.turn_id)) - 1
     also = f" and the {behind} that {'goes' if behind == 1 else 'go'} on from it" if behind else ""
     st.markdown(f"The message and its answer{also} are deleted here and on the server.")
+
+    def delete() -> None:
+        try:
+            open_conversation.store().remove(conversation, turn.turn_id)
+        except StorageFailed as error:
+            open_conversation.note(str(error))
+
     with st.container(horizontal=True):
-        gone = st.button(
-            "Delete",
-            type="primary",
-            key="delete_turn",
-            on_click=_delete,
-            args=(conversation, turn.turn_id),
-        )
-        if gone or st.button("Keep", key="keep_turn"):
+        gone = st.button("Delete", type="primary", key="delete_turn", on_click=delete)
+        if st.button("Keep", key="keep_turn") or gone:
             st.rerun()
-
-
-def _delete(conversation: Conversation, turn_id: str) -> None:
-    try:
-        open_conversation.store().remove(conversation, turn_id)
-    except StorageFailed as error:
-        open_conversation.note(str(error))

@@ -1,4 +1,4 @@
-"""Chats: which conversation is open in this tab, and that it is kept on the server.
+"""Open conversation: the one of this tab, what is asked in it next, and that it is saved on the server.
 
 Knows the session, the address and the saved conversations. Draws only what went wrong or happened elsewhere.
 """
@@ -13,6 +13,7 @@ from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.errors import StorageFailed
 from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared.words import plain
 
 _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"
 PARAMETER = "conversation"  # in the page's address
@@ -20,13 +21,13 @@ PARAMETER = "conversation"  # in the page's address
 
 @dataclass
 class Pending:
-    """What is to be asked. A run of the page may be ended before it has begun to ask: then the next one does."""
+    """A question to be sent by the next run of the page. A run that is ended before it sends leaves it to the next."""
 
     text: str
     parent: str | None  # the turn that it goes on from
     continues: ChatTurn | None = None  # the cut answer to complete
     model_uri: str | None = None  # another model than the chosen one
-    asked: bool = False
+    sent: bool = False
 
 
 def store() -> SavedConversations:
@@ -36,7 +37,7 @@ def store() -> SavedConversations:
 
 
 def current() -> Conversation:
-    """The conversation of this tab: the address's, or the one that was open; told what other tabs did to it."""
+    """The conversation of this tab: the address's, or the one that was open; up to date with other tabs."""
     conversation: Conversation = st.session_state.setdefault(_KEY, Conversation())
     wanted = st.query_params.get(PARAMETER)
     if wanted and wanted not in (conversation.id, st.session_state.get(_ADDRESS)):
@@ -49,14 +50,14 @@ def current() -> Conversation:
             conversation = open_here(found)
         else:
             note("The conversation of this link does not exist, or was deleted.")
-    # While a message is sent nothing changes under it; what other tabs did is told by the next run.
+    # Nothing changes under a message that is being sent; the next run tells what other tabs did.
     if pending() is None:
         _catch_up(conversation)
     return conversation
 
 
 def open_here(conversation: Conversation) -> Conversation:
-    """Make a conversation this tab's; its settings come with it. From the next run of the page, or from its beginning."""
+    """Make a conversation this tab's, with its settings. For callbacks, and before any control is drawn."""
     st.session_state[_KEY] = conversation
     st.session_state.pop(_PENDING, None)
     st.session_state.pop("chat_editing", None)
@@ -73,7 +74,7 @@ def new() -> None:
 
 
 def apply(settings: ChatSettings, wrapper: str | None = None, model_uri: str = "") -> None:
-    """Set the page's controls when they are next drawn: Streamlit takes no value for a control that is drawn already."""
+    """Set the page's controls when they are next drawn: Streamlit takes no value for one that is drawn already."""
     st.session_state["chat_apply"] = (settings, wrapper, model_uri)
 
 
@@ -85,41 +86,39 @@ def name_in_address(conversation: Conversation) -> None:
     st.session_state[_ADDRESS] = saved
 
 
-def ask(what: Pending) -> None:
-    """Ask in the next run of the page."""
-    st.session_state[_PENDING] = replace(what)  # a button may be pressed twice
+def ask(question: Pending) -> None:
+    """Let the next run of the page send it."""
+    st.session_state[_PENDING] = replace(question)  # a button may be pressed twice
     st.session_state.pop("chat_editing", None)
     st.session_state.pop(_NOTES, None)
 
 
 def pending() -> Pending | None:
-    """What is to be asked now."""
+    """The question that this run has to send."""
     found: Pending | None = st.session_state.get(_PENDING)
-    return None if found is None or found.asked else found
+    return None if found is None or found.sent else found
 
 
-def keeper(conversation: Conversation, asked: Pending) -> Callable[[ChatTurn], None]:
-    """What keeps a turn when it ends. It may run while the page is being stopped, so it uses no part of Streamlit."""
+def adder(conversation: Conversation, question: Pending) -> Callable[[ChatTurn], None]:
+    """What adds a turn when it ends. It may run while the page is being stopped, so it uses nothing of Streamlit."""
     saved = store()
 
-    def keep(turn: ChatTurn) -> None:
-        asked.asked = True
-        cut = asked.continues
-        conversation.add(
-            replace(
-                turn,
-                parent=asked.parent,
-                continues=cut.turn_id if cut else None,
-                begun=turn.request.prompt[-1].content if cut and isinstance(turn.request.prompt, tuple) else "",
-            )
-        )
-        _try_to_save(conversation, saved)  # when it cannot, the next run of the page tries again and says so
+    def add(turn: ChatTurn) -> None:
+        question.sent = True
+        cut, prompt = question.continues, turn.request.prompt
+        begun = prompt[-1].content if cut and isinstance(prompt, tuple) else ""
+        continues = cut.turn_id if cut else None
+        conversation.add(replace(turn, parent=question.parent, continues=continues, begun=begun))
+        try:
+            saved.save(conversation)
+        except StorageFailed:  # the next run of the page tries again, and says so
+            conversation.unsaved = True
 
-    return keep
+    return add
 
 
 def save(conversation: Conversation) -> None:
-    """Save what is only here; a failure is told, and nothing is lost in this tab."""
+    """Save what is only in this tab; a failure is drawn, and nothing is lost here."""
     if not conversation.unsaved:
         return
     try:
@@ -132,23 +131,16 @@ def save(conversation: Conversation) -> None:
 
 
 def note(text: str) -> None:
-    """Say something until the next message."""
+    """Show a sentence until the next message."""
     notes: list[str] = st.session_state.setdefault(_NOTES, [])
     if text not in notes:
         notes.append(text)
 
 
 def show_notes() -> None:
-    """What there is to say."""
+    """Draw what was noted."""
     if notes := st.session_state.get(_NOTES, []):
-        st.warning("\n\n".join(map(shell.plain, notes)), icon=":material/info:")
-
-
-def _try_to_save(conversation: Conversation, saved: SavedConversations) -> None:
-    try:
-        saved.save(conversation)
-    except StorageFailed:
-        conversation.unsaved = True
+        st.warning("\n\n".join(map(plain, notes)), icon=":material/info:")
 
 
 def _catch_up(conversation: Conversation) -> None:

@@ -1,7 +1,4 @@
-"""Drawer: the saved conversations: search, open, rename, delete, import."""
-
-from datetime import datetime
-from zoneinfo import ZoneInfo
+"""Saved drawer: the saved conversations: search, open, rename, delete, import."""
 
 import streamlit as st
 
@@ -10,13 +7,14 @@ from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, ListedConversation
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.shared import permissions, shell
+from phi3kit.ui.shared.words import counted, date, plain
 
 _PAGE = 25  # conversations at once
 _DONE, _RENAMING, _DELETING = "drawer_done", "drawer_renaming", "drawer_deleting"
 
 
-def button() -> None:
-    """What opens the drawer."""
+def show_button() -> None:
+    """The button that opens the drawer."""
     keeps = permissions.may("keep")
     why = None if keeps else "Conversations of visitors are not kept: this one lasts as long as its tab."
     if st.button("Conversations", icon=":material/history:", key="open_drawer", disabled=not keeps, help=why):
@@ -31,50 +29,42 @@ def _drawer() -> None:
         st.rerun()  # closes the drawer
     with shell.errors_shown():
         text = st.text_input(
-            "Search",
-            key="drawer_search",
-            placeholder="Titles, messages and answers",
-            icon=":material/search:",
-            label_visibility="collapsed",
-        )
+            "Search", type="search", key="drawer_search", placeholder="Titles, messages and answers",
+            icon=":material/search:", label_visibility="collapsed",
+        )  # fmt: skip
         place = st.container()
         page = st.session_state.get("drawer_page", 1)
         found, total = open_conversation.store().find(text or "", _PAGE, (page - 1) * _PAGE)
         if total > _PAGE:
             st.pagination(-(-total // _PAGE), key="drawer_page")
         with place:
-            _import()
+            _show_import()
             if not found:
                 st.caption(
                     "No conversation has this text." if text else "No conversation yet. Each one is kept by itself."
                 )
             for each in found:
-                _row(each)
+                _show_row(each)
 
 
-def _row(each: ListedConversation) -> None:
+def _show_row(each: ListedConversation) -> None:
     if st.session_state.get(_RENAMING) == each.id:
-        _rename(each)
+        _show_renaming(each)
         return
     if st.session_state.get(_DELETING) == each.id:
-        _delete(each)
+        _show_deleting(each)
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         here = "open here · " if each.id == st.session_state["conversation"].id else ""
         with st.container(gap=None):
-            st.button(shell.plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_open, args=(each.id,))
-            st.caption(f"{here}{each.turns} turn{'' if each.turns == 1 else 's'} · {_when(each.changed_at)}")
+            st.button(plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_open, args=(each.id,))
+            st.caption(f"{here}{counted(each.turns, 'turn')} · {date(each.changed_at, '%b %Y %H:%M')}")
         chosen = st.menu_button(
             "", ["Rename", "Delete"], key=f"drawer_more_{each.id}", type="tertiary", icon=":material/more_vert:"
         )
         if chosen:
             st.session_state[_RENAMING if chosen == "Rename" else _DELETING] = each.id
             st.rerun(scope="fragment")
-
-
-def _when(changed_at: float) -> str:
-    at = datetime.fromtimestamp(changed_at, ZoneInfo(shell.timezone()))
-    return f"{at.day} {at:%b %Y %H:%M}"
 
 
 def _open(conversation_id: str) -> None:
@@ -86,7 +76,7 @@ def _open(conversation_id: str) -> None:
     st.session_state[_DONE] = True
 
 
-def _rename(each: ListedConversation) -> None:
+def _show_renaming(each: ListedConversation) -> None:
     key = f"title_{each.id}"
 
     def save() -> None:
@@ -99,7 +89,7 @@ def _rename(each: ListedConversation) -> None:
         st.form_submit_button("Cancel", on_click=lambda: st.session_state.pop(_RENAMING, None))
 
 
-def _delete(each: ListedConversation) -> None:
+def _show_deleting(each: ListedConversation) -> None:
     def delete() -> None:
         open_conversation.store().delete(each.id)
         st.session_state.pop(_DELETING, None)
@@ -108,13 +98,13 @@ def _delete(each: ListedConversation) -> None:
             st.session_state[_DONE] = True
 
     with st.container(border=True):
-        st.markdown(f"Delete **{shell.plain(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
+        st.markdown(f"Delete **{plain(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
         with st.container(horizontal=True):
             st.button("Delete", key="drawer_delete", type="primary", on_click=delete)
             st.button("Keep", key="drawer_keep", on_click=lambda: st.session_state.pop(_DELETING, None))
 
 
-def _import() -> None:
+def _show_import() -> None:
     def read() -> None:
         file = st.session_state.get("drawer_file")
         if file is None:

@@ -1,20 +1,22 @@
-"""Chat form: the settings of a chat: presets, system prompt, parameters; and what a link set.
+"""Settings form: the settings of a chat: presets, system prompt, parameters; and a link that sets them.
 
-Knows the widgets' keys. Which values can be used, the chat settings know.
+Knows the widgets' keys. Does not know which values can be used.
 """
 
 from dataclasses import replace
 
 import streamlit as st
 
-from phi3kit.conversations import chat_settings as chat_settings
+from phi3kit.conversations import chat_settings
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.presets import Presets
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import SERVED
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
+from phi3kit.ui.shared import permissions, resources, shell, target_choice
+from phi3kit.ui.shared.parameters import parameter_widgets
+from phi3kit.ui.shared.words import plain
 
 KEY = "chat"
 _SYSTEM, _PRESET, _NAME = "system_prompt", "chat_preset", "chat_preset_name"
@@ -34,8 +36,8 @@ def prepare() -> None:
             st.session_state[f"{KEY}_model_{wrapper}"] = model_uri
 
 
-def settings_popover(target: Target) -> ChatSettings:
-    """Everything that a message is sent with, in a popover."""
+def choose_settings(target: Target) -> ChatSettings:
+    """Everything that a message is sent with, set in a popover."""
     with st.popover("Settings", icon=":material/tune:", help="Presets, system prompt, parameters"):
         presets = _presets()
         with shell.errors_shown():
@@ -47,7 +49,7 @@ def settings_popover(target: Target) -> ChatSettings:
             placeholder="You are a helpful assistant.",
             help="The first message: how the model should behave.",
         )
-        settings = replace(answers.parameter_widgets(KEY, target), system_prompt=system_prompt or "")
+        settings = replace(parameter_widgets(KEY, target), system_prompt=system_prompt or "")
         _save_preset(presets, settings)
     return settings
 
@@ -120,7 +122,7 @@ def _set(settings: ChatSettings) -> None:
 
 
 def _read_link() -> None:
-    """Take what the address says, once; say which values cannot be used."""
+    """Take what the address says, once; note which values cannot be used."""
     given = {name: st.query_params.get_all(name) for name in _LINKED if name in st.query_params}
     if not given or given == st.session_state.get("chat_link"):
         return
@@ -132,7 +134,7 @@ def _read_link() -> None:
         else:
             open_conversation.note(f"The link's preset {preset[:60]!r} does not exist. It was left out.")
     values = {name: given[name] if name == "stop" else last[name] for name in chat_settings.NAMES if name in given}
-    settings, problems = chat_settings.read(values, _now())
+    settings, problems = chat_settings.read(values, _current())
     for problem in problems:
         open_conversation.note(f"The link's {problem}")
     wrapper, model_uri = last.get("wrapper"), last.get("model", "")
@@ -145,8 +147,8 @@ def _read_link() -> None:
     open_conversation.apply(settings, found.wrapper if found else wrapper, model_uri)
 
 
-def _now() -> ChatSettings:
-    """What the controls are set to, those that were drawn."""
+def _current() -> ChatSettings:
+    """What the controls are set to, as far as they were drawn."""
     state = {
         name: st.session_state[f"{KEY}_{name}"]
         for name in chat_settings.NAMES
@@ -157,12 +159,12 @@ def _now() -> ChatSettings:
     return chat_settings.read({**state, "system_prompt": st.session_state.get(_SYSTEM) or ""})[0]
 
 
-def link(settings: ChatSettings, target: Target) -> None:
+def show_link(settings: ChatSettings, target: Target) -> None:
     """The address that opens Chat with these settings, to be copied."""
     address = (st.context.url or "").partition("?")[0]
     try:
         url = chat_settings.link(address, settings, wrapper=target.wrapper, model=target.model_uri)
     except ValueError as error:
-        st.caption(shell.plain(str(error)))
+        st.caption(plain(str(error)))
         return
     st.code(url, language=None, wrap_lines=True)

@@ -1,26 +1,34 @@
-"""Share: a conversation's branch as a file, the page's settings as a link, the request as code."""
+"""Share: what leaves the page: a branch as a file, the settings as a link, a request as code and as JSON.
 
+Knows widgets. Does not know how files, links and snippets are written.
+"""
+
+from collections.abc import Sequence
 from functools import partial
 from zoneinfo import ZoneInfo
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from phi3kit.conversations import transcripts
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.conversations.request_snippets import remote_snippets, snippets
+from phi3kit.core.records import Served
+from phi3kit.endpoints.client import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.chat import settings_form
-from phi3kit.ui.shared import request_code, shell
+from phi3kit.ui.shared import answers, resources, target_choice, words
 
-_EXAMPLE = "What is the capital of Spain?"  # when nothing was asked yet
+_EXAMPLE = "What is the capital of Spain?"  # while nothing was asked
 
 
-def popover(conversation: Conversation, settings: ChatSettings, target: Target) -> None:
+def show_popover(conversation: Conversation, settings: ChatSettings, target: Target) -> None:
     """Everything that leaves the page."""
     with st.popover("Share", icon=":material/ios_share:", help="Export, link, code"):
         shown = conversation.shown
         st.markdown("**The conversation as it is shown**")
-        name, zone = conversation.name, ZoneInfo(shell.timezone())
+        name, zone = conversation.name, ZoneInfo(words.timezone())
         system = settings.system_prompt
         with st.container(horizontal=True):
             for label, ending, mime in (
@@ -40,13 +48,13 @@ def popover(conversation: Conversation, settings: ChatSettings, target: Target) 
                 )
         st.caption("JSON is a list of OpenAI messages; Conversations imports it again.")
         st.markdown("**A link with these settings**")
-        settings_form.link(settings, target)
+        settings_form.show_link(settings, target)
         st.markdown("**The request as code**")
         if st.button("Show the code", icon=":material/code:", key="show_code"):
             last = shown[-1] if shown else None
-            asked = last.text if last else _EXAMPLE
-            prompt = conversation.messages(system, asked, last.parent if last else None)
-            request_code.show_request(settings.request(prompt), target.wrapper, target.model_uri)
+            question, parent = (last.text, last.parent) if last else (_EXAMPLE, None)
+            prompt = conversation.messages(system, question, parent)
+            _show_request_code(settings.request(prompt), target.wrapper, target.model_uri)
 
 
 def _content(ending: str, name: str, shown: list[ChatTurn], system: str, zone: ZoneInfo) -> str:
@@ -54,3 +62,31 @@ def _content(ending: str, name: str, shown: list[ChatTurn], system: str, zone: Z
         return transcripts.to_openai(shown, system)
     write = transcripts.to_markdown if ending == "md" else transcripts.to_html
     return write(name, shown, system, zone)
+
+
+@st.dialog("Code and JSON of this request", width="large", icon=":material/code:")
+def show_turn_code(turn: ChatTurn) -> None:
+    """The request of a turn that was made, and its response."""
+    assert turn.wrapper is not None  # an imported turn has no such menu
+    with _show_code(turn.request, turn.wrapper, turn.model_uri, ["JSON"])[-1]:
+        answers.show_json(turn)
+
+
+@st.dialog("Code of the next request", width="large", icon=":material/code:")
+def _show_request_code(request: Request, wrapper: Served, model_uri: str) -> None:
+    """A request that is not made yet."""
+    _show_code(request, wrapper, model_uri)
+
+
+def _show_code(request: Request, wrapper: Served, model_uri: str, more: Sequence[str] = ()) -> Sequence[DeltaGenerator]:
+    """A tab for each snippet, and for `more`; all tabs. No snippet for a connection that was removed since."""
+    if wrapper == "remote":
+        known = (target.connection for target in target_choice.available() if target.model_uri == model_uri)
+        connection = next(known, None)
+        found = remote_snippets(request, connection) if connection else []
+    else:
+        found = snippets(request, wrapper, model_uri, resources.settings().tracking_uri)
+    tabs = st.tabs([*(each.title for each in found), *more])
+    for tab, each in zip(tabs, found, strict=False):
+        tab.code(each.code, language=each.language, wrap_lines=True)
+    return tabs

@@ -1,22 +1,22 @@
-"""Version cards: a registered version with its aliases, description and tags, and the logged model behind it.
+"""Version cards: the registered versions in a table, and one with its aliases, description, tags and logged model.
 
-Knows widgets and what they call. What a version is, the registry knows.
+Knows widgets and what they call. Does not know how the registry keeps them.
 """
 
+from collections.abc import Callable
 from functools import partial
 
-import pandas as pd
 import streamlit as st
 
 from phi3kit.core.errors import RequestInvalid
-from phi3kit.tracking import registry as registry
+from phi3kit.tracking import registry
 from phi3kit.tracking.registry import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.ui.models import model_cards
-from phi3kit.ui.shared import actions, permissions, resources, shell, theme
-from phi3kit.ui.shared.row_choice import DATE, choose_row
+from phi3kit.ui.shared import actions, elements, permissions, resources, theme
+from phi3kit.ui.shared.words import local, plain
 
 
-def versions_table(registered: list[RegisteredModel]) -> Version:
+def choose_version(registered: list[RegisteredModel]) -> Version:
     """Every registered version in a table; the chosen one, or the first."""
     found = [version for each in registered for version in each.versions]
     rows = [
@@ -28,23 +28,19 @@ def versions_table(registered: list[RegisteredModel]) -> Version:
             "description": version.description,
             "size": version.model.size_bytes / 1e6 if version.model and version.model.size_bytes else None,
             "tags": [f"{key}={value}" for key, value in version.tags],
-            "registered": pd.Timestamp(version.created_at).tz_convert(shell.timezone()),
+            "registered": local(version.created_at),
         }
         for version in found
     ]
-    chosen = choose_row(
-        rows,
-        "versions",
-        "Registered versions",
-        {
-            "aliases": st.column_config.ListColumn("aliases"),
-            "size": st.column_config.NumberColumn("size, MB", format="%.1f"),
-            "registered": DATE,
-        },
-    )
-    if len(found) > 1 and chosen is None:
+    columns = {
+        "aliases": st.column_config.ListColumn("aliases"),
+        "size": elements.MEGABYTES,
+        "registered": elements.DATE,
+    }
+    at = elements.choose_row(rows, "versions", "Registered versions", columns)
+    if len(found) > 1 and at is None:
         st.caption("Choose a row to see another one.")
-    return found[chosen or 0]
+    return found[at or 0]
 
 
 def show_version(version: Version, registered: list[RegisteredModel]) -> None:
@@ -52,81 +48,71 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             badge = theme.badge(version.model.wrapper) if version.model else ":gray-badge[gone]"
-            st.markdown(f"**{shell.plain(version.name)}, version {version.version}** {badge}", width="content")
+            st.markdown(f"**{plain(version.name)}, version {version.version}** {badge}", width="content")
             if version.model:
                 st.caption(model_cards.facts(version.model), width="content")
-        st.code(
-            "\n".join([version.model_uri, *(f"models:/{version.name}@{each}" for each in version.aliases)]),
-            language=None,
-        )
+        uris = [version.model_uri, *(f"models:/{version.name}@{alias}" for alias in version.aliases)]
+        st.code("\n".join(uris), language=None)
         if version.model is None:
             st.warning(
                 "Its logged model was deleted, or is not one of the two wrappers: this version leads nowhere.",
                 icon=":material/link_off:",
             )
         with st.container(horizontal=True):
-            _alias_buttons(version)
+            _show_alias_buttons(version)
             with st.popover("Annotate", icon=":material/edit_note:", disabled=not permissions.may("register")):
-                _annotate_form(version, registered)
+                _show_notes_form(version, registered)
             if version.model:
-                model_cards.load_buttons(version.model)
-                model_cards.links(version.model_uri, version.model)
+                model_cards.show_load_button(version.model)
+                model_cards.show_links(version.model_uri, version.model)
             if st.button(
                 "Delete version",
                 icon=":material/delete:",
                 key="delete_version",
                 disabled=not permissions.may("delete"),
             ):
-                _confirm_delete_version(version)
+                _confirm_delete(version)
         if version.description:
-            st.caption(shell.plain(version.description))
+            st.caption(plain(version.description))
     if version.model:
         with st.expander("The logged model behind it"):
             st.code(version.logged_model or "", language=None)
             model_cards.show_use(version.model, registered)
 
 
-def _alias_buttons(version: Version) -> None:
+def _show_alias_buttons(version: Version) -> None:
     actor, settings = resources.actor(), resources.settings()
+    name, number = version.name, version.version
+
+    def remove(alias: str) -> tuple[Callable[[], object], str]:
+        return partial(registry.remove_alias, name, alias, actor, settings), f"{name}@{alias} points nowhere now"
+
+    def move_here(alias: str) -> tuple[Callable[[], object], str]:
+        act = partial(registry.set_alias, name, alias, number, actor, settings)
+        return act, f"{name}@{alias} points to version {number}"
+
     for alias in (CHAMPION, CHALLENGER):
-        set_already = alias in version.aliases
-        act = (
-            partial(registry.remove_alias, version.name, alias, actor, settings)
-            if set_already
-            else partial(registry.set_alias, version.name, alias, version.version, actor, settings)
-        )
-        done = (
-            f"{version.name}@{alias} {'points nowhere now' if set_already else f'points to version {version.version}'}"
-        )
+        here = alias in version.aliases
         st.button(
-            f"Remove {alias}" if set_already else f"Make {alias}",
+            f"Remove {alias}" if here else f"Make {alias}",
             icon=":material/star:" if alias == CHAMPION else ":material/swords:",
             on_click=actions.attempt,
-            args=(act, done),
+            args=remove(alias) if here else move_here(alias),
             key=f"alias_{alias}",
             disabled=not permissions.may("register"),
-            help=f"models:/{version.name}@{alias} leads to the version that has this alias; workers follow it.",
+            help=f"models:/{name}@{alias} leads to the version that has this alias; workers follow it.",
         )
     with st.popover("Alias", icon=":material/label:", disabled=not permissions.may("register")):
         with st.form("alias_form", border=False, clear_on_submit=True):
             own = st.text_input("Alias of your own", placeholder="for example staging")
             if st.form_submit_button("Set", icon=":material/label:"):
-                act = partial(registry.set_alias, version.name, own.strip(), version.version, actor, settings)
-                actions.attempt(act, f"{version.name}@{own.strip()} points to version {version.version}")
+                actions.attempt(*move_here(own.strip()))
                 st.rerun()
-        for each in version.aliases:
-            st.button(
-                f"Remove {each}",
-                key=f"remove_alias_{each}",
-                on_click=actions.attempt,
-                args=(
-                    partial(registry.remove_alias, version.name, each, actor, settings),
-                    f"Removed {version.name}@{each}",
-                ),
-            )
+        for alias in version.aliases:
+            st.button(f"Remove {alias}", key=f"remove_alias_{alias}", on_click=actions.attempt, args=remove(alias))
 
 
-def _annotate_form(version: Version, registered: list[RegisteredModel]) -> None:
+def _show_notes_form(version: Version, registered: list[RegisteredModel]) -> None:
     actor, settings = resources.actor(), resources.settings()
     whole = next(each for each in registered if each.name == version.name)
     with st.form(f"annotate_{version.model_uri}", border=False):
@@ -163,11 +149,11 @@ def _read_tags(text: str) -> dict[str, str]:
 
 
 @st.dialog("Delete this version?")
-def _confirm_delete_version(version: Version) -> None:
-    st.markdown(f"**{shell.plain(version.name)}, version {version.version}**")
+def _confirm_delete(version: Version) -> None:
+    st.markdown(f"**{plain(version.name)}, version {version.version}**")
     if version.aliases:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
-        st.markdown(f"Who asks for **{shell.plain(names)}** finds nothing afterwards.")
+        st.markdown(f"**{plain(names)}** leads nowhere afterwards.")
     st.caption("The logged model and its files stay.")
     act = partial(registry.delete_version, version.name, version.version, resources.actor(), resources.settings())
     actions.confirm(act, f"Deleted {version.model_uri}")

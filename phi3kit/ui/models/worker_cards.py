@@ -1,6 +1,6 @@
 """Worker cards: each loaded model's process: state, memory, uptime, turns, the end of its log.
 
-Knows how they are drawn. What a worker says of itself, the pool asks.
+Knows how they are drawn. Does not know how a worker is asked.
 """
 
 import time
@@ -9,14 +9,16 @@ import streamlit as st
 
 from phi3kit.core.processes import log_tail
 from phi3kit.endpoints.worker_process import WorkerStatus
-from phi3kit.ui.shared import permissions, resources, shell, theme
+from phi3kit.ui.shared import permissions, resources, theme
+from phi3kit.ui.shared.elements import show_metrics
+from phi3kit.ui.shared.words import duration, size, state
 
 _LOG_LINES = 40
 
 
 @st.fragment(run_every="2s")
 def show_workers() -> None:
-    """All workers, redrawn while one looks."""
+    """All workers, redrawn every two seconds."""
     workers = resources.kit().pool.statuses()
     if not workers:
         st.markdown("No model is loaded. A model is loaded when you talk to it, or with Load on its card.")
@@ -29,9 +31,7 @@ def _show(worker: WorkerStatus) -> None:
     activity = pool.activity(worker.model_uri)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(
-                f"{theme.badge(worker.wrapper)} {shell.state(worker.state)} · process {worker.pid}", width="content"
-            )
+            st.markdown(f"{theme.badge(worker.wrapper)} {state(worker.state)} · process {worker.pid}", width="content")
             st.button(
                 "Unload" if worker.state != "stopped" else "Forget",
                 icon=":material/eject:",
@@ -42,17 +42,19 @@ def _show(worker: WorkerStatus) -> None:
             )
         st.code("\n".join([worker.model_uri, *worker.given_uris]), language=None)
         if worker.state != "stopped":
-            with st.container(horizontal=True):
-                st.metric("Memory", shell.size(worker.memory_bytes or 0), border=True)
-                st.metric("Uptime", shell.duration(time.time() - worker.started_at), border=True)
-                if activity:
-                    st.metric("Turns", f"{activity.turns:,}", border=True)
-                    st.metric("Tokens", f"{activity.prompt_tokens + activity.completion_tokens:,}", border=True)
-                    st.metric("Answering, waiting", f"{activity.active} · {activity.waiting}", border=True)
+            figures = {
+                "Memory": size(worker.memory_bytes or 0),
+                "Uptime": duration(time.time() - worker.started_at),
+            }
+            if activity:
+                figures["Turns"] = f"{activity.turns:,}"
+                figures["Tokens"] = f"{activity.prompt_tokens + activity.completion_tokens:,}"
+                figures["Answering, waiting"] = f"{activity.active} · {activity.waiting}"
+            show_metrics(figures)
         if activity:
             st.caption(
-                f"{activity.threads} threads · conversations hold {shell.size(activity.kv_reserved_bytes)} "
-                f"of {shell.size(activity.kv_budget_bytes)}"
+                f"{activity.threads} threads · conversations hold {size(activity.kv_reserved_bytes)} "
+                f"of {size(activity.kv_budget_bytes)}"
             )
         with st.expander("Log"):
             lines = log_tail(worker.log_file, _LOG_LINES)

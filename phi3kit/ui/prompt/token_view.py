@@ -1,6 +1,6 @@
 """Token view: a prompt's tokens as chips or as a table, and how much of the context they fill.
 
-Knows colours and widgets. What a token is, tokens know.
+Knows colours and widgets. Does not know how a text is cut into tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from phi3kit.formats.tokens import PHI3_4K_CONTEXT, PHI3_4K_WINDOW, Token, Tokenized, swallowed
-from phi3kit.ui.shared import shell, theme
+from phi3kit.ui.shared import theme
 from phi3kit.ui.shared.literal import literal
 
 _DRAWN_TOKENS = 300  # more chips make a browser slow; a click draws the rest
@@ -22,20 +22,24 @@ LEGEND = (
 )
 
 
-def show_tokens(tokenized: Tokenized, prompt: str, key: str) -> None:
-    """Each token with its text and id; the first few hundred, and the rest when asked for."""
+def show_tokens(tokenized: Tokenized | None, prompt: str, key: str) -> None:
+    """Each token with its text and id; the first few hundred, and the rest at a click. None: a remote endpoint's."""
+    if tokenized is None:
+        st.caption("A remote endpoint does not say how it cuts a text; choose a logged model to see tokens.")
+        return
     if not tokenized.tokens:
         st.caption("The tokens of your prompt stand here, as the model will read them.")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         kinds = [token.kind for token in tokenized.tokens]
-        said = [
-            f"{kinds.count(kind)} {name}" for kind, name in (("special", "special"), ("byte", "bytes")) if kind in kinds
-        ]
-        st.caption(" · ".join([f"{tokenized.count:,} tokens", *said]), width="content")
+        names = {"special": "special", "byte": "bytes"}
+        counts = [f"{kinds.count(kind)} {name}" for kind, name in names.items() if kind in kinds]
+        st.caption(" · ".join([f"{tokenized.count:,} tokens", *counts]), width="content")
         table = st.toggle("As a table", key=f"{key}_table")
     if table:
-        st.dataframe(_table(tokenized.tokens), hide_index=True, height=360, key=f"{key}_rows")
+        st.dataframe(
+            _table(tokenized.tokens), hide_index=True, height=360, key=f"{key}_rows", alt="The prompt's tokens"
+        )
         return
     shown: Sequence[Token] = tokenized.tokens
     if tokenized.count > _DRAWN_TOKENS and not st.checkbox(
@@ -78,19 +82,17 @@ def show_meter(tokenized: Tokenized, max_tokens: int, key: str) -> bool:
     fits = count < limit
     room = f"{limit - count:,} left for the answer" if fits else "too long: shorten it to send it"
     st.markdown(f"{count:,} of {limit:,} tokens · {room}")
-    st.plotly_chart(_meter(tokenized, max_tokens), key=key, config=shell.CHART_CONFIG | {"staticPlot": True})
+    alt = f"{count:,} of {limit:,} tokens of context"
+    st.plotly_chart(
+        _meter(tokenized, max_tokens), key=key, alt=alt, config={"displayModeBar": False, "staticPlot": True}
+    )
     window = tokenized.window_tokens
-    answer = f"Pale: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
+    line = f"Pale: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
     if window is not None and count > window:
-        st.caption(
-            f"{answer}:orange[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
-        )
+        line += f":orange[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
     elif window is None and limit == PHI3_4K_CONTEXT:
-        st.caption(
-            f"{answer}This export reads all of it; the transformers wrapper looks {PHI3_4K_WINDOW:,} tokens back."
-        )
-    else:
-        st.caption(answer)
+        line += f"This export reads all of it; the transformers wrapper looks {PHI3_4K_WINDOW:,} tokens back."
+    st.caption(line)
     return fits
 
 
@@ -105,7 +107,7 @@ def _meter(tokenized: Tokenized, max_tokens: int) -> go.Figure:
     figure = go.Figure()
     for tokens, colour, opacity in ((tokenized.count, colours.prompt, 1.0), (answer, colours.completion, 0.35)):
         figure.add_bar(x=[tokens], y=[""], orientation="h", marker_color=colour, opacity=opacity, width=0.5)
-    # An export has no window, but beyond that of its sibling the two wrappers may answer differently: marked too.
+    # An export has no window. The other wrapper's is marked all the same: beyond it the two may answer differently.
     window = tokenized.window_tokens or (PHI3_4K_WINDOW if limit == PHI3_4K_CONTEXT else limit)
     words = {0: "0", window: f"window {window:,}", limit: f"limit {limit:,}"}
     for mark, line in ((window, "dot"), (limit, "solid")):
@@ -123,16 +125,8 @@ def _meter(tokenized: Tokenized, max_tokens: int) -> go.Figure:
 
 
 def _table(tokens: Sequence[Token]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            (
-                position,
-                token.id,
-                token.text.translate(_MARKS),
-                " ".join(f"{byte:02X}" for byte in token.bytes),
-                token.kind,
-            )
-            for position, token in enumerate(tokens)
-        ],
-        columns=["position", "id", "text", "bytes (hex)", "kind"],
-    )
+    rows = [
+        (position, token.id, token.text.translate(_MARKS), bytes(token.bytes).hex(" ").upper(), token.kind)
+        for position, token in enumerate(tokens)
+    ]
+    return pd.DataFrame(rows, columns=["position", "id", "text", "bytes (hex)", "kind"])

@@ -1,6 +1,6 @@
-"""Acting: what a click changes in the store: done once, said once, and an error drawn by the page's next run.
+"""Actions: what a click changes: done once, said once, and an error drawn by the page's next run.
 
-Knows the order of a click, a run and a redraw. What is changed, the caller says.
+Knows the order of a click, a run and a redraw. Does not know what is changed.
 """
 
 from collections.abc import Callable
@@ -9,30 +9,32 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.core.errors import Phi3KitError
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared import resources, shell, words
 
 _ERROR, _DONE = "action_error", "action_done"
 
 
-def attempt(act: Callable[[], object], done: str | Callable[[Any], str]) -> None:
-    """Do it and read the lists anew. For callbacks, and before a rerun: nothing is drawn here.
+def attempt(act: Callable[[], object], done: str | Callable[[Any], str] = "", place: str = "") -> None:
+    """Do it, and read the lists anew. For callbacks, and before a rerun: it draws nothing.
 
-    done: what is said then, or how it is said of what came out.
+    done: what is said afterwards, or what makes it of the result. place: the `show_outcome` that draws the outcome.
     """
+    st.session_state.pop(f"{_ERROR}{place}", None)
     try:
-        found = act()
-        st.session_state[_DONE] = done if isinstance(done, str) else done(found)
+        result = act()
+        st.session_state[f"{_DONE}{place}"] = done if isinstance(done, str) else done(result)
     except Phi3KitError as error:
-        st.session_state[_ERROR] = error
+        st.session_state[f"{_ERROR}{place}"] = error
     finally:
         resources.forget_lists()
 
 
-def show_outcome() -> None:
-    """Draw what the last click did, or why it did not."""
-    if done := st.session_state.pop(_DONE, None):
-        st.toast(shell.plain(done), icon=":material/check_circle:")
-    if error := st.session_state.pop(_ERROR, None):
+def show_outcome(place: str = "") -> None:
+    """Draw what the last click did, or why it did not: a page's as a toast, another place's in that place."""
+    if done := st.session_state.pop(f"{_DONE}{place}", None):
+        draw = st.success if place else st.toast
+        draw(words.plain(done), icon=":material/check_circle:")
+    if error := st.session_state.pop(f"{_ERROR}{place}", None):
         shell.show_error(error)
 
 
@@ -41,12 +43,7 @@ def confirm(act: Callable[[], object], done: str | Callable[[Any], str]) -> None
     with st.container(horizontal=True, horizontal_alignment="right"):
         keep = st.button("Keep", key="keep")
         delete = st.button(
-            "Delete",
-            type="primary",
-            icon=":material/delete:",
-            key="confirm_delete",
-            on_click=attempt,
-            args=(act, done),
+            "Delete", type="primary", icon=":material/delete:", key="confirm_delete", on_click=attempt, args=(act, done)
         )
         if keep or delete:
             st.rerun()

@@ -1,6 +1,6 @@
-"""Connecting: the dialog in which connections to remote endpoints are added, tested, changed and removed.
+"""Connections dialog: connections to remote endpoints are added, tested, changed and removed here.
 
-Knows widgets. What a connection may be, and what an endpoint answers to a test, the kit knows.
+Knows widgets. Knows neither which connections are valid nor how an endpoint is tested.
 """
 
 from collections.abc import Sequence
@@ -20,19 +20,25 @@ from phi3kit.endpoints.connections import (
 )
 from phi3kit.endpoints.probe import Probe, probe
 from phi3kit.ui.shared import permissions, resources, shell
+from phi3kit.ui.shared.words import plain
 
 _NEW = "New connection"
 _PROTOCOLS: dict[EndpointProtocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
 _TAKES: dict[Interface, str] = {"openai": "messages", "raw": "a prompt"}
-_TESTED = "connection_tested"  # what the last test said
+_TESTED = "connection_tested"
 _SILENCE_S = 120
 
 
 def connections_button(key: str) -> None:
     """The button that opens the dialog."""
-    help_ = "Remote endpoints to talk to: vLLM, Ollama, another phi3kit, mlflow models serve."
-    if st.button("Connections", icon=":material/lan:", type="tertiary", key=f"{key}_connections", help=help_,
-                 disabled=not permissions.may("connect")):  # fmt: skip
+    if st.button(
+        "Connections",
+        icon=":material/lan:",
+        type="tertiary",
+        key=f"{key}_connections",
+        help="Remote endpoints to talk to: vLLM, Ollama, another phi3kit, mlflow models serve.",
+        disabled=not permissions.may("connect"),
+    ):
         st.session_state.pop(_TESTED, None)
         _dialog()
 
@@ -43,7 +49,7 @@ def _dialog() -> None:
 
 
 def edit_connections() -> None:
-    """What is in the dialog: one connection's fields, Test, Save and Remove. Saving and removing run the page anew."""
+    """The dialog's content: one connection's fields, Test, Save and Remove. Saving and removing rerun the page."""
     with shell.errors_shown():
         settings, keys = resources.settings(), resources.secrets()
         kept = {each.name: each for each in list_connections(settings.home)}
@@ -64,8 +70,8 @@ def edit_connections() -> None:
                 found = _test(values, key, keys)
             st.session_state[_TESTED] = (_address(values), found)
             if isinstance(found, Probe):
-                _take_over(found, key)
-        with details:  # behind the test, which fills them
+                _fill(found, key)
+        with details:  # after the test, which fills them
             values |= _detail_fields(connection, key, values)
         if save:
             save_connection(Connection(**values), resources.actor(), settings)
@@ -76,7 +82,7 @@ def edit_connections() -> None:
 
 
 def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> dict[str, Any]:
-    """What is asked how: name, protocol, URL and key, as Connection's arguments."""
+    """Name, protocol, URL and key, as Connection's arguments."""
     with st.container(horizontal=True):
         name = st.text_input("Name", kept.name if kept else "", key=f"{key}_name", max_chars=40, placeholder="lab")
         protocol = st.segmented_control(
@@ -105,7 +111,7 @@ def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> 
 
 
 def _detail_fields(kept: Connection | None, key: str, address: dict[str, Any]) -> dict[str, Any]:
-    """What a test can find out, and how long to wait, as Connection's arguments."""
+    """What a test can fill in, and how long to wait, as Connection's arguments."""
     values: dict[str, Any] = {}
     if address["protocol"] == "openai":
         values["model"] = _model(kept, key, _tested(address))
@@ -147,8 +153,8 @@ def _model(kept: Connection | None, key: str, tested: Probe | Phi3KitError | Non
     )
 
 
-def _take_over(found: Probe, key: str) -> None:
-    """Put what a test found into the fields that say nothing yet."""
+def _fill(found: Probe, key: str) -> None:
+    """Put what a test found into the fields that are empty."""
     if found.models and st.session_state.get(f"{key}_model") not in found.models:
         st.session_state[f"{key}_model"] = found.models[0]
     if found.context_tokens and not st.session_state.get(f"{key}_context"):
@@ -170,12 +176,12 @@ def _test(address: dict[str, Any], key: str, keys: dict[str, object]) -> Probe |
 
 
 def _address(values: dict[str, Any]) -> tuple[str, ...]:
-    """What a test's result is true of."""
+    """The fields that a test's result depends on."""
     return values["url"], values["protocol"], values["key_name"]
 
 
 def _tested(values: dict[str, Any]) -> Probe | Phi3KitError | None:
-    """What the last test said, while the fields still say what was tested."""
+    """The last test's result, as long as the fields are those that were tested."""
     address, found = st.session_state.get(_TESTED, (None, None))
     return found if address == _address(values) else None
 
@@ -184,6 +190,6 @@ def _show_test(tested: Probe | Phi3KitError | None) -> None:
     if isinstance(tested, Phi3KitError):
         shell.show_error(tested)
     elif tested:
-        st.success(shell.plain(tested.says), icon=":material/check:")
+        st.success(plain(tested.says), icon=":material/check:")
         for model in tested.models[:20]:
-            st.caption(shell.plain(model))
+            st.caption(plain(model))

@@ -1,6 +1,6 @@
-"""Literal: any text as Markdown that shows just this text, whatever stands in it.
+"""Literal: any text as Markdown that shows exactly this text.
 
-Knows what Streamlit's Markdown would make of characters. Knows no meaning of the text.
+Knows what Streamlit's Markdown makes of characters. Knows nothing of the text's meaning.
 """
 
 import re
@@ -9,7 +9,7 @@ import string
 _PUNCTUATION = str.maketrans({sign: f"\\{sign}" for sign in string.punctuation})
 # Signs that stand alone and that Streamlit turns into arrows and dashes, escaped or not: see _kept_apart.
 _TYPOGRAPHIC = re.compile(r"(?<![^\s\0])(?:<->|->|<-|--|>=|<=|~=)(?![^\s\0])")
-# Characters without a picture, or that change the direction of what stands behind them.
+# Characters without a glyph, or that change the direction of what follows.
 _INVISIBLE = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
@@ -19,11 +19,11 @@ def literal(text: str, *, inside: bool = False) -> str:
     """`text` for the inside of Markdown.
 
     Line breaks become hard breaks, runs of spaces stay as wide as they are, invisible characters are named.
-    inside: more Markdown stands before and behind it on its line, so the space at its ends needs no care.
+    inside: Markdown precedes and follows it on its line, so white space at its ends needs no care.
     """
     lines = named(text).split("\n")
     drawn = [_line(line, inside and index == 0, inside and index == len(lines) - 1) for index, line in enumerate(lines)]
-    # A hard break needs something behind it.
+    # A hard break needs something after it.
     return "\\\n".join([*drawn[:-1], drawn[-1] or ("&nbsp;" if len(lines) > 1 else "")])
 
 
@@ -48,11 +48,11 @@ def _line(line: str, joined_before: bool, joined_behind: bool) -> str:
 
 
 def _escaped(part: str) -> str:
-    # Whole, that word becomes a picture, escaped or not.
+    # Streamlit turns the whole word into its logo, escaped or not.
     return part.translate(_PUNCTUATION).replace(r"\:streamlit\:", r"\:*s*treamlit\:")
 
 
 def _kept_apart(signs: str) -> str:
-    """Each sign in a piece of Markdown of its own, so that nothing reads them together."""
+    """Each sign as a piece of Markdown of its own, so that they are not read together."""
     at = next(index for index, sign in enumerate(signs) if sign in "-=")
     return f"{_escaped(signs[:at])}*\\{signs[at]}*{_escaped(signs[at + 1 :])}"

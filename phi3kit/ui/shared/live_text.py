@@ -1,7 +1,7 @@
-"""Live text: a text area whose value reaches the page while one types.
+"""Live text: a text area whose value reaches the page while it is typed.
 
-Streamlit's own text area sends its text when it is left or at Ctrl+Enter. This adds a script without any look of its
-own that presses Ctrl+Enter for the reader after a pause; without it the text area still works as Streamlit's does.
+Streamlit's text area sends its text when it loses the focus or at Ctrl+Enter. An invisible script presses Ctrl+Enter
+after a pause in typing. Without the script the text area works as Streamlit's own.
 """
 
 import streamlit as st
@@ -27,11 +27,11 @@ export default function ({ data }) {
   };
 }
 """
+_watch = st.components.v2.component("phi3kit_live_text", js=_SCRIPT)
 
 
 def text_area(label: str, *, key: str, height: int, placeholder: str) -> str:
     """A text area; the page runs again 300 ms after the last key."""
     text = st.text_area(label, key=key, persist_state="session", height=height, placeholder=placeholder) or ""
-    watcher = st.components.v2.component("phi3kit_live_text", js=_SCRIPT)
-    watcher(data={"label": label, "pause_ms": _PAUSE_MS}, key=f"{key}_live", height=1)
+    _watch(data={"label": label, "pause_ms": _PAUSE_MS}, key=f"{key}_live", height=1)
     return text

@@ -1,12 +1,13 @@
 """Permissions: what the person at this tab may do, drawn as a disabled button or as one line that says why.
 
-The kit refuses by itself; pages say it before anybody tries.
+The kit refuses by itself; pages say so before anybody tries.
 """
 
 import streamlit as st
 
 from phi3kit.access.roles import Act, refusal
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared import resources
+from phi3kit.ui.shared.words import plain
 
 
 def may(act: Act) -> bool:
@@ -16,8 +17,8 @@ def may(act: Act) -> bool:
 
 def note(act: Act) -> bool:
     """Whether this person may do it; where not, one line says why."""
-    if allowed := may(act):
-        return allowed
+    if may(act):
+        return True
     error = refusal(resources.actor().role, act)
-    st.info(f"**{shell.plain(error.what)}** {shell.plain(error.why)} {error.next_step}", icon=":material/lock:")
+    st.info(f"**{plain(error.what)}** {plain(error.why)} {error.next_step}", icon=":material/lock:")
     return False

@@ -1,6 +1,6 @@
-"""Resources: what all sessions of the app share, made once a process.
+"""Resources: what all sessions of the app share, made once a process, and cached lists of what the store holds.
 
-Knows settings, worker pool, scoring servers, usage writer and builds; everything here is safe to share.
+Knows the kit's long-lived parts; everything here is safe to share. Draws only what it waits for.
 """
 
 import logging
@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -32,8 +33,7 @@ from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.plan import Plan, make_plan
 from phi3kit.packaging.sources.find import Source, find_source
-from phi3kit.tracking import logged_models
-from phi3kit.tracking import registry as registry
+from phi3kit.tracking import logged_models, registry
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.tracking.registry import ModelChoice, RegisteredModel
 from phi3kit.tracking.store import open_store
@@ -43,13 +43,15 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import TurnsReader, TurnsReading
 from phi3kit.usage.writer import UsageWriter
 
+T = TypeVar("T")
+
 _FRESH_S = 3.0  # seconds that a list from the store may be old
 _PLAN_FRESH_S = 60.0  # seconds that a plan may be old
 
 
 @dataclass(frozen=True)
 class Kit:
-    """The app's own parts."""
+    """The app's long-lived parts."""
 
     settings: Settings
     pool: WorkerPool
@@ -64,13 +66,9 @@ class Kit:
 
     def close(self) -> None:
         """End workers, scoring servers, writer, and the builds, batches and evaluations that this app started."""
-        self.upkeep.close()
-        self.builds.close()
-        self.batches.close()
-        self.evaluations.close()
-        self.servers.close()
-        self.pool.close()
-        self.writer.close()
+        ending = (self.upkeep, self.builds, self.batches, self.evaluations, self.servers, self.pool, self.writer)
+        for part in ending:
+            part.close()
 
 
 def secrets() -> dict[str, object]:
@@ -83,23 +81,23 @@ def kit() -> Kit:
     """The shared parts. Raises SettingInvalid or StorageFailed."""
     hide_in_logs(secrets())
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload in the signature lab
+    for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload that is tried on Signatures
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = read_settings(secrets())
     open_store(settings)
     pool = WorkerPool(settings)
     shared = Kit(
-        settings,
-        pool,
-        UsageWriter(settings),
-        TurnsReader(settings),
-        Outbox(settings.home),
-        BuildJobs(settings),
-        ScoringServers(settings),
-        BatchJobs(settings),
-        EvaluationJobs(settings),
-        Upkeep(settings, lambda: [each.model_uri for each in pool.statuses() if each.state != "stopped"]),
+        settings=settings,
+        pool=pool,
+        writer=UsageWriter(settings),
+        reader=TurnsReader(settings),
+        outbox=Outbox(settings.home),
+        builds=BuildJobs(settings),
+        servers=ScoringServers(settings),
+        batches=BatchJobs(settings),
+        evaluations=EvaluationJobs(settings),
+        upkeep=Upkeep(settings, lambda: [each.model_uri for each in pool.statuses() if each.state != "stopped"]),
     )
     shared.writer.start()
     shared.upkeep.start()
@@ -162,19 +160,19 @@ def endpoint(target: Target, on_wait: Callable[[str], None] = lambda what: None)
 
 
 def reading(*, whole: bool = False) -> TurnsReading:
-    """The logged turns as far as they are known, after a short wait; while they are read from nothing, a progress bar.
+    """The logged turns as far as they are known, after a short wait; a progress bar while they are read the first time.
 
     whole: compare every run with the store. Raises StorageFailed when nothing is known.
     """
     reader = kit().reader
     found = reader.current(whole=whole)
     if found.snapshot is None and found.error is None:
-        bar = st.progress(0.0, "Reading the logged turns")
+        bar = st.progress(0.0, "ReadOptions the logged turns")
         while found.snapshot is None and found.error is None:
             reader.wait(0.2)
             found = reader.current(wait_s=0)
             if found.progress and found.progress.runs:
-                text = f"Reading the logged turns: {found.progress.runs:,} runs"
+                text = f"ReadOptions the logged turns: {found.progress.runs:,} runs"
                 bar.progress(found.progress.share, text)
         bar.empty()
     if found.snapshot is None and found.error is not None:
@@ -202,32 +200,26 @@ def _planned(request: BuildRequest, home: str, role: Role) -> tuple[Source, Plan
     try:
         source = find_source(request.source, planner, settings())
         return source, make_plan(request, source, planner, settings())
-    except Phi3KitError as error:  # kept too: a hub that is away is not asked again with every click
+    except Phi3KitError as error:  # cached too: a hub that is away is not asked again at every click
         return error
 
 
 def plan(request: BuildRequest) -> tuple[Source, Plan]:
-    """The source of a build and what it needs. Raises SourceInvalid or DownloadFailed."""
-    found = _planned(request, str(kit().settings.home), actor().role)
-    if isinstance(found, Phi3KitError):
-        raise found
-    return found
+    """The source of a build, and what the build needs. Raises SourceInvalid or DownloadFailed."""
+    return unwrap(_planned(request, str(kit().settings.home), actor().role))
 
 
 @st.cache_data(max_entries=20, show_spinner="Looking through the table")
 def _table(path: Path, reading: ReadOptions, changed_at: float) -> Table | Phi3KitError:
     try:
         return open_table(path, reading)
-    except Phi3KitError as error:  # kept too: a big file that is wrong is not read again with every click
+    except Phi3KitError as error:  # cached too: a big file that is wrong is not read again at every click
         return error
 
 
 def table(path: Path, reading: ReadOptions) -> Table:
     """A table that was looked through. Raises TableInvalid."""
-    found = _table(path, reading, path.stat().st_mtime if path.exists() else 0.0)
-    if isinstance(found, Phi3KitError):
-        raise found
-    return found
+    return unwrap(_table(path, reading, path.stat().st_mtime if path.exists() else 0.0))
 
 
 def forget_plans() -> None:
@@ -245,3 +237,10 @@ def signature(model_uri: str) -> ModelSignature:
 def files(model_uri: str) -> list[tuple[str, int]]:
     """A logged model's files, which never change. Raises ModelNotFound or StorageFailed."""
     return logged_models.files_of(model_uri, kit().settings)
+
+
+def unwrap(found: T | Phi3KitError) -> T:
+    """What a cached function returned; an error that it caught is raised."""
+    if isinstance(found, Phi3KitError):
+        raise found
+    return found

@@ -1,6 +1,6 @@
-"""Signing in: the only page for who is not inside, and who is inside in the sidebar.
+"""Sign-in: the only page for who is outside, and in the sidebar the name of who is inside.
 
-Knows how they are drawn. Who somebody is, visitors say.
+Knows how they are drawn. Does not decide who somebody is: visitors does.
 """
 
 from collections.abc import Mapping
@@ -11,28 +11,28 @@ import streamlit as st
 from phi3kit.access import sign_in_setup
 from phi3kit.core.errors import Phi3KitError, SettingInvalid
 from phi3kit.ui.shared import resources, shell, visitors
+from phi3kit.ui.shared.words import plain
 
 
 def is_outside() -> bool:
-    """Whether this person may see no page. Where nothing can be known, nobody may."""
+    """Whether this person may see no page; so does everybody while nothing can be known."""
     try:
         return resources.actor().role == "nobody"
     except Phi3KitError:
         return True
 
 
-def show() -> None:
-    """What is shown outside, instead of every page."""
+def show_outside() -> None:
+    """What is shown instead of every page."""
     st.title("phi3kit")
     with shell.errors_shown():
-        name = resources.actor().name
-        if name:
+        if name := resources.actor().name:
             _show_without_role(name)
         else:
-            _show_doors(_section())
+            _show_providers(_section())
 
 
-def _show_doors(section: Mapping[str, Any]) -> None:
+def _show_providers(section: Mapping[str, Any]) -> None:
     try:
         sign_in_setup.check(section, st.get_option("server.trustedUserHeaders"))
     except SettingInvalid as error:
@@ -45,7 +45,7 @@ def _show_doors(section: Mapping[str, Any]) -> None:
         else "This app is open to its team: sign in to use it."
     )
     for provider in sign_in_setup.providers(section):
-        label = "Sign in" if provider is None else f"Sign in with {shell.plain(provider)}"
+        label = "Sign in" if provider is None else f"Sign in with {plain(provider)}"
         st.button(
             label,
             type="primary",
@@ -56,18 +56,18 @@ def _show_doors(section: Mapping[str, Any]) -> None:
         )
 
 
-def person() -> None:
-    """Who is inside, in which role, and the way out; nothing on one's own machine."""
+def show_person() -> None:
+    """Name, role and the button to sign out; nothing on one's own machine."""
     if resources.settings().profile != "team":
         return
     actor = resources.actor()
-    st.markdown(f":material/account_circle: {shell.plain(actor.name)} · {actor.role}")
+    st.markdown(f":material/account_circle: {plain(actor.name)} · {actor.role}")
     _sign_out_button()
 
 
 def _show_without_role(name: str) -> None:
     st.warning(
-        f"**You may not use this app yet.** You signed in as {shell.plain(name)}, and this name has no role here.\n\n"
+        f"**You may not use this app yet.** You signed in as {plain(name)}, and this name has no role here.\n\n"
         "Ask whoever runs this app to put this name on one of its lists, then sign in again.",
         icon=":material/lock:",
     )
@@ -80,6 +80,6 @@ def _sign_out_button() -> None:
 
 
 def _section() -> Mapping[str, Any]:
-    """[auth] of secrets.toml, as far as there is one."""
+    """[auth] of secrets.toml; empty without one."""
     found = resources.secrets().get("auth")
     return found if isinstance(found, Mapping) else {}

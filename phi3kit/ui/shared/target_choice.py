@@ -1,7 +1,9 @@
-"""Choosing: what to talk to, a logged model or a remote connection, in one row.
+"""Target choice: what to talk to or work with, a logged model or a remote connection, chosen in one row.
 
-Knows widgets. What can be talked to, targets know.
+Knows widgets. Does not know how a target answers.
 """
+
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -9,18 +11,20 @@ from phi3kit.core.records import SERVED, Interface, Served
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.targets import Target
 from phi3kit.tracking.registry import ModelChoice
-from phi3kit.ui.shared import connections_dialog, resources, shell
+from phi3kit.ui.shared import connections_dialog, resources, shell, words
+
+_ORDER = "Aliases and versions first, then logged models, newest first."
 
 
 def choose_target(key: str, preferred: Served) -> Target | None:
-    """The model to talk to, chosen in one row; None (and an empty state) when there is none.
+    """The model to talk to; None (and an empty state) when there is none.
 
     "remote" is offered beside the wrappers when there are connections.
     """
     found = available()
-    served = [each for each in SERVED if any(t.wrapper == each for t in found)]
+    served = [each for each in SERVED if any(target.wrapper == each for target in found)]
     if not served:
-        nothing_yet()
+        show_nothing_yet()
         return None
     default = preferred if preferred in served else served[0]
     wrapper = st.segmented_control(
@@ -36,25 +40,22 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         width=300,
         help="An endpoint that was added under Connections."
         if remote
-        else "Aliases and versions first, then logged models, newest first. The small one knows only its corpus.",
+        else f"{_ORDER} The small one knows only its corpus.",
     )
     connections_dialog.connections_button(key)
     return of_wrapper.get(uri)
 
 
-def nothing_yet() -> None:
+def show_nothing_yet() -> None:
     """The empty state of a page that needs something to talk to."""
-    shell.empty_state(
-        "No model is built yet. Build one and talk to it here; the small one takes seconds.",
-        "build",
-        "Build a wrapper",
-        ":material/deployed_code:",
+    shell.show_empty(
+        "No model is built yet. Build one and talk to it here; the small one takes seconds.", "build", "Build a wrapper"
     )
     connections_dialog.connections_button("nothing")
 
 
 def note(target: Target, interface: Interface) -> str | None:
-    """A sentence when what is sent is not what the target's own input is, or not all of it is heard."""
+    """A sentence when the target's own input is another than what is sent, or when it ignores part of it."""
     if target.wrapper == "onnx" and interface == "openai":
         return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
     if target.wrapper == "transformers" and interface == "raw":
@@ -66,38 +67,47 @@ def note(target: Target, interface: Interface) -> str | None:
     return "MLflow gives the whole answer at once; it takes no seed."
 
 
-def choose_model(key: str, label: str = "Model", at: int = 0) -> ModelChoice | None:
+def choose_model(key: str) -> ModelChoice | None:
     """A logged model, by alias, version or itself; None (and an empty state) when there is none."""
-    by_uri = {choice.model_uri: choice for choice in resources.choices()}
-    if not by_uri:
-        shell.empty_state(
-            "No model is built yet. Build one first; the small one takes seconds.",
-            "build",
-            "Build a wrapper",
-            ":material/deployed_code:",
-        )
-        return None
-    uri = st.selectbox(
-        label,
-        list(by_uri),
-        index=min(at, len(by_uri) - 1),
-        format_func=lambda each: choice_label(by_uri[each]),
-        key=key,
-        width=330,
-        help="Aliases first, then versions, then logged models, newest first.",
-    )
-    return by_uri[uri]
+    if choices := resources.choices():
+        return choose_among(choices, "Model", key)
+    shell.show_empty("No model is built yet. Build one first; the small one takes seconds.", "build", "Build a wrapper")
+    return None
 
 
 def choice_label(choice: ModelChoice) -> str:
     """A choice in a list: its alias or version and wrapper, or what the logged model is."""
-    return f"{choice.label or shell.model_label(choice.model)} · {choice.model.wrapper}"
+    return f"{choice.label or words.model_label(choice.model)} · {choice.model.wrapper}"
+
+
+def choose_among(
+    choices: Sequence[ModelChoice],
+    label: str,
+    key: str,
+    *,
+    default: ModelChoice | None = None,
+    width: int = 330,
+    help: str = _ORDER,
+    label_of: Callable[[ModelChoice], str] = choice_label,
+) -> ModelChoice:
+    """One of these choices, in a selectbox."""
+    by_uri = {choice.model_uri: choice for choice in choices}
+    uri = st.selectbox(
+        label,
+        list(by_uri),
+        index=choices.index(default) if default else 0,
+        format_func=lambda each: label_of(by_uri[each]),
+        key=key,
+        width=width,
+        help=help,
+    )
+    return by_uri[uri]
 
 
 def available() -> list[Target]:
     """Everything that can be talked to: aliases, versions, logged models, then connections. Raises StorageFailed."""
     models = [
-        targets.of_model(choice.model, choice.label or shell.model_label(choice.model), choice.model_uri)
+        targets.of_model(choice.model, choice.label or words.model_label(choice.model), choice.model_uri)
         for choice in resources.choices()
         if not choice.model.files_gone
     ]

@@ -1,6 +1,6 @@
-"""Diffing: two texts drawn as one, with what each has alone.
+"""Text diff: two texts drawn as one, with what each has alone.
 
-Knows colours and marks. What is the same, word_diff knows.
+Knows colours and marks. Does not know what is alike: word_diff does.
 """
 
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ def diff_markdown(spans: Sequence[Span]) -> str:
     """The spans as Markdown that shows their text and nothing else."""
     drawn = []
     for index, span in enumerate(spans):
-        # In the midst of a line a space must stay one at which the line can break.
+        # Inside a line a space must stay one at which the line can break.
         inside = 0 < index < len(spans) - 1 and not spans[index - 1].text.endswith(("\n", "\r"))
         drawn.append(literal(span.text, inside=inside) if span.kind == "same" else _changed(span))
     return "".join(drawn)
 
 
 def _changed(span: Span) -> str:
-    """Line by line: a colour must not reach over a line break. White space that alone has changed is made visible."""
+    """Line by line, because a colour ends at a line break. A change of white space alone is made visible."""
     lines = span.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     drawn = []
     for index, line in enumerate(lines):
@@ -58,7 +58,7 @@ def _changed(span: Span) -> str:
             drawn.append(_coloured(span.kind == "removed", marked))
         if not last:
             drawn.append("\\\n")
-    # A hard break needs something behind it.
+    # A hard break needs something after it.
     return "".join([*drawn, "&nbsp;"] if span.text.endswith(("\n", "\r")) else drawn)
 
 

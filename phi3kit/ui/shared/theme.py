@@ -1,4 +1,4 @@
-"""Theme: the colours that mean something, for charts and badges.
+"""Theme: the colours that carry a meaning, for charts and badges.
 
 A colour means one thing on every page: violet and green are the wrappers, grey and blue prompt and completion.
 A remote endpoint has no colour of its own: its badge is gray.

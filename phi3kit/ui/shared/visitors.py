@@ -16,7 +16,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.access.sign_in_claims import has_expired, name_of, role_of
 from phi3kit.core.settings import Settings
 
-_COOKIE_S = 31 * 86_400.0  # no cookie of Streamlit's is taken when it is older
+_COOKIE_S = 31 * 86_400.0  # Streamlit takes no older cookie
 
 
 def actor(settings: Settings) -> Actor:
@@ -38,7 +38,7 @@ def has_session_ended() -> bool:
 
 
 def sign_out() -> None:
-    """End what this tab's sign-in opened, in every tab that has it; its cookie, kept somewhere, opens nothing either."""
+    """End this tab's sign-in in every tab that shares it; a kept copy of its cookie opens nothing either."""
     ended, now = _ended(), time.time()
     for key in [key for key, until in ended.items() if until < now]:
         ended.pop(key, None)
@@ -47,7 +47,7 @@ def sign_out() -> None:
 
 
 def _claims() -> Mapping[str, Any]:
-    """What the provider said of who signed in at this tab; nothing when nobody did, or its word counts no more."""
+    """The provider's claims of who signed in at this tab; empty when nobody did, or when they have expired."""
     signed = _signed()
     counts = (
         signed.get("is_logged_in") is True and not has_expired(signed, time.time()) and _key(signed) not in _ended()
@@ -56,24 +56,24 @@ def _claims() -> Mapping[str, Any]:
 
 
 def _signed() -> Mapping[str, Any]:
-    """The cookie as Streamlit has checked it. Nothing where headers could have said it."""
+    """The cookie as Streamlit has checked it; empty where a header could have set it."""
     return {} if st.get_option("server.trustedUserHeaders") else st.user.to_dict()
 
 
 @st.cache_resource
 def _ended() -> dict[str, float]:
-    """Sign-ins that were ended, until when their cookies would count (seconds since the epoch). Lost with the process."""
+    """Ended sign-ins, and until when their cookies would count (seconds since the epoch). Lost with the process."""
     return {}
 
 
 def _key(signed: Mapping[str, Any]) -> str:
-    """One sign-in: each has another moment and nonce. Nothing else counts: a second cookie changes what Streamlit adds."""
+    """What identifies one sign-in. Other claims are left out: a second cookie changes what Streamlit adds."""
     one = [signed.get(name) for name in ("provider", "iss", "sub", "iat", "exp", "nonce")]
     return hashlib.sha256(json.dumps(one, default=str).encode()).hexdigest()
 
 
 def _guest() -> str:
-    """A name that lasts as long as the tab: nobody is asked who they are."""
+    """A name that lasts as long as the tab."""
     if "guest" not in st.session_state:
         st.session_state["guest"] = f"guest-{secrets.token_hex(6)}"
     return str(st.session_state["guest"])

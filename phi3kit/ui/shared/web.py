@@ -1,4 +1,4 @@
-"""Web: what surrounds every page of the app: headers that bind the browser, and the last word on an unexpected error.
+"""Web: what surrounds every page: security headers, bounded uploads, and what is said of an unexpected error.
 
 Knows HTTP and Streamlit's hooks. Draws one sentence.
 """
@@ -27,7 +27,7 @@ _CONTENT = (
 
 
 class SecurityHeaders:
-    """Adds them to every response. Plain ASGI: a web socket passes through."""
+    """Adds security headers to every response. Plain ASGI: a web socket passes through."""
 
     def __init__(self, app: ASGIApp, framed: bool) -> None:
         """framed: other sites may show the app inside theirs. Community Cloud does so; no account can be abused there."""
@@ -50,7 +50,7 @@ class SecurityHeaders:
 
 
 class BoundedUploads:
-    """Refuses uploads that are bigger than allowed while they come in: Streamlit holds them in memory."""
+    """Refuses uploads bigger than allowed while they arrive: Streamlit holds them in memory."""
 
     def __init__(self, app: ASGIApp, most_bytes: int) -> None:
         self._app, self._most = app, most_bytes
@@ -69,24 +69,26 @@ class BoundedUploads:
             nonlocal came
             message = await receive()
             came += len(message.get("body", b""))
-            # A client that gave no length, or a wrong one: it is gone, as far as the app can see.
+            # A client that gave a wrong length: to the app it looks as if it had gone.
             return {"type": "http.disconnect"} if came > self._most else message
 
         await self._app(scope, bounded, send)
 
 
 def middleware() -> list[Middleware]:
-    """What stands before every request. Settings that cannot be read are said by the pages."""
+    """What every request passes. Settings that cannot be read are reported by the pages."""
     try:
-        profile, upload_mb = (settings := read_settings(resources.secrets())).profile, settings.limits.upload_mb
+        settings = read_settings(resources.secrets())
     except SettingInvalid:
-        profile, upload_mb = "local", None
-    found = [Middleware(SecurityHeaders, framed=profile == "public")]
-    return [*found, Middleware(BoundedUploads, most_bytes=upload_mb * 1_000_000)] if upload_mb else found
+        return [Middleware(SecurityHeaders, framed=False)]
+    found = [Middleware(SecurityHeaders, framed=settings.profile == "public")]
+    if upload_mb := settings.limits.upload_mb:
+        found.append(Middleware(BoundedUploads, most_bytes=upload_mb * 1_000_000))
+    return found
 
 
 def on_script_error(error: Exception) -> bool:
-    """An error that nobody foresaw: its traceback goes to the log, and the page says so. True: Streamlit draws nothing."""
+    """Log an unexpected error and say so on the page. True: Streamlit draws nothing."""
     log.error("a page failed", exc_info=error)
     st.error(
         "**This page failed.** That is a mistake in phi3kit; what you did until now is kept.\n\n"

@@ -1,4 +1,4 @@
-"""Tour: the chapter's steps in its order, each with the lines that changed since, and why.
+"""Chapter: the steps of the chapter in its order, each with the lines that changed since, and why.
 
 Knows texts and code. Runs nothing; only `ask_like_the_chapter` asks a worker.
 """

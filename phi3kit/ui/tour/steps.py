@@ -1,6 +1,6 @@
-"""Touring: a step of the chapter, its code then and now, and a button that runs it here.
+"""Steps: a step of the chapter, its code then and now, and a button that runs it here.
 
-Knows how a step is drawn. What the steps are, the tour knows.
+Knows how a step is drawn. Does not know what the steps say.
 """
 
 import streamlit as st
@@ -8,33 +8,31 @@ import streamlit as st
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.endpoints import targets
-from phi3kit.formats.signatures import describe
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.snippets import onnx_wrapper_code
 from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.tracking.logged_models import LoggedModel
-from phi3kit.ui.build import cards
-from phi3kit.ui.shared import permissions, resources, shell, theme
+from phi3kit.ui.build import job as build_job
+from phi3kit.ui.shared import elements, pages, permissions, resources, shell, theme
 from phi3kit.ui.tour.chapter import MESSAGES, PROMPT, STEPS, TourStep, ask_like_the_chapter
 
-_ONWARD = (
-    ("models", "Name and version it", ":material/inventory_2:"),
-    ("deploy", "Serve it, ship it, take it to Azure", ":material/rocket_launch:"),
-    ("batch", "Answer a table", ":material/table_rows:"),
-    ("evaluate", "Score it", ":material/fact_check:"),
-    ("chat", "Talk to it", ":material/forum:"),
-)
+_ONWARD = {
+    "models": "Name and version it",
+    "deploy": "Serve it, ship it, take it to Azure",
+    "batch": "Answer a table",
+    "evaluate": "Score it",
+    "chat": "Talk to it",
+}
 
 
 def choose_step() -> int:
     """The step to show, from 0."""
     names = [f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1)]
-    at = st.session_state.setdefault("tour_at", 0)
-    chosen = st.selectbox("Step", range(len(STEPS)), index=at, format_func=names.__getitem__, width=420)
-    if chosen != at:
-        st.session_state["tour_at"] = chosen
-    st.progress((chosen + 1) / len(STEPS), text=f"Step {chosen + 1} of {len(STEPS)}")
-    return int(chosen)
+    at = st.selectbox(
+        "Step", range(len(STEPS)), format_func=names.__getitem__, key="tour_at", persist_state="session", width=420
+    )
+    st.progress((at + 1) / len(STEPS), text=f"Step {at + 1} of {len(STEPS)}")
+    return int(at)
 
 
 def show_step(step: TourStep) -> None:
@@ -45,9 +43,8 @@ def show_step(step: TourStep) -> None:
             st.markdown(theme.badge(step.wrapper), width="content")
     st.markdown(step.words)
     if step.chapter:
-        for column, title, code in zip(
-            st.columns(2), ("The chapter, 2024", "Today"), (step.chapter, step.today), strict=True
-        ):
+        then_and_now = {"The chapter, 2024": step.chapter, "Today": step.today}
+        for column, (title, code) in zip(st.columns(2), then_and_now.items(), strict=True):
             with column, st.container(border=True, height="stretch"):
                 st.markdown(f"**{title}**")
                 st.code(code, language="python", wrap_lines=True)
@@ -56,64 +53,58 @@ def show_step(step: TourStep) -> None:
             st.code(onnx_wrapper_code(), language="python")
     if step.why:
         st.markdown("\n".join(["**What changed, and why**", "", *(f"- {each}" for each in step.why)]))
-    _run(step)
+    _show_act(step)
 
 
-def show_ways(at: int) -> None:
-    """Back and on."""
+def show_buttons(at: int) -> None:
+    """To the step before and the next one."""
     with st.container(horizontal=True):
         st.button("Back", icon=":material/arrow_back:", disabled=at == 0, on_click=_go, args=(at - 1,), key="tour_back")
         if at + 1 < len(STEPS):
-            st.button(
-                f"Next: {STEPS[at + 1].title}",
-                icon=":material/arrow_forward:",
-                on_click=_go,
-                args=(at + 1,),
-                key="tour_next",
-            )
+            label = f"Next: {STEPS[at + 1].title}"
+            st.button(label, icon=":material/arrow_forward:", on_click=_go, args=(at + 1,), key="tour_next")
 
 
 def _go(to: int) -> None:
     st.session_state["tour_at"] = to
 
 
-def _run(step: TourStep) -> None:
+def _show_act(step: TourStep) -> None:
     if step.act == "build" and step.wrapper:
-        _build(step.wrapper)
+        _show_build(step.wrapper)
     elif step.act == "signatures":
-        _signatures()
+        _show_signatures()
     elif step.act == "predict" and step.wrapper:
-        _predict(step.wrapper)
+        _show_question(step.wrapper)
     elif step.act == "onward":
         with st.container(horizontal=True):
-            for page, label, icon in _ONWARD:
-                st.page_link(shell.page(page), label=label, icon=icon)
+            for page, label in _ONWARD.items():
+                pages.link(page, label)
 
 
 def _newest(wrapper: WrapperName) -> LoggedModel | None:
     return next((model for model in resources.models() if model.wrapper == wrapper), None)
 
 
-def _build(wrapper: WrapperName) -> None:
-    job = cards.recent_job()
+def _show_build(wrapper: WrapperName) -> None:
+    job = build_job.recent()
     built = _newest(wrapper)
     st.button(
         "Build it again" if built else "Run this step: build it",
         type="secondary" if built else "primary",
         icon=":material/deployed_code:",
         disabled=job is not None and job.active,
-        on_click=cards.start,
+        on_click=build_job.start,
         args=(BuildRequest((wrapper,), EMBEDDED, "int4"),),
         key=f"tour_build_{wrapper}",
     )
-    if job and wrapper in job.request.wrappers:
-        cards.show_job(job)
+    build_job.show_job(job if job and wrapper in job.request.wrappers else None)
     if built:
         st.markdown("**Logged model**")
         st.code(built.model_uri, language=None)
 
 
-def _signatures() -> None:
+def _show_signatures() -> None:
     for column, wrapper in zip(st.columns(2), WRAPPERS, strict=True):
         with column, st.container(border=True, height="stretch"):
             st.markdown(theme.badge(wrapper))
@@ -121,12 +112,11 @@ def _signatures() -> None:
             if model is None:
                 st.caption("Not built yet: run the step that logs it.")
             else:
-                notation = describe(resources.signature(model.model_uri)).notation
-                st.code(notation, language=None, wrap_lines=True, height=260)
-    st.page_link(shell.page("signatures"), label="Field by field", icon=":material/schema:")
+                elements.show_signature(model.model_uri)
+    pages.link("signatures", "Field by field")
 
 
-def _predict(wrapper: WrapperName) -> None:
+def _show_question(wrapper: WrapperName) -> None:
     model = _newest(wrapper)
     if model is None:
         st.caption("Its model is not built yet: run the step that logs it, then come back.")

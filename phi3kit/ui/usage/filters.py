@@ -1,6 +1,6 @@
-"""Usage filters: which turns a person wants to see, kept in the page's link.
+"""Filters: which turns a person wants to see, kept in the page's address.
 
-Knows widgets. What a turn is, the kit knows.
+Knows widgets. Does not know how turns are read.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def choose(everything: pd.DataFrame) -> Chosen:
     )
     more = {}
     names = [f"usage_{column}" for column in _MORE]
-    # On a link's first run the widgets below have not taken their values from it yet.
+    # On a link's first run the widgets below have not taken their values from the address yet.
     count = sum(
         bool(st.session_state[name] if name in st.session_state else st.query_params.get(name)) for name in names
     )
@@ -59,7 +59,7 @@ def choose(everything: pd.DataFrame) -> Chosen:
         "Refresh",
         icon=":material/refresh:",
         help="Compare every logged turn with MLflow, deleted and changed ones too.",
-        on_click=_ask_for_all,
+        on_click=_request_whole,
     )
     code = PERIODS[period]
     before = turns_table.before(everything, code)
@@ -70,12 +70,12 @@ def choose(everything: pd.DataFrame) -> Chosen:
     )
 
 
-def _ask_for_all() -> None:
+def _request_whole() -> None:
     st.session_state["usage_whole"] = True
 
 
-def all_asked_for() -> bool:
-    """Whether Refresh was pressed just now. It stands behind what is read, and is drawn after it."""
+def whole_requested() -> bool:
+    """Whether Refresh was pressed just now. Asked before the turns are read; the button is drawn after."""
     return bool(st.session_state.pop("usage_whole", False))
 
 
@@ -83,7 +83,7 @@ def _fitting(
     turns: pd.DataFrame, wrappers: list[str], interfaces: list[str], more: dict[str, list[str]]
 ) -> pd.DataFrame:
     fits = turns["wrapper"].isin(wrappers)
-    # What another program wrote has no interface: it is shown until somebody asks for one.
+    # A turn that another program wrote has no interface: it is shown as long as all interfaces are.
     fits &= turns["interface"].isin(interfaces) | (turns["interface"].isna() & (len(interfaces) == len(INTERFACES)))
     for column, values in more.items():
         if values:

@@ -1,6 +1,6 @@
-"""Usage tables: the parts of the Usage page that compare and list: wrappers, conversations, costs, the turns themselves.
+"""Tables: what the Usage page compares and lists: wrappers, conversations, costs, and the turns themselves.
 
-Knows widgets and their order. What is compared, the kit knows.
+Knows widgets. Does not know how turns are compared or priced.
 """
 
 from functools import partial
@@ -9,8 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.core.records import SERVED
-from phi3kit.ui.shared import permissions, resources, shell, theme
-from phi3kit.ui.usage import cards, turn_drawer
+from phi3kit.ui.shared import pages, permissions, resources, theme, words
+from phi3kit.ui.usage import turn_drawer
+from phi3kit.ui.usage.chart_cards import show_chart
 from phi3kit.usage import charts, export, prices, summary
 from phi3kit.usage.prices import Price
 
@@ -21,7 +22,7 @@ _FILES = (
 )
 
 
-def wrappers_compared(turns: pd.DataFrame) -> None:
+def show_wrappers(turns: pd.DataFrame) -> None:
     """Both wrappers on the prompts that both were asked."""
     table = summary.same_prompts(turns)
     with st.container(border=True, height="stretch"):
@@ -43,7 +44,7 @@ def wrappers_compared(turns: pd.DataFrame) -> None:
         )
 
 
-def conversations(turns: pd.DataFrame) -> None:
+def show_conversations(turns: pd.DataFrame) -> None:
     """Tokens of each conversation, and a way back into the largest ones."""
     table = summary.conversations(turns)
     with st.container(border=True, height="stretch"):
@@ -52,20 +53,16 @@ def conversations(turns: pd.DataFrame) -> None:
             st.caption("No turn belongs to a conversation.")
             return
         figure = charts.tokens_a_conversation(table, theme.palette())
-        cards.chart(figure, "conversations", "How many conversations took how many tokens", select=False)
+        show_chart(figure, "conversations", "How many conversations took how many tokens", select=False)
         largest = table.head(5)
         st.caption(f"The largest of {len(table):,}; the median takes {table['total_tokens'].median():,.0f} tokens.")
         for row in largest.to_dict("records"):
-            at = row["at"].tz_convert(shell.timezone())
-            st.page_link(
-                shell.page("chat"),
-                label=f"{row['total_tokens']:,} tokens · {shell.counted(row['turns'], 'turn')} · {at.day} {at:%b, %H:%M}",
-                icon=":material/forum:",
-                query_params={"conversation": row["conversation_id"]},
-            )
+            turns_at = f"{words.counted(row['turns'], 'turn')} · {words.date(row['at'], '%b, %H:%M')}"
+            label = f"{row['total_tokens']:,} tokens · {turns_at}"
+            pages.link("chat", label, {"conversation": row["conversation_id"]})
 
 
-def costs(turns: pd.DataFrame) -> None:
+def show_costs(turns: pd.DataFrame) -> None:
     """What the turns cost by one's own prices, and by list prices."""
     home = resources.settings().home
     own = prices.load(home)
@@ -91,13 +88,14 @@ def costs(turns: pd.DataFrame) -> None:
         )
         st.caption("List prices are those that the installed MLflow ships, in US dollars for a million tokens (M).")
         with st.popover("Your prices", icon=":material/edit:", disabled=not permissions.may("administer")):
-            _own_prices(own)
+            _edit_prices(own)
 
 
-def _own_prices(own: dict[str, Price]) -> None:
+def _edit_prices(own: dict[str, Price]) -> None:
     st.caption("What a million tokens cost you, in US dollars: machines, power, a contract.")
+    known = {name: own.get(name, Price()) for name in SERVED}
     rows = pd.DataFrame(
-        [[name, (p := own.get(name, Price())).prompt, p.cached_prompt, p.completion] for name in SERVED],
+        [[name, price.prompt, price.cached_prompt, price.completion] for name, price in known.items()],
         columns=["wrapper", "prompt", "cached_prompt", "completion"],
     )
     number = st.column_config.NumberColumn(min_value=0.0, max_value=1e6, step=0.001, required=True)
@@ -106,21 +104,19 @@ def _own_prices(own: dict[str, Price]) -> None:
         hide_index=True,
         disabled=["wrapper"],
         key="usage_own_prices",
+        alt="Your prices by wrapper",
         column_config={"prompt": number, "cached_prompt": number, "completion": number},
     )
     if st.button("Save", type="primary", key="usage_save_prices"):
-        prices.save(
-            resources.actor(),
-            resources.settings(),
-            {
-                row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])
-                for row in edited.to_dict("records")
-            },
-        )
+        given = {
+            row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])
+            for row in edited.to_dict("records")
+        }
+        prices.save(resources.actor(), resources.settings(), given)
         st.rerun()
 
 
-def all_turns(turns: pd.DataFrame) -> None:
+def show_turns(turns: pd.DataFrame) -> None:
     """The turns themselves, and as files."""
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -136,4 +132,4 @@ def all_turns(turns: pd.DataFrame) -> None:
                     key=f"usage_download_{ending}",
                     help="Exactly the turns that are filtered here, with every column; times in UTC.",
                 )
-        turn_drawer.table(turns, "usage_turns")
+        turn_drawer.show_table(turns, "usage_turns")

@@ -1,6 +1,6 @@
 """Turn drawer: a table of turns, and one of them in full: what was said, how long it took, where MLflow shows it.
 
-Knows widgets. What is known of a turn, the kit reads.
+Knows widgets. Does not know where a turn's text is kept.
 """
 
 from typing import Any
@@ -14,16 +14,17 @@ from phi3kit.core.records import Message
 from phi3kit.core.settings import INSTALLED
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.prompt import editor
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared import pages, resources, shell, theme, words
 from phi3kit.usage.details import TurnDetails, turn_details
 
+_PARTS = ("prompt", "completion", "total")
 _COLUMNS = ["at", "wrapper", "interface", "prompt_tokens", "completion_tokens", "total_tokens"]
 _COLUMNS += ["time_to_first_token_s", "tokens_per_second", "finish_reason", "origin", "user"]
 _MOST_ROWS = 1000  # that a browser is sent; files have all
 _AVATARS = {"system": ":material/psychology:", "user": ":material/person:", "assistant": ":material/neurology:"}
 
 
-def table(turns: pd.DataFrame, key: str) -> None:
+def show_table(turns: pd.DataFrame, key: str) -> None:
     """Turns, newest first; a click on a row opens it."""
     shown = turns.head(_MOST_ROWS)
     opened = st.session_state.setdefault(f"{key}_opened", 0)
@@ -37,7 +38,7 @@ def table(turns: pd.DataFrame, key: str) -> None:
         placeholder="–",
         alt="The turns that fit the filters, newest first",
         column_config={
-            "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=shell.timezone()),
+            "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=words.timezone()),
             **{f"{part}_tokens": st.column_config.NumberColumn(part, format="localized") for part in _PARTS},
             "finish_reason": "finish",
             "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f"),
@@ -45,11 +46,8 @@ def table(turns: pd.DataFrame, key: str) -> None:
         },
     )
     rows = event.selection.rows
-    more = (
-        f" The newest {_MOST_ROWS:,} of {len(turns):,} are shown; the files have all."
-        if len(turns) > len(shown)
-        else ""
-    )
+    cut = len(turns) > len(shown)
+    more = f" The newest {_MOST_ROWS:,} of {len(turns):,} are shown; the files have all." if cut else ""
     st.caption(f"Select a row to see the turn.{more}")
     if rows and rows[0] < len(shown):
         row = {str(name): value for name, value in shown.iloc[rows[0]].items()}
@@ -57,17 +55,13 @@ def table(turns: pd.DataFrame, key: str) -> None:
         def closed() -> None:
             st.session_state[f"{key}_opened"] = opened + 1  # a table without a selection
 
-        st.dialog("Turn", width="medium", position="right", on_dismiss=closed)(_drawer)(row)
+        st.dialog("Turn", width="medium", position="right", on_dismiss=closed)(_show_turn)(row)
 
 
-_PARTS = ("prompt", "completion", "total")
-
-
-def _drawer(row: dict[str, Any]) -> None:
-    at = pd.Timestamp(row["at"]).tz_convert(shell.timezone())
-    colour = {"transformers": "violet", "onnx": "green"}.get(row["wrapper"], "gray")
-    badge = f":{colour}-badge[{shell.plain(str(row['wrapper']))}]"
-    st.markdown(f"{badge} {at.day} {at:%B %Y, %H:%M:%S} · {shell.timezone()}")
+def _show_turn(row: dict[str, Any]) -> None:
+    colour = theme.WRAPPER_COLOURS.get(row["wrapper"], "gray")
+    badge = f":{colour}-badge[{words.plain(str(row['wrapper']))}]"
+    st.markdown(f"{badge} {words.date(row['at'], '%B %Y, %H:%M:%S')} · {words.timezone()}")
     st.caption(_cost(row))
     details, error = _details(row)
     if error:
@@ -78,38 +72,34 @@ def _drawer(row: dict[str, Any]) -> None:
             if details.trace_url:
                 st.link_button("Trace in MLflow", details.trace_url, icon=":material/account_tree:")
             with shell.errors_shown():
-                _open_again(row["conversation_id"], details)
+                _show_way_back(row["conversation_id"], details)
         if resources.settings().own_store:
             program = "`mlflow ui` runs on this store" if INSTALLED else "`make mlflow-ui` runs"
             st.caption(f"MLflow's own pages answer while {program}.")
-        _text(details)
+        _show_text(details)
     with st.expander("Parameters and identifiers", icon=":material/tune:"):
         names = ["temperature", "max_tokens", "top_p", "seed", "interface", "origin", "user", "error_code", "model_uri"]
         names += ["conversation_id", "turn_id", "run_id"]
         values = [[name, "–" if pd.isna(row[name]) else _value(row[name])] for name in names]
-        st.dataframe(
-            pd.DataFrame(values, columns=["name", "value"]),
-            hide_index=True,
-            alt="Parameters and identifiers of the turn",
-        )
+        table = pd.DataFrame(values, columns=["name", "value"])
+        st.dataframe(table, hide_index=True, alt="Parameters and identifiers of the turn")
 
 
-def _open_again(conversation_id: Any, details: TurnDetails) -> None:
+def _show_way_back(conversation_id: Any, details: TurnDetails) -> None:
     """A way back to where the turn was made, or could have been: a saved conversation, or what its text says."""
     if isinstance(details.prompt, str):
         if st.button("Open in Prompt", icon=":material/data_object:", key="open_in_prompt"):
-            editor.replace(details.prompt)
-            st.switch_page(shell.page("prompt"))
+            editor.set_text(details.prompt)
+            st.switch_page(pages.path("prompt"))
     elif isinstance(conversation_id, str) and open_conversation.store().open(conversation_id):
-        address = {open_conversation.PARAMETER: conversation_id}
-        st.page_link(shell.page("chat"), label="Open in Chat", icon=":material/forum:", query_params=address)
+        pages.link("chat", "Open in Chat", {open_conversation.PARAMETER: conversation_id})
     elif details.prompt and st.button(
         "Open in Chat", icon=":material/forum:", key="open_in_chat",
         help="It was not made in Chat, or was deleted there: a new conversation is made of the logged text.",
     ):  # fmt: skip
         conversation, _ = from_messages(details.messages)
         open_conversation.open_here(conversation)
-        st.switch_page(shell.page("chat"))
+        st.switch_page(pages.path("chat"))
 
 
 def _details(row: dict[str, Any]) -> tuple[TurnDetails | None, Phi3KitError | None]:
@@ -120,7 +110,7 @@ def _details(row: dict[str, Any]) -> tuple[TurnDetails | None, Phi3KitError | No
         return None, error
 
 
-def _text(details: TurnDetails) -> None:
+def _show_text(details: TurnDetails) -> None:
     if details.prompt is None:
         st.info("This turn's text was not logged, only what it cost.", icon=":material/visibility_off:")
         return
@@ -129,14 +119,14 @@ def _text(details: TurnDetails) -> None:
         st.code(details.prompt, language=None, wrap_lines=True)
     else:
         for message in details.prompt:
-            _message(message)
+            _show_message(message)
     for number, completion in enumerate(details.completions, start=1):
         if len(details.completions) > 1:
             st.caption(f"Answer {number} of {len(details.completions)}")
-        _message(Message("assistant", completion or "(no text)"))
+        _show_message(Message("assistant", completion or "(no text)"))
 
 
-def _message(message: Message) -> None:
+def _show_message(message: Message) -> None:
     with st.chat_message(message.role, avatar=_AVATARS[message.role]):
         st.text(message.content)
 
@@ -149,14 +139,14 @@ def _cost(row: dict[str, Any]) -> str:
     if cached:
         parts.append(f"{cached:,} of the prompt cached")
     if pd.notna(row["time_to_first_token_s"]):
-        parts.append(f"first token {shell.seconds(row['time_to_first_token_s'])}")
+        parts.append(f"first token {words.seconds(row['time_to_first_token_s'])}")
     if pd.notna(row["tokens_per_second"]):
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
     if pd.notna(row["duration_s"]):
-        parts.append(f"{shell.seconds(row['duration_s'])} in all")
+        parts.append(f"{words.seconds(row['duration_s'])} in all")
     reason, code = row["finish_reason"], row["error_code"]
     parts.append(f"{reason}: {code}" if isinstance(code, str) else str(reason))
-    return " · ".join(shell.plain(part) for part in parts)
+    return " · ".join(words.plain(part) for part in parts)
 
 
 def _value(value: Any) -> str:

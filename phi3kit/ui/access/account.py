@@ -1,0 +1,110 @@
+"""Account: who is at this tab, their rights and limits; for administrators everybody's use and the data folder.
+
+Knows how they are drawn. Does not know what is allowed, counted or deleted.
+"""
+
+import streamlit as st
+
+from phi3kit.access.actor import Actor
+from phi3kit.access.roles import rights
+from phi3kit.core.data_folder import disk_bytes
+from phi3kit.core.settings import Settings
+from phi3kit.tracking.upkeep import clean_up
+from phi3kit.ui.shared import actions, resources, shell
+from phi3kit.ui.shared.words import plain
+from phi3kit.usage.allowances import allowances, everybody, sizes
+
+_PROFILES = {
+    "local": "This is your own machine (profile local), and everything is on.",
+    "team": "This app is open to people who sign in (profile team).",
+    "public": "This is a public demo (profile public): you have no name here, and what you say is not kept.",
+}
+_DAY_S = 86_400.0
+_AGES = {"a day": _DAY_S, "a week": 7 * _DAY_S, "a month": 30 * _DAY_S}
+
+
+def show_person(actor: Actor, settings: Settings) -> None:
+    """Name, role and profile, in a sentence."""
+    st.markdown(f"You are **{plain(actor.name)}**, role **{actor.role}**. {_PROFILES[settings.profile]}")
+
+
+def show_rights(actor: Actor) -> None:
+    """What this person may do, and what not."""
+    may, may_not = rights(actor.role)
+    with st.container(border=True, height="stretch"):
+        st.markdown("**What you may do**")
+        if may:
+            st.markdown(f":material/check: {plain(' · '.join(may))}")
+        if may_not:
+            st.markdown(f":material/lock: Not: {plain(' · '.join(may_not))}")
+
+
+def show_limits(actor: Actor, settings: Settings) -> None:
+    """How much of each limit is used."""
+    with st.container(border=True, height="stretch"), shell.errors_shown():
+        st.markdown("**Your limits**")
+        found = allowances(settings.limits, resources.kit().outbox, actor.name)
+        for each in found:
+            st.progress(each.share, f"{each.used:,} of {each.most:,} {each.what}")
+        if bounds := sizes(settings.limits):
+            st.caption(f"At most: {'; '.join(bounds)}.")
+        elif not found:
+            st.markdown("None are set: nothing is counted against you.")
+
+
+def show_everybody(actor: Actor, settings: Settings) -> None:
+    """What each user did lately."""
+    if not actor.may("administer"):
+        return
+    with st.container(border=True), shell.errors_shown():
+        st.markdown("**Everybody's use**")
+        found = everybody(actor, settings.limits, resources.kit().outbox)
+        if not found:
+            st.markdown("Nobody has asked anything today.")
+            return
+        rows = [
+            {
+                "User": each.counts.user,
+                "Tokens today": each.tokens_today,
+                "Turns, 24 hours": each.counts.daily_turns,
+                "Turns, last minute": each.counts.minute_turns,
+                "Tokens, last minute": each.counts.minute_tokens,
+                "Being written": each.counts.at_once,
+            }
+            for each in found
+        ]
+        st.dataframe(rows, hide_index=True, key="access_uses", alt="What each user asked lately")
+        if not settings.limits.paces_users:
+            st.caption("Turns are counted by user where a limit of turns is set.")
+
+
+def show_data_folder(actor: Actor, settings: Settings) -> None:
+    """What the data folder takes, and a clean-up."""
+    if not actor.may("administer"):
+        return
+    with st.container(border=True), shell.errors_shown():
+        st.markdown("**Data folder**")
+        held, most = disk_bytes(settings.home), settings.limits.disk_mb
+        if most is None:
+            st.markdown(f"It takes {held / 1e6:,.0f} MB.")
+        else:
+            st.progress(min(1.0, held / (most * 1e6)), f"{held / 1e6:,.0f} of {most:,} MB (PHI3KIT_DISK_MB)")
+        if hours := settings.limits.keep_hours:
+            st.caption(f"What is older than {hours} h goes by itself.")
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            age = st.selectbox("Older than", list(_AGES), key="access_age", width=160)
+            if st.button("Clean up", icon=":material/cleaning_services:", key="access_clean_up"):
+                _confirm_clean_up(age, actor, settings)
+
+
+@st.dialog("Clean up?", icon=":material/cleaning_services:")
+def _confirm_clean_up(age: str, actor: Actor, settings: Settings) -> None:
+    st.markdown(
+        f"Deleted is what is older than {age}: ended builds, batches **with their results**, evaluations' progress, "
+        "uploads, bundles, logs, and copies of remote models."
+    )
+    st.markdown("Models, turns, conversations, connections and keys stay.")
+    actions.confirm(
+        lambda: clean_up(actor, settings, _AGES[age]),
+        lambda cleaned: f"Cleaned up: {cleaned.files_bytes / 1e6:,.1f} MB less.",
+    )

@@ -1,0 +1,83 @@
+"""Keys: API keys for programs: create one, list them, revoke one.
+
+Knows how they are drawn. Does not know how a key is made or checked.
+"""
+
+import streamlit as st
+
+from phi3kit.access.actor import Actor
+from phi3kit.access.keys import ApiKey, KeyStore
+from phi3kit.core.settings import Settings
+from phi3kit.ui.shared import actions, pages, permissions, shell, words
+from phi3kit.ui.shared.elements import DATE, choose_row
+
+_BODY = '{"model": "phi3", "messages": [{"role": "user", "content": "What is the capital of Spain?"}]}'
+
+
+def show_keys(actor: Actor, settings: Settings) -> None:
+    """The card of API keys."""
+    with st.container(border=True), shell.errors_shown():
+        st.markdown("**API keys**")
+        if not permissions.note("keys"):
+            return
+        store = KeyStore(settings.home)
+        st.caption("For your own programs, at a server that phi3kit serve started here. Their turns count as yours.")
+        _show_form(store, actor)
+        of_all = actor.may("administer") and st.toggle("Everybody's keys", key="access_all_keys")
+        _show_list(store, store.list(actor, everybody=of_all), actor)
+
+
+def _show_form(store: KeyStore, actor: Actor) -> None:
+    form = st.form("access_new_key", clear_on_submit=True, border=False)
+    with form, st.container(horizontal=True, vertical_alignment="bottom"):
+        user = actor.name
+        if actor.may("administer"):
+            user = st.text_input("For", actor.name, max_chars=200, width=260, help="Whose turns the key makes.")
+        note = st.text_input("Note", max_chars=200, width=320, placeholder="What it is for")
+        create = st.form_submit_button("Create a key", type="primary", icon=":material/key:")
+    if create:
+        key, token = store.create(user, note, actor)
+        _show_new(key, token)
+
+
+@st.dialog("Your new key", icon=":material/key:", width="medium")
+def _show_new(key: ApiKey, token: str) -> None:
+    """The only moment at which a key is seen. It is in no session's state: when the dialog closes, it is gone."""
+    st.markdown(f"Copy it now: it is not shown again. Its turns are those of {words.plain(key.user)}.")
+    st.code(token, language=None, wrap_lines=True)
+    st.markdown("A request with it, to a server on port 8000 of this machine:")
+    st.code(
+        f"curl http://127.0.0.1:8000/v1/chat/completions \\\n  -H 'Authorization: Bearer {token}' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n  -d '{_BODY}'",
+        language="bash",
+        wrap_lines=True,
+    )
+    pages.link("deploy", "Start such a server: Deploy")
+
+
+def _show_list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
+    if not keys:
+        st.markdown("There are none yet.")
+        return
+    rows = [
+        {
+            "Key": f"phi3kit_{key.id}_…",
+            "User": key.user,
+            "Note": key.note,
+            "State": "revoked" if key.revoked_at else "live",
+            "Created": words.local(key.created_at),
+            "Last used": words.local(key.last_used_at) if key.last_used_at else None,
+        }
+        for key in keys
+    ]
+    at = choose_row(rows, "access_keys", "API keys", {"Created": DATE, "Last used": DATE})
+    live = None if at is None or keys[at].revoked_at else keys[at]
+    st.button(
+        f"Revoke {live.id}" if live else "Revoke",
+        icon=":material/block:",
+        key="access_revoke",
+        disabled=live is None,
+        help="Choose a live key in the table. It ends at once and for good.",
+        on_click=actions.attempt,
+        args=(lambda: store.revoke(live.id if live else "", actor), "The key is revoked."),
+    )

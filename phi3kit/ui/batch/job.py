@@ -1,0 +1,140 @@
+"""Job: a batch under way, what it came to, and the batches before it.
+
+Knows how they are drawn. Does not know how a batch runs.
+"""
+
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import streamlit as st
+
+from phi3kit.batch.jobs import BatchJob
+from phi3kit.batch.request import BatchRequest
+from phi3kit.batch.tables import ReadOptions, read_rows
+from phi3kit.ui.shared import actions, job_view, pages, resources
+from phi3kit.ui.shared.elements import show_metrics
+from phi3kit.ui.shared.shell import show_error
+from phi3kit.ui.shared.words import duration, plain
+
+_RESULT_ROWS = 500
+_STATES = {
+    "queued": "Waiting for the batch before it",
+    "running": "Computing",
+    "done": "Done",
+    "failed": "The batch ended early",
+    "cancelled": "The batch was stopped",
+}
+
+
+def start(request: BatchRequest) -> None:
+    """Start a batch and show it; an error is drawn by the page's next run."""
+
+    def begin() -> None:
+        st.session_state["batch_job"] = resources.kit().batches.start(request, resources.actor()).job_id
+
+    actions.attempt(begin, place="batch")
+
+
+def chosen(jobs: list[BatchJob]) -> BatchJob | None:
+    """The job that was chosen or started here, or the newest one."""
+    job_id = st.session_state.get("batch_job")
+    return next((job for job in jobs if job.job_id == job_id), next(iter(jobs), None))
+
+
+def show_job(job: BatchJob | None) -> None:
+    """A batch, or why none began; redraws itself while it runs."""
+    actions.show_outcome("batch")
+    if job is None:
+        return
+    if job.active:
+        job_view.watch(partial(resources.kit().batches.find, job.job_id), _draw, lambda ended: None)
+    else:
+        _draw(job)
+
+
+def _draw(job: BatchJob) -> None:
+    with st.container(border=True):
+        st.markdown(f"**{_STATES[job.state]}** · {plain(job.request.input.name)} · {duration(job.seconds)}")
+        if job.state == "queued":
+            st.caption(f"One batch takes most of the machine: {job.ahead} before this one.")
+        elif job.active and job.progress is None:
+            st.caption("Looking through the table")
+        if job.progress and job.state != "done":
+            job_view.show_rows_done(job.progress, job.active)
+        if job.active:
+            why = "What is computed is kept, and the batch can go on from there."
+            job_view.cancel_button(resources.kit().batches, job, "stop_batch", "Stop", why)
+        if job.error:
+            show_error(job.error)
+        if job.state in ("failed", "cancelled"):
+            st.button(
+                "Go on",
+                type="primary",
+                icon=":material/resume:",
+                on_click=start,
+                args=(job.request,),
+                key="resume_batch",
+            )
+        if job.summary:
+            _show_result(job)
+
+
+def _show_result(job: BatchJob) -> None:
+    summary, output = job.summary, job.request.output
+    assert summary is not None
+    show_metrics(
+        {
+            "Rows": f"{summary.rows:,}",
+            "Failed": f"{summary.failed:,}",
+            "Prompt tokens": f"{summary.prompt_tokens:,}",
+            "Completion tokens": f"{summary.completion_tokens:,}",
+            "Tokens/s": f"{summary.tokens_per_s:,.0f}" if summary.tokens_per_s is not None else "–",
+        }
+    )
+    if summary.kept:
+        st.caption(f"{summary.kept:,} rows were computed by an earlier run of the same batch and were not asked again.")
+    if not job.own_output:
+        st.caption(f"Started in a terminal; its output is {plain(output.name)}, where it was asked for.")
+        return
+    if not output.is_file():
+        st.caption("Its output is no longer there.")
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            f"Download {output.name}", output.read_bytes, file_name=output.name, icon=":material/download:",
+            on_click="ignore", key="batch_download",
+        )  # fmt: skip
+        only_failed = st.toggle("Failed rows only", key="batch_failed", disabled=not summary.failed)
+        pages.link("usage", "What it cost")
+    table = resources.table(output, ReadOptions(header=job.request.reading.header))
+    rows = read_rows(table)
+    *columns, completion, prompt_tokens, completion_tokens, finish_reason, error = table.columns
+    if only_failed:
+        rows = (row for row in rows if row[error])
+    reason = [error] if summary.failed else []  # a reason is read before a count
+    st.dataframe(
+        list(islice(rows, _RESULT_ROWS)),
+        hide_index=True,
+        column_order=[*columns, completion, *reason, prompt_tokens, completion_tokens, finish_reason],
+        alt="The rows with their completions",
+    )
+    if summary.rows > _RESULT_ROWS:
+        st.caption(f"The first {_RESULT_ROWS:,} rows. The download has all of them.")
+
+
+def show_history(jobs: list[BatchJob]) -> None:
+    """Every known batch; choosing one offers to show it."""
+
+    def columns(job: BatchJob) -> dict[str, Any]:
+        return {
+            "table": job.request.input.name,
+            "model": job.request.model_uri,
+            "rows": job.progress.done if job.progress else None,
+            "failed": job.summary.failed if job.summary else None,
+        }
+
+    def more(job: BatchJob) -> None:
+        st.button("Show this batch", on_click=st.session_state.update, args=({"batch_job": job.job_id},))
+
+    job_view.show_history("Batches", jobs, columns, more)

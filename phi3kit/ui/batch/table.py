@@ -1,0 +1,95 @@
+"""Table: the table of a batch before it begins: its file, its first rows, and which column is what.
+
+Knows widgets. Does not know how a table is read or checked.
+"""
+
+from itertools import islice
+from pathlib import Path
+
+import streamlit as st
+
+from phi3kit.batch.jobs import keep_upload
+from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, map_columns
+from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
+from phi3kit.embedded import QUESTIONS_FILE
+from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared.words import plain
+
+_PROMPT_FORMATS = {
+    "message": "a user message, through the chat template",
+    "prompt": "a raw prompt",
+    "messages": "a list of OpenAI messages",
+}
+_ENCODINGS = ("utf-8", "cp1252", "cp932", "cp1253", "utf-16")
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_PREVIEW_ROWS = 5
+
+
+def choose_file() -> Path | None:
+    """An uploaded table, or the one that ships with the app. Raises StorageFailed."""
+    kind = st.segmented_control("Table", ["upload", "example"], default="upload", required=True, key="batch_table")
+    if kind == "example":
+        return QUESTIONS_FILE
+    with st.container(width=420):
+        types = [suffix.removeprefix(".") for suffix in TABLE_FORMATS if suffix != ".txt"]
+        given = st.file_uploader(
+            "File", type=types, key="batch_file", help="CSV, JSONL or Parquet, with a column of prompts."
+        )
+    return keep_upload(given.name, given.getvalue(), resources.settings()) if given else None
+
+
+def show_table(file: Path) -> tuple[Table, ReadOptions]:
+    """The table's first rows and how many there are; how a CSV is read can be set there. Raises TableInvalid."""
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            title = st.empty()
+            reading = _choose_reading(file)
+        title.markdown(f"**{plain(file.name)}**", width="content")
+        table = resources.table(file, reading)
+        title.markdown(f"**{plain(file.name)}** · {table.rows:,} rows", width="content")
+        st.dataframe(list(islice(read_rows(table), _PREVIEW_ROWS)), hide_index=True, alt="The table's first rows")
+    return table, reading
+
+
+def _choose_reading(file: Path) -> ReadOptions:
+    """How a CSV is read, in a popover; other formats need no such choice."""
+    if TABLE_FORMATS.get(file.suffix.lower()) != "csv":
+        return ReadOptions()
+    with st.popover("How it is read", icon=":material/tune:"):
+        header = st.toggle("The first row names the columns", value=True, key="batch_header")
+        encoding = st.selectbox(
+            "Encoding", _ENCODINGS, index=None, placeholder="UTF-8, or as its first bytes say", accept_new_options=True,
+            key="batch_encoding",
+        )  # fmt: skip
+        delimiter = st.selectbox(
+            "Delimiter", list(_DELIMITERS), index=None, format_func=_DELIMITERS.__getitem__, placeholder="as its first line",
+            key="batch_delimiter",
+        )  # fmt: skip
+    return ReadOptions(header, encoding, delimiter)
+
+
+def choose_columns(table: Table) -> dict[str, str | None]:
+    """Which column is what: column, format and system_column of a BatchRequest."""
+    columns = table.columns
+    known = next((name for name in PROMPT_FORMATS if name in columns), None)
+    with st.container(horizontal=True):
+        column = st.selectbox(
+            "Prompts in column", columns, index=columns.index(known) if known else 0, key="batch_column", width=220
+        )
+        kind = st.selectbox(
+            "as", PROMPT_FORMATS, index=PROMPT_FORMATS.index(known) if known else 0,
+            format_func=_PROMPT_FORMATS.__getitem__, key=f"batch_format_{known}", width=330,
+        )  # fmt: skip
+        system = st.selectbox(
+            "System message from column", [name for name in columns if name != column], index=None,
+            placeholder="none", key="batch_system_column", width=220, disabled=kind == "prompt",
+        )  # fmt: skip
+    return {"column": column, "format": kind, "system_column": system}
+
+
+def can_begin(request: BatchRequest, table: Table) -> bool:
+    """Whether the batch can begin; what prevents it is drawn."""
+    with shell.errors_shown():
+        map_columns(request, table)
+        return table.rows > 0
+    return False

@@ -1,0 +1,113 @@
+"""Request: which wrappers are built from which weights, and what that needs.
+
+Knows widgets. Does not know how sources are found or needs estimated.
+"""
+
+import streamlit as st
+
+from phi3kit.core.records import PRECISIONS, WRAPPERS, WrapperName
+from phi3kit.packaging.events import BuildRequest
+from phi3kit.packaging.plan import Plan
+from phi3kit.packaging.sources.find import EMBEDDED, Source
+from phi3kit.ui.shared import permissions
+from phi3kit.ui.shared.words import duration, plain, size
+
+_WRAPPERS: dict[str, tuple[WrapperName, ...]] = {
+    "both": WRAPPERS,
+    "transformers": ("transformers",),
+    "onnx": ("onnx",),
+}
+_WRAPPER_HELP = {
+    "both": "**both**: MLflow's chat pipeline, and a Python class around ONNX Runtime",
+    "transformers": "**transformers**: MLflow's own chat pipeline around the weights as they are",
+    "onnx": "**onnx**: a Python class around ONNX Runtime's generate API, with the weights exported for the CPU",
+}
+_SOURCE_HELP = {
+    "embedded (small)": "**embedded (small)**: the 5-million-weight Phi-3 that ships with the app; no network",
+    "Hugging Face": "**Hugging Face**: a Phi-3 from the hub, downloaded once and kept; resumes after a break",
+    "folder": "**folder**: weights in safetensors, or an ONNX folder, on the machine that runs this app",
+}
+_PRECISION_HELP = {
+    "int4": "**int4**: smallest and fastest; some answers change, and the build counts how many",
+    "int8": "**int8**: twice the size of int4, closer to the source",
+    "fp32": "**fp32**: exact, and eight times the size of int4",
+}
+_REPOSITORIES = (
+    "microsoft/Phi-3-mini-4k-instruct",
+    "microsoft/Phi-3-mini-4k-instruct-onnx/cpu_and_mobile/cpu-int4-rtn-block-32-acc-level-4",
+    "microsoft/Phi-3-mini-128k-instruct",
+    "microsoft/Phi-3.5-mini-instruct",
+    "microsoft/Phi-3-medium-4k-instruct",
+)
+_VERDICTS = {
+    "fits": ":green[:material/check_circle:] Fits on this machine",
+    "tight": ":orange[:material/warning:] A tight fit",
+    "too much": ":red[:material/error:] Does not fit on this machine",
+}
+
+
+def choose_request() -> BuildRequest:
+    """What should be built; its source is empty until one is chosen."""
+    kinds = list(_SOURCE_HELP) if permissions.may("build_any") else ["embedded (small)"]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        wrapper = st.segmented_control("Wrapper", list(_WRAPPERS), default="both", required=True)
+        kind = st.segmented_control("Source", kinds, default="embedded (small)", required=True)
+        precision = st.segmented_control(
+            "ONNX precision", list(PRECISIONS), default="int4", required=True, disabled=wrapper == "transformers"
+        )
+        with st.popover("Register", icon=":material/bookmark_add:", disabled=not permissions.may("register")):
+            name = st.text_input(
+                "Name in the Model Registry", placeholder="leave empty to only log", help="Adds a numbered version."
+            )
+    about = [_WRAPPER_HELP[wrapper], _SOURCE_HELP[kind]]
+    st.caption(" · ".join(about if wrapper == "transformers" else [*about, _PRECISION_HELP[precision]]))
+    return BuildRequest(_WRAPPERS[wrapper], _choose_source(kind).strip(), precision, (name or "").strip() or None)
+
+
+def _choose_source(kind: str) -> str:
+    if kind == "folder":
+        return st.text_input("Folder", placeholder="folder with config.json or genai_config.json") or ""
+    if kind == "Hugging Face":
+        return (
+            st.selectbox(
+                "Repository",
+                _REPOSITORIES,
+                accept_new_options=True,
+                help="owner/name, owner/name@revision, or owner/name/folder where a repository holds several ONNX models.",
+            )
+            or ""
+        )
+    return EMBEDDED
+
+
+def show_plan(source: Source, plan: Plan) -> None:
+    """The source's shape, and the plan's verdict with every need."""
+    shape = source.shape
+    parts = [f"{shape.layers} layers", f"hidden size {shape.hidden_size:,}", f"context {shape.context_tokens:,} tokens"]
+    parts += [shape.dtype or "ONNX", f"{size(source.files.size_bytes)} of files"]
+    if source.commit:
+        parts.append(f"commit {source.commit[:12]}")
+    if source.license:
+        parts.append(f"license {source.license}")
+    st.caption(plain(" · ".join(parts)))
+    if source.snapshot:
+        st.caption(f"[Model card]({source.snapshot.card_url})")
+    download = f" · {size(plan.download_bytes)} to download" if plan.download_bytes else ""
+    label = f"{_VERDICTS[plan.verdict]} · about {duration(plan.seconds)}{download}"
+    with st.expander(label, expanded=plan.verdict != "fits" or source.name != EMBEDDED):
+        st.dataframe(
+            [
+                {
+                    "what": need.what,
+                    "needed": size(need.needed),
+                    "free": size(need.available) if need.available is not None else "no limit",
+                    "verdict": need.verdict,
+                    "how it comes about": need.how,
+                }
+                for need in plan.needs
+            ],
+            hide_index=True,
+            alt="What the build needs, and what is free",
+        )
+        memory = " and ".join(f"{size(held)} in the {wrapper} worker" for wrapper, held in plan.kv_bytes.items())
+        st.caption(f"Each conversation takes memory of its own: one that fills the context {memory}.")

@@ -1,0 +1,70 @@
+"""Result: a wrapper that was built, and every logged model in a table.
+
+Knows how they are drawn, and the build's own report of what it built.
+"""
+
+import shlex
+from typing import Any
+
+import streamlit as st
+
+from phi3kit.core.records import PRECISIONS
+from phi3kit.packaging import snippets
+from phi3kit.packaging.events import BuildRequest
+from phi3kit.tracking.logged_models import LoggedModel
+from phi3kit.ui.shared import elements, resources, theme
+from phi3kit.ui.shared.words import plain, size, source_label
+
+
+def show_built(built: dict[str, Any]) -> None:
+    """A built wrapper: where it is, what it takes, what was logged, and the same build as code."""
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**Logged model** {theme.badge(built['wrapper'])}", width="content")
+            st.caption(
+                f"{size(built['size_bytes'])} · {built['precision']} · built in {built['seconds']} s", width="content"
+            )
+        st.code(built["model_uri"], language=None)
+        if built.get("registered"):
+            st.caption(f"Registered as {built['registered']}")
+        st.caption(f"Asked for the capital of Spain by plain MLflow, it answered: “{plain(built['check_answer'])}”")
+        if same := built.get("same_beginnings"):
+            st.caption(
+                f"{same} prompts get the same first 20 tokens, greedy, from the {built['precision']} export as from its source."
+            )
+        if built.get("commit"):
+            st.caption(f"Commit {built['commit']} · license {built.get('license') or 'not named'}")
+        signature, files, code = st.tabs(["Signature", "Artifacts", "The same build as code"])
+        with signature:
+            elements.show_signature(built["model_uri"])
+        with files:
+            elements.show_files(built["model_uri"])
+        with code:
+            _show_code(built)
+
+
+def _show_code(built: dict[str, Any]) -> None:
+    wrapper, source, precision = built["wrapper"], built["source"], built["precision"]
+    request = BuildRequest((wrapper,), source, precision if precision in PRECISIONS else "int4")
+    st.code(f"python -m phi3kit {shlex.join(request.command())}", language="bash")
+    st.code(snippets.build_code(wrapper, source, built["commit"], precision, resources.settings()))
+    if wrapper == "onnx":
+        st.caption("onnx_wrapper.py, the wrapper itself:")
+        st.code(snippets.onnx_wrapper_code())
+
+
+def show_models(models: list[LoggedModel]) -> None:
+    """Every logged model in a table."""
+    with st.container(border=True):
+        st.markdown("**Logged models**")
+        rows = [
+            {
+                "wrapper": model.wrapper,
+                "source": source_label(model.source),
+                "precision": model.precision,
+                "built": model.created_at,
+                "model_uri": model.model_uri,
+            }
+            for model in models
+        ]
+        st.dataframe(rows, hide_index=True, column_config={"built": elements.DATE}, alt="Logged models, newest first")

@@ -1,0 +1,92 @@
+"""Azure bundle: its size first, then the zip, the command that makes the same, and its files.
+
+Knows how it is drawn. Does not know what is bundled.
+"""
+
+import shlex
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import streamlit as st
+
+from phi3kit.access.actor import Actor
+from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.profiles import Role
+from phi3kit.deployment import azure, recipes
+from phi3kit.deployment.azure import Bundle
+from phi3kit.tracking.registry import ModelChoice
+from phi3kit.ui.shared import resources
+from phi3kit.ui.shared.elements import show_metrics
+from phi3kit.ui.shared.words import plain, size
+
+_THROUGH_MEMORY_BYTES = 200_000_000  # Streamlit keeps a download in memory: a bigger zip is written to a file
+_FILES = ("deployment.yml", "endpoint.yml", "score/score.py", "environment/conda.yaml", "deploy.sh", "README.md")
+_LANGUAGES = {".yml": "yaml", ".yaml": "yaml", ".py": "python", ".sh": "bash", ".md": "markdown"}
+
+
+@st.cache_data(ttl=60, max_entries=20, show_spinner="Reading the logged model")
+def _planned(model_uri: str, home: str, role: Role) -> Bundle | Phi3KitError:
+    try:
+        return azure.plan_bundle(model_uri, Actor("", role), resources.settings())
+    except Phi3KitError as error:
+        return error
+
+
+def show_bundle(choice: ModelChoice) -> None:
+    """The bundle of one model. Raises ModelNotFound, NotAllowed or StorageFailed."""
+    settings = resources.settings()
+    bundle = resources.unwrap(_planned(choice.model.model_uri, str(settings.home), resources.actor().role))
+    with st.container(border=True):
+        st.markdown(
+            "**Azure ML**  \nOne zip: the model saved for Azure, a scoring script, endpoint and deployment, the `az` commands, "
+            "and the same with `azure-ai-ml`."
+        )
+        show_metrics({"Model": size(bundle.model_bytes), "Machine": bundle.instance_type, "Endpoint": bundle.name})
+        _show_zip(bundle)
+        st.markdown("The same from the command line")
+        command = shlex.join(["python", "-m", "phi3kit", "azure", choice.model_uri, "-o", f"{bundle.name}.zip"])
+        st.code(f"{recipes.shell(settings).command}\n{command}", language="bash", wrap_lines=True)
+        for path, tab in zip(_FILES, st.tabs(list(_FILES)), strict=True):
+            with tab:
+                st.code(bundle.text(path), language=_LANGUAGES.get(Path(path).suffix), height=320)
+        st.caption(
+            "Azure takes the whole zip's folder as it is. Its files were read by azure-ai-ml's own loader and its script was "
+            "run with Azure's request format in our tests; nothing was deployed to Azure by us."
+        )
+
+
+def _show_zip(bundle: Bundle) -> None:
+    if bundle.model_bytes <= _THROUGH_MEMORY_BYTES:
+        st.download_button(
+            "Download the zip",
+            partial(_zip, bundle),
+            file_name=f"{bundle.name}.zip",
+            mime="application/zip",
+            type="primary",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        return
+    whole = size(bundle.model_bytes)
+    file = resources.settings().home / "bundles" / f"{bundle.name}.zip"
+    st.caption(f"A zip of {whole} is too big for the browser's download: it is written to a file.")
+    if st.button("Write the zip", type="primary", icon=":material/folder_zip:"):
+        bar, drawn = st.progress(0.0), 0.0
+
+        def on_progress(done: int) -> None:
+            nonlocal drawn
+            if done / bundle.model_bytes - drawn >= 0.01 or done == bundle.model_bytes:
+                drawn = done / bundle.model_bytes
+                bar.progress(drawn, text=f"{size(done)} of {whole}")
+
+        azure.save_bundle(bundle, file, on_progress)
+    if file.is_file():
+        st.success(f"{size(file.stat().st_size)} in {plain(str(file))}", icon=":material/folder_zip:")
+
+
+def _zip(bundle: Bundle) -> BytesIO:
+    target = BytesIO()
+    azure.write_bundle(bundle, target)
+    target.seek(0)
+    return target

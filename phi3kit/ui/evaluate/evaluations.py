@@ -1,0 +1,159 @@
+"""Evaluations: those that were logged, two of them question by question, and the better one promoted.
+
+Knows how they are drawn. Does not know how answers are scored, compared or promoted.
+"""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from phi3kit.evaluation import results
+from phi3kit.evaluation.promote import promote
+from phi3kit.evaluation.results import Evaluation
+from phi3kit.ui.shared import actions, permissions, resources, theme, words
+
+EVALUATED = "evaluated"  # the run of the evaluation that has just ended here, in the session's state
+_VIEWS = ("differ", "A better", "B better", "both wrong", "all")
+
+
+@st.cache_data(max_entries=20, show_spinner="Reading the answers")
+def _answers(run_id: str) -> pd.DataFrame:
+    """The answers of one evaluation, which never change. Raises StorageFailed."""
+    return results.answers_of(run_id, resources.settings())
+
+
+def _label(evaluation: Evaluation) -> str:
+    """An evaluation in a list."""
+    parts = [
+        evaluation.wrapper,
+        _model_name(evaluation),
+        words.date(evaluation.at),
+        f"{evaluation.questions:,} questions",
+    ]
+    return " · ".join(parts)
+
+
+def _model_name(evaluation: Evaluation) -> str:
+    """The evaluated model: its source and precision; its URI when it is gone."""
+    known = next((each for each in resources.models() if each.model_uri == evaluation.model_uri), None)
+    return f"{words.source_label(known.source)} {known.precision}" if known else evaluation.model_uri
+
+
+def show_list(found: list[Evaluation]) -> None:
+    """Every evaluation with its scores."""
+    rows = [
+        {
+            "evaluated": words.local(each.at),
+            "wrapper": each.wrapper,
+            "model": _model_name(each),
+            "questions": each.questions,
+            "failed": each.failed,
+            "exact": each.exact,
+            "contains": each.contains,
+            "word F1": each.word_f1,
+            "tokens": each.completion_tokens,
+            "latency, s": each.latency_s,
+            "p95, s": each.latency_p95_s,
+            "data": each.data,
+            "model_uri": each.model_uri,
+        }
+        for each in found
+    ]
+    number = st.column_config.NumberColumn
+    columns = {"evaluated": st.column_config.DatetimeColumn(format="D MMM, HH:mm")}
+    columns |= dict.fromkeys(("exact", "contains", "word F1"), number(format="percent"))
+    columns |= {"tokens": number(format="%.1f", help="Completion tokens a question.")}
+    columns |= dict.fromkeys(("latency, s", "p95, s"), number(format="%.3f"))
+    with st.container(border=True):
+        st.markdown("**Evaluations**")
+        st.dataframe(rows, hide_index=True, column_config=columns, alt="Evaluations with their scores")
+        st.caption("Each one is a run in the experiment phi3kit-evaluations, with every answer in its table.")
+
+
+def show_comparison(found: list[Evaluation]) -> None:
+    """Two evaluations of the same questions, question by question; one alone when there is no second."""
+    by_id = {each.run_id: each for each in found}
+    if (newest := st.session_state.pop(EVALUATED, None)) in by_id:
+        st.session_state["versus_a"] = newest
+
+    def choose(letter: str, ids: list[str], key: str) -> str:
+        return st.selectbox(letter, ids, format_func=lambda each: _label(by_id[each]), key=key, width=380)
+
+    with st.container(border=True):
+        st.markdown("**Question by question**")
+        with st.container(horizontal=True):
+            first = choose("A", list(by_id), "versus_a")
+            a = by_id[first]
+            others = [each.run_id for each in found if each.digest == a.digest and each.run_id != first]
+            if others:
+                second = choose("B", others, f"versus_b_{first}")
+            else:
+                second = first
+                st.caption("Evaluate another model on the same questions, and both are compared here.")
+        b = by_id[second]
+        _show_scores(a, b)
+        both = results.compare_answers(_answers(first), _answers(second))
+        views = _VIEWS if others else ("wrong", "all")
+        view = st.segmented_control("Show", views, default=views[0], required=True, key=f"versus_view_{len(views)}")
+        shown = _viewed(both, view)
+        st.caption(f"{len(shown):,} of {len(both):,} questions")
+        if not shown.empty:
+            columns = ["question", "expected", "answer_a", *(["answer_b", "better"] if others else [])]
+            st.dataframe(
+                shown[columns],
+                hide_index=True,
+                column_config={"answer_a": "answer A" if others else "answer", "answer_b": "answer B"},
+                alt="Questions with both answers",
+            )
+        _show_promotion(a, b)
+
+
+def _show_scores(a: Evaluation, b: Evaluation) -> None:
+    def metric(title: str, value: str, difference: float, unit: str, colour: str = "normal") -> None:
+        against, arrow = f"{unit} against B", "auto"
+        if difference == 0:
+            against, colour, arrow = "the same as B", "off", "off"
+        delta = None if a is b else against
+        st.metric(title, value, delta, delta_color=colour, delta_arrow=arrow, border=True, height="stretch")  # type: ignore[arg-type]
+
+    with st.container(horizontal=True):
+        for name, title in (("exact", "Exact"), ("contains", "Contains"), ("word_f1", "Word F1")):
+            value = getattr(a, name)
+            points = round((value - getattr(b, name)) * 100, 1)
+            metric(f"{title}, A", f"{value:.1%}", points, f"{points:+.1f} points")
+        saved_ms = round((a.latency_s - b.latency_s) * 1000)
+        metric("Latency, A", words.seconds(a.latency_s), saved_ms, f"{saved_ms:+,} ms", "inverse")
+    if a.at_once != b.at_once:
+        st.caption(f"Latency does not compare: {a.at_once} requests were under way together in A and {b.at_once} in B.")
+
+
+def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
+    if view in ("both wrong", "wrong"):
+        return both[~both["exact_a"] & ~both["exact_b"]]
+    if view == "differ":
+        return both[both["answer_a"] != both["answer_b"]]
+    return both if view == "all" else both[both["better"] == view[0]]
+
+
+def _show_promotion(a: Evaluation, b: Evaluation) -> None:
+    with st.popover("Promote", icon=":material/trophy:", disabled=not permissions.may("register")):
+        sides = {"A": a, "B": b} if a is not b else {"A": a}
+        side = st.segmented_control("Which", list(sides), default="A", required=True, key="promote_side")
+        better = sides[side]
+        st.markdown(f"{theme.badge(better.wrapper)} {words.plain(_model_name(better))}")
+        known = [each.name for each in resources.registered()]
+        name = st.selectbox(
+            "Name in the Model Registry", known or ["phi3"], accept_new_options=True, key="promote_name"
+        )
+        alias = st.text_input("Alias", "champion", key="promote_alias").strip()
+        act = partial(promote, better, name or "", alias, resources.actor(), resources.settings())
+        st.button(
+            f"Point {name}@{alias} to it",
+            type="primary",
+            on_click=actions.attempt,
+            args=(act, lambda target: f"{target} now points to it. Chat, Usage and Batch follow it.", "promotion"),
+            disabled=not (name and alias),
+            key="promote",
+        )
+    actions.show_outcome("promotion")

@@ -1,0 +1,67 @@
+"""Job: the questions of an evaluation before it begins, and an evaluation under way.
+
+Knows widgets. Does not know how an evaluation runs.
+"""
+
+from functools import partial
+
+import streamlit as st
+
+from phi3kit.batch.jobs import keep_upload
+from phi3kit.evaluation.jobs import EvaluationJob
+from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
+from phi3kit.ui.evaluate import evaluations
+from phi3kit.ui.shared import actions, job_view, resources
+from phi3kit.ui.shared.shell import show_error
+from phi3kit.ui.shared.words import duration
+
+
+def choose_questions() -> str | None:
+    """The questions: those that ship with the app, or an uploaded table. Raises StorageFailed."""
+    kind = st.segmented_control(
+        "Questions", ["embedded", "upload"], default="embedded", required=True, key="evaluate_kind",
+        help="embedded: phrasings that were withheld from the small model's training, in three languages.",
+    )  # fmt: skip
+    if kind == "embedded":
+        return EMBEDDED_QUESTIONS
+    with st.container(width=420):
+        given = st.file_uploader(
+            "File", type=["csv", "tsv", "jsonl", "parquet"], key="evaluate_file",
+            help="A table with a column message (or prompt) and a column expected.",
+        )  # fmt: skip
+    return str(keep_upload(given.name, given.getvalue(), resources.settings())) if given else None
+
+
+def start(request: EvaluationRequest) -> None:
+    """Start an evaluation; an error is drawn by the page's next run."""
+    begin = partial(resources.kit().evaluations.start, request, resources.actor())
+    actions.attempt(begin, place="evaluation")
+
+
+def show_job(job: EvaluationJob | None) -> None:
+    """The evaluation under way, or the error of the last one; redraws itself while it runs."""
+    actions.show_outcome("evaluation")
+    if job is not None and job.active:
+        job_view.watch(resources.kit().evaluations.latest, _draw, _end)
+    elif job is not None and job.error and job.state == "failed":
+        show_error(job.error)
+
+
+def _end(job: EvaluationJob | None) -> None:
+    st.session_state[evaluations.EVALUATED] = job.run_id if job else None
+
+
+def _draw(job: EvaluationJob) -> None:
+    with st.container(border=True):
+        queued, at = job.state == "queued", job.progress
+        state = "Waiting for the evaluation before it" if queued else "Evaluating"
+        st.markdown(f"**{state}** · {duration(job.seconds)}")
+        if queued:
+            st.caption(f"{job.ahead} before this one.")
+        elif at is None:
+            st.caption("Starting the worker")
+        else:
+            job_view.show_rows_done(at)
+            if at.done == at.total:
+                st.caption("Scoring and logging")
+        job_view.cancel_button(resources.kit().evaluations, job, "cancel_evaluation")

@@ -1,0 +1,106 @@
+"""Runs: what was sent in this session and what came back, two of them compared, and a flaw tried on the prompt.
+
+Knows widgets and the order of drawing. Does not know which flaws there are.
+"""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.targets import Target
+from phi3kit.formats.prompt_flaws import flawed
+from phi3kit.formats.tokens import Tokenized, common_beginning
+from phi3kit.ui.prompt import editor
+from phi3kit.ui.shared import answers, resources, theme
+from phi3kit.ui.shared.text_diff import show_diff
+from phi3kit.ui.shared.words import shortened
+
+_OPEN_RUNS = 3
+_SHOWN_CHARACTERS = 20_000  # of a prompt
+_COMPARED = "prompt_diff"  # the ids of the two turns to compare, in the session's state
+
+
+def send(target: Target, request: Request, prompt: str, runs: Conversation) -> None:
+    """Ask, draw the answer while it comes, and keep it among the runs."""
+    answers.run_turn(target, replace(request, prompt=prompt), prompt, runs.id, runs.turns.append)
+    resources.forget_lists()
+
+
+def show_variants(target: Target, request: Request, prompt: str, tokens: Tokenized | None, runs: Conversation) -> None:
+    """The prompt with one flaw: its tokens at once, its answer beside the right one's at a click."""
+    variants = flawed(prompt)
+    if not variants:
+        st.caption("Write a prompt with the template's parts; here one of its flaws can be tried on it.")
+        return
+    name = st.selectbox("What if there were …", list(variants), key="prompt_variant")
+    variant = variants.get(name or "", prompt)
+    show_diff(prompt, variant, "prompt_variant_diff", names=("yours", "the variant"))
+    other = editor.tokenized(target, variant)
+    if tokens and other:
+        if [token.id for token in tokens.tokens] == [token.id for token in other.tokens]:
+            st.markdown(":material/check: The same tokens: the model cannot see the difference.")
+        else:
+            same = common_beginning(tokens.tokens, other.tokens)
+            st.markdown(f"Other tokens: {tokens.count:,} → {other.count:,}, alike up to token {same:,}.")
+    fits = all(each is None or each.count < each.context_tokens for each in (tokens, other))
+    if st.button("Ask both", icon=":material/compare_arrows:", key="prompt_ask_both", disabled=not fits):
+        with st.container(border=True):
+            for text in (prompt, variant):
+                send(target, request, text, runs)
+        st.session_state[_COMPARED] = [turn.turn_id for turn in runs.turns[-2:]]
+        st.rerun()
+
+
+def show_difference(runs: Conversation) -> None:
+    """Two runs of this session, their prompts and answers as word diffs."""
+    turns = {turn.turn_id: turn for turn in runs.turns}
+    if len(turns) < 2:
+        return
+    ids = list(turns)
+    names = {turn_id: f"{number} · {turns[turn_id].wrapper}" for number, turn_id in enumerate(ids, start=1)}
+    compared = [each for each in st.session_state.get(_COMPARED, []) if each in turns]
+    defaults = dict(zip("AB", compared if len(compared) == 2 else ids[-2:], strict=True))
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.markdown("**Two runs compared**", width="content")
+            picked = [
+                st.selectbox(
+                    letter, ids, index=ids.index(default), format_func=lambda each: names[each],
+                    key=f"prompt_diff_{letter}_{default}", width=170,
+                )
+                for letter, default in defaults.items()
+            ]  # fmt: skip
+        a, b = (turns[each or ids[-1]] for each in picked)
+        st.caption("Answers")
+        show_diff(a.answer.text, b.answer.text, "prompt_diff_answers")
+        if a.text != b.text:
+            st.caption("Prompts")
+            show_diff(a.text, b.text, "prompt_diff_prompts")
+        for letter, turn in (("A", a), ("B", b)):
+            st.caption(f"{letter} {theme.badge(turn.wrapper or 'remote')} {answers.cost(turn.answer)}")
+
+
+def show_runs(runs: Conversation) -> None:
+    """What was sent and what came back, newest first; older ones folded away."""
+    numbered = list(enumerate(runs.turns, start=1))[::-1]
+    for number, turn in numbered[:_OPEN_RUNS]:
+        _show_run(number, turn)
+    if older := numbered[_OPEN_RUNS:]:
+        folded = st.expander(f"{len(older):,} earlier", key="prompt_earlier", on_change="rerun")
+        if folded.open:
+            with folded:
+                for number, turn in older:
+                    _show_run(number, turn)
+
+
+def _show_run(number: int, turn: ChatTurn) -> None:
+    with st.container(border=True):
+        st.caption(f"Run {number}")
+        st.code(shortened(turn.text, _SHOWN_CHARACTERS), language=None, wrap_lines=True)
+        answers.show_answer(turn, key=f"prompt_{number}")
+        st.button(
+            "Edit again", key=f"prompt_again_{number}", type="tertiary", icon=":material/edit:",
+            on_click=editor.set_text, args=(turn.text,),
+        )  # fmt: skip

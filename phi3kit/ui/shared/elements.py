@@ -1,0 +1,52 @@
+"""Elements: what several pages draw alike: a table to choose a row of, a row of figures, a model's signature and files.
+
+Knows Streamlit's elements and what they return.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from phi3kit.formats.signatures import describe
+from phi3kit.ui.shared import resources, shell
+
+DATE = st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")
+MEGABYTES = st.column_config.NumberColumn("size, MB", format="%.1f")
+NOTATION_HEIGHT = 230  # pixels, in which a long signature scrolls
+_LONG_NOTATION = 500  # characters
+
+
+def choose_row(
+    rows: Sequence[dict[str, Any]], key: str, alt: str, columns: Mapping[str, Any] | None = None
+) -> int | None:
+    """Draw the rows; the number of the chosen one. None: none is, or it is no longer there."""
+    table: Any = st.dataframe(
+        rows, hide_index=True, on_select="rerun", selection_mode="single-row", key=key, alt=alt, column_config=columns
+    )
+    chosen = table.selection.rows
+    return int(chosen[0]) if chosen and chosen[0] < len(rows) else None
+
+
+def show_metrics(figures: Mapping[str, str]) -> None:
+    """Figures beside each other, by their labels."""
+    with st.container(horizontal=True):
+        for label, value in figures.items():
+            st.metric(label, value, border=True, height="stretch")
+
+
+def show_signature(model_uri: str) -> None:
+    """A logged model's signature in the chapter's notation."""
+    with shell.errors_shown():
+        notation = describe(resources.signature(model_uri)).notation
+        height: Any = NOTATION_HEIGHT if len(notation) > _LONG_NOTATION else "content"
+        st.code(notation, language=None, wrap_lines=True, height=height)
+
+
+def show_files(model_uri: str) -> None:
+    """A logged model's files and their sizes."""
+    with shell.errors_shown():
+        table = pd.DataFrame(resources.files(model_uri), columns=["file", "bytes"])
+        localized = st.column_config.NumberColumn(format="localized")
+        st.dataframe(table, hide_index=True, column_config={"bytes": localized}, alt="The logged model's files")

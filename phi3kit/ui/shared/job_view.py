@@ -1,0 +1,74 @@
+"""Job view: what builds, batches and evaluations share on their pages: one under way, and those before it.
+
+Knows a job's states. Knows neither what a job does nor how its own progress looks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from phi3kit.batch.events import RowProgress
+from phi3kit.jobs.job_folder import Job
+from phi3kit.jobs.job_list import JobList
+from phi3kit.ui.shared import resources, words
+from phi3kit.ui.shared.elements import DATE, choose_row
+
+J = TypeVar("J", bound=Job)
+
+
+@st.fragment(run_every="0.5s")
+def watch(find: Callable[[], J | None], draw: Callable[[J], None], on_end: Callable[[J | None], None]) -> None:
+    """Draw an active job every half second. When it has ended the page runs once more, without a timer."""
+    job = find()
+    if job is not None and job.active:
+        draw(job)
+    else:
+        on_end(job)
+        resources.forget_lists()
+        st.rerun()
+
+
+def cancel_button(jobs: JobList[J], job: J, key: str, label: str = "Cancel", help: str | None = None) -> None:
+    """The button that ends a job; switched off for who may not."""
+    actor = resources.actor()
+    icon = ":material/close:" if label == "Cancel" else ":material/stop_circle:"
+    mine = job.belongs_to(actor)
+    st.button(label, icon=icon, key=key, help=help, on_click=jobs.cancel, args=(job, actor), disabled=not mine)
+
+
+def show_rows_done(at: RowProgress, active: bool = True) -> None:
+    """How far a job is that answers rows, how fast, and how long still."""
+    text = f"{at.done:,} of {at.total:,} rows"
+    if at.failed:
+        text += f" · {at.failed:,} failed"
+    if active and at.rows_per_s:
+        text += f" · {at.rows_per_s:,.1f} rows/s · {at.tokens_per_s:,.0f} tokens/s"
+    if active and at.seconds_left is not None:
+        text += f" · {words.duration(at.seconds_left)} left"
+    st.progress(min(1.0, at.done / at.total) if at.total else 1.0, text=text)
+
+
+def show_history(
+    title: str, jobs: Sequence[J], columns: Callable[[J], dict[str, Any]], more: Callable[[J], None]
+) -> None:
+    """Every known job in a table; of the chosen one what it printed, and what `more` draws.
+
+    columns: what the table says of a job beside when it began, how it stands and how long it took.
+    """
+    rows = [
+        {
+            "began": words.local(job.began_at),
+            **columns(job),
+            "state": job.state,
+            "duration": words.duration(job.seconds),
+        }
+        for job in jobs
+    ]
+    with st.expander(f"{title} · {len(jobs)}"):
+        at = choose_row(rows, title.lower(), title, {"began": DATE})
+        if at is None:
+            st.caption("Choose a row to see more of it, and what it printed.")
+        else:
+            more(jobs[at])
+            st.code(jobs[at].log() or "It printed nothing.", language=None, height=300)

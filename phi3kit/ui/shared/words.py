@@ -1,0 +1,89 @@
+"""Words: numbers, sizes, times and names as the pages write them, and any text as plain text inside Markdown.
+
+Knows the viewer's time zone. Draws nothing.
+"""
+
+from datetime import datetime
+from pathlib import PurePath
+from zoneinfo import ZoneInfo
+
+import streamlit as st
+
+from phi3kit.packaging.sources.find import EMBEDDED
+from phi3kit.tracking.logged_models import LoggedModel
+
+_STATES = {
+    "ready": ":green[●] ready",
+    "starting": ":orange[●] loading",
+    "stopped": ":gray[●] stopped",
+    "ended": ":red[●] ended",
+}
+
+
+def plain(text: str) -> str:
+    """Text inside Markdown that must not become Markdown."""
+    for char in "\\`*_[]<>$#~|":
+        text = text.replace(char, f"\\{char}")
+    return text
+
+
+def shortened(text: str, characters: int) -> str:
+    """The beginning of a text, and how much of it is left out."""
+    left = len(text) - characters
+    return text if left <= 0 else f"{text[:characters]}\n… and {left:,} characters more"
+
+
+def counted(count: int, what: str) -> str:
+    """A number and what it counts: 1 turn, 1,200 turns."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def size(count: float) -> str:
+    """A size in MB, or in GB from one on, with one decimal."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def seconds(value: float | None) -> str:
+    """A short time in ms or s; None where no token came."""
+    if value is None:
+        return "no token"
+    return f"{value * 1000:,.0f} ms" if value < 1 else f"{value:,.2f} s"
+
+
+def duration(span_s: float) -> str:
+    """A span of time in seconds, minutes or hours."""
+    if span_s < 100:
+        return f"{span_s:,.0f} s"
+    return f"{span_s / 60:,.0f} min" if span_s < 6000 else f"{span_s / 3600:,.1f} h"
+
+
+def timezone() -> str:
+    """The viewer's time zone by name; UTC where the browser does not say."""
+    return st.context.timezone or "UTC"
+
+
+def local(at: float | datetime) -> datetime:
+    """A moment in the viewer's zone. at: seconds since the epoch, or a datetime with a zone."""
+    zone = ZoneInfo(timezone())
+    return at.astimezone(zone) if isinstance(at, datetime) else datetime.fromtimestamp(at, zone)
+
+
+def date(at: float | datetime, behind_day: str = "%b %H:%M") -> str:
+    """A moment in the viewer's zone: its day, and what stands behind it in strftime's format."""
+    there = local(at)
+    return f"{there.day} {there:{behind_day}}"
+
+
+def state(name: str) -> str:
+    """A worker's or server's state as Markdown."""
+    return _STATES[name]
+
+
+def source_label(source: str) -> str:
+    """A source as the pages name it."""
+    return "embedded (small)" if source == EMBEDDED else PurePath(source).name or source
+
+
+def model_label(model: LoggedModel) -> str:
+    """A model in a list: which weights, how precise, when it was built."""
+    return f"{source_label(model.source)} · {model.precision} · {date(model.created_at)}"

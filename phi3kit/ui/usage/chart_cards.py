@@ -1,0 +1,139 @@
+"""Chart cards: the charts of the Usage page, each in a card; a click on a bar lists its turns.
+
+Knows widgets. Does not know how a figure is made or turns are counted.
+"""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pandas as pd
+import streamlit as st
+
+from phi3kit.ui.shared import resources, theme, words
+from phi3kit.ui.usage import turn_drawer
+from phi3kit.usage import charts, summary
+
+Card = Callable[[pd.DataFrame], None]
+
+_CONFIG = {
+    "displaylogo": False,
+    "modeBarButtons": [["toImage"]],
+    "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "phi3kit-usage"},
+}
+_DIMENSIONS = {
+    "Wrapper": "wrapper", "Model": "model_uri", "Interface": "interface", "User": "user", "Origin": "origin",
+}  # fmt: skip
+
+
+def show_beside(turns: pd.DataFrame, left: Card, right: Card) -> None:
+    """Two cards side by side, or one under the other where there is no room."""
+    for column, card in zip(st.columns(2), (left, right), strict=True):
+        with column:
+            card(turns)
+
+
+def show_over_time(turns: pd.DataFrame) -> None:
+    """Tokens over time; a click on a bar lists its turns."""
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown("**Tokens over time**", width="content")
+            width = st.segmented_control(
+                "A bar is", list(get_args(charts.Width)), default="auto", required=True, key="usage_width",
+                bind="query-params", label_visibility="collapsed", format_func=str.capitalize,
+            )  # fmt: skip
+        timezone = words.timezone()
+        figure = charts.tokens_over_time(turns, theme.palette(), timezone, width)
+        points = show_chart(figure, "over_time", "Prompt and completion tokens over time")
+        if points:
+            times = sorted({str(point["x"]) for point in points})
+            begin, end = pd.Timestamp(times[0]), pd.Timestamp(times[-1]) + pd.Timedelta(charts.bucket(turns, width))
+            what = f"from {begin.day} {begin:%b, %H:%M:%S} to {end.day} {end:%b, %H:%M:%S}"
+            _show_turns(charts.turns_at(turns, timezone, width, times), what, "over_time")
+
+
+def show_by_dimension(turns: pd.DataFrame) -> None:
+    """Tokens by wrapper, model, interface, user or origin; a click on a bar lists its turns."""
+    with st.container(border=True, height="stretch"):
+        st.markdown("**Tokens by**")
+        by = st.segmented_control(
+            "Tokens by", list(_DIMENSIONS), default="Wrapper", required=True, key="usage_by", bind="query-params",
+            label_visibility="collapsed",
+        )  # fmt: skip
+        column = _DIMENSIONS[by]
+        named = _with_labels(turns) if column == "model_uri" else turns
+        points = show_chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")
+        if points:
+            names = {str(point["y"]) for point in points}
+            found = turns[charts.names_of(named, column).isin(names)]
+            _show_turns(found, f"of {', '.join(sorted(names))}", "by")
+
+
+def show_endings(turns: pd.DataFrame) -> None:
+    """How turns ended."""
+    with st.container(border=True, height="stretch"):
+        st.markdown("**Finish reasons and errors**")
+        show_chart(charts.endings(turns, theme.palette()), "endings", "How turns ended, by wrapper", select=False)
+
+
+def show_first_tokens(turns: pd.DataFrame) -> None:
+    """How long turns waited for their first token."""
+    _show_distribution(turns, "Time to first token", "time_to_first_token_s", "ms")
+
+
+def show_speeds(turns: pd.DataFrame) -> None:
+    """How fast turns were decoded."""
+    _show_distribution(turns, "Speed", "tokens_per_second", "tokens/s")
+
+
+def show_durations(turns: pd.DataFrame) -> None:
+    """How long turns took."""
+    _show_distribution(turns, "Duration", "duration_s", "ms")
+
+
+def _show_distribution(turns: pd.DataFrame, title: str, measure: str, unit: str) -> None:
+    """The spread of a measure, its percentiles, and with a click the turns of a bar."""
+    with st.container(border=True, height="stretch"):
+        st.markdown(f"**{title}**")
+        figure = charts.distribution(turns, measure, unit, theme.palette())
+        points = show_chart(figure, measure, f"{title} by wrapper, and its percentiles")
+        _show_percentiles(turns, measure, unit)
+        if points:
+            bars = [(figure.data[point["curve_number"]].name, *point["customdata"]) for point in points]
+            found = pd.concat([charts.turns_between(turns, measure, unit, *bar) for bar in bars])
+            _show_turns(found, f"of {bars[0][0]}, {bars[0][1]:,.3g} to {bars[-1][2]:,.3g} {unit}", measure)
+
+
+def _show_percentiles(turns: pd.DataFrame, measure: str, unit: str) -> None:
+    table = summary.percentiles(turns, measure)
+    cuts = [name for name in table.columns if name.startswith("p")]
+    table[cuts] = table[cuts] * (1000 if unit == "ms" else 1)
+    formats = "%.0f" if unit == "tokens/s" else "%.1f"
+    config = {
+        name: st.column_config.NumberColumn(f"{name}, {unit}" if name == cuts[0] else name, format=formats)
+        for name in cuts
+    }
+    config["turns"] = st.column_config.NumberColumn(format="localized")
+    st.dataframe(table, hide_index=True, column_config=config, alt="Percentiles by wrapper")
+
+
+def show_chart(figure: Any, key: str, alt: str, *, select: bool = True) -> list[dict[str, Any]]:
+    """Draw a chart; the points that were clicked."""
+    if not select:
+        st.plotly_chart(figure, config=_CONFIG, key=f"usage_chart_{key}", alt=alt)
+        return []
+    event: Any = st.plotly_chart(
+        figure, config=_CONFIG, key=f"usage_chart_{key}", alt=alt, on_select="rerun", selection_mode="points"
+    )
+    return list(event.selection.points)
+
+
+def _show_turns(turns: pd.DataFrame, what: str, key: str) -> None:
+    """The turns of a bar that was clicked."""
+    st.markdown(f"**{words.counted(len(turns), 'turn')}** {words.plain(what)}")
+    turn_drawer.show_table(turns, f"usage_{key}")
+
+
+def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:
+    """Models by their names: a source, a precision and when it was built say more than an id."""
+    labels = {model.model_uri: f"{model.wrapper} · {words.model_label(model)}" for model in resources.models()}
+    return turns.assign(model_uri=turns["model_uri"].map(lambda uri: labels.get(uri, uri), na_action="ignore"))
