@@ -311,7 +311,7 @@ class TestAnswering:
         began = time.monotonic()
         with scripted(tmp_path) as answering, pytest.raises(BatchFailed, match="The daily token budget is spent"):
             list(answering.answers(rows, 2))
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 200  # and not until midnight
 
 
 class TestJobs:

@@ -21,7 +21,7 @@ _ALL_TOKENS_SECONDS = 20  # on two busy cores; 3 s on two free ones
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The drawing app's address."""
-    with running_app(tmp_path_factory.mktemp("drawing"), "tests/drawing_app.py") as app:
+    with running_app(tmp_path_factory.mktemp("drawing"), "tests/support/drawing_app.py") as app:
         yield app.url
 
 

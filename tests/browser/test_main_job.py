@@ -21,6 +21,8 @@ from tests.support.in_browser import (
     send,
     tab_on,
 )
+from tests.support.waiting import wait_for
+from tests.support.warm_python import cold
 
 CAPTION = re.compile(r"([\d,]+) \+ ([\d,]+) = ([\d,]+) tokens · .* · (stop|length|cancelled|error)")
 
@@ -31,7 +33,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with running_app(tmp_path_factory.mktemp("browser") / "home") as app:
+    with cold(), running_app(tmp_path_factory.mktemp("browser") / "home") as app:  # its memory is looked at
         yield app
 
 
@@ -43,7 +45,7 @@ def page(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwr
 
 def wait_for_caption(page: "playwright.Page", answers: int) -> list[tuple[int, int, int, str]]:
     """(prompt, completion, total, finish reason) under each answer, when there are so many."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = CAPTION.findall(main_text(page))
         if len(found) >= answers:
@@ -149,9 +151,7 @@ class TestThePath:
         self, app: App, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
     ) -> None:
         settings = settings_for(app.home)
-        deadline = time.monotonic() + 30
-        while len(read_turns(settings)) < len(shown) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_for("all turns in the store", lambda: len(read_turns(settings)) >= len(shown))
         go(page, "Usage")
         page.get_by_role("button", name="Refresh").click()
         idle(page)

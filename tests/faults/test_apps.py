@@ -27,7 +27,7 @@ def settings(built: Built, tmp_path: Path) -> Settings:
 @contextmanager
 def asking_app(settings: Settings, model_uri: str, seconds: float, answered: Path) -> Iterator[subprocess.Popen[str]]:
     """An app under the load of three visitors; ids of answered turns go into a file."""
-    command = [sys.executable, "-m", "tests.asking_app", model_uri, "3", str(seconds)]
+    command = [sys.executable, "-m", "tests.support.asking_app", model_uri, "3", str(seconds)]
     with answered.open("w") as file:
         process = subprocess.Popen(
             command, cwd=PROJECT_ROOT, env=child_environment(settings), stdout=file, stderr=subprocess.PIPE, text=True

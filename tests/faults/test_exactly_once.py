@@ -20,7 +20,7 @@ def test_processes_killed_at_random_points_50_times_lose_no_turn_and_write_none_
     settings = new_store(tmp_path)
     experiment_id(settings, USAGE_EXPERIMENT)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed_processes", str(tmp_path), str(KILLS), "1"],
+        [sys.executable, "-m", "tests.support.killed_processes", str(tmp_path), str(KILLS), "1"],
         cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -97,17 +97,17 @@ class TestWordDiff:
         draw = random.Random(5)
         before, after = (" ".join(draw.choice("abcdefgh") * draw.randint(1, 4) for _ in range(30_000)) for _ in "ab")
         assert min(len(before), len(after)) > 100_000
-        began = time.perf_counter()
+        began = time.process_time()
         spans = word_diff(before, after)
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
         assert (before_of(spans), after_of(spans)) == (before, after)
 
     def test_the_longest_texts_that_are_compared_by_words_take_less_than_two_seconds(self) -> None:
         draw = random.Random(5)
         before, after = (" ".join(draw.choice("abcdefghijklmnop") for _ in range(1_999)) for _ in "ab")
-        began = time.perf_counter()
+        began = time.process_time()
         assert any(span.kind == "same" for span in word_diff(before, after))
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
 
     def test_long_texts_that_differ_in_one_word_still_name_that_word(self) -> None:
         words = [f"word{number}" for number in range(20_000)]

@@ -249,8 +249,8 @@ class TestResult:
         assert 1_000_000 < result["size_bytes"] < 40_000_000
 
     def test_both_wrappers_take_25_seconds_or_less(self, built: Built) -> None:
-        # Measured alone: see bench/RESULTS.md. Ten times that would be a broken build, not a busy machine.
-        assert built.seconds < 250
+        # Measured alone: see bench/RESULTS.md. A busy machine takes longer for the same work.
+        assert built.cpu_seconds < 50
 
     @pytest.mark.parametrize("wrapper", WRAPPERS)
     def test_each_step_is_reported_when_it_begins_and_when_it_ends(self, built: Built, wrapper: WrapperName) -> None:

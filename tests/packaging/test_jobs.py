@@ -213,7 +213,7 @@ class TestTwoBuildsAtOnce:
         assert (built["wrapper"], built["source"], built["run_id"]) == ("transformers", "embedded", built["run_id"])
         assert "transformers: check" in done.log()
         assert done.log(10) == done.log()[-10:]
-        assert done.seconds < 90
+        assert 0 < done.seconds < 900
         assert has_ended(pid_of(done))
         assert cancelled.state == "cancelled"
         assert "waiting: 1 build first" in cancelled.log().splitlines()

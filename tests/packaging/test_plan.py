@@ -171,7 +171,7 @@ class TestFiguresOfTheEmbeddedModel:
     def test_the_build_takes_about_as_long_as_is_said(self, built: Built, tmp_path: Path):
         seconds = plan_for(BOTH, tmp_path).seconds
         assert 5 < seconds < 60
-        assert built.seconds / 6 < seconds < built.seconds * 6
+        assert built.cpu_seconds / 10 < seconds < built.cpu_seconds * 10  # which a busy machine does not stretch
 
     def test_nothing_is_downloaded(self, tmp_path: Path):
         assert plan_for(BOTH, tmp_path).download_bytes == 0

@@ -1,4 +1,4 @@
-"""An app without its pages, under load: python -m tests.asking_app MODEL_URI THREADS SECONDS.
+"""An app without its pages, under load: python -m tests.support.asking_app MODEL_URI THREADS SECONDS.
 
 Workers and a writer as the app has them, and so many visitors who ask without a pause. Prints a line for every turn that
 was answered, so that whoever kills it knows which turns there must be.

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ Build = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def built_store(home: Path, build: Build) -> dict[str, Any]:
-    """Fill `home` with a store in which both wrappers are; what the command line said, and how long it took.
+    """Fill `home` with a store in which both wrappers are; what the command line said, and how much it computed.
 
     build: makes them in an empty data folder, when no other process or run has.
     """
@@ -34,9 +33,11 @@ def built_store(home: Path, build: Build) -> dict[str, Any]:
             for earlier in place.parent.glob("built-*"):
                 shutil.rmtree(earlier)
             place.mkdir()
-            began = time.perf_counter()
+            before = os.times()
             done = build("build", "--wrapper", "both", "--json", home=place / "home")
-            said = {"stdout": done.stdout, "seconds": time.perf_counter() - began}
+            after = os.times()
+            used = after.children_user + after.children_system - before.children_user - before.children_system
+            said = {"stdout": done.stdout, "cpu_seconds": used}
             assert done.returncode == 0, done.stderr
             (place / "said.json").write_text(json.dumps(said), "utf-8")
         home.mkdir()

@@ -1,4 +1,4 @@
-"""Processes that make, keep and write turns, and are killed while they do: python -m tests.killed_processes HOME KILLS SEED.
+"""Processes that make, keep and write turns, and are killed while they do: python -m tests.support.killed_processes HOME KILLS SEED.
 
 One process makes turns, as a worker does; two write them, as two apps that share a data folder do. Everything is
 imported before they are forked, so that a kill costs milliseconds and not the seconds of MLflow's import.

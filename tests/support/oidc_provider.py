@@ -1,7 +1,7 @@
 """An OpenID Connect provider as a process of its own, on loopback: discovery, authorize with PKCE, token, keys (RS256),
 userinfo, end of session. Its sign-in page is one button a person, and some of its people get tokens no app may take.
 
-    python -m tests.oidc_provider PORT CLIENT_ID CLIENT_SECRET REDIRECT_URI < PEOPLE.json
+    python -m tests.support.oidc_provider PORT CLIENT_ID CLIENT_SECRET REDIRECT_URI < PEOPLE.json
 """
 
 import base64
@@ -152,7 +152,7 @@ class Running:
 def running_provider(redirect_uri: str, people: dict[str, Any]) -> Iterator[Running]:
     """A provider's process; it ends with the block."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.oidc_provider", str(port), CLIENT_ID, CLIENT_SECRET, redirect_uri]
+    command = [sys.executable, "-m", "tests.support.oidc_provider", str(port), CLIENT_ID, CLIENT_SECRET, redirect_uri]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         process.stdin.write(json.dumps(people))

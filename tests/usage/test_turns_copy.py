@@ -1,9 +1,9 @@
 """The copy of the turns: brought up to date by what is new, and never different from the store for long."""
 
 import math
-import multiprocessing
+import subprocess
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from phi3kit.core.errors import StorageFailed
-from phi3kit.core.settings import Settings, read_settings
+from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 from phi3kit.usage import reader as reader_module
 from phi3kit.usage.outbox import Outbox
@@ -70,8 +70,13 @@ def copy_of(settings: Settings) -> Path:
 ALL = [f"t{day:02}" for day in range(12)]
 
 
-def _count(home: Path) -> int:
-    return len(TurnsReader(read_settings({"PHI3KIT_HOME": str(home)})).refresh().turns)
+_COUNT = """
+import sys
+from phi3kit.core.settings import read_settings
+from phi3kit.usage.reader import TurnsReader
+settings = read_settings({"PHI3KIT_HOME": sys.argv[1]})
+print(*(len(TurnsReader(settings).refresh().turns) for _ in range(2)))
+"""
 
 
 class TestUpToDate:
@@ -176,8 +181,9 @@ class TestFile:
         assert (ids(settings), ids(other), ids(settings)) == (ALL, [], ALL)
 
     def test_readers_in_several_processes_read_the_same(self, settings: Settings):
-        with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as processes:
-            assert list(processes.map(_count, [settings.home] * 6)) == [12] * 6
+        command = [sys.executable, "-c", _COUNT, str(settings.home)]
+        readers = [subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        assert [each.communicate(timeout=120)[0] for each in readers] == ["12 12\n"] * 3
         assert len(list((settings.home / "usage").glob("*.new"))) == 0
 
 

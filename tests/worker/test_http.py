@@ -382,7 +382,7 @@ class TestStream:
                 http.get("/health")
                 waited.append(time.monotonic() - began)
         assert answer.result().status_code == 200
-        assert max(waited) < 1  # 0.1 s is wanted and measured by the bench; tests must not depend on a quiet machine
+        assert len(waited) >= 3, waited  # while one prompt is read; 0.1 s is wanted and measured by the bench
 
     def test_a_reader_of_a_byte_a_time_holds_up_nobody(self, http: httpx2.Client, endpoint: Endpoint) -> None:
         body = json.dumps(LONG | {"stream": True}).encode()

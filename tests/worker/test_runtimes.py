@@ -211,7 +211,7 @@ class TestMemory:
         prompt = long_prompt(runtime, 1000)
         fresh(runtime, prompt)
         before = own_memory()
-        for _ in range(40):
+        for _ in range(20):
             fresh(runtime, prompt)
         assert own_memory() - before < 10 * 1000 * runtime.bytes_per_token
 
@@ -248,20 +248,17 @@ class TestOnnx:
         def count() -> None:
             while not done.is_set():
                 counted[0] += 1
-
-        def speed(work: Callable[[], object]) -> float:
-            before, began = counted[0], time.perf_counter()
-            work()
-            return (counted[0] - before) / (time.perf_counter() - began)
+                time.sleep(0.001)
 
         sequence = opened(onnx)
         counter = threading.Thread(target=count)
         counter.start()
-        alone = speed(lambda: time.sleep(0.5))
-        beside = speed(lambda: stepped(onnx, sequence, prompt))
+        before = counted[0]
+        stepped(onnx, sequence, prompt)
+        beside = counted[0] - before
         done.set()
         counter.join()
-        assert beside > alone / 5  # onnxruntime-genai's Python binding leaves a hundredth
+        assert beside >= 10  # beside onnxruntime-genai's own Python binding it was once or twice
 
     def test_a_sequence_that_outgrows_what_was_reserved_fails_and_is_left_as_it_was(self, onnx: Runtime, opened: Open):
         sequence = opened(onnx)
