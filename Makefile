@@ -5,8 +5,8 @@ PORT ?= 8501
 ADDRESS ?= 127.0.0.1
 MLFLOW_PORT ?= 5000
 MINUTES ?= 20
-# Two processes, a file each at a time: most tests wait for processes that they start.
-PYTEST_OPTIONS ?= -n 2 --dist loadfile
+# Three processes, a file each at a time, in the order of their names: most tests wait for processes that they start.
+PYTEST_OPTIONS ?= -n 3 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 # What the app needs is enough for most doors; tests and the soak need tools beside it.

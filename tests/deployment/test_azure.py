@@ -259,6 +259,7 @@ class TestAzuresOwnLoader:
 
 
 class TestPins:
+    @pytest.mark.slow
     def test_they_resolve_together(self, built: Built, tmp_path: Path) -> None:
         """transformers' pins are those of this environment, so only the onnx pins with Azure's server are tried."""
         conda = yaml.safe_load(

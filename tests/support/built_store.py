@@ -34,7 +34,7 @@ def built_store(home: Path, build: Build) -> dict[str, Any]:
                 shutil.rmtree(earlier)
             place.mkdir()
             before = os.times()
-            done = build("build", "--wrapper", "both", "--json", home=place / "home")
+            done = build("build", "--wrapper", "both", "--json", home=place / "home", timeout=900)
             after = os.times()
             used = after.children_user + after.children_system - before.children_user - before.children_system
             said = {"stdout": done.stdout, "cpu_seconds": used}

@@ -220,9 +220,11 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     random.seed()
     importlib.reload(sys.modules["huggingface_hub.constants"])  # it has read the template's environment
     kind, name, *rest = job.argv
+    own: tuple[socket.socket, int] | None = None
     if kind == "-m" and name in _START_CHILDREN:
         _take_orphans_in()
-        subprocess.Popen = _popen_on(_Template(_fork_template()))  # type: ignore[misc]
+        own = _fork_template()
+        subprocess.Popen = _popen_on(_Template(own[0]))  # type: ignore[misc]
     path = [each for each in job.environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     sys.path[:] = ["" if kind == "-c" else job.folder, *path, *_PATH]
     sys.argv = [kind, *rest]
@@ -245,23 +247,28 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     for each in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             each.flush()
+    if own:
+        own[0].close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(own[1], 0)  # or it would be a zombie of whoever takes it in
     if code == -signal.SIGINT:  # as Python does it, so that its parent knows
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(code & 255)
 
 
-def _fork_template() -> socket.socket:
-    """A template of this child's own, which holds none of its streams and ends with it."""
+def _fork_template() -> tuple[socket.socket, int]:
+    """A template of this child's own, which holds none of its streams and ends with it; the template's pid."""
     ours, theirs = socket.socketpair()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         ours.close()
         with open(os.devnull, "r+b", buffering=0) as nothing:
             for number in range(3):
                 os.dup2(nothing.fileno(), number)
         _serve(theirs)
     theirs.close()
-    return ours
+    return ours, pid
 
 
 def _import_all() -> None:
