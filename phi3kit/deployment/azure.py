@@ -49,7 +49,6 @@ class Bundle:
 
     name: str  # of the folder in the zip
     model_uri: str
-    wrapper: WrapperName
     folder: Path
     files: tuple[str, ...]  # of the folder, copied as they are
     model_bytes: int
@@ -93,7 +92,7 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
         "sample-request.json": json.dumps(sample_request(model.wrapper), indent=2) + "\n",
         "score/score.py": (_FILES / "score.py").read_text("utf-8"),
     }
-    return Bundle(name, model.model_uri, model.wrapper, model.folder, files, size, instance, tuple(texts.items()))
+    return Bundle(name, model.model_uri, model.folder, files, size, instance, tuple(texts.items()))
 
 
 def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], None] = lambda done: None) -> None:

@@ -42,11 +42,6 @@ class ParsedPrompt:
     begun_answer: str | None  # the text after the last <|assistant|>; None if the answer is not opened
     findings: tuple[Finding, ...]  # in the order of the text
 
-    @property
-    def in_order(self) -> bool:
-        """Whether the model reads the turns that were meant, and then answers."""
-        return all(finding.weight == "harmless" for finding in self.findings)
-
 
 def parse_raw_prompt(text: str) -> ParsedPrompt:
     """The messages and findings of a raw prompt. Text outside turns is in no message, and a finding says so."""

@@ -42,7 +42,6 @@ class TestMessages:
     def test_a_rendered_conversation_comes_back_without_a_finding(self, messages: list[Message]) -> None:
         parsed = parse_raw_prompt(raw_prompt(messages))
         assert parsed == ParsedPrompt(tuple(messages), "", ())
-        assert parsed.in_order
 
     def test_the_chapters_prompt_is_read_and_its_missing_line_breaks_are_harmless(self) -> None:
         parsed = parse_raw_prompt(CHAPTER_EXAMPLE)
@@ -51,7 +50,6 @@ class TestMessages:
             Message("user", "Tell me a joke about atom"),
         )
         assert found(parsed) == [("harmless", "No line break behind 5 special tokens.")]
-        assert parsed.in_order
 
     def test_a_begun_answer_is_told_from_an_opened_one(self) -> None:
         assert parse_raw_prompt(EXAMPLE + "The capital").begun_answer == "The capital"
@@ -105,7 +103,6 @@ class TestFindings:
         (finding,) = parsed.findings
         assert finding.effect
         assert bool(finding.fix) == (weight != "harmless")
-        assert parsed.in_order == (weight == "harmless")
 
     def test_an_unknown_role_says_all_that_follows_from_it(self) -> None:
         parsed = parse_raw_prompt("<|human|>\nHi<|end|>\n<|assistant|>\n")
