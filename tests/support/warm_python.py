@@ -1,7 +1,8 @@
 """Warm Python: children of the tests are forked from a process that has imported the libraries and the kit once.
 
 Knows how `subprocess.Popen` starts a child on Linux, and how Python runs `-m` and `-c`. Knows nothing of what a child does.
-Elsewhere than on Linux, for other commands and inside `cold()`, children start as usual.
+Elsewhere than on Linux, for other commands and inside `cold()`, children start as usual; and so does code that a test
+gives to `-c`, for that is mostly about what is imported, or about a machine without the kit.
 
 A child is a real child of the process that asked for it, with its own pid, environment, folder and streams: the template
 forks twice, and the orphan goes to the nearest process above that takes orphans in (PR_SET_CHILD_SUBREAPER). A child that
@@ -39,6 +40,7 @@ _HEAVY = (
 )  # fmt: skip
 # Read while those are imported: as the kit's own processes have it.
 _BEFORE_IMPORTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -48,7 +50,7 @@ _BEFORE_IMPORTS = {
     "PYTHONUTF8": "1",
     "PYTHONPATH": "",
 }
-_START_CHILDREN = ("phi3kit", "streamlit", "tests.support.asking_app")
+_START_CHILDREN = ("phi3kit", "streamlit", "mlflow", "tests.support.asking_app")
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # of prctl(2)
 _NAME = "warm-template"  # 15 bytes at most
 
@@ -88,7 +90,7 @@ def install() -> None:
     """From now on this process' children are warm. The template starts with the first of them."""
     if sys.platform == "linux" and os.environ.get("PHI3KIT_TEST_COLD") != "1":
         _take_orphans_in()
-        subprocess.Popen = _popen_on(_Template())  # type: ignore[misc]
+        subprocess.Popen = _popen_on(_Template(), "-m")  # type: ignore[misc]
 
 
 class _Template:
@@ -108,14 +110,14 @@ class _Template:
         return int(said["pid"])
 
 
-def _popen_on(template: _Template) -> type:
+def _popen_on(template: _Template, *kinds: str) -> type:
     class WarmPopen(ColdPopen):  # type: ignore[type-arg]
         """Starts what is Python's by the template, and all else as usual."""
 
         def _execute_child(self, *given: Any) -> None:
             asked = inspect.signature(ColdPopen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
             command = [asked["args"]] if isinstance(asked["args"], str) else [os.fspath(each) for each in asked["args"]]
-            warm = command[0] == sys.executable and command[1:2] in (["-m"], ["-c"]) and len(command) > 2
+            warm = command[0] == sys.executable and command[1:2] in [[kind] for kind in kinds] and len(command) > 2
             odd = asked["shell"] or asked["preexec_fn"] or asked["pass_fds"] or not asked["close_fds"]
             if _cold or odd or not warm or asked["process_group"] not in (-1, None):
                 super()._execute_child(*given)  # type: ignore[misc]
@@ -224,7 +226,7 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     if kind == "-m" and name in _START_CHILDREN:
         _take_orphans_in()
         own = _fork_template()
-        subprocess.Popen = _popen_on(_Template(own[0]))  # type: ignore[misc]
+        subprocess.Popen = _popen_on(_Template(own[0]), "-m", "-c")  # type: ignore[misc]
     path = [each for each in job.environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     sys.path[:] = ["" if kind == "-c" else job.folder, *path, *_PATH]
     sys.argv = [kind, *rest]

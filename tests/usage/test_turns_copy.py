@@ -1,9 +1,8 @@
 """The copy of the turns: brought up to date by what is new, and never different from the store for long."""
 
 import math
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 
 from phi3kit.core.errors import StorageFailed
-from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 from phi3kit.usage import reader as reader_module
 from phi3kit.usage.outbox import Outbox
@@ -19,7 +18,7 @@ from phi3kit.usage.reader import TurnsReader
 from phi3kit.usage.runs import ClientRuns, DatabaseRuns, runs_of
 from phi3kit.usage.turns_table import sort_out
 from phi3kit.usage.writer import write_waiting
-from tests.conftest import settings_for
+from tests.conftest import run_cli, settings_for
 from tests.support.samples import TURN, new_store, turn
 from tests.support.waiting import wait_for
 
@@ -68,15 +67,6 @@ def copy_of(settings: Settings) -> Path:
 
 
 ALL = [f"t{day:02}" for day in range(12)]
-
-
-_COUNT = """
-import sys
-from phi3kit.core.settings import read_settings
-from phi3kit.usage.reader import TurnsReader
-settings = read_settings({"PHI3KIT_HOME": sys.argv[1]})
-print(*(len(TurnsReader(settings).refresh().turns) for _ in range(2)))
-"""
 
 
 class TestUpToDate:
@@ -181,9 +171,11 @@ class TestFile:
         assert (ids(settings), ids(other), ids(settings)) == (ALL, [], ALL)
 
     def test_readers_in_several_processes_read_the_same(self, settings: Settings):
-        command = [sys.executable, "-c", _COUNT, str(settings.home)]
-        readers = [subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-        assert [each.communicate(timeout=120)[0] for each in readers] == ["12 12\n"] * 3
+        with ThreadPoolExecutor(3) as threads:
+            read = threads.map(
+                lambda _: run_cli("usage", "--since", "all", "--format", "csv", home=settings.home), range(6)
+            )
+            assert [(each.returncode, len(each.stdout.splitlines())) for each in read] == [(0, 1 + 12)] * 6
         assert len(list((settings.home / "usage").glob("*.new"))) == 0
 
 
