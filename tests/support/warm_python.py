@@ -285,7 +285,17 @@ def _import_all() -> None:
 
 def _parts_of_the_kit() -> list[str]:
     """All but what needs a running Streamlit, Spark or Azure, starts threads (ONNX Runtime does), or is a program."""
-    left_out = ("embedded", "ui", "azure_files", "spark", "onnx_graph", "runtime_onnx", "__main__", "onnx_wrapper", "supervisor")
+    left_out = (
+        "embedded",
+        "ui",
+        "azure_files",
+        "spark",
+        "onnx_graph",
+        "runtime_onnx",
+        "__main__",
+        "onnx_wrapper",
+        "supervisor",
+    )
     parts = [path.relative_to(_ROOT).with_suffix("").parts for path in sorted((_ROOT / "phi3kit").rglob("*.py"))]
     return [".".join(each) for each in parts if not {*each} & {*left_out, "__init__"}]
 
