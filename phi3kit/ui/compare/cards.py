@@ -17,8 +17,8 @@ from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import Interface
 from phi3kit.endpoints import targets
-from phi3kit.endpoints.client import Request, TurnContext
 from phi3kit.endpoints.lanes import Lane, stop_all
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.shared import answers, resources, shell, target_choice, text_diff, theme
 from phi3kit.usage.votes import Votes

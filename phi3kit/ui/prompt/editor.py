@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.core.records import Message
 from phi3kit.endpoints import client
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats import chat_template
 from phi3kit.formats.openai_schema import ChatMessage

@@ -15,7 +15,7 @@ from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import Message, TurnRecord
 from phi3kit.endpoints import client
-from phi3kit.endpoints.client import Answer, Request, TurnContext
+from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, ChoicePart, new_id, response, usage
 from phi3kit.ui.shared import resources, shell, theme

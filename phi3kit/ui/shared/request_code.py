@@ -5,7 +5,7 @@ import streamlit as st
 from phi3kit.conversations.conversation import ChatTurn
 from phi3kit.conversations.request_snippets import Snippet, remote_snippets, snippets
 from phi3kit.core.records import Served
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.ui.shared import answers, resources, target_choice
 
 
