@@ -5,128 +5,39 @@ here. Knows no processes and no pages.
 """
 
 import time
-import uuid
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from openai import OpenAI
 
-from phi3kit.access.actor import Actor
 from phi3kit.core.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.core.limits import Limits
-from phi3kit.core.records import (
-    Endpoint,
-    FinishReason,
-    Interface,
-    Message,
-    Origin,
-    TurnRecord,
-    TurnText,
-    tokens_per_second,
-)
+from phi3kit.core.records import Endpoint, FinishReason, Interface, Message, TurnRecord, TurnText, tokens_per_second
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
-from phi3kit.endpoints.transport import Line, errors, http_client, json_of, not_the_protocol, parsing
-from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
+from phi3kit.endpoints.records import CONTINUES, Answer, Request, TurnContext, as_json
+from phi3kit.endpoints.transport import Cancellation, errors, http_client, json_of, not_the_protocol, parsing
+from phi3kit.formats.openai_schema import QUEUE_HEADER
 from phi3kit.formats.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder
 
 _HEARTBEAT_S = 0.1
-_CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
 
 
-@dataclass(frozen=True)
-class Request:
-    """Messages (OpenAI format) or one text (a raw prompt), and how to answer."""
-
-    prompt: tuple[Message, ...] | str
-    temperature: float = 0.0
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    continues: bool = False  # the last message is the beginning of the answer
-
-    @property
-    def interface(self) -> Interface:
-        """The format that `prompt` is in."""
-        return "raw" if isinstance(self.prompt, str) else "openai"
-
-    def body(self, model_uri: str) -> dict[str, Any]:
-        """The request as JSON, without what only streaming needs."""
-        body = {
-            "model": model_uri,
-            **_as_json(self.prompt),
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "stop": list(self.stop) or None,
-            **(_CONTINUES if self.continues else {}),
-        }
-        return {name: value for name, value in body.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class TurnContext:
-    """Whose turn it is, and in which conversation; goes into the turn's run."""
-
-    actor: Actor
-    origin: Origin
-    conversation_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def headers(self) -> dict[str, str]:
-        """The context as a worker reads it."""
-        return {
-            "X-Phi3kit-Turn-Id": self.turn_id,
-            "X-Phi3kit-Conversation-Id": self.conversation_id,
-            "X-Phi3kit-User": quote(self.actor.name),  # a header is ASCII, a name need not be
-            "X-Phi3kit-Origin": self.origin,
-        }
-
-    def headers_to(self, endpoint: Endpoint) -> dict[str, str]:
-        """What an endpoint is told: a remote one learns the turn's id, and not the user."""
-        told = self.headers()
-        return {"X-Phi3kit-Turn-Id": told["X-Phi3kit-Turn-Id"]} if endpoint.wrapper == "remote" else told
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer so far; each step of a stream is a longer one."""
-
-    text: str = ""
-    finish_reason: FinishReason | None = None  # None while it grows
-    queue_place: int = 0  # answers that waited at the worker before this one
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0  # of prompt_tokens, found in the worker's memory
-    completion_tokens: int = 0
-    time_to_first_token_s: float | None = None
-    duration_s: float = 0.0
-    tokens_per_second: float | None = None
-    tokens_counted: bool = True  # False: a remote endpoint has given no usage (yet), and the counts are 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-def connect(endpoint: Endpoint, line: Line | None = None) -> OpenAI:
+def connect(endpoint: Endpoint, cancellation: Cancellation | None = None) -> OpenAI:
     """A client for many requests, also from several threads: making one takes 20 ms and more. To be closed."""
     return OpenAI(
         base_url=f"{endpoint.base_url}{endpoint.api_path}",
         api_key=endpoint.api_key or "none",
         max_retries=0,  # a turn that is sent twice is answered, counted and logged twice
         timeout=endpoint.silence_s,
-        http_client=http_client(endpoint, line),
+        http_client=http_client(endpoint, cancellation),
     )
 
 
@@ -142,43 +53,41 @@ def ask(
     if endpoint.wrapper == "remote":
         *_, answer = stream(endpoint, request, context, settings)
         return answer
-    began, began_at = time.perf_counter(), time.time()
+    turn = _Turn(endpoint, request, context, settings)
     try:
         with errors(endpoint), nullcontext(connection) if connection else connect(endpoint) as client:
             create = _resource(client, request.interface).create
             arguments = _arguments(request, endpoint.model_uri)
             with parsing(endpoint):
                 reply: Any = create(**arguments, stream=False, extra_headers=context.headers())
-                answer = _whole_answer(request, reply, time.perf_counter() - began)
+                return _whole_answer(request, reply, turn.elapsed_s)
     except WorkerFailed:
-        broken = Answer(finish_reason="error", duration_s=time.perf_counter() - began)
-        # Where the worker has recorded the turn, its record has the same id and stays.
-        _recorder(settings).end(_turn(endpoint, request, context, settings, broken, began_at))
+        turn.end(Answer(), "error")  # where the worker has recorded the turn, its record has the same id and stays
         raise
-    return answer
 
 
 def stream(
-    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, line: Line | None = None
+    endpoint: Endpoint,
+    request: Request,
+    context: TurnContext,
+    settings: Settings,
+    cancellation: Cancellation | None = None,
 ) -> Generator[Answer, None, None]:
     """Longer and longer answers, the first one empty; the last one has a finish_reason and its cost.
 
-    Closing the iterator cancels the turn at the endpoint. So does cutting its `line` from another thread: the last answer
-    then has no finish_reason. Turns of a remote endpoint, and of a worker that dies, are put into the outbox here.
-    Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and
-    WorkerFailed or EndpointFailed.
+    Closing the iterator cancels the turn at the endpoint. So does `cancellation`, from another thread: the last answer then
+    has no finish_reason. Turns of a remote endpoint, and of a worker that dies, are put into the outbox here.
+    Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and WorkerFailed or EndpointFailed.
     """
     context.actor.require("talk")
-    line = line or Line()
+    cancellation = cancellation or Cancellation()
     remote = endpoint.wrapper == "remote"
-    began, began_at = time.perf_counter(), time.time()
+    turn = _Turn(endpoint, request, context, settings)
     answer = Answer(tokens_counted=not remote)
     ended: FinishReason | None = None  # to be recorded here
     if remote:
-        recorder, turn = _recorder(settings), _turn(endpoint, request, context, settings, answer, began_at)
-        recorder.admit(turn)
-        recorder.begin(replace(turn, finish_reason="error", error_code="app_died"))
-    steps = (_invoked if endpoint.protocol == "invocations" else _streamed)(endpoint, request, context, line)
+        turn.begin(answer)
+    steps = (_invoked if endpoint.protocol == "invocations" else _streamed)(endpoint, request, context, cancellation)
     try:
         for answer in steps:
             yield answer
@@ -187,26 +96,27 @@ def stream(
         ended = (answer.finish_reason or "cancelled") if remote else None
         raise
     except (WorkerFailed, EndpointFailed):
-        if not line.is_cut:
+        if not cancellation.cancelled:
             ended = "error"
             raise
         ended = "cancelled" if remote else None
     except Phi3KitError:  # a remote endpoint refused the request: nothing was answered
         if remote:
-            recorder.withdraw(turn)
+            turn.withdraw(answer)
         raise
     finally:
         steps.close()
         if ended:
-            answer = replace(answer, finish_reason=ended, duration_s=answer.duration_s or time.perf_counter() - began)
-            _recorder(settings).end(_turn(endpoint, request, context, settings, answer, began_at))
+            turn.end(answer, ended)
 
 
-def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
+def _streamed(
+    endpoint: Endpoint, request: Request, context: TurnContext, cancellation: Cancellation
+) -> Generator[Answer, None, None]:
     """By OpenAI's protocol."""
     began = time.perf_counter()
     remote = endpoint.wrapper == "remote"
-    with errors(endpoint), connect(endpoint, line) as client:
+    with errors(endpoint), connect(endpoint, cancellation) as client:
         arguments = _arguments(request, endpoint.model or endpoint.model_uri)
         # Counts with each piece: vLLM has them too, others refuse unknown fields.
         options = {"include_usage": True, **({} if remote else {"continuous_usage_stats": True})}
@@ -237,7 +147,9 @@ def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
     return WorkerFailed("The answer broke off.", why, "Send the message again.")
 
 
-def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
+def _invoked(
+    endpoint: Endpoint, request: Request, context: TurnContext, cancellation: Cancellation
+) -> Generator[Answer, None, None]:
     """By MLflow's /invocations: empty answers until the whole one is there, so that a reader can stop."""
     began = time.perf_counter()
     if request.continues:
@@ -247,12 +159,9 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
             "Ask again, or continue with another model.",
             param="continue_final_message",
         )
-    body = invocations.payload(
-        request.prompt, endpoint.takes, temperature=request.temperature, max_tokens=request.max_tokens,
-        top_p=request.top_p, seed=request.seed, stop=request.stop,
-    )  # fmt: skip
+    body = invocations.payload(request, endpoint.takes)
     thread = ThreadPoolExecutor(1)
-    coming = thread.submit(invocations.invoke, endpoint, body, context.headers_to(endpoint), line)
+    coming = thread.submit(invocations.invoke, endpoint, body, context.headers_to(endpoint), cancellation)
     thread.shutdown(wait=False)  # it ends with its request
     try:
         while not coming.done():
@@ -260,34 +169,25 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
             wait([coming], timeout=_HEARTBEAT_S)
     finally:
         if not coming.done():
-            line.cut()
+            cancellation.cancel()
     reply = coming.result()
-    counted = reply.prompt_tokens is not None and reply.completion_tokens is not None
-    yield Answer(
-        text=reply.text,
-        finish_reason=reply.finish_reason,
-        prompt_tokens=(reply.prompt_tokens or 0) if counted else 0,
-        completion_tokens=(reply.completion_tokens or 0) if counted else 0,
-        tokens_counted=counted,
-        duration_s=time.perf_counter() - began,
-    )
+    answer = Answer(reply.text, reply.finish_reason, tokens_counted=False, duration_s=time.perf_counter() - began)
+    if reply.prompt_tokens is not None and reply.completion_tokens is not None:
+        answer = replace(
+            answer, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens, tokens_counted=True
+        )
+    yield answer
 
 
 def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
     """The tokens of a prompt, as a phi3kit worker cuts it. Raises WorkerFailed or RequestInvalid."""
-    return read_tokenized(json_of(endpoint, "POST", "/tokenize", {**_as_json(prompt), "return_pieces": True}))
-
-
-def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
-    if isinstance(prompt, str):
-        return {"prompt": prompt}
-    return {"messages": [asdict(message) for message in prompt]}
+    return read_tokenized(json_of(endpoint, "POST", "/tokenize", {**as_json(prompt), "return_pieces": True}))
 
 
 def _arguments(request: Request, model: str) -> dict[str, Any]:
     """The request as arguments of the `openai` client, which takes fields that OpenAI does not have as extra_body."""
     body = request.body(model)
-    extra = {name: body.pop(name) for name in _CONTINUES if name in body}
+    extra = {name: body.pop(name) for name in CONTINUES if name in body}
     return {**body, "extra_body": extra}
 
 
@@ -353,40 +253,66 @@ def _with_seen_speed(answer: Answer) -> Answer:
     return replace(answer, tokens_per_second=speed)
 
 
-def _recorder(settings: Settings) -> OutboxRecorder:
-    return _one_recorder(settings.home, settings.limits, settings.log_text)
+@dataclass(frozen=True)
+class _Turn:
+    """A turn that is recorded here."""
+
+    endpoint: Endpoint
+    request: Request
+    context: TurnContext
+    settings: Settings
+    began: float = field(default_factory=time.perf_counter)
+    began_at: float = field(default_factory=time.time)
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.began
+
+    def begin(self, answer: Answer) -> None:
+        """Raises Busy, LimitReached or BudgetSpent."""
+        record = self._record(answer)
+        self._recorder.admit(record)
+        self._recorder.begin(replace(record, error_code="app_died"))
+
+    def withdraw(self, answer: Answer) -> None:
+        self._recorder.withdraw(self._record(answer))
+
+    def end(self, answer: Answer, reason: FinishReason) -> None:
+        duration_s = answer.duration_s or self.elapsed_s
+        self._recorder.end(self._record(replace(answer, finish_reason=reason, duration_s=duration_s)))
+
+    @property
+    def _recorder(self) -> OutboxRecorder:
+        return _recorder(self.settings.home, self.settings.limits, self.settings.log_text)
+
+    def _record(self, answer: Answer) -> TurnRecord:
+        request, text = self.request, TurnText(self.request.prompt, (answer.text,))
+        return TurnRecord(
+            turn_id=self.context.turn_id,
+            at=self.began_at,
+            wrapper=self.endpoint.wrapper,
+            model_uri=self.endpoint.model_uri,
+            interface=request.interface,
+            origin=self.context.origin,
+            user=self.context.actor.name,
+            conversation_id=self.context.conversation_id,
+            finish_reason=answer.finish_reason or "error",
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            cached_prompt_tokens=answer.cached_prompt_tokens,
+            duration_s=answer.duration_s,
+            time_to_first_token_s=answer.time_to_first_token_s,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            top_p=request.top_p,
+            seed=request.seed,
+            tokens_counted=answer.tokens_counted,
+            prompt_key=self._recorder.prompt_key(request.prompt),
+            text=text if self.settings.log_text else None,
+        )
 
 
 @lru_cache(maxsize=4)
-def _one_recorder(home: Path, limits: Limits, log_text: bool) -> OutboxRecorder:
+def _recorder(home: Path, limits: Limits, log_text: bool) -> OutboxRecorder:
     """One for the process: it holds the lock by which the turns of a dead process are found."""
     return OutboxRecorder(Outbox(home), limits, log_text=log_text)
-
-
-def _turn(
-    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, answer: Answer, began_at: float
-) -> TurnRecord:
-    """The record of a turn that no worker may have kept."""
-    return TurnRecord(
-        turn_id=context.turn_id,
-        at=began_at,
-        wrapper=endpoint.wrapper,
-        model_uri=endpoint.model_uri,
-        interface=request.interface,
-        origin=context.origin,
-        user=context.actor.name,
-        conversation_id=context.conversation_id,
-        finish_reason=answer.finish_reason or "error",
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        cached_prompt_tokens=answer.cached_prompt_tokens,
-        duration_s=answer.duration_s,
-        time_to_first_token_s=answer.time_to_first_token_s,
-        temperature=request.temperature,
-        max_tokens=request.max_tokens,
-        top_p=request.top_p,
-        seed=request.seed,
-        tokens_counted=answer.tokens_counted,
-        prompt_key=_recorder(settings).prompt_key(request.prompt),
-        text=TurnText(request.prompt, (answer.text,)) if settings.log_text else None,
-    )

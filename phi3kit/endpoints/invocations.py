@@ -1,12 +1,12 @@
-"""Invocations: MLflow's scoring protocol, as `mlflow models serve` speaks it: one POST, one whole answer.
+"""Invocations: MLflow's scoring protocol as `mlflow models serve` has it: one POST, one whole answer, no streams.
 
-Knows the payloads of the two wrappers and the forms of their answers. Streams nothing, because the protocol does not.
+Knows the payloads of the two wrappers and the forms of their answers. Knows no turns.
 """
 
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +15,8 @@ import httpx2
 from phi3kit.access.actor import Actor
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, FinishReason, Interface, Message
-from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing, status_error
+from phi3kit.endpoints.records import Request, as_json
+from phi3kit.endpoints.transport import Cancellation, errors, http_client, not_the_protocol, parsing, status_error
 from phi3kit.formats import chat_template
 
 _MOST_BYTES = 32 * 2**20  # of a remote answer
@@ -34,7 +35,7 @@ class ScoringResponse:
 
 @dataclass(frozen=True)
 class Completion:
-    """The answer of a model; None where the endpoint did not say it."""
+    """The answer of a model; None for counts that the endpoint did not give."""
 
     text: str
     finish_reason: FinishReason
@@ -42,55 +43,38 @@ class Completion:
     completion_tokens: int | None = None
 
 
-def payload(
-    prompt: tuple[Message, ...] | str,
-    takes: Interface,
-    *,
-    temperature: float,
-    max_tokens: int,
-    top_p: float,
-    seed: int | None,
-    stop: tuple[str, ...],
-) -> dict[str, Any]:
-    """The JSON for a logged model of either wrapper.
+def payload(request: Request, takes: Interface) -> dict[str, Any]:
+    """The JSON for a logged model of either wrapper. Raises RequestInvalid for what the protocol cannot express.
 
     takes: "raw" for the onnx wrapper's signature, a prompt alone: sampling is the model's own.
-    Raises RequestInvalid for what the protocol cannot say.
     """
+    prompt = request.prompt
     if takes == "raw":
         return {"prompt": prompt if isinstance(prompt, str) else _as_raw(prompt)}
     if isinstance(prompt, str):
-        raise RequestInvalid(
-            "This endpoint takes no raw prompt.",
-            "Its signature is llm/v1/chat: it takes messages.",
-            "Send a message.",
-            param="prompt",
-        )
-    if seed is not None:
-        raise RequestInvalid(
-            "This endpoint takes no seed.",
-            "MLflow's llm/v1/chat has no such field.",
-            "Clear the seed among the parameters.",
-            param="seed",
-        )
-    body: dict[str, Any] = {"messages": [asdict(message) for message in prompt], "max_tokens": max_tokens}
-    if temperature > 0:
-        body["temperature"] = temperature
+        why = "Its signature is llm/v1/chat: it takes messages."
+        raise RequestInvalid("This endpoint takes no raw prompt.", why, "Send a message.", param="prompt")
+    if request.seed is not None:
+        why, advice = "MLflow's llm/v1/chat has no such field.", "Clear the seed among the parameters."
+        raise RequestInvalid("This endpoint takes no seed.", why, advice, param="seed")
+    body: dict[str, Any] = {**as_json(prompt), "max_tokens": request.max_tokens}
+    if request.temperature > 0:
+        body["temperature"] = request.temperature
     else:
-        body["top_k"] = 1  # MLflow's pipeline refuses temperature 0, and this is the same: the likeliest token
-    if top_p < 1:
-        body["top_p"] = top_p
-    if stop:
-        body["stop"] = list(stop)
+        body["top_k"] = 1  # MLflow's pipeline refuses temperature 0; this is greedy too
+    if request.top_p < 1:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop"] = list(request.stop)
     return body
 
 
 def invoke(
-    endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str], line: Line | None = None
+    endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str], cancellation: Cancellation | None = None
 ) -> Completion:
-    """Ask once. Raises RequestInvalid, Busy or EndpointFailed."""
+    """One question to a remote endpoint. Raises RequestInvalid, Busy or EndpointFailed."""
     with errors(endpoint):
-        response, content = _post(endpoint, json.dumps(body).encode(), headers, line)
+        response, content = _post(endpoint, json.dumps(body).encode(), headers, cancellation)
         if not response.is_success:
             raise status_error(endpoint, response, content.decode(errors="replace"))
         with parsing(endpoint):
@@ -100,9 +84,9 @@ def invoke(
 def send(
     endpoint: Endpoint, payload: str, headers: Mapping[str, str] | None = None, timeout_s: float = _SECONDS
 ) -> ScoringResponse:
-    """POST a payload to a server of this machine, letter by letter as it was written; what came back, errors too.
+    """POST a payload, character by character as it was written, to a server on this machine; error statuses come back too.
 
-    Raises WorkerFailed when nobody answers.
+    Raises WorkerFailed without an answer.
     """
     began = time.perf_counter()
     try:
@@ -117,15 +101,14 @@ def send(
 
 
 def score(endpoint: Endpoint, payload: str, actor: Actor, timeout_s: float = _SECONDS) -> ScoringResponse:
-    """`send` to a worker, which counts it as its actor's. Raises NotAllowed or WorkerFailed."""
+    """`send` to a worker, in the actor's name. Raises NotAllowed or WorkerFailed."""
     actor.require("invoke")
-    return send(
-        endpoint, payload, {"X-Phi3kit-User": quote(actor.name)}, timeout_s
-    )  # a header is ASCII, a name need not be
+    user = quote(actor.name)  # a header is ASCII, a name need not be
+    return send(endpoint, payload, {"X-Phi3kit-User": user}, timeout_s)
 
 
 def read_completion(content: Any, takes: Interface) -> Completion:
-    """The completion in MLflow's answer: bare, in a list, or under `predictions`. Raises ValueError when it is none."""
+    """The completion in MLflow's answer: bare, in a list, or under `predictions`. Raises ValueError in another form."""
     if isinstance(content, dict) and "predictions" in content:
         content = content["predictions"]
     if isinstance(content, list):
@@ -135,7 +118,7 @@ def read_completion(content: Any, takes: Interface) -> Completion:
     if takes == "raw":
         if not isinstance(content, str):
             raise ValueError("no text")
-        return Completion(content, "other")  # the onnx wrapper answers with text alone: why it ended, it does not say
+        return Completion(content, "other")  # the onnx wrapper gives text alone, without a finish reason
     choice = content["choices"][0]
     text = choice["message"]["content"]
     if not isinstance(text, str):
@@ -150,17 +133,17 @@ def read_completion(content: Any, takes: Interface) -> Completion:
 
 
 def finish_reason_of(said: object) -> FinishReason:
-    """A remote endpoint's reason as ours."""
+    """A remote endpoint's finish reason as one of ours."""
     return said if said in ("stop", "length") else "other"  # type: ignore[return-value]
 
 
 def count_of(said: object) -> int | None:
-    """A number of tokens, where it is one."""
+    """A count of tokens; None for anything else."""
     return said if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < 2**53 else None
 
 
 def _as_raw(messages: tuple[Message, ...]) -> str:
-    """Through the chat template, as text: a special token inside a message would become structure, so it is refused."""
+    """Messages through the chat template. A special token in a message would become structure, so it is refused."""
     for message in messages:
         for token in chat_template.SPECIAL_TOKENS:
             if token in message.content:
@@ -174,7 +157,7 @@ def _as_raw(messages: tuple[Message, ...]) -> str:
 
 
 def _post(
-    endpoint: Endpoint, content: bytes, headers: Mapping[str, str], line: Line | None = None
+    endpoint: Endpoint, content: bytes, headers: Mapping[str, str], cancellation: Cancellation | None = None
 ) -> tuple[httpx2.Response, bytes]:
     """POST JSON to the endpoint's /invocations: the response and its whole content, whatever its status.
 
@@ -183,7 +166,7 @@ def _post(
     sent = {"Content-Type": "application/json", **headers}  # without the content type MLflow answers 500
     answer = bytearray()
     with (
-        http_client(endpoint, line) as client,
+        http_client(endpoint, cancellation) as client,
         client.stream("POST", f"{endpoint.base_url}/invocations", content=content, headers=sent) as response,
     ):
         for piece in response.iter_bytes():

@@ -1,6 +1,6 @@
-"""Lanes: one answer a lane, each read by a thread of its own into a plain object, so that several grow side by side.
+"""Lanes: several answers side by side, each read by a thread of its own into a plain object.
 
-Knows threads and the client. Draws nothing: who draws looks at the lanes as often as it likes.
+Knows threads and the client. Draws nothing; a page polls the lanes.
 """
 
 import threading
@@ -12,42 +12,42 @@ from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import Endpoint
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import client
-from phi3kit.endpoints.client import Answer, Request, TurnContext
-from phi3kit.endpoints.transport import Line
+from phi3kit.endpoints.records import Answer, Request, TurnContext
+from phi3kit.endpoints.transport import Cancellation
 
 FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 
 
 class Lane:
-    """One request on its way. Its attributes are written by its thread alone and may be read at any time."""
+    """One request. Its attributes are written by its thread alone and may be read at any time."""
 
     def __init__(self, find: FindEndpoint, request: Request, context: TurnContext, settings: Settings) -> None:
-        """find: gives the endpoint, calling what it is given with what it waits for."""
+        """find: gives the endpoint; it calls its argument with what is being waited for."""
         self.request, self.context = request, context
         self.answer = Answer()
         self.waits_for: str | None = "Starting"  # None once there is text, or an end
-        self.sent = False  # whether the request went out: then there is, or will be, a record of it
+        self.sent = False  # then there is, or will be, a record of it
         self.error: Phi3KitError | None = None
         self._bug: Exception | None = None
         self._find, self._settings = find, settings
-        self._line = Line()
+        self._cancellation = Cancellation()
         self._thread = threading.Thread(target=self._read, name="lane", daemon=True)
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Begin."""
         self._thread.start()
 
     @property
     def done(self) -> bool:
-        """Whether the answer has ended, well or not."""
+        """Whether it has ended, well or not."""
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """End the answer now; what came stays in `answer`."""
-        self._line.cut()
+        """End it now; `answer` keeps what came."""
+        self._cancellation.cancel()
 
     def settled_answer(self) -> Answer:
-        """The answer as it is kept: with a finish reason, whatever ended it. Raises what was a bug."""
+        """The answer with a finish reason, whatever ended it. Raises the exception of a bug."""
         if self._bug:
             raise self._bug
         answer = self.answer
@@ -56,11 +56,11 @@ class Lane:
     def _read(self) -> None:
         try:
             endpoint = self._find(self._wait_for)
-            if self._line.is_cut:
+            if self._cancellation.cancelled:
                 return
             self.sent = True
             self._wait_for("Asking")
-            for answer in client.stream(endpoint, self.request, self.context, self._settings, self._line):
+            for answer in client.stream(endpoint, self.request, self.context, self._settings, self._cancellation):
                 self.answer = answer
                 if answer.text or answer.completion_tokens:
                     self.waits_for = None
@@ -68,11 +68,11 @@ class Lane:
                     self._wait_for(f"Waiting; {answer.queue_place} before you")
                 else:
                     self._wait_for("Reading the prompt")
-                if self._line.is_cut:  # it may have been cut before there was a connection
+                if self._cancellation.cancelled:  # perhaps before there was a connection
                     return
         except Phi3KitError as error:
             self.error = error
-        except Exception as error:  # shown by the thread that draws, not lost in this one
+        except Exception as error:  # raised by settled_answer(), in the page's thread
             self._bug = error
         finally:
             self.waits_for = None
@@ -82,7 +82,7 @@ class Lane:
 
 
 def stop_all(lanes: Sequence[Lane], patience_s: float = 2.0) -> None:
-    """Stop the lanes, and wait a moment for their last words."""
+    """Stop the lanes, and wait so long for their ends."""
     for lane in lanes:
         lane.stop()
     deadline = time.monotonic() + patience_s

@@ -30,28 +30,26 @@ from phi3kit.endpoints.outbound import OnlyAllowed
 
 CONNECT_S = 10.0
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
+_SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
+_CORRECT = "Correct the URL under Connections."
+_START_OR_CORRECT = "Start the server there, or correct the URL under Connections."
 _PROTOCOLS = {"openai": "OpenAI's protocol", "invocations": "MLflow's /invocations"}
 # The `openai` client adds them from the environment; they are meant for OpenAI alone.
 _FOREIGN_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 
 
-class Line:
-    """The connection of one request, which another thread can cut."""
+class Cancellation:
+    """Cancels one request, from another thread than the one that waits for its answer."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._stream: Any = None
-        self._cut = False
+        self.cancelled = False  # an error after it is no failure of the endpoint
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether `cut` was called: an error after it is no failure of the endpoint."""
-        return self._cut
-
-    def cut(self) -> None:
+    def cancel(self) -> None:
         """End the request now, or as soon as it has a connection. The other side sees a disconnect."""
         with self._guard:
-            self._cut = True
+            self.cancelled = True
             self._shut()
 
     def _shut(self) -> None:
@@ -67,16 +65,16 @@ class Line:
             return
         with self._guard:
             self._stream = info["return_value"]
-            if self._cut:
+            if self.cancelled:
                 self._shut()
 
 
-def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
+def http_client(endpoint: Endpoint, cancellation: Cancellation | None = None) -> httpx2.Client:
     """A client that follows no redirect and sends an endpoint its own key and nobody else's."""
 
     def prepare(request: httpx2.Request) -> None:
-        if line:
-            request.extensions = {**request.extensions, "trace": line.trace}
+        if cancellation:
+            request.extensions = {**request.extensions, "trace": cancellation.trace}
         if endpoint.wrapper == "remote":
             for name in _FOREIGN_HEADERS:
                 request.headers.pop(name, None)
@@ -108,8 +106,6 @@ def errors(endpoint: Endpoint) -> Iterator[None]:
         yield
     except Phi3KitError:
         raise
-    except openai.RateLimitError as error:
-        raise _turned_away(endpoint, error.response, error.body) from error
     except openai.APIStatusError as error:
         raise status_error(endpoint, error.response, error.body) from error
     except (openai.APIError, httpx2.HTTPError, OSError) as error:  # no connection, a broken one, an error in a stream
@@ -172,9 +168,6 @@ def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
         "Check URL and protocol under Connections.",
         kind="protocol",
     )
-
-
-_SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
 
 
 def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) -> Busy | BudgetSpent | LimitReached:
@@ -245,10 +238,6 @@ def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
             "server",
         )
     return failed(f"The answer of {endpoint.name} broke off.", _short(str(chain[-1])), "Send it again.", "server")
-
-
-_CORRECT = "Correct the URL under Connections."
-_START_OR_CORRECT = "Start the server there, or correct the URL under Connections."
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

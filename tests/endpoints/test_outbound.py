@@ -1,4 +1,4 @@
-"""Outbound: a URL that somebody types reaches the listed hosts and no other, whatever its name leads to."""
+"""Outbound: a URL that somebody types reaches the listed hosts and no other, whatever its name resolves to."""
 
 import socket
 from dataclasses import replace
@@ -9,9 +9,10 @@ import pytest
 from phi3kit.core.errors import EndpointFailed
 from phi3kit.core.records import Message
 from phi3kit.core.settings import Settings
-from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import ask
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.probe import probe
+from phi3kit.endpoints.records import Request, TurnContext
 from tests.conftest import settings_for
 from tests.support.actors import ADMIN, admin
 from tests.support.scripted_server import http_answer, scripted
@@ -68,7 +69,7 @@ def test_a_listed_name_that_leads_to_the_own_machine_reaches_nothing(team: Setti
 
 
 def test_a_name_that_leads_elsewhere_a_moment_later_is_asked_once(team: Settings, monkeypatch: pytest.MonkeyPatch):
-    """DNS rebinding: the address that was judged is the one that is connected to."""
+    """DNS rebinding: the address that was checked is the one that is connected to."""
     asked: list[str] = []
 
     def lookup(host: str, *arguments: object, **named: object) -> list[object]:

@@ -1,4 +1,4 @@
-"""Workers as processes: when they start, when they end, and what is said when they cannot."""
+"""Workers as processes: when they start and end, and the errors when they cannot."""
 
 import os
 import shutil
@@ -20,7 +20,8 @@ from phi3kit.core.errors import ModelNotFound, WorkerFailed
 from phi3kit.core.records import WRAPPERS, Message
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.deployment.servers import free_port
-from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import ask
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.packaging.wrappers.log import MODEL_NAMES
 from phi3kit.tracking import registry as registry
@@ -152,7 +153,7 @@ class TestPool:
         wait_for("the end of the orphaned worker", lambda: has_ended(worker))
 
 
-# Starts a worker as the app does, and is never asked to end.
+# Starts a worker as the app does, and does not end by itself.
 PARENT = """
 import sys, time
 from phi3kit.core.settings import read_settings
