@@ -30,7 +30,7 @@ def _drawer() -> None:
     with shell.errors_shown():
         text = st.text_input(
             "Search", type="search", key="drawer_search", placeholder="Titles, messages and answers",
-            icon=":material/search:", label_visibility="collapsed",
+            label_visibility="collapsed",
         )  # fmt: skip
         place = st.container()
         page = st.session_state.get("drawer_page", 1)

@@ -94,8 +94,8 @@ def _show_status(status: ServerStatus) -> None:
     st.markdown(f"{theme.badge(status.wrapper)} {words.state(status.state)} · {status.url}")
     if status.state == "ended":
         st.error(
-            f"**The server ended** with exit code {status.exit_code}. Its log says why.\n\n"
-            "Stop it and start it again, on another port if that one is taken.",
+            "Its log says why.\n\nStop it and start it again, on another port if that one is taken.",
+            title=f"The server ended with exit code {status.exit_code}.",
             icon=":material/error:",
         )
     elif status.state == "starting":

@@ -20,5 +20,5 @@ def note(act: Act) -> bool:
     if may(act):
         return True
     error = refusal(resources.actor().role, act)
-    st.info(f"**{plain(error.what)}** {plain(error.why)} {error.next_step}", icon=":material/lock:")
+    st.info(f"{plain(error.why)} {error.next_step}", title=plain(error.what), icon=":material/lock:")
     return False

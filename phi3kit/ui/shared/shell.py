@@ -13,7 +13,7 @@ from phi3kit.core.errors import ModelNotFound, Phi3KitError
 from phi3kit.ui.shared import pages, resources, theme
 from phi3kit.ui.shared.words import plain, state
 
-ICON = Path(__file__).with_name("icon.png")
+ICON, LOGO = (str(Path(__file__).with_name(name)) for name in ("icon.png", "logo.svg"))
 
 
 def begin(title: str) -> None:
@@ -36,8 +36,8 @@ def errors_shown() -> Iterator[None]:
 
 def show_error(error: Phi3KitError, title: str | None = None) -> None:
     """What happened (or a title that says it shorter), why, what to do, and the page where it is done."""
-    what = plain(title or error.what)
-    st.error(f"**{what}** {plain(error.why)}\n\n{plain(error.next_step)}", icon=":material/error:")
+    body = f"{plain(error.why)}\n\n{plain(error.next_step)}"
+    st.error(body, title=plain(title or error.what), icon=":material/error:")
     if isinstance(error, ModelNotFound):
         pages.link("build", "Open Build")
 

@@ -67,8 +67,9 @@ def show_person() -> None:
 
 def _show_without_role(name: str) -> None:
     st.warning(
-        f"**You may not use this app yet.** You signed in as {plain(name)}, and this name has no role here.\n\n"
+        f"You signed in as {plain(name)}, and this name has no role here.\n\n"
         "Ask whoever runs this app to put this name on one of its lists, then sign in again.",
+        title="You may not use this app yet.",
         icon=":material/lock:",
     )
     st.code(name, language=None)

@@ -23,7 +23,8 @@ def show_status(reading: TurnsReading) -> None:
             left_s = max((writer.next_try_at or 0) - time.time(), 0)
             again = f" The next try is in {left_s:,.0f} s." if writer.next_try_at else ""
             st.warning(
-                f"**{waiting} to be written to MLflow.** {words.plain(writer.problem)}{again}",
+                f"{words.plain(writer.problem)}{again}",
+                title=f"{waiting} to be written to MLflow.",
                 icon=":material/hourglass_top:",
             )
         else:
