@@ -5,6 +5,7 @@ import streamlit as st
 from phi3kit.conversations.conversation import Conversation
 from phi3kit.ui.prompt import editor, runs, token_view
 from phi3kit.ui.shared import answers, permissions, shell, target_choice
+from phi3kit.ui.shared.elements import choose_view
 from phi3kit.ui.shared.parameters import parameters_popover
 
 shell.begin("Prompt")
@@ -24,10 +25,7 @@ with shell.errors_shown():
             fits = editor.show_count(tokens, request.max_tokens)
             send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
         with right, st.container(border=True):
-            view = st.segmented_control(
-                "View", ["Tokens", "Messages", "What if"], default="Tokens", required=True, key="prompt_view",
-                persist_state="session", label_visibility="collapsed",
-            )  # fmt: skip
+            view = choose_view(["Tokens", "Messages", "What if"], "prompt_view")
             if view == "Tokens":
                 token_view.show_tokens(tokens, prompt, "prompt_tokens")
             elif view == "Messages":

@@ -13,6 +13,7 @@ from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.embedded import QUESTIONS_FILE
 from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared.elements import choose_one
 from phi3kit.ui.shared.words import plain
 
 _PROMPT_FORMATS = {
@@ -27,7 +28,7 @@ _PREVIEW_ROWS = 5
 
 def choose_file() -> Path | None:
     """An uploaded table, or the one that ships with the app. Raises StorageFailed."""
-    kind = st.segmented_control("Table", ["upload", "example"], default="upload", required=True, key="batch_table")
+    kind = choose_one("Table", ["upload", "example"], "batch_table")
     if kind == "example":
         return QUESTIONS_FILE
     with st.container(width=420):

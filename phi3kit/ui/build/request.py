@@ -10,6 +10,7 @@ from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.plan import Plan
 from phi3kit.packaging.sources.find import EMBEDDED, Source
 from phi3kit.ui.shared import permissions
+from phi3kit.ui.shared.elements import choose_one
 from phi3kit.ui.shared.words import duration, plain, size
 
 _WRAPPERS: dict[str, tuple[WrapperName, ...]] = {
@@ -50,11 +51,9 @@ def choose_request() -> BuildRequest:
     """What should be built; its source is empty until one is chosen."""
     kinds = list(_SOURCE_HELP) if permissions.may("build_any") else ["embedded (small)"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wrapper = st.segmented_control("Wrapper", list(_WRAPPERS), default="both", required=True)
-        kind = st.segmented_control("Source", kinds, default="embedded (small)", required=True)
-        precision = st.segmented_control(
-            "ONNX precision", list(PRECISIONS), default="int4", required=True, disabled=wrapper == "transformers"
-        )
+        wrapper = choose_one("Wrapper", _WRAPPERS, "build_wrapper")
+        kind = choose_one("Source", kinds, "build_source")
+        precision = choose_one("ONNX precision", PRECISIONS, "build_precision", disabled=wrapper == "transformers")
         with st.popover("Register", icon=":material/bookmark_add:", disabled=not permissions.may("register")):
             name = st.text_input(
                 "Name in the Model Registry", placeholder="leave empty to only log", help="Adds a numbered version."

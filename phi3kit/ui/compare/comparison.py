@@ -21,6 +21,7 @@ from phi3kit.endpoints.targets import Target
 from phi3kit.formats.safe_markdown import for_pages
 from phi3kit.ui.compare.sides import show_heading
 from phi3kit.ui.shared import actions, answers, resources, target_choice
+from phi3kit.ui.shared.elements import choose_one
 from phi3kit.ui.shared.text_diff import show_diff
 from phi3kit.ui.shared.words import plain
 from phi3kit.usage.votes import Votes
@@ -110,7 +111,7 @@ def _show_difference(comparison: Comparison, unfolded: bool) -> None:
     with st.expander("Word diff", icon=":material/difference:", expanded=unfolded):
         pair = next(iter(pairs))
         if len(pairs) > 1:
-            pair = st.segmented_control("Of", list(pairs), default=pair, required=True, key=f"diff_{comparison.id}")
+            pair = choose_one("Of", pairs, f"diff_{comparison.id}")
         a, b = pairs[pair]
         show_diff(turns[a].answer.text, turns[b].answer.text, f"{comparison.id}_{a}{b}", names=(a, b))
 

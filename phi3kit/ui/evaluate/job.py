@@ -12,16 +12,15 @@ from phi3kit.evaluation.jobs import EvaluationJob
 from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.ui.evaluate import evaluations
 from phi3kit.ui.shared import actions, job_view, resources
+from phi3kit.ui.shared.elements import choose_one
 from phi3kit.ui.shared.shell import show_error
 from phi3kit.ui.shared.words import duration
 
 
 def choose_questions() -> str | None:
     """The questions: those that ship with the app, or an uploaded table. Raises StorageFailed."""
-    kind = st.segmented_control(
-        "Questions", ["embedded", "upload"], default="embedded", required=True, key="evaluate_kind",
-        help="embedded: phrasings that were withheld from the small model's training, in three languages.",
-    )  # fmt: skip
+    about = "embedded: phrasings that were withheld from the small model's training, in three languages."
+    kind = choose_one("Questions", ["embedded", "upload"], "evaluate_kind", help=about)
     if kind == "embedded":
         return EMBEDDED_QUESTIONS
     with st.container(width=420):

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.ui.shared import resources, theme, words
+from phi3kit.ui.shared.elements import choose_one
 from phi3kit.ui.usage import turn_drawer
 from phi3kit.usage import charts, summary
 
@@ -37,9 +38,9 @@ def show_over_time(turns: pd.DataFrame) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Tokens over time**", width="content")
-            width = st.segmented_control(
-                "A bar is", list(get_args(charts.Width)), default="auto", required=True, key="usage_width",
-                bind="query-params", label_visibility="collapsed", format_func=str.capitalize,
+            width = choose_one(
+                "A bar is", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
+                label_visibility="collapsed", format_func=str.capitalize,
             )  # fmt: skip
         timezone = words.timezone()
         figure = charts.tokens_over_time(turns, theme.palette(), timezone, width)
@@ -55,10 +56,7 @@ def show_by_dimension(turns: pd.DataFrame) -> None:
     """Tokens by wrapper, model, interface, user or origin; a click on a bar lists its turns."""
     with st.container(border=True, height="stretch"):
         st.markdown("**Tokens by**")
-        by = st.segmented_control(
-            "Tokens by", list(_DIMENSIONS), default="Wrapper", required=True, key="usage_by", bind="query-params",
-            label_visibility="collapsed",
-        )  # fmt: skip
+        by = choose_one("Tokens by", _DIMENSIONS, "usage_by", bind="query-params", label_visibility="collapsed")
         column = _DIMENSIONS[by]
         named = _with_labels(turns) if column == "model_uri" else turns
         points = show_chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")
