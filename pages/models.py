@@ -3,8 +3,7 @@
 import streamlit as st
 
 from phi3kit.ui.models import comparison, model_cards, version_cards, worker_cards
-from phi3kit.ui.shared import actions, permissions, resources, shell
-from phi3kit.ui.shared.elements import choose_view
+from phi3kit.ui.shared import actions, elements, permissions, resources, shell
 
 VIEWS = ("Logged models", "Registered", "Compare", "Workers")
 
@@ -14,7 +13,7 @@ with shell.errors_shown():
     actions.show_outcome()
     permissions.note("register")
     models, registered = resources.models(), resources.registered()
-    view = choose_view(VIEWS, "models_view")
+    view = elements.choose_view(VIEWS, "models_view")
     if view == "Workers":
         worker_cards.show_workers()
     elif view == "Registered":

@@ -2,8 +2,7 @@
 
 import streamlit as st
 
-from phi3kit.ui.shared import shell
-from phi3kit.ui.shared.elements import choose_view
+from phi3kit.ui.shared import elements, shell
 from phi3kit.ui.signatures import fields, payload
 from phi3kit.ui.signatures.sides import choose_sides
 
@@ -19,4 +18,4 @@ st.markdown("The signature is the schema of what a logged model takes and gives;
 with shell.errors_shown():
     if sides := choose_sides():
         st.session_state["seen_signatures"] = True
-        VIEWS[choose_view(VIEWS, "sig_view")](*sides)
+        VIEWS[elements.choose_view(VIEWS, "sig_view")](*sides)

@@ -15,7 +15,6 @@ from phi3kit.deployment.recipes import Recipe
 from phi3kit.deployment.servers import ServerStatus
 from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import actions, permissions, resources, shell, theme, words
-from phi3kit.ui.shared.words import plain
 
 _NEEDS = {"docker": "needs Docker", "root": "needs root"}
 _LOG_LINES = 30
@@ -38,7 +37,7 @@ def show_recipe(recipe: Recipe) -> None:
             st.markdown(f"{number}. {step.what}{needs}")
             st.code(step.command, language="bash", wrap_lines=True)
         for file in recipe.files:
-            with st.expander(plain(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
+            with st.expander(words.plain(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
                 st.download_button(
                     "Download",
                     file.text,

@@ -12,8 +12,7 @@ from phi3kit.core.errors import RequestInvalid
 from phi3kit.tracking import registry
 from phi3kit.tracking.registry import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.ui.models import model_cards
-from phi3kit.ui.shared import actions, elements, permissions, resources, theme
-from phi3kit.ui.shared.words import local, plain
+from phi3kit.ui.shared import actions, elements, permissions, resources, theme, words
 
 
 def choose_version(registered: list[RegisteredModel]) -> Version:
@@ -28,7 +27,7 @@ def choose_version(registered: list[RegisteredModel]) -> Version:
             "description": version.description,
             "size": version.model.size_bytes / 1e6 if version.model and version.model.size_bytes else None,
             "tags": [f"{key}={value}" for key, value in version.tags],
-            "registered": local(version.created_at),
+            "registered": words.local(version.created_at),
         }
         for version in found
     ]
@@ -48,7 +47,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             badge = theme.badge(version.model.wrapper) if version.model else ":gray-badge[gone]"
-            st.markdown(f"**{plain(version.name)}, version {version.version}** {badge}", width="content")
+            st.markdown(f"**{words.plain(version.name)}, version {version.version}** {badge}", width="content")
             if version.model:
                 st.caption(model_cards.facts(version.model), width="content")
         uris = [version.model_uri, *(f"models:/{version.name}@{alias}" for alias in version.aliases)]
@@ -73,7 +72,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
             ):
                 _confirm_delete(version)
         if version.description:
-            st.caption(plain(version.description))
+            st.caption(words.plain(version.description))
     if version.model:
         with st.expander("The logged model behind it"):
             st.code(version.logged_model or "", language=None)
@@ -150,10 +149,10 @@ def _read_tags(text: str) -> dict[str, str]:
 
 @st.dialog("Delete this version?")
 def _confirm_delete(version: Version) -> None:
-    st.markdown(f"**{plain(version.name)}, version {version.version}**")
+    st.markdown(f"**{words.plain(version.name)}, version {version.version}**")
     if version.aliases:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
-        st.markdown(f"**{plain(names)}** leads nowhere afterwards.")
+        st.markdown(f"**{words.plain(names)}** leads nowhere afterwards.")
     st.caption("The logged model and its files stay.")
     act = partial(registry.delete_version, version.name, version.version, resources.actor(), resources.settings())
     actions.confirm(act, f"Deleted {version.model_uri}")

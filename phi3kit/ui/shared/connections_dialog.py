@@ -19,8 +19,7 @@ from phi3kit.endpoints.connections import (
     save_connection,
 )
 from phi3kit.endpoints.probe import Probe, probe
-from phi3kit.ui.shared import permissions, resources, shell
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import permissions, resources, shell, words
 
 _NEW = "New connection"
 _PROTOCOLS: dict[EndpointProtocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
@@ -190,6 +189,6 @@ def _show_test(tested: Probe | Phi3KitError | None) -> None:
     if isinstance(tested, Phi3KitError):
         shell.show_error(tested)
     elif tested:
-        st.success(plain(tested.says), icon=":material/check:")
+        st.success(words.plain(tested.says), icon=":material/check:")
         for model in tested.models[:20]:
-            st.caption(plain(model))
+            st.caption(words.plain(model))

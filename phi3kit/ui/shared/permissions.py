@@ -6,8 +6,7 @@ The kit refuses by itself; pages say so before anybody tries.
 import streamlit as st
 
 from phi3kit.access.roles import Act, refusal
-from phi3kit.ui.shared import resources
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import resources, words
 
 
 def may(act: Act) -> bool:
@@ -20,5 +19,5 @@ def note(act: Act) -> bool:
     if may(act):
         return True
     error = refusal(resources.actor().role, act)
-    st.info(f"{plain(error.why)} {error.next_step}", title=plain(error.what), icon=":material/lock:")
+    st.info(f"{words.plain(error.why)} {error.next_step}", title=words.plain(error.what), icon=":material/lock:")
     return False

@@ -9,8 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 import streamlit as st
 
-from phi3kit.ui.shared import resources, theme, words
-from phi3kit.ui.shared.elements import choose_one
+from phi3kit.ui.shared import elements, resources, theme, words
 from phi3kit.ui.usage import turn_drawer
 from phi3kit.usage import charts, summary
 
@@ -38,7 +37,7 @@ def show_over_time(turns: pd.DataFrame) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Tokens over time**", width="content")
-            width = choose_one(
+            width = elements.choose_one(
                 "A bar is", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
                 label_visibility="collapsed", format_func=str.capitalize,
             )  # fmt: skip
@@ -56,7 +55,9 @@ def show_by_dimension(turns: pd.DataFrame) -> None:
     """Tokens by wrapper, model, interface, user or origin; a click on a bar lists its turns."""
     with st.container(border=True, height="stretch"):
         st.markdown("**Tokens by**")
-        by = choose_one("Tokens by", _DIMENSIONS, "usage_by", bind="query-params", label_visibility="collapsed")
+        by = elements.choose_one(
+            "Tokens by", _DIMENSIONS, "usage_by", bind="query-params", label_visibility="collapsed"
+        )
         column = _DIMENSIONS[by]
         named = _with_labels(turns) if column == "model_uri" else turns
         points = show_chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")
