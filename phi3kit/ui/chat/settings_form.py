@@ -95,10 +95,7 @@ def _save_preset(presets: Presets, settings: ChatSettings) -> None:
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Save as a preset", key=_NAME, placeholder="Name")
-        st.button(
-            "Save", key="chat_preset_save", icon=":material/bookmark_add:", on_click=save,
-            disabled=not permissions.may("keep"),
-        )  # fmt: skip
+        permissions.button("Save", "keep", key="chat_preset_save", icon=":material/bookmark_add:", on_click=save)
 
 
 def _use(presets: Presets, name: str) -> bool:

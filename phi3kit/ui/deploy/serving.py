@@ -55,21 +55,24 @@ def show_recipe(recipe: Recipe) -> None:
 def show_server(choice: ModelChoice, port: int) -> None:
     """The server of one model, or the button that starts it."""
     status, running, actor = _status_of(choice), resources.kit().servers, resources.actor()
-    may = permissions.may("serve")
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Try it here**  \nStart the same command as a process of this app.", width="content")
             if status:
                 stop = partial(running.stop, choice.model.model_uri, actor)
-                st.button(
-                    "Stop", icon=":material/stop_circle:", on_click=actions.attempt, args=(stop, "Stopped"), key="stop",
-                    disabled=not may,
-                )  # fmt: skip
+                permissions.button(
+                    "Stop",
+                    "serve",
+                    icon=":material/stop_circle:",
+                    on_click=actions.attempt,
+                    args=(stop, "Stopped"),
+                    key="stop",
+                )
             else:
                 start = partial(running.start, choice.model_uri, actor, port)
-                st.button(
-                    "Start", type="primary", icon=":material/play_arrow:", on_click=actions.attempt,
-                    args=(start, f"Starting on port {port}"), key="start", disabled=not may,
+                permissions.button(
+                    "Start", "serve", type="primary", icon=":material/play_arrow:", on_click=actions.attempt,
+                    args=(start, f"Starting on port {port}"), key="start",
                 )  # fmt: skip
         if status and status.state == "starting":
             _watch_start(choice)

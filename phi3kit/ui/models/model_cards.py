@@ -63,9 +63,7 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
         with st.container(horizontal=True):
             show_load_button(model)
             _show_register_form(model)
-            if st.button(
-                "Delete", icon=":material/delete:", key="delete_model", disabled=not permissions.may("delete")
-            ):
+            if permissions.button("Delete", "delete", icon=":material/delete:", key="delete_model"):
                 _confirm_delete(model, registered)
             show_links(model.model_uri, model)
         if model.files_gone:
@@ -95,11 +93,8 @@ def show_load_button(model: LoggedModel) -> None:
     pool = resources.kit().pool
     if any(each.model_uri == model.model_uri and each.state != "stopped" for each in pool.statuses()):
         unload = partial(pool.unload, model.model_uri, resources.actor())
-        may = permissions.may("serve")
-        st.button("Unload", icon=":material/eject:", on_click=unload, key="unload", disabled=not may)
-    elif st.button(
-        "Load", icon=":material/memory:", key="load", disabled=model.files_gone or not permissions.may("talk")
-    ):
+        permissions.button("Unload", "serve", icon=":material/eject:", on_click=unload, key="unload")
+    elif permissions.button("Load", "talk", icon=":material/memory:", key="load", disabled=model.files_gone):
         with st.spinner("Starting the worker and loading the model"):
             actions.attempt(lambda: resources.endpoint(targets.of_model(model, "")), f"Loaded {model.model_uri}")
         st.rerun()

@@ -64,12 +64,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
             if version.model:
                 model_cards.show_load_button(version.model)
                 model_cards.show_links(version.model_uri, version.model)
-            if st.button(
-                "Delete version",
-                icon=":material/delete:",
-                key="delete_version",
-                disabled=not permissions.may("delete"),
-            ):
+            if permissions.button("Delete version", "delete", icon=":material/delete:", key="delete_version"):
                 _confirm_delete(version)
         if version.description:
             st.caption(words.plain(version.description))
@@ -92,13 +87,13 @@ def _show_alias_buttons(version: Version) -> None:
 
     for alias in (CHAMPION, CHALLENGER):
         here = alias in version.aliases
-        st.button(
+        permissions.button(
             f"Remove {alias}" if here else f"Make {alias}",
+            "register",
             icon=":material/star:" if alias == CHAMPION else ":material/swords:",
             on_click=actions.attempt,
             args=remove(alias) if here else move_here(alias),
             key=f"alias_{alias}",
-            disabled=not permissions.may("register"),
             help=f"models:/{name}@{alias} leads to the version that has this alias; workers follow it.",
         )
     with st.popover("Alias", icon=":material/label:", disabled=not permissions.may("register")):
@@ -117,12 +112,8 @@ def _show_notes_form(version: Version, registered: list[RegisteredModel]) -> Non
     with st.form(f"annotate_{version.model_uri}", border=False):
         description = st.text_area(f"Description of version {version.version}", version.description, height=80)
         about = st.text_area(f"Description of {version.name}", whole.description, height=80)
-        tags = st.text_area(
-            "Tags",
-            "\n".join(f"{key}={value}" for key, value in version.tags),
-            height=100,
-            placeholder="key=value, one a line",
-        )
+        known = "\n".join(f"{key}={value}" for key, value in version.tags)
+        tags = st.text_area("Tags", known, height=100, placeholder="key=value, one a line")
 
         def save() -> None:
             given = _read_tags(tags)

@@ -32,13 +32,13 @@ def _show(worker: WorkerStatus) -> None:
             st.markdown(
                 f"{theme.badge(worker.wrapper)} {words.state(worker.state)} · process {worker.pid}", width="content"
             )
-            st.button(
+            permissions.button(
                 "Unload" if worker.state != "stopped" else "Forget",
+                "serve",
                 icon=":material/eject:",
                 key=f"stop_{worker.model_uri}",
                 on_click=pool.unload,
                 args=(worker.model_uri, resources.actor()),
-                disabled=not permissions.may("serve"),
             )
         st.code("\n".join([worker.model_uri, *worker.given_uris]), language=None)
         if worker.state != "stopped":

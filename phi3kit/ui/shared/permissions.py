@@ -3,6 +3,8 @@
 The kit refuses by itself; pages say so before anybody tries.
 """
 
+from typing import Any
+
 import streamlit as st
 
 from phi3kit.access.roles import Act, refusal
@@ -12,6 +14,11 @@ from phi3kit.ui.shared import resources, words
 def may(act: Act) -> bool:
     """Whether this person may do it."""
     return resources.actor().may(act)
+
+
+def button(label: str, act: Act, *, disabled: bool = False, **more: Any) -> bool:
+    """A button that is switched off for who may not do it. more: of st.button."""
+    return st.button(label, disabled=disabled or not may(act), **more)
 
 
 def note(act: Act) -> bool:

@@ -108,12 +108,12 @@ def _show_sending(side: Side, text: str) -> None:
     """The same payload to a real worker; its answer stays until another one is sent."""
     uri = side.choice.model.model_uri
     responses: dict[tuple[str, str], ScoringResponse] = st.session_state.setdefault("lab_responses", {})
-    if st.button(
+    if permissions.button(
         "Send it to the model",
+        "invoke",
         key=f"lab_ask_{side.letter}",
         type="tertiary",
         icon=":material/play_arrow:",
-        disabled=not permissions.may("invoke"),
         help="Starts the model's worker when it is not loaded, and posts the payload to its /invocations.",
     ):
         with (
