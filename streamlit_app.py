@@ -10,6 +10,7 @@ from phi3kit.ui.shared import pages, shell, sign_in, web
 def route() -> None:
     """Draw the menu, the sidebar and the chosen page; for somebody outside, the way in."""
     st.set_page_config(page_title="phi3kit", page_icon=shell.ICON, layout="wide")
+    st.logo(shell.LOGO, icon_image=shell.ICON, size="large")
     outside = sign_in.is_outside()
     menu: dict[str, list[st.Page]] = {}
     for name, entry in pages.PAGES.items():

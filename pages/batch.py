@@ -7,8 +7,7 @@ import streamlit as st
 from phi3kit.batch.request import BatchRequest, sampling_params_of
 from phi3kit.endpoints import targets
 from phi3kit.ui.batch import job, table
-from phi3kit.ui.shared import permissions, resources, shell, target_choice
-from phi3kit.ui.shared.parameters import parameters_popover
+from phi3kit.ui.shared import elements, parameters, permissions, resources, shell, target_choice
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
@@ -26,8 +25,8 @@ with shell.errors_shown():
         given, reading = table.show_table(file)
         columns = table.choose_columns(given)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            sampling = parameters_popover("batch", targets.of_model(choice.model, choice.label), "")
-            suffix = st.segmented_control("Output", OUTPUTS, default=OUTPUTS[0], required=True, key="batch_output")
+            sampling = parameters.parameters_popover("batch", targets.of_model(choice.model, choice.label), "")
+            suffix = elements.choose_one("Output", OUTPUTS, "batch_output")
             with st.popover("More", icon=":material/settings:"):
                 system = st.text_area("System message for every row", key="batch_system", height=80)
                 fresh = st.toggle("Compute again what was computed before", key="batch_fresh")

@@ -25,11 +25,12 @@ with shell.errors_shown():
         "Build although it is a tight fit: the machine may become slow, or end the build."
     )
     wrappers = request.wrappers
-    st.button(
+    permissions.button(
         "Build both wrappers" if len(wrappers) == 2 else f"Build the {wrappers[0]} wrapper",
+        "build",
         type="primary",
         icon=":material/deployed_code:",
-        disabled=not permissions.may("build") or not (verdict == "fits" or anyway),
+        disabled=not (verdict == "fits" or anyway),
         on_click=job.start,
         args=(request, anyway),
     )

@@ -7,7 +7,7 @@ import streamlit as st
 from phi3kit.conversations.comparison import Comparison
 from phi3kit.core.records import Message
 from phi3kit.ui.compare import comparison, sides
-from phi3kit.ui.shared import connections_dialog, permissions, resources, shell
+from phi3kit.ui.shared import connections_dialog, elements, permissions, resources, shell
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -22,12 +22,9 @@ st.markdown("One message to two or three models at once, logged here or elsewher
 with shell.errors_shown():
     comparisons: list[Comparison] = st.session_state.setdefault("comparisons", [])
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        count = st.segmented_control(
-            "Sides", [2, 3], default=2, required=True, key="compare_count", persist_state="session"
-        )
-        interface = st.segmented_control(
-            "Send", list(INTERFACES), default="openai", required=True, format_func=INTERFACES.__getitem__,
-            key="compare_interface", persist_state="session",
+        count = elements.choose_one("Sides", [2, 3], "compare_count", persist_state="session")
+        interface = elements.choose_one(
+            "Send", INTERFACES, "compare_interface", persist_state="session", format_func=INTERFACES.__getitem__,
             help="A raw prompt is the text that the model reads, special tokens and all.",
         )  # fmt: skip
         settings_row = st.container(horizontal=True, vertical_alignment="bottom", width="content")

@@ -5,7 +5,7 @@ import streamlit as st
 from phi3kit.deployment import compose, recipes
 from phi3kit.ui.deploy.azure_bundle import show_bundle
 from phi3kit.ui.deploy.serving import show_recipe, show_server, suggested_port
-from phi3kit.ui.shared import actions, permissions, resources, shell, target_choice
+from phi3kit.ui.shared import actions, elements, permissions, resources, shell, target_choice
 
 ROUTES = ("phi3kit serve", "mlflow models serve", "Docker image", "systemd", "Compose", "Azure ML")
 PORTS = {"phi3kit serve": 8000, "mlflow models serve": 5001, "Docker image": 5001, "systemd": 8000}
@@ -21,7 +21,7 @@ with shell.errors_shown():
             "A built wrapper can be handed over from here. Nothing is built yet.", "build", "Build a wrapper"
         )
         st.stop()
-    route = st.segmented_control("As", ROUTES, default=ROUTES[0], required=True, key="deploy_route")
+    route = elements.choose_one("As", ROUTES, "deploy_route", bind="query-params")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         why = "A version stays what it is; an alias is followed when a server starts."
         choice = target_choice.choose_among(choices, "Model", "deploy_model", width=420, help=why)

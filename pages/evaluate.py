@@ -4,7 +4,7 @@ import streamlit as st
 
 from phi3kit.evaluation.request import EvaluationRequest
 from phi3kit.ui.evaluate import evaluations, job
-from phi3kit.ui.shared import permissions, resources, shell, target_choice
+from phi3kit.ui.shared import elements, permissions, resources, shell, target_choice
 
 COUNTS = {"60": 60, "300": 300, "all": None}
 
@@ -18,7 +18,7 @@ with shell.errors_shown():
         choice = target_choice.choose_model("evaluate_model") if may else None
         data = job.choose_questions() if choice else None
         if data:
-            count = st.segmented_control("How many", list(COUNTS), default="60", required=True, key="evaluate_count")
+            count = elements.choose_one("How many", COUNTS, "evaluate_count")
     if choice and data:
         request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
         st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=job.start, args=(request,))

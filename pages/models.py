@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.ui.models import comparison, model_cards, version_cards, worker_cards
-from phi3kit.ui.shared import actions, permissions, resources, shell
+from phi3kit.ui.shared import actions, elements, permissions, resources, shell
 
 VIEWS = ("Logged models", "Registered", "Compare", "Workers")
 
@@ -13,9 +13,7 @@ with shell.errors_shown():
     actions.show_outcome()
     permissions.note("register")
     models, registered = resources.models(), resources.registered()
-    view = st.segmented_control(
-        "View", VIEWS, default=VIEWS[0], required=True, key="models_view", label_visibility="collapsed"
-    )
+    view = elements.choose_view(VIEWS, "models_view")
     if view == "Workers":
         worker_cards.show_workers()
     elif view == "Registered":

@@ -4,8 +4,7 @@ import streamlit as st
 
 from phi3kit.conversations.conversation import Conversation
 from phi3kit.ui.prompt import editor, runs, token_view
-from phi3kit.ui.shared import answers, permissions, shell, target_choice
-from phi3kit.ui.shared.parameters import parameters_popover
+from phi3kit.ui.shared import answers, elements, parameters, permissions, shell, target_choice
 
 shell.begin("Prompt")
 st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
@@ -13,7 +12,7 @@ with shell.errors_shown():
     sent: Conversation = st.session_state.setdefault("prompt_runs", Conversation())
     with st.container(horizontal=True, vertical_alignment="bottom"):
         target = target_choice.choose_target("prompt", preferred="onnx")
-        request = parameters_popover("prompt", target, "") if target else None
+        request = parameters.parameters_popover("prompt", target, "") if target else None
     if target and request and permissions.note("talk"):
         if note := target_choice.note(target, "raw"):
             st.caption(note)
@@ -24,10 +23,7 @@ with shell.errors_shown():
             fits = editor.show_count(tokens, request.max_tokens)
             send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
         with right, st.container(border=True):
-            view = st.segmented_control(
-                "View", ["Tokens", "Messages", "What if"], default="Tokens", required=True, key="prompt_view",
-                persist_state="session", label_visibility="collapsed",
-            )  # fmt: skip
+            view = elements.choose_view(["Tokens", "Messages", "What if"], "prompt_view")
             if view == "Tokens":
                 token_view.show_tokens(tokens, prompt, "prompt_tokens")
             elif view == "Messages":

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from phi3kit.ui.shared import shell
+from phi3kit.ui.shared import elements, shell
 from phi3kit.ui.signatures import fields, payload
 from phi3kit.ui.signatures.sides import choose_sides
 
@@ -18,7 +18,4 @@ st.markdown("The signature is the schema of what a logged model takes and gives;
 with shell.errors_shown():
     if sides := choose_sides():
         st.session_state["seen_signatures"] = True
-        view = st.segmented_control(
-            "View", list(VIEWS), default="Fields", required=True, key="sig_view", label_visibility="collapsed"
-        )
-        VIEWS[view](*sides)
+        VIEWS[elements.choose_view(VIEWS, "sig_view")](*sides)

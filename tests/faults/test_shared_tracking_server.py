@@ -32,7 +32,7 @@ from phi3kit.usage.runs import ClientRuns, runs_of
 from phi3kit.usage.traces import trace_id_of
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import run_cli, settings_for
-from tests.support.in_app import app_on, open_page
+from tests.support.in_app import app_on, errors, open_page
 from tests.support.samples import TURN, turn
 from tests.support.waiting import wait_for, wait_for_server
 
@@ -231,8 +231,8 @@ class TestAnAppOnIt:
             with server.stopped():
                 Outbox(settings.home).add(turn("of-the-app"))
                 resources.forget_lists()
-                (error,) = open_page("models").error
-                assert "The server did not answer within 6 s" in error.value
+                (error,) = errors(open_page("models"))
+                assert "The server did not answer within 6 s" in error
                 assert "did not answer" in wait_for("the writer's problem", lambda: writer.state().problem)
             wait_for("no turn waits", lambda: writer.state().waiting == 0, 120)
             resources.forget_lists()

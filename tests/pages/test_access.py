@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from phi3kit.access.keys import KeyStore
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.usage.outbox import Outbox
-from tests.support.in_app import app_on, click, open_page, words
+from tests.support.in_app import app_on, click, errors, open_page, words
 from tests.support.samples import turn
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
@@ -103,8 +103,8 @@ class TestDoor:
     ):
         with app_on(tmp_path, **TEAM):
             app = page_of("", "home", auth=auth)
-        (error,) = app.error
-        assert said in error.value.replace("\\", "")
+        (error,) = errors(app)
+        assert said in error.replace("\\", "")
         assert "server_metadata_url" in app.code[0].value
         assert labels(app) == []
 
@@ -118,7 +118,7 @@ class TestDoor:
                 app = page_of("ada", "home")
         finally:
             config.set_option("server.trustedUserHeaders", before)
-        assert "trustedUserHeaders" in app.error[0].value
+        assert "trustedUserHeaders" in errors(app)[0]
         assert labels(app) == []
 
 
@@ -156,7 +156,7 @@ class TestWho:
     def test_the_public_profile_has_no_keys(self, tmp_path: Path):
         with app_on(tmp_path, PHI3KIT_PROFILE="public"):
             app = open_page("access")
-        assert any("You may not make or revoke API keys here." in each.value for each in app.info)
+        assert any("You may not make or revoke API keys here." in each.proto.title for each in app.info)
         assert "Create a key" not in labels(app)
 
 

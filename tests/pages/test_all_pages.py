@@ -14,7 +14,7 @@ from phi3kit.ui.shared import resources
 from tests.conftest import CHAPTER_PROMPT, Built
 from tests.support.actors import ADMIN
 from tests.support.hub_server import local_hub
-from tests.support.in_app import app_on, open_page, words
+from tests.support.in_app import app_on, errors, open_page, words
 from tests.support.waiting import wait_for
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
@@ -42,7 +42,7 @@ class TestEmpty:
     def test_every_page_says_what_to_do_next(self, empty_home: Path, name: str) -> None:
         app = open_page(name)
         assert len(app.title) == 1
-        assert [each.value for each in app.error] == []
+        assert errors(app) == []
         said = {
             "home": "Nothing is built yet",
             "build": "Nothing is built yet",
@@ -80,7 +80,7 @@ class TestEmpty:
         assert len(cancel) == 1
         cancel[0].click().run()
         assert ended_build().state == "cancelled"
-        assert "The build was cancelled" in open_page("build").error[0].value
+        assert "The build was cancelled" in errors(open_page("build"))[0]
 
     def test_builds_that_ended_are_listed_with_their_outcome(self, empty_home: Path) -> None:
         resources.kit().builds.start(BuildRequest(("onnx",), str(empty_home), "int4"), ADMIN)
@@ -88,7 +88,7 @@ class TestEmpty:
         app = open_page("build")
         table = app.dataframe[-1].value
         assert list(table["state"]) == ["failed"]
-        assert "config.json is missing" in app.error[0].value
+        assert "config.json is missing" in errors(app)[0]
 
     def test_build_explains_a_folder_that_is_not_phi3(self, empty_home: Path, tmp_path: Path) -> None:
         folder = tmp_path / "llama"
@@ -98,7 +98,7 @@ class TestEmpty:
         source = next(each for each in app.segmented_control if each.label == "Source")
         source.set_value("folder").run()
         next(each for each in app.text_input if each.label == "Folder").set_value(str(folder)).run()
-        assert "LlamaForCausalLM" in app.error[0].value
+        assert "LlamaForCausalLM" in errors(app)[0]
         assert next(each for each in app.button if each.label.startswith("Build")).disabled
 
     def test_build_says_what_it_will_need_before_anything_is_written(self, empty_home: Path) -> None:
@@ -117,7 +117,7 @@ class TestEmpty:
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
         app = open_page("build")
         next(each for each in app.segmented_control if each.label == "Source").set_value("Hugging Face").run()
-        assert "could not be reached" in app.error[0].value
+        assert "could not be reached" in errors(app)[0]
         assert next(each for each in app.button if each.label.startswith("Build")).disabled
         assert [each.label for each in app.button if each.label == "Look again"] == ["Look again"]
 
@@ -151,14 +151,14 @@ class TestBroken:
             if name == "tour":  # its first step reads nothing; there the sidebar says it
                 continue
             app = open_page(name)
-            assert any("cannot be written" in each.value for each in app.error), name
+            assert any("cannot be written" in each for each in errors(app)), name
 
     def test_a_wrong_setting_is_explained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
         monkeypatch.setenv("PHI3KIT_IDLE_SECONDS", "soon")
         st.cache_resource.clear()
         app = open_page("home")
-        assert any("PHI3KIT\\_IDLE\\_SECONDS" in each.value for each in app.error)
+        assert any("PHI3KIT\\_IDLE\\_SECONDS" in each for each in errors(app))
 
 
 class TestChat:
@@ -189,7 +189,7 @@ class TestChat:
     def test_a_conversation_beyond_the_context_is_explained_and_logged_nothing(self, home: Built) -> None:
         app = open_page("chat")
         app.chat_input[0].set_value("word " * 5000).run()
-        assert any("4,096" in each.value for each in app.error)
+        assert any("4,096" in each for each in errors(app))
 
 
 class TestPrompt:

@@ -13,7 +13,7 @@ from phi3kit.tracking.model_uris import canonical
 from phi3kit.ui.shared import resources
 from phi3kit.ui.tour.chapter import STEPS
 from tests.conftest import Built
-from tests.support.in_app import app_on, click, open_page, words
+from tests.support.in_app import app_on, click, errors, open_page, words
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
 
@@ -79,7 +79,7 @@ class TestBatch:
         if said is None:  # the page asks which column it is; the first line shows that there is no header
             assert next(each for each in app.selectbox if each.label == "Prompts in column").value.startswith("What is")
         else:
-            assert any(said in each.value for each in app.error)
+            assert any(said in each for each in errors(app))
 
     def test_a_stopped_batch_goes_on_by_a_click(self, store: Settings) -> None:
         # Short answers, and many: the first ones come soon, the last ones not before it is stopped.

@@ -15,7 +15,7 @@ from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.settings import PROJECT_ROOT
 from tests.conftest import Built
 from tests.conversations.test_conversation import chain, said
-from tests.support.in_app import words
+from tests.support.in_app import errors, words
 
 SPAIN, FRANCE = "What is the capital of Spain?", "And of France?"
 MADRID, PARIS = "The capital of Spain is Madrid.", "The capital of France is Paris."
@@ -223,7 +223,7 @@ class TestKept:
         (home.home / "conversations.db").write_text("no database" * 500)
         ask(app, FRANCE)
         assert shown(app) == [(SPAIN, MADRID), (FRANCE, PARIS)]
-        assert any("It is still in this tab" in each.value for each in app.error)
+        assert any("It is still in this tab" in each for each in errors(app))
         (home.home / "conversations.db").unlink()
         app.run()
         assert not app.error
@@ -340,7 +340,7 @@ class TestMessages:
 
     def test_100_000_characters_are_refused_kept_and_can_be_edited(self, home: Built) -> None:
         app = ask(open_chat(), "word " * 19_999 + "words")
-        assert any("4,096" in each.value for each in app.error)
+        assert any("4,096" in each for each in errors(app))
         assert len(app.text[0].value) == 100_000
         assert "100,000 characters" in words(app)
         press(app, "edit_")

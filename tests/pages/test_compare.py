@@ -17,7 +17,7 @@ from phi3kit.usage.votes import Votes
 from tests.conftest import Built, settings_for
 from tests.endpoints.test_remote import CHUNK, END
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, open_page, words
+from tests.support.in_app import app_on, errors, open_page, words
 from tests.support.scripted_server import event_stream, http_answer, scripted
 from tests.support.waiting import wait_for
 
@@ -130,7 +130,7 @@ class TestCompare:
 
     def test_one_too_long_for_the_context_is_explained_on_each_side(self, home: Built) -> None:
         app = ask(open_page("compare"), "word " * 5000)
-        assert sum("4,096" in each.value for each in app.error) == 2
+        assert sum("4,096" in each for each in errors(app)) == 2
         assert "A is better" not in [each.label for each in app.button]
 
     def test_markup_is_shown_as_text_and_an_empty_message_is_not_sent(self, home: Built) -> None:
@@ -173,7 +173,7 @@ class TestRemote:
             app.selectbox(key="compare_B").set_value("remote:moved/phi3").run()
             ask(app)
         assert "other.example" in app.session_state["comparisons"][0].turns[1].error.what
-        assert "not followed" in app.error[0].value
+        assert "not followed" in errors(app)[0]
         assert MADRID in words(app)
 
     def test_chat_talks_to_a_connection_too_and_says_when_it_gave_no_counts(self, home: Built, connect: object) -> None:
@@ -224,7 +224,7 @@ class TestConnections:
         app = open_dialog()
         app.text_input(key="connection_url").set_value(url).run()
         button(app, "Test").click().run()
-        assert said in app.error[0].value
+        assert said in errors(app)[0]
 
     def test_one_is_changed_and_removed(self, home: Built, connect: object) -> None:
         connect(Connection("lab", "http://127.0.0.1:9", model="phi3"))

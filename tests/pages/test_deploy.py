@@ -14,7 +14,7 @@ from phi3kit.tracking import registry as registry
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, click, open_page, words
+from tests.support.in_app import app_on, click, errors, open_page, words
 from tests.support.samples import copy_of_store
 from tests.support.waiting import has_ended, wait_for
 
@@ -68,7 +68,7 @@ class TestRecipes:
         app = route("mlflow models serve")
         registry.remove_alias("phi3", "champion", ADMIN, store)
         app = click(app, "Start")
-        assert any("points nowhere" in each.value for each in app.error)
+        assert any("points nowhere" in each for each in errors(app))
 
 
 class TestScoringServer:
@@ -78,7 +78,7 @@ class TestScoringServer:
         assert "MLflow loads the model" in words(app)
         wait_for("a ready server", lambda: resources.kit().servers.statuses()[0].state == "ready", 90)
         app = click(app.run(), "Send")
-        assert [each.value for each in app.error] == []
+        assert errors(app) == []
         assert json.loads(app.json[0].value) == ["The capital of Spain is Madrid."]
         assert "200" in words(app)
         next(each for each in app.text_area if each.label == "Request").set_value("no JSON")
@@ -94,5 +94,5 @@ class TestScoringServer:
             port = taken.getsockname()[1]
             app = next(each for each in app.number_input if each.label == "Port").set_value(port).run()
             app = click(app, "Start")
-        assert any(f"Port {port} cannot be used" in each.value and "in use" in each.value for each in app.error)
+        assert any(f"Port {port} cannot be used" in each and "in use" in each for each in errors(app))
         assert resources.kit().servers.statuses() == []

@@ -14,7 +14,7 @@ from phi3kit.tracking.logged_models import list_models
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, click, open_page, words
+from tests.support.in_app import app_on, click, errors, open_page, words
 from tests.support.samples import artifacts_of, copy_of_store
 from tests.support.waiting import has_ended
 
@@ -29,10 +29,6 @@ def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
 def view(name: str) -> AppTest:
     app = open_page("models")
     return next(each for each in app.segmented_control if each.key == "models_view").set_value(name).run()
-
-
-def errors(app: AppTest) -> str:
-    return "\n".join(each.value for each in app.error)
 
 
 class TestLoggedModels:
@@ -56,12 +52,12 @@ class TestLoggedModels:
         app = open_page("models")
         next(each for each in app.text_input if each.label == "Name in the Model Registry").set_value("a/b")
         app = click(app, "Register")
-        assert "cannot be registered" in errors(app)
+        assert "cannot be registered" in "\n".join(errors(app))
         assert registry.list_registered(store) == []
 
     def test_a_model_is_loaded_seen_among_the_workers_and_unloaded(self, store: Settings) -> None:
         app = click(open_page("models"), "Load")
-        assert errors(app) == ""
+        assert errors(app) == []
         (status,) = resources.kit().pool.statuses()
         assert (status.state, status.model_uri) == ("ready", list_models(store)[0].model_uri)
         workers = view("Workers")
@@ -97,7 +93,7 @@ class TestLoggedModels:
         app = open_page("models")
         registry.delete_model(list_models(store)[0].model_uri, ADMIN, store)
         app = click(app, "Load")
-        assert "There is no model at" in errors(app)
+        assert "There is no model at" in "\n".join(errors(app))
 
 
 class TestRegistered:
@@ -134,7 +130,7 @@ class TestRegistered:
         app = view("Registered")
         next(each for each in app.text_input if each.label == "Alias of your own").set_value("7")
         app = click(app, "Set")
-        assert "looks like a version" in errors(app)
+        assert "looks like a version" in "\n".join(errors(app))
 
     def test_descriptions_and_tags_are_saved(self, registered: Settings) -> None:
         app = view("Registered")
@@ -151,7 +147,7 @@ class TestRegistered:
         app = view("Registered")
         next(each for each in app.text_area if each.label == "Tags").set_value("blue")
         next(each for each in app.text_area if each.label == "Description of phi3").set_value("changed")
-        assert "has no =" in errors(click(app, "Save"))
+        assert "has no =" in "\n".join(errors(click(app, "Save")))
         assert registry.list_registered(registered)[0].description == ""
 
     def test_a_version_is_deleted_after_a_confirmation_and_its_model_stays(self, registered: Settings) -> None:

@@ -18,7 +18,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.prices import Price, load, save
 from phi3kit.usage.writer import write_waiting
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on
+from tests.support.in_app import app_on, errors
 from tests.support.samples import new_store, turn
 
 HOUR = 3600.0
@@ -148,7 +148,7 @@ class TestHonesty:
         open_store(settings).delete_experiment(experiment_id(settings, USAGE_EXPERIMENT))
         resources.forget_lists()
         app = open_usage()
-        assert "It was deleted in MLflow" in app.error[0].value
+        assert "It was deleted in MLflow" in errors(app)[0]
         assert metrics(app)["Turns"][0] == "1"
 
     def test_refresh_takes_a_deleted_run_out(self, settings: Settings):

@@ -41,6 +41,11 @@ def words(app: AppTest) -> str:
     return "\n".join([each.value for each in app.markdown] + [each.value for each in app.caption])
 
 
+def errors(app: AppTest) -> list[str]:
+    """Every error that a page shows: what happened, why, and what to do."""
+    return [f"{each.proto.title} {each.value}" for each in app.error]
+
+
 def click(app: AppTest, label: str) -> AppTest:
     """Click the one button with this label, or whose label begins so."""
     found = [each for each in app.button if each.label == label]

@@ -8,8 +8,7 @@ import streamlit as st
 from phi3kit.access.actor import Actor
 from phi3kit.access.keys import ApiKey, KeyStore
 from phi3kit.core.settings import Settings
-from phi3kit.ui.shared import actions, pages, permissions, shell, words
-from phi3kit.ui.shared.elements import DATE, choose_row
+from phi3kit.ui.shared import actions, elements, pages, permissions, shell, words
 
 _BODY = '{"model": "phi3", "messages": [{"role": "user", "content": "What is the capital of Spain?"}]}'
 
@@ -70,7 +69,7 @@ def _show_list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
         }
         for key in keys
     ]
-    at = choose_row(rows, "access_keys", "API keys", {"Created": DATE, "Last used": DATE})
+    at = elements.choose_row(rows, "access_keys", "API keys", {"Created": elements.DATE, "Last used": elements.DATE})
     live = None if at is None or keys[at].revoked_at else keys[at]
     st.button(
         f"Revoke {live.id}" if live else "Revoke",

@@ -12,10 +12,7 @@ import streamlit as st
 from phi3kit.batch.jobs import BatchJob
 from phi3kit.batch.request import BatchRequest
 from phi3kit.batch.tables import ReadOptions, read_rows
-from phi3kit.ui.shared import actions, job_view, pages, resources
-from phi3kit.ui.shared.elements import show_metrics
-from phi3kit.ui.shared.shell import show_error
-from phi3kit.ui.shared.words import duration, plain
+from phi3kit.ui.shared import actions, elements, job_view, pages, resources, shell, words
 
 _RESULT_ROWS = 500
 _STATES = {
@@ -55,7 +52,7 @@ def show_job(job: BatchJob | None) -> None:
 
 def _draw(job: BatchJob) -> None:
     with st.container(border=True):
-        st.markdown(f"**{_STATES[job.state]}** · {plain(job.request.input.name)} · {duration(job.seconds)}")
+        st.markdown(f"**{_STATES[job.state]}** · {words.plain(job.request.input.name)} · {words.duration(job.seconds)}")
         if job.state == "queued":
             st.caption(f"One batch takes most of the machine: {job.ahead} before this one.")
         elif job.active and job.progress is None:
@@ -66,7 +63,7 @@ def _draw(job: BatchJob) -> None:
             why = "What is computed is kept, and the batch can go on from there."
             job_view.cancel_button(resources.kit().batches, job, "stop_batch", "Stop", why)
         if job.error:
-            show_error(job.error)
+            shell.show_error(job.error)
         if job.state in ("failed", "cancelled"):
             st.button(
                 "Go on",
@@ -83,7 +80,7 @@ def _draw(job: BatchJob) -> None:
 def _show_result(job: BatchJob) -> None:
     summary, output = job.summary, job.request.output
     assert summary is not None
-    show_metrics(
+    elements.show_metrics(
         {
             "Rows": f"{summary.rows:,}",
             "Failed": f"{summary.failed:,}",
@@ -95,7 +92,7 @@ def _show_result(job: BatchJob) -> None:
     if summary.kept:
         st.caption(f"{summary.kept:,} rows were computed by an earlier run of the same batch and were not asked again.")
     if not job.own_output:
-        st.caption(f"Started in a terminal; its output is {plain(output.name)}, where it was asked for.")
+        st.caption(f"Started in a terminal; its output is {words.plain(output.name)}, where it was asked for.")
         return
     if not output.is_file():
         st.caption("Its output is no longer there.")

@@ -12,8 +12,7 @@ from phi3kit.batch.jobs import keep_upload
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.embedded import QUESTIONS_FILE
-from phi3kit.ui.shared import resources, shell
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import elements, resources, shell, words
 
 _PROMPT_FORMATS = {
     "message": "a user message, through the chat template",
@@ -27,7 +26,7 @@ _PREVIEW_ROWS = 5
 
 def choose_file() -> Path | None:
     """An uploaded table, or the one that ships with the app. Raises StorageFailed."""
-    kind = st.segmented_control("Table", ["upload", "example"], default="upload", required=True, key="batch_table")
+    kind = elements.choose_one("Table", ["upload", "example"], "batch_table")
     if kind == "example":
         return QUESTIONS_FILE
     with st.container(width=420):
@@ -44,9 +43,9 @@ def show_table(file: Path) -> tuple[Table, ReadOptions]:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             title = st.empty()
             reading = _choose_reading(file)
-        title.markdown(f"**{plain(file.name)}**", width="content")
+        title.markdown(f"**{words.plain(file.name)}**", width="content")
         table = resources.table(file, reading)
-        title.markdown(f"**{plain(file.name)}** · {table.rows:,} rows", width="content")
+        title.markdown(f"**{words.plain(file.name)}** · {table.rows:,} rows", width="content")
         st.dataframe(list(islice(read_rows(table), _PREVIEW_ROWS)), hide_index=True, alt="The table's first rows")
     return table, reading
 

@@ -13,9 +13,7 @@ from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.packaging.events import BuildRequest, StepProgress, step_names
 from phi3kit.packaging.jobs import BuildJob
 from phi3kit.packaging.sources.find import EMBEDDED, lies_on_the_hub
-from phi3kit.ui.shared import actions, job_view, resources, theme
-from phi3kit.ui.shared.shell import show_error
-from phi3kit.ui.shared.words import duration, plain, size, source_label
+from phi3kit.ui.shared import actions, job_view, resources, shell, theme, words
 
 BOTH_EMBEDDED = BuildRequest(WRAPPERS, EMBEDDED, "int4")
 
@@ -65,7 +63,7 @@ def show_job(job: BuildJob | None) -> None:
 def _draw(job: BuildJob) -> None:
     state = "running" if job.active else "complete" if job.state == "done" else "error"
     wrappers = " and ".join(job.request.wrappers)
-    label = f"{_STATES[job.state]}: {wrappers} from {source_label(job.request.source)} · {job.seconds:,.0f} s"
+    label = f"{_STATES[job.state]}: {wrappers} from {words.source_label(job.request.source)} · {job.seconds:,.0f} s"
     # The status's own with block would set it to complete at the end, running or not.
     with st.status(label, state=state, expanded=state != "complete").container():  # type: ignore[arg-type]
         if job.state == "queued":
@@ -79,18 +77,18 @@ def _draw(job: BuildJob) -> None:
                 with st.container(width=330):
                     _draw_steps(job, wrapper)
         for note in job.notes:
-            st.caption(f":material/info: {plain(note.text)}")
+            st.caption(f":material/info: {words.plain(note.text)}")
         if job.active:
             job_view.cancel_button(resources.kit().builds, job, "cancel_build")
     if job.error:
-        show_error(job.error)
+        shell.show_error(job.error)
 
 
 def _how_far(at: StepProgress) -> str:
     text = f"{at.done} of {at.total} {at.unit}"
     if at.unit == "bytes":
-        text = f"{size(at.done)} of {size(at.total)} · {size(at.per_s)}/s"
-    return text + (f" · {duration(at.seconds_left)} left" if at.seconds_left is not None else "")
+        text = f"{words.size(at.done)} of {words.size(at.total)} · {words.size(at.per_s)}/s"
+    return text + (f" · {words.duration(at.seconds_left)} left" if at.seconds_left is not None else "")
 
 
 def _draw_steps(job: BuildJob, wrapper: WrapperName) -> None:
@@ -119,13 +117,13 @@ def show_history(jobs: list[BuildJob]) -> None:
 
     def columns(job: BuildJob) -> dict[str, Any]:
         return {
-            "source": source_label(job.request.source),
+            "source": words.source_label(job.request.source),
             "wrappers": " and ".join(job.request.wrappers),
             "precision": job.request.precision,
         }
 
     def more(job: BuildJob) -> None:
         if job.error:
-            st.caption(plain(str(job.error)))
+            st.caption(words.plain(str(job.error)))
 
     job_view.show_history("Builds", jobs, columns, more)

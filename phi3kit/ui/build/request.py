@@ -9,8 +9,7 @@ from phi3kit.core.records import PRECISIONS, WRAPPERS, WrapperName
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.plan import Plan
 from phi3kit.packaging.sources.find import EMBEDDED, Source
-from phi3kit.ui.shared import permissions
-from phi3kit.ui.shared.words import duration, plain, size
+from phi3kit.ui.shared import elements, permissions, words
 
 _WRAPPERS: dict[str, tuple[WrapperName, ...]] = {
     "both": WRAPPERS,
@@ -50,10 +49,10 @@ def choose_request() -> BuildRequest:
     """What should be built; its source is empty until one is chosen."""
     kinds = list(_SOURCE_HELP) if permissions.may("build_any") else ["embedded (small)"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wrapper = st.segmented_control("Wrapper", list(_WRAPPERS), default="both", required=True)
-        kind = st.segmented_control("Source", kinds, default="embedded (small)", required=True)
-        precision = st.segmented_control(
-            "ONNX precision", list(PRECISIONS), default="int4", required=True, disabled=wrapper == "transformers"
+        wrapper = elements.choose_one("Wrapper", _WRAPPERS, "build_wrapper")
+        kind = elements.choose_one("Source", kinds, "build_source")
+        precision = elements.choose_one(
+            "ONNX precision", PRECISIONS, "build_precision", disabled=wrapper == "transformers"
         )
         with st.popover("Register", icon=":material/bookmark_add:", disabled=not permissions.may("register")):
             name = st.text_input(
@@ -84,23 +83,23 @@ def show_plan(source: Source, plan: Plan) -> None:
     """The source's shape, and the plan's verdict with every need."""
     shape = source.shape
     parts = [f"{shape.layers} layers", f"hidden size {shape.hidden_size:,}", f"context {shape.context_tokens:,} tokens"]
-    parts += [shape.dtype or "ONNX", f"{size(source.files.size_bytes)} of files"]
+    parts += [shape.dtype or "ONNX", f"{words.size(source.files.size_bytes)} of files"]
     if source.commit:
         parts.append(f"commit {source.commit[:12]}")
     if source.license:
         parts.append(f"license {source.license}")
-    st.caption(plain(" · ".join(parts)))
+    st.caption(words.plain(" · ".join(parts)))
     if source.snapshot:
         st.caption(f"[Model card]({source.snapshot.card_url})")
-    download = f" · {size(plan.download_bytes)} to download" if plan.download_bytes else ""
-    label = f"{_VERDICTS[plan.verdict]} · about {duration(plan.seconds)}{download}"
+    download = f" · {words.size(plan.download_bytes)} to download" if plan.download_bytes else ""
+    label = f"{_VERDICTS[plan.verdict]} · about {words.duration(plan.seconds)}{download}"
     with st.expander(label, expanded=plan.verdict != "fits" or source.name != EMBEDDED):
         st.dataframe(
             [
                 {
                     "what": need.what,
-                    "needed": size(need.needed),
-                    "free": size(need.available) if need.available is not None else "no limit",
+                    "needed": words.size(need.needed),
+                    "free": words.size(need.available) if need.available is not None else "no limit",
                     "verdict": need.verdict,
                     "how it comes about": need.how,
                 }
@@ -109,5 +108,5 @@ def show_plan(source: Source, plan: Plan) -> None:
             hide_index=True,
             alt="What the build needs, and what is free",
         )
-        memory = " and ".join(f"{size(held)} in the {wrapper} worker" for wrapper, held in plan.kv_bytes.items())
+        memory = " and ".join(f"{words.size(held)} in the {wrapper} worker" for wrapper, held in plan.kv_bytes.items())
         st.caption(f"Each conversation takes memory of its own: one that fills the context {memory}.")

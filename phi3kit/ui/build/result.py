@@ -12,8 +12,7 @@ from phi3kit.core.records import PRECISIONS
 from phi3kit.packaging import snippets
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.tracking.logged_models import LoggedModel
-from phi3kit.ui.shared import elements, resources, theme
-from phi3kit.ui.shared.words import plain, size, source_label
+from phi3kit.ui.shared import elements, resources, theme, words
 
 
 def show_built(built: dict[str, Any]) -> None:
@@ -22,12 +21,15 @@ def show_built(built: dict[str, Any]) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**Logged model** {theme.badge(built['wrapper'])}", width="content")
             st.caption(
-                f"{size(built['size_bytes'])} · {built['precision']} · built in {built['seconds']} s", width="content"
+                f"{words.size(built['size_bytes'])} · {built['precision']} · built in {built['seconds']} s",
+                width="content",
             )
         st.code(built["model_uri"], language=None)
         if built.get("registered"):
             st.caption(f"Registered as {built['registered']}")
-        st.caption(f"Asked for the capital of Spain by plain MLflow, it answered: “{plain(built['check_answer'])}”")
+        st.caption(
+            f"Asked for the capital of Spain by plain MLflow, it answered: “{words.plain(built['check_answer'])}”"
+        )
         if same := built.get("same_beginnings"):
             st.caption(
                 f"{same} prompts get the same first 20 tokens, greedy, from the {built['precision']} export as from its source."
@@ -60,7 +62,7 @@ def show_models(models: list[LoggedModel]) -> None:
         rows = [
             {
                 "wrapper": model.wrapper,
-                "source": source_label(model.source),
+                "source": words.source_label(model.source),
                 "precision": model.precision,
                 "built": model.created_at,
                 "model_uri": model.model_uri,

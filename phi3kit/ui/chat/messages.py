@@ -3,8 +3,10 @@
 Knows widgets and where they stand. Does not know how branches or saved conversations work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -17,8 +19,7 @@ from phi3kit.formats.chat_template import SPECIAL_TOKENS
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 from phi3kit.ui.chat import copy_button, open_conversation, share
 from phi3kit.ui.chat.open_conversation import Pending
-from phi3kit.ui.shared import answers, target_choice
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import answers, target_choice, words
 
 USER, ASSISTANT = ":material/person:", ":material/neurology:"
 EMPTY = "The message is empty. Write something and send it again."
@@ -96,18 +97,12 @@ def _show_message(text: str, turn: ChatTurn | None = None, at_end: bool = False)
             if not is_long:
                 st.text(text, width="stretch")
             if turn:
-                st.button(
-                    "",
-                    key=f"edit_{turn.turn_id}",
-                    type="tertiary",
-                    icon=":material/edit:",
-                    help="Edit and send again. This version is kept as a branch.",
-                    on_click=st.session_state.update,
-                    args=({_EDITING: turn.turn_id},),
-                    shortcut="Ctrl+Up" if at_end else None,
-                )
+                what = "Edit and send again. This version is kept as a branch."
+                shortcut = "Ctrl+Up" if at_end else None
+                begin = partial(st.session_state.update, {_EDITING: turn.turn_id})
+                _button("edit", turn, ":material/edit:", what, begin, shortcut=shortcut)
         if special := [token for token in SPECIAL_TOKENS if token in text]:
-            st.caption(f"{' '.join(map(plain, special))} is read as text here, not as structure.")
+            st.caption(f"{' '.join(map(words.plain, special))} is read as text here, not as structure.")
 
 
 def _show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target], can_continue: bool) -> None:
@@ -120,27 +115,24 @@ def _show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[T
             if turn.answer_text and copy_button.show_button(turn.turn_id):
                 _copy_by_hand(turn.answer_text)
             if turn.text:
-                st.button(
-                    "" if turn.answer_text or turn.error else "Answer",
-                    key=f"again_{turn.turn_id}",
-                    type="tertiary",
-                    icon=":material/refresh:",
-                    help="Answer again, with the chosen model and settings. This answer is kept as a branch. "
-                    "At temperature 0 the same model says the same.",
-                    on_click=open_conversation.ask,
-                    args=(Pending(turn.text, turn.parent),),
+                label = "" if turn.answer_text or turn.error else "Answer"
+                what = (
+                    "Answer again, with the chosen model and settings. This answer is kept as a branch. "
+                    "At temperature 0 the same model says the same."
                 )
+                again = partial(open_conversation.ask, Pending(turn.text, turn.parent))
+                _button("again", turn, ":material/refresh:", what, again, label)
             if can_continue:
-                st.button(
-                    "Continue",
-                    key=f"continue_{turn.turn_id}",
-                    type="tertiary",
-                    icon=":material/resume:",
-                    help="Go on where the answer was cut.",
-                    on_click=open_conversation.ask,
-                    args=(Pending(turn.text, turn.parent, continues=turn),),
-                )
+                go_on = partial(open_conversation.ask, Pending(turn.text, turn.parent, continues=turn))
+                _button("continue", turn, ":material/resume:", "Go on where the answer was cut.", go_on, "Continue")
             _show_menu(conversation, turn, targets)
+
+
+def _button(
+    name: str, turn: ChatTurn, icon: str, what: str, act: Callable[[], None], label: str = "", **more: Any
+) -> None:
+    """A quiet button of a turn. more: of st.button."""
+    st.button(label, key=f"{name}_{turn.turn_id}", type="tertiary", icon=icon, help=what, on_click=act, **more)
 
 
 def _show_branches(conversation: Conversation, turn: ChatTurn) -> None:
@@ -150,17 +142,9 @@ def _show_branches(conversation: Conversation, turn: ChatTurn) -> None:
         return
     at = ids.index(turn.turn_id)
 
-    def step_button(step: int, icon: str, label: str) -> None:
-        st.button(
-            "",
-            key=f"branch_{step}_{turn.turn_id}",
-            type="tertiary",
-            icon=icon,
-            help=label,
-            disabled=not 0 <= at + step < len(ids),
-            on_click=_switch,
-            args=(conversation, ids[(at + step) % len(ids)]),
-        )
+    def step_button(step: int, icon: str, what: str) -> None:
+        switch = partial(_switch, conversation, ids[(at + step) % len(ids)])
+        _button(f"branch_{step}", turn, icon, what, switch, disabled=not 0 <= at + step < len(ids))
 
     with st.container(horizontal=True, vertical_alignment="center", gap=None, width="content"):
         step_button(-1, ":material/chevron_left:", "Earlier version")

@@ -6,8 +6,7 @@ from phi3kit.conversations import transcripts
 from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, ListedConversation
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import permissions, shell
-from phi3kit.ui.shared.words import counted, date, plain
+from phi3kit.ui.shared import permissions, shell, words
 
 _PAGE = 25  # conversations at once
 _DONE, _RENAMING, _DELETING = "drawer_done", "drawer_renaming", "drawer_deleting"
@@ -30,7 +29,7 @@ def _drawer() -> None:
     with shell.errors_shown():
         text = st.text_input(
             "Search", type="search", key="drawer_search", placeholder="Titles, messages and answers",
-            icon=":material/search:", label_visibility="collapsed",
+            label_visibility="collapsed",
         )  # fmt: skip
         place = st.container()
         page = st.session_state.get("drawer_page", 1)
@@ -57,8 +56,8 @@ def _show_row(each: ListedConversation) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         here = "open here · " if each.id == st.session_state["conversation"].id else ""
         with st.container(gap=None):
-            st.button(plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_open, args=(each.id,))
-            st.caption(f"{here}{counted(each.turns, 'turn')} · {date(each.changed_at, '%b %Y %H:%M')}")
+            st.button(words.plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_open, args=(each.id,))
+            st.caption(f"{here}{words.counted(each.turns, 'turn')} · {words.date(each.changed_at, '%b %Y %H:%M')}")
         chosen = st.menu_button(
             "", ["Rename", "Delete"], key=f"drawer_more_{each.id}", type="tertiary", icon=":material/more_vert:"
         )
@@ -98,7 +97,7 @@ def _show_deleting(each: ListedConversation) -> None:
             st.session_state[_DONE] = True
 
     with st.container(border=True):
-        st.markdown(f"Delete **{plain(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
+        st.markdown(f"Delete **{words.plain(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
         with st.container(horizontal=True):
             st.button("Delete", key="drawer_delete", type="primary", on_click=delete)
             st.button("Keep", key="drawer_keep", on_click=lambda: st.session_state.pop(_DELETING, None))

@@ -14,9 +14,7 @@ from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import SERVED
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import permissions, resources, shell, target_choice
-from phi3kit.ui.shared.parameters import parameter_widgets
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import parameters, permissions, resources, shell, target_choice, words
 
 KEY = "chat"
 _SYSTEM, _PRESET, _NAME = "system_prompt", "chat_preset", "chat_preset_name"
@@ -49,7 +47,7 @@ def choose_settings(target: Target) -> ChatSettings:
             placeholder="You are a helpful assistant.",
             help="The first message: how the model should behave.",
         )
-        settings = replace(parameter_widgets(KEY, target), system_prompt=system_prompt or "")
+        settings = replace(parameters.parameter_widgets(KEY, target), system_prompt=system_prompt or "")
         _save_preset(presets, settings)
     return settings
 
@@ -97,10 +95,7 @@ def _save_preset(presets: Presets, settings: ChatSettings) -> None:
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Save as a preset", key=_NAME, placeholder="Name")
-        st.button(
-            "Save", key="chat_preset_save", icon=":material/bookmark_add:", on_click=save,
-            disabled=not permissions.may("keep"),
-        )  # fmt: skip
+        permissions.button("Save", "keep", key="chat_preset_save", icon=":material/bookmark_add:", on_click=save)
 
 
 def _use(presets: Presets, name: str) -> bool:
@@ -165,6 +160,6 @@ def show_link(settings: ChatSettings, target: Target) -> None:
     try:
         url = chat_settings.link(address, settings, wrapper=target.wrapper, model=target.model_uri)
     except ValueError as error:
-        st.caption(plain(str(error)))
+        st.caption(words.plain(str(error)))
         return
     st.code(url, language=None, wrap_lines=True)

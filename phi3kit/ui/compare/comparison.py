@@ -20,9 +20,7 @@ from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.safe_markdown import for_pages
 from phi3kit.ui.compare.sides import show_heading
-from phi3kit.ui.shared import actions, answers, resources, target_choice
-from phi3kit.ui.shared.text_diff import show_diff
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import actions, answers, elements, resources, target_choice, text_diff, words
 from phi3kit.usage.votes import Votes
 
 _DRAW_EVERY_S = 1 / 15
@@ -92,8 +90,8 @@ def _markdown(lane: Lane) -> str:
     if lane.answer.text:
         return for_pages(lane.answer.text)
     if lane.error:
-        return f":red[{plain(lane.error.what)}]"
-    return f":gray[:shimmer[{plain(lane.waits_for)}]]" if lane.waits_for else ""
+        return f":red[{words.plain(lane.error.what)}]"
+    return f":gray[:shimmer[{words.plain(lane.waits_for)}]]" if lane.waits_for else ""
 
 
 def _turn(text: str, side: Target, lane: Lane) -> ChatTurn:
@@ -110,9 +108,9 @@ def _show_difference(comparison: Comparison, unfolded: bool) -> None:
     with st.expander("Word diff", icon=":material/difference:", expanded=unfolded):
         pair = next(iter(pairs))
         if len(pairs) > 1:
-            pair = st.segmented_control("Of", list(pairs), default=pair, required=True, key=f"diff_{comparison.id}")
+            pair = elements.choose_one("Of", pairs, f"diff_{comparison.id}")
         a, b = pairs[pair]
-        show_diff(turns[a].answer.text, turns[b].answer.text, f"{comparison.id}_{a}{b}", names=(a, b))
+        text_diff.show_diff(turns[a].answer.text, turns[b].answer.text, f"{comparison.id}_{a}{b}", names=(a, b))
 
 
 def _show_votes(comparison: Comparison) -> None:

@@ -11,9 +11,7 @@ from phi3kit.conversations.comparison import LETTERS
 from phi3kit.core.records import Interface
 from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
-from phi3kit.ui.shared import target_choice, theme
-from phi3kit.ui.shared.parameters import parameters_popover
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import parameters, target_choice, theme, words
 
 _NO_LIMIT = 10**9
 
@@ -46,18 +44,18 @@ def choose_parameters(sides: Sequence[Target], separate: bool) -> list[Request]:
     """A request for each side, with the parameters of all or its own; the prompt is still to come."""
     if not separate:
         smallest = min(sides, key=lambda side: side.context_tokens or _NO_LIMIT)
-        return [parameters_popover("compare", smallest, ())] * len(sides)
+        return [parameters.parameters_popover("compare", smallest, ())] * len(sides)
     requests = []
     for letter, side in zip(LETTERS, sides, strict=False):
         with st.container(horizontal=True, vertical_alignment="center", width="content"):
             st.markdown(f"**{letter}**", width="content")
-            requests.append(parameters_popover(f"compare_{letter}", side, ()))
+            requests.append(parameters.parameters_popover(f"compare_{letter}", side, ()))
     return requests
 
 
 def show_heading(letter: str, side: Target) -> None:
     """A side's letter, wrapper and model."""
-    st.markdown(f"**{letter}** {theme.badge(side.wrapper)} {plain(side.label)}")
+    st.markdown(f"**{letter}** {theme.badge(side.wrapper)} {words.plain(side.label)}")
 
 
 def _defaults(found: list[Target], count: int) -> list[Target]:

@@ -16,9 +16,7 @@ from phi3kit.core.profiles import Role
 from phi3kit.deployment import azure, recipes
 from phi3kit.deployment.azure import Bundle
 from phi3kit.tracking.registry import ModelChoice
-from phi3kit.ui.shared import resources
-from phi3kit.ui.shared.elements import show_metrics
-from phi3kit.ui.shared.words import plain, size
+from phi3kit.ui.shared import elements, resources, words
 
 _THROUGH_MEMORY_BYTES = 200_000_000  # Streamlit keeps a download in memory: a bigger zip is written to a file
 _FILES = ("deployment.yml", "endpoint.yml", "score/score.py", "environment/conda.yaml", "deploy.sh", "README.md")
@@ -42,7 +40,9 @@ def show_bundle(choice: ModelChoice) -> None:
             "**Azure ML**  \nOne zip: the model saved for Azure, a scoring script, endpoint and deployment, the `az` commands, "
             "and the same with `azure-ai-ml`."
         )
-        show_metrics({"Model": size(bundle.model_bytes), "Machine": bundle.instance_type, "Endpoint": bundle.name})
+        elements.show_metrics(
+            {"Model": words.size(bundle.model_bytes), "Machine": bundle.instance_type, "Endpoint": bundle.name}
+        )
         _show_zip(bundle)
         st.markdown("The same from the command line")
         command = shlex.join(["python", "-m", "phi3kit", "azure", choice.model_uri, "-o", f"{bundle.name}.zip"])
@@ -68,7 +68,7 @@ def _show_zip(bundle: Bundle) -> None:
             on_click="ignore",
         )
         return
-    whole = size(bundle.model_bytes)
+    whole = words.size(bundle.model_bytes)
     file = resources.settings().home / "bundles" / f"{bundle.name}.zip"
     st.caption(f"A zip of {whole} is too big for the browser's download: it is written to a file.")
     if st.button("Write the zip", type="primary", icon=":material/folder_zip:"):
@@ -78,11 +78,11 @@ def _show_zip(bundle: Bundle) -> None:
             nonlocal drawn
             if done / bundle.model_bytes - drawn >= 0.01 or done == bundle.model_bytes:
                 drawn = done / bundle.model_bytes
-                bar.progress(drawn, text=f"{size(done)} of {whole}")
+                bar.progress(drawn, text=f"{words.size(done)} of {whole}")
 
         azure.save_bundle(bundle, file, on_progress)
     if file.is_file():
-        st.success(f"{size(file.stat().st_size)} in {plain(str(file))}", icon=":material/folder_zip:")
+        st.success(f"{words.size(file.stat().st_size)} in {words.plain(str(file))}", icon=":material/folder_zip:")
 
 
 def _zip(bundle: Bundle) -> BytesIO:

@@ -15,7 +15,6 @@ from phi3kit.deployment.recipes import Recipe
 from phi3kit.deployment.servers import ServerStatus
 from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import actions, permissions, resources, shell, theme, words
-from phi3kit.ui.shared.words import plain
 
 _NEEDS = {"docker": "needs Docker", "root": "needs root"}
 _LOG_LINES = 30
@@ -38,7 +37,7 @@ def show_recipe(recipe: Recipe) -> None:
             st.markdown(f"{number}. {step.what}{needs}")
             st.code(step.command, language="bash", wrap_lines=True)
         for file in recipe.files:
-            with st.expander(plain(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
+            with st.expander(words.plain(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
                 st.download_button(
                     "Download",
                     file.text,
@@ -56,21 +55,24 @@ def show_recipe(recipe: Recipe) -> None:
 def show_server(choice: ModelChoice, port: int) -> None:
     """The server of one model, or the button that starts it."""
     status, running, actor = _status_of(choice), resources.kit().servers, resources.actor()
-    may = permissions.may("serve")
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Try it here**  \nStart the same command as a process of this app.", width="content")
             if status:
                 stop = partial(running.stop, choice.model.model_uri, actor)
-                st.button(
-                    "Stop", icon=":material/stop_circle:", on_click=actions.attempt, args=(stop, "Stopped"), key="stop",
-                    disabled=not may,
-                )  # fmt: skip
+                permissions.button(
+                    "Stop",
+                    "serve",
+                    icon=":material/stop_circle:",
+                    on_click=actions.attempt,
+                    args=(stop, "Stopped"),
+                    key="stop",
+                )
             else:
                 start = partial(running.start, choice.model_uri, actor, port)
-                st.button(
-                    "Start", type="primary", icon=":material/play_arrow:", on_click=actions.attempt,
-                    args=(start, f"Starting on port {port}"), key="start", disabled=not may,
+                permissions.button(
+                    "Start", "serve", type="primary", icon=":material/play_arrow:", on_click=actions.attempt,
+                    args=(start, f"Starting on port {port}"), key="start",
                 )  # fmt: skip
         if status and status.state == "starting":
             _watch_start(choice)
@@ -94,8 +96,8 @@ def _show_status(status: ServerStatus) -> None:
     st.markdown(f"{theme.badge(status.wrapper)} {words.state(status.state)} · {status.url}")
     if status.state == "ended":
         st.error(
-            f"**The server ended** with exit code {status.exit_code}. Its log says why.\n\n"
-            "Stop it and start it again, on another port if that one is taken.",
+            "Its log says why.\n\nStop it and start it again, on another port if that one is taken.",
+            title=f"The server ended with exit code {status.exit_code}.",
             icon=":material/error:",
         )
     elif status.state == "starting":

@@ -11,7 +11,7 @@ import streamlit as st
 from phi3kit.evaluation import results
 from phi3kit.evaluation.promote import promote
 from phi3kit.evaluation.results import Evaluation
-from phi3kit.ui.shared import actions, permissions, resources, theme, words
+from phi3kit.ui.shared import actions, elements, permissions, resources, theme, words
 
 EVALUATED = "evaluated"  # the run of the evaluation that has just ended here, in the session's state
 _VIEWS = ("differ", "A better", "B better", "both wrong", "all")
@@ -95,7 +95,7 @@ def show_comparison(found: list[Evaluation]) -> None:
         _show_scores(a, b)
         both = results.compare_answers(_answers(first), _answers(second))
         views = _VIEWS if others else ("wrong", "all")
-        view = st.segmented_control("Show", views, default=views[0], required=True, key=f"versus_view_{len(views)}")
+        view = elements.choose_one("Show", views, f"versus_view_{len(views)}")
         shown = _viewed(both, view)
         st.caption(f"{len(shown):,} of {len(both):,} questions")
         if not shown.empty:
@@ -139,7 +139,7 @@ def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
 def _show_promotion(a: Evaluation, b: Evaluation) -> None:
     with st.popover("Promote", icon=":material/trophy:", disabled=not permissions.may("register")):
         sides = {"A": a, "B": b} if a is not b else {"A": a}
-        side = st.segmented_control("Which", list(sides), default="A", required=True, key="promote_side")
+        side = elements.choose_one("Which", sides, "promote_side")
         better = sides[side]
         st.markdown(f"{theme.badge(better.wrapper)} {words.plain(_model_name(better))}")
         known = [each.name for each in resources.registered()]

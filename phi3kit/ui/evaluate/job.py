@@ -11,17 +11,13 @@ from phi3kit.batch.jobs import keep_upload
 from phi3kit.evaluation.jobs import EvaluationJob
 from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.ui.evaluate import evaluations
-from phi3kit.ui.shared import actions, job_view, resources
-from phi3kit.ui.shared.shell import show_error
-from phi3kit.ui.shared.words import duration
+from phi3kit.ui.shared import actions, elements, job_view, resources, shell, words
 
 
 def choose_questions() -> str | None:
     """The questions: those that ship with the app, or an uploaded table. Raises StorageFailed."""
-    kind = st.segmented_control(
-        "Questions", ["embedded", "upload"], default="embedded", required=True, key="evaluate_kind",
-        help="embedded: phrasings that were withheld from the small model's training, in three languages.",
-    )  # fmt: skip
+    about = "embedded: phrasings that were withheld from the small model's training, in three languages."
+    kind = elements.choose_one("Questions", ["embedded", "upload"], "evaluate_kind", help=about)
     if kind == "embedded":
         return EMBEDDED_QUESTIONS
     with st.container(width=420):
@@ -44,7 +40,7 @@ def show_job(job: EvaluationJob | None) -> None:
     if job is not None and job.active:
         job_view.watch(resources.kit().evaluations.latest, _draw, _end)
     elif job is not None and job.error and job.state == "failed":
-        show_error(job.error)
+        shell.show_error(job.error)
 
 
 def _end(job: EvaluationJob | None) -> None:
@@ -55,7 +51,7 @@ def _draw(job: EvaluationJob) -> None:
     with st.container(border=True):
         queued, at = job.state == "queued", job.progress
         state = "Waiting for the evaluation before it" if queued else "Evaluating"
-        st.markdown(f"**{state}** · {duration(job.seconds)}")
+        st.markdown(f"**{state}** · {words.duration(job.seconds)}")
         if queued:
             st.caption(f"{job.ahead} before this one.")
         elif at is None:

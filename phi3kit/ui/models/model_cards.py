@@ -12,8 +12,7 @@ from phi3kit.evaluation import model_comparison
 from phi3kit.tracking import registry
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.tracking.registry import CHALLENGER, CHAMPION, RegisteredModel
-from phi3kit.ui.shared import actions, elements, pages, permissions, resources, theme
-from phi3kit.ui.shared.words import local, model_label, plain, seconds, size, source_label
+from phi3kit.ui.shared import actions, elements, pages, permissions, resources, theme, words
 from phi3kit.usage.summary import totals
 
 
@@ -27,14 +26,14 @@ def choose_model(models: list[LoggedModel], registered: list[RegisteredModel]) -
         rows.append(
             {
                 "wrapper": model.wrapper,
-                "source": source_label(model.source),
+                "source": words.source_label(model.source),
                 "precision": model.precision,
                 "size": None if model.size_bytes is None else model.size_bytes / 1e6,
                 "state": "files gone" if model.files_gone else "loaded" if model.model_uri in loaded else "",
                 "registered as": _version_labels(model, registered),
                 "turns": measured.turns,
                 "tokens/s": measured.tokens_per_second_median,
-                "built": local(model.created_at),
+                "built": words.local(model.created_at),
                 "model_uri": model.model_uri,
             }
         )
@@ -64,9 +63,7 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
         with st.container(horizontal=True):
             show_load_button(model)
             _show_register_form(model)
-            if st.button(
-                "Delete", icon=":material/delete:", key="delete_model", disabled=not permissions.may("delete")
-            ):
+            if permissions.button("Delete", "delete", icon=":material/delete:", key="delete_model"):
                 _confirm_delete(model, registered)
             show_links(model.model_uri, model)
         if model.files_gone:
@@ -96,11 +93,8 @@ def show_load_button(model: LoggedModel) -> None:
     pool = resources.kit().pool
     if any(each.model_uri == model.model_uri and each.state != "stopped" for each in pool.statuses()):
         unload = partial(pool.unload, model.model_uri, resources.actor())
-        may = permissions.may("serve")
-        st.button("Unload", icon=":material/eject:", on_click=unload, key="unload", disabled=not may)
-    elif st.button(
-        "Load", icon=":material/memory:", key="load", disabled=model.files_gone or not permissions.may("talk")
-    ):
+        permissions.button("Unload", "serve", icon=":material/eject:", on_click=unload, key="unload")
+    elif permissions.button("Load", "talk", icon=":material/memory:", key="load", disabled=model.files_gone):
         with st.spinner("Starting the worker and loading the model"):
             actions.attempt(lambda: resources.endpoint(targets.of_model(model, "")), f"Loaded {model.model_uri}")
         st.rerun()
@@ -108,10 +102,10 @@ def show_load_button(model: LoggedModel) -> None:
 
 def facts(model: LoggedModel) -> str:
     """Size, source, precision, date and context, in one line."""
-    parts = [model_label(model), f"context {model.context_tokens:,} tokens"]
+    parts = [words.model_label(model), f"context {model.context_tokens:,} tokens"]
     if model.size_bytes is not None:
-        parts.insert(0, size(model.size_bytes))
-    return plain(" · ".join(parts))
+        parts.insert(0, words.size(model.size_bytes))
+    return words.plain(" · ".join(parts))
 
 
 def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
@@ -119,7 +113,7 @@ def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
     turns = model_comparison.turns_of_model(resources.turns(), model.model_uri, registered)
     measured = totals(turns)
     names = _version_labels(model, registered)
-    st.caption(plain(f"Registered as {', '.join(names)}." if names else "Not registered."))
+    st.caption(words.plain(f"Registered as {', '.join(names)}." if names else "Not registered."))
     if not measured.turns:
         st.caption("No turn was logged with it yet.")
         return
@@ -129,7 +123,7 @@ def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
             "Turns": f"{measured.turns:,}",
             "Tokens": f"{measured.total_tokens:,}",
             "Tokens/s, median": f"{speed:,.0f}" if speed is not None else "–",
-            "Time to first token, p95": seconds(measured.time_to_first_token_p95_s),
+            "Time to first token, p95": words.seconds(measured.time_to_first_token_p95_s),
         }
     )
     origins = turns.groupby(["origin", "user"]).size().rename("turns").reset_index()
@@ -157,9 +151,9 @@ def _show_register_form(model: LoggedModel) -> None:
 
 @st.dialog("Delete this logged model?")
 def _confirm_delete(model: LoggedModel, registered: list[RegisteredModel]) -> None:
-    gone = [f"**{size(model.size_bytes)}** of files" if model.size_bytes else "its files"]
-    gone += [f"version **{plain(label)}**" for label in _version_labels(model, registered)]
-    st.markdown(f"{theme.badge(model.wrapper)} {plain(model_label(model))}")
+    gone = [f"**{words.size(model.size_bytes)}** of files" if model.size_bytes else "its files"]
+    gone += [f"version **{words.plain(label)}**" for label in _version_labels(model, registered)]
+    st.markdown(f"{theme.badge(model.wrapper)} {words.plain(words.model_label(model))}")
     st.markdown("This deletes, and nothing brings it back:\n" + "\n".join(f"- {each}" for each in gone))
     turns = len(model_comparison.turns_of_model(resources.turns(), model.model_uri, registered))
     st.caption(f"Its worker ends. Its run and its {turns:,} logged turns stay.")

@@ -12,8 +12,7 @@ from phi3kit.core.errors import RequestInvalid
 from phi3kit.tracking import registry
 from phi3kit.tracking.registry import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.ui.models import model_cards
-from phi3kit.ui.shared import actions, elements, permissions, resources, theme
-from phi3kit.ui.shared.words import local, plain
+from phi3kit.ui.shared import actions, elements, permissions, resources, theme, words
 
 
 def choose_version(registered: list[RegisteredModel]) -> Version:
@@ -28,7 +27,7 @@ def choose_version(registered: list[RegisteredModel]) -> Version:
             "description": version.description,
             "size": version.model.size_bytes / 1e6 if version.model and version.model.size_bytes else None,
             "tags": [f"{key}={value}" for key, value in version.tags],
-            "registered": local(version.created_at),
+            "registered": words.local(version.created_at),
         }
         for version in found
     ]
@@ -48,7 +47,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             badge = theme.badge(version.model.wrapper) if version.model else ":gray-badge[gone]"
-            st.markdown(f"**{plain(version.name)}, version {version.version}** {badge}", width="content")
+            st.markdown(f"**{words.plain(version.name)}, version {version.version}** {badge}", width="content")
             if version.model:
                 st.caption(model_cards.facts(version.model), width="content")
         uris = [version.model_uri, *(f"models:/{version.name}@{alias}" for alias in version.aliases)]
@@ -65,15 +64,10 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
             if version.model:
                 model_cards.show_load_button(version.model)
                 model_cards.show_links(version.model_uri, version.model)
-            if st.button(
-                "Delete version",
-                icon=":material/delete:",
-                key="delete_version",
-                disabled=not permissions.may("delete"),
-            ):
+            if permissions.button("Delete version", "delete", icon=":material/delete:", key="delete_version"):
                 _confirm_delete(version)
         if version.description:
-            st.caption(plain(version.description))
+            st.caption(words.plain(version.description))
     if version.model:
         with st.expander("The logged model behind it"):
             st.code(version.logged_model or "", language=None)
@@ -93,13 +87,13 @@ def _show_alias_buttons(version: Version) -> None:
 
     for alias in (CHAMPION, CHALLENGER):
         here = alias in version.aliases
-        st.button(
+        permissions.button(
             f"Remove {alias}" if here else f"Make {alias}",
+            "register",
             icon=":material/star:" if alias == CHAMPION else ":material/swords:",
             on_click=actions.attempt,
             args=remove(alias) if here else move_here(alias),
             key=f"alias_{alias}",
-            disabled=not permissions.may("register"),
             help=f"models:/{name}@{alias} leads to the version that has this alias; workers follow it.",
         )
     with st.popover("Alias", icon=":material/label:", disabled=not permissions.may("register")):
@@ -118,12 +112,8 @@ def _show_notes_form(version: Version, registered: list[RegisteredModel]) -> Non
     with st.form(f"annotate_{version.model_uri}", border=False):
         description = st.text_area(f"Description of version {version.version}", version.description, height=80)
         about = st.text_area(f"Description of {version.name}", whole.description, height=80)
-        tags = st.text_area(
-            "Tags",
-            "\n".join(f"{key}={value}" for key, value in version.tags),
-            height=100,
-            placeholder="key=value, one a line",
-        )
+        known = "\n".join(f"{key}={value}" for key, value in version.tags)
+        tags = st.text_area("Tags", known, height=100, placeholder="key=value, one a line")
 
         def save() -> None:
             given = _read_tags(tags)
@@ -150,10 +140,10 @@ def _read_tags(text: str) -> dict[str, str]:
 
 @st.dialog("Delete this version?")
 def _confirm_delete(version: Version) -> None:
-    st.markdown(f"**{plain(version.name)}, version {version.version}**")
+    st.markdown(f"**{words.plain(version.name)}, version {version.version}**")
     if version.aliases:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
-        st.markdown(f"**{plain(names)}** leads nowhere afterwards.")
+        st.markdown(f"**{words.plain(names)}** leads nowhere afterwards.")
     st.caption("The logged model and its files stay.")
     act = partial(registry.delete_version, version.name, version.version, resources.actor(), resources.settings())
     actions.confirm(act, f"Deleted {version.model_uri}")

@@ -9,9 +9,7 @@ import streamlit as st
 
 from phi3kit.core.processes import log_tail
 from phi3kit.endpoints.worker_process import WorkerStatus
-from phi3kit.ui.shared import permissions, resources, theme
-from phi3kit.ui.shared.elements import show_metrics
-from phi3kit.ui.shared.words import duration, size, state
+from phi3kit.ui.shared import elements, permissions, resources, theme, words
 
 _LOG_LINES = 40
 
@@ -31,30 +29,32 @@ def _show(worker: WorkerStatus) -> None:
     activity = pool.activity(worker.model_uri)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"{theme.badge(worker.wrapper)} {state(worker.state)} · process {worker.pid}", width="content")
-            st.button(
+            st.markdown(
+                f"{theme.badge(worker.wrapper)} {words.state(worker.state)} · process {worker.pid}", width="content"
+            )
+            permissions.button(
                 "Unload" if worker.state != "stopped" else "Forget",
+                "serve",
                 icon=":material/eject:",
                 key=f"stop_{worker.model_uri}",
                 on_click=pool.unload,
                 args=(worker.model_uri, resources.actor()),
-                disabled=not permissions.may("serve"),
             )
         st.code("\n".join([worker.model_uri, *worker.given_uris]), language=None)
         if worker.state != "stopped":
             figures = {
-                "Memory": size(worker.memory_bytes or 0),
-                "Uptime": duration(time.time() - worker.started_at),
+                "Memory": words.size(worker.memory_bytes or 0),
+                "Uptime": words.duration(time.time() - worker.started_at),
             }
             if activity:
                 figures["Turns"] = f"{activity.turns:,}"
                 figures["Tokens"] = f"{activity.prompt_tokens + activity.completion_tokens:,}"
                 figures["Answering, waiting"] = f"{activity.active} · {activity.waiting}"
-            show_metrics(figures)
+            elements.show_metrics(figures)
         if activity:
             st.caption(
-                f"{activity.threads} threads · conversations hold {size(activity.kv_reserved_bytes)} "
-                f"of {size(activity.kv_budget_bytes)}"
+                f"{activity.threads} threads · conversations hold {words.size(activity.kv_reserved_bytes)} "
+                f"of {words.size(activity.kv_budget_bytes)}"
             )
         with st.expander("Log"):
             lines = log_tail(worker.log_file, _LOG_LINES)

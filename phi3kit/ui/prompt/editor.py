@@ -17,9 +17,8 @@ from phi3kit.formats.openai_schema import ChatMessage
 from phi3kit.formats.raw_prompt import Finding, ParsedPrompt, parse_raw_prompt, place
 from phi3kit.formats.tokens import Tokenized
 from phi3kit.ui.prompt import token_view
-from phi3kit.ui.shared import live_text, resources
+from phi3kit.ui.shared import live_text, resources, words
 from phi3kit.ui.shared.literal import literal
-from phi3kit.ui.shared.words import shortened
 
 PARTS = {  # label: the text, and what it does
     "system": ("<|system|>\n", "Opens the system turn."),
@@ -113,14 +112,14 @@ def _sentence(finding: Finding, prompt: str) -> str:
 def _show_turns(parsed: ParsedPrompt) -> None:
     for message in parsed.messages:
         st.caption(message.role)
-        st.text(shortened(message.content, _SHOWN_CHARACTERS) or "(empty)")
+        st.text(words.shortened(message.content, _SHOWN_CHARACTERS) or "(empty)")
     if parsed.begun_answer is not None:
         st.caption("assistant, here the model writes on")
         if parsed.begun_answer.strip():
-            st.text(shortened(parsed.begun_answer, _SHOWN_CHARACTERS))
+            st.text(words.shortened(parsed.begun_answer, _SHOWN_CHARACTERS))
     if parsed.messages:
         with st.expander("As JSON", key="prompt_as_json"):
-            st.code(shortened(_as_json(parsed.messages), _SHOWN_CHARACTERS), language="json", wrap_lines=True)
+            st.code(words.shortened(_as_json(parsed.messages), _SHOWN_CHARACTERS), language="json", wrap_lines=True)
 
 
 def _write_from_messages() -> None:

@@ -13,9 +13,7 @@ from phi3kit.endpoints.targets import Target
 from phi3kit.formats.prompt_flaws import flawed
 from phi3kit.formats.tokens import Tokenized, common_beginning
 from phi3kit.ui.prompt import editor
-from phi3kit.ui.shared import answers, resources, theme
-from phi3kit.ui.shared.text_diff import show_diff
-from phi3kit.ui.shared.words import shortened
+from phi3kit.ui.shared import answers, resources, text_diff, theme, words
 
 _OPEN_RUNS = 3
 _SHOWN_CHARACTERS = 20_000  # of a prompt
@@ -36,7 +34,7 @@ def show_variants(target: Target, request: Request, prompt: str, tokens: Tokeniz
         return
     name = st.selectbox("What if there were …", list(variants), key="prompt_variant")
     variant = variants.get(name or "", prompt)
-    show_diff(prompt, variant, "prompt_variant_diff", names=("yours", "the variant"))
+    text_diff.show_diff(prompt, variant, "prompt_variant_diff", names=("yours", "the variant"))
     other = editor.tokenized(target, variant)
     if tokens and other:
         if [token.id for token in tokens.tokens] == [token.id for token in other.tokens]:
@@ -74,10 +72,10 @@ def show_difference(runs: Conversation) -> None:
             ]  # fmt: skip
         a, b = (turns[each or ids[-1]] for each in picked)
         st.caption("Answers")
-        show_diff(a.answer.text, b.answer.text, "prompt_diff_answers")
+        text_diff.show_diff(a.answer.text, b.answer.text, "prompt_diff_answers")
         if a.text != b.text:
             st.caption("Prompts")
-            show_diff(a.text, b.text, "prompt_diff_prompts")
+            text_diff.show_diff(a.text, b.text, "prompt_diff_prompts")
         for letter, turn in (("A", a), ("B", b)):
             st.caption(f"{letter} {theme.badge(turn.wrapper or 'remote')} {answers.cost(turn.answer)}")
 
@@ -98,7 +96,7 @@ def show_runs(runs: Conversation) -> None:
 def _show_run(number: int, turn: ChatTurn) -> None:
     with st.container(border=True):
         st.caption(f"Run {number}")
-        st.code(shortened(turn.text, _SHOWN_CHARACTERS), language=None, wrap_lines=True)
+        st.code(words.shortened(turn.text, _SHOWN_CHARACTERS), language=None, wrap_lines=True)
         answers.show_answer(turn, key=f"prompt_{number}")
         st.button(
             "Edit again", key=f"prompt_again_{number}", type="tertiary", icon=":material/edit:",

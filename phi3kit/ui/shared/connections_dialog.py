@@ -19,8 +19,7 @@ from phi3kit.endpoints.connections import (
     save_connection,
 )
 from phi3kit.endpoints.probe import Probe, probe
-from phi3kit.ui.shared import permissions, resources, shell
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import elements, permissions, resources, shell, words
 
 _NEW = "New connection"
 _PROTOCOLS: dict[EndpointProtocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
@@ -31,13 +30,9 @@ _SILENCE_S = 120
 
 def connections_button(key: str) -> None:
     """The button that opens the dialog."""
-    if st.button(
-        "Connections",
-        icon=":material/lan:",
-        type="tertiary",
-        key=f"{key}_connections",
-        help="Remote endpoints to talk to: vLLM, Ollama, another phi3kit, mlflow models serve.",
-        disabled=not permissions.may("connect"),
+    what = "Remote endpoints to talk to: vLLM, Ollama, another phi3kit, mlflow models serve."
+    if permissions.button(
+        "Connections", "connect", icon=":material/lan:", type="tertiary", key=f"{key}_connections", help=what
     ):
         st.session_state.pop(_TESTED, None)
         _dialog()
@@ -85,15 +80,11 @@ def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> 
     """Name, protocol, URL and key, as Connection's arguments."""
     with st.container(horizontal=True):
         name = st.text_input("Name", kept.name if kept else "", key=f"{key}_name", max_chars=40, placeholder="lab")
-        protocol = st.segmented_control(
-            "Protocol",
-            list(_PROTOCOLS),
-            default=kept.protocol if kept else "openai",
-            format_func=lambda each: _PROTOCOLS[each],
-            required=True,
-            key=f"{key}_protocol",
+        protocol = elements.choose_one(
+            "Protocol", _PROTOCOLS, f"{key}_protocol", default=kept.protocol if kept else "openai",
+            format_func=_PROTOCOLS.__getitem__,
             help="OpenAI streams. MLflow's /invocations gives the whole answer at once.",
-        )
+        )  # fmt: skip
     url = st.text_input(
         "URL", kept.url if kept else "", key=f"{key}_url", placeholder="http://127.0.0.1:8000",
         help="Its root, or what OpenAI's own client calls base_url. No redirect is followed.",
@@ -116,15 +107,10 @@ def _detail_fields(kept: Connection | None, key: str, address: dict[str, Any]) -
     if address["protocol"] == "openai":
         values["model"] = _model(kept, key, _tested(address))
     else:
-        values["takes"] = st.segmented_control(
-            "It takes",
-            list(_TAKES),
-            default=kept.takes if kept else "openai",
-            format_func=lambda each: _TAKES[each],
-            required=True,
-            key=f"{key}_takes",
-            help="Test finds out, by asking a short question.",
-        )
+        values["takes"] = elements.choose_one(
+            "It takes", _TAKES, f"{key}_takes", default=kept.takes if kept else "openai",
+            format_func=_TAKES.__getitem__, help="Test finds out, by asking a short question.",
+        )  # fmt: skip
     values["context_tokens"] = st.number_input(
         "Context", 1, 2**24, kept.context_tokens if kept else None, key=f"{key}_context", placeholder="unknown",
         width=150, help="Tokens that prompt and answer may have together.",
@@ -190,6 +176,6 @@ def _show_test(tested: Probe | Phi3KitError | None) -> None:
     if isinstance(tested, Phi3KitError):
         shell.show_error(tested)
     elif tested:
-        st.success(plain(tested.says), icon=":material/check:")
+        st.success(words.plain(tested.says), icon=":material/check:")
         for model in tested.models[:20]:
-            st.caption(plain(model))
+            st.caption(words.plain(model))

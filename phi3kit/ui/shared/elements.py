@@ -1,10 +1,10 @@
-"""Elements: what several pages draw alike: a table to choose a row of, a row of figures, a model's signature and files.
+"""Elements: what pages draw alike: a choice of few, a table to choose a row of, figures, a model's signature and files.
 
 Knows Streamlit's elements and what they return.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -12,10 +12,24 @@ import streamlit as st
 from phi3kit.formats.signatures import describe
 from phi3kit.ui.shared import resources, shell
 
+T = TypeVar("T")
+
 DATE = st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")
 MEGABYTES = st.column_config.NumberColumn("size, MB", format="%.1f")
 NOTATION_HEIGHT = 230  # pixels, in which a long signature scrolls
 _LONG_NOTATION = 500  # characters
+
+
+def choose_one(label: str, options: Iterable[T], key: str, **more: Any) -> T:
+    """One of a few options, the first unless another is chosen. more: of st.segmented_control."""
+    options = list(options)
+    chosen: Any = st.segmented_control(label, options, required=True, key=key, **{"default": options[0], **more})
+    return chosen
+
+
+def choose_view(options: Iterable[T], key: str) -> T:
+    """Which of a page's views is shown; kept in the page's address."""
+    return choose_one("View", options, key, label_visibility="collapsed", bind="query-params")
 
 
 def choose_row(

@@ -11,8 +11,7 @@ import streamlit as st
 from phi3kit.batch.events import RowProgress
 from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
-from phi3kit.ui.shared import resources, words
-from phi3kit.ui.shared.elements import DATE, choose_row
+from phi3kit.ui.shared import elements, resources, words
 
 J = TypeVar("J", bound=Job)
 
@@ -66,7 +65,7 @@ def show_history(
         for job in jobs
     ]
     with st.expander(f"{title} · {len(jobs)}"):
-        at = choose_row(rows, title.lower(), title, {"began": DATE})
+        at = elements.choose_row(rows, title.lower(), title, {"began": elements.DATE})
         if at is None:
             st.caption("Choose a row to see more of it, and what it printed.")
         else:

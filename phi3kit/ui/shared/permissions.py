@@ -3,11 +3,12 @@
 The kit refuses by itself; pages say so before anybody tries.
 """
 
+from typing import Any
+
 import streamlit as st
 
 from phi3kit.access.roles import Act, refusal
-from phi3kit.ui.shared import resources
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import resources, words
 
 
 def may(act: Act) -> bool:
@@ -15,10 +16,15 @@ def may(act: Act) -> bool:
     return resources.actor().may(act)
 
 
+def button(label: str, act: Act, *, disabled: bool = False, **more: Any) -> bool:
+    """A button that is switched off for who may not do it. more: of st.button."""
+    return st.button(label, disabled=disabled or not may(act), **more)
+
+
 def note(act: Act) -> bool:
     """Whether this person may do it; where not, one line says why."""
     if may(act):
         return True
     error = refusal(resources.actor().role, act)
-    st.info(f"**{plain(error.what)}** {plain(error.why)} {error.next_step}", icon=":material/lock:")
+    st.info(f"{words.plain(error.why)} {error.next_step}", title=words.plain(error.what), icon=":material/lock:")
     return False

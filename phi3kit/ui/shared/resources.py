@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -45,6 +45,11 @@ from phi3kit.usage.writer import UsageWriter
 
 T = TypeVar("T")
 
+_LISTS: dict[str, Callable[[Settings], Any]] = {
+    "models": logged_models.list_models,
+    "registered": registry.list_registered,
+    "evaluations": list_evaluations,
+}
 _FRESH_S = 3.0  # seconds that a list from the store may be old
 _PLAN_FRESH_S = 60.0  # seconds that a plan may be old
 
@@ -115,23 +120,19 @@ def actor() -> Actor:
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _models(home: str) -> list[LoggedModel]:
-    return logged_models.list_models(kit().settings)
+def _fresh(name: str, home: str) -> Any:
+    """A list from the store, at most a few seconds old."""
+    return _LISTS[name](kit().settings)
 
 
 def models() -> list[LoggedModel]:
     """The built wrappers, newest first. Raises StorageFailed."""
-    return _models(str(kit().settings.home))
-
-
-@st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _registered(home: str) -> list[RegisteredModel]:
-    return registry.list_registered(kit().settings)
+    return _fresh("models", str(settings().home))
 
 
 def registered() -> list[RegisteredModel]:
     """The registered models with their versions and aliases. Raises StorageFailed."""
-    return _registered(str(kit().settings.home))
+    return _fresh("registered", str(settings().home))
 
 
 def choices() -> list[ModelChoice]:
@@ -139,14 +140,9 @@ def choices() -> list[ModelChoice]:
     return registry.choices(models(), registered())
 
 
-@st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _evaluations(home: str) -> list[Evaluation]:
-    return list_evaluations(kit().settings)
-
-
 def evaluations() -> list[Evaluation]:
     """The evaluations that were logged, newest first. Raises StorageFailed."""
-    return _evaluations(str(kit().settings.home))
+    return _fresh("evaluations", str(settings().home))
 
 
 def connections() -> list[Connection]:
@@ -188,9 +184,7 @@ def turns() -> pd.DataFrame:
 
 def forget_lists() -> None:
     """Read the lists anew: something was built or logged."""
-    _models.clear()
-    _registered.clear()
-    _evaluations.clear()
+    _fresh.clear()
     kit().reader.forget()
 
 

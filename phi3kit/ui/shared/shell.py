@@ -10,10 +10,9 @@ from pathlib import Path
 import streamlit as st
 
 from phi3kit.core.errors import ModelNotFound, Phi3KitError
-from phi3kit.ui.shared import pages, resources, theme
-from phi3kit.ui.shared.words import plain, state
+from phi3kit.ui.shared import pages, resources, theme, words
 
-ICON = Path(__file__).with_name("icon.png")
+ICON, LOGO = (str(Path(__file__).with_name(name)) for name in ("icon.png", "logo.svg"))
 
 
 def begin(title: str) -> None:
@@ -36,8 +35,8 @@ def errors_shown() -> Iterator[None]:
 
 def show_error(error: Phi3KitError, title: str | None = None) -> None:
     """What happened (or a title that says it shorter), why, what to do, and the page where it is done."""
-    what = plain(title or error.what)
-    st.error(f"**{what}** {plain(error.why)}\n\n{plain(error.next_step)}", icon=":material/error:")
+    body = f"{words.plain(error.why)}\n\n{words.plain(error.next_step)}"
+    st.error(body, title=words.plain(title or error.what), icon=":material/error:")
     if isinstance(error, ModelNotFound):
         pages.link("build", "Open Build")
 
@@ -62,8 +61,8 @@ def show_status() -> None:
         st.caption("None. A model is loaded when you talk to it.")
     for worker in workers:
         memory = f" · {worker.memory_bytes / 1e6:,.0f} MB" if worker.memory_bytes else ""
-        st.markdown(f"{theme.badge(worker.wrapper)} {state(worker.state)}{memory}")
+        st.markdown(f"{theme.badge(worker.wrapper)} {words.state(worker.state)}{memory}")
     writer = shared.writer.state()
-    st.caption(f"Store: {plain(resources.settings().store_name)} · {writer.waiting:,} waiting")
+    st.caption(f"Store: {words.plain(resources.settings().store_name)} · {writer.waiting:,} waiting")
     if writer.problem:
-        st.caption(f":orange[:material/warning:] Turns wait: {plain(writer.problem)}")
+        st.caption(f":orange[:material/warning:] Turns wait: {words.plain(writer.problem)}")

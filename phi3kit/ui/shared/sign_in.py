@@ -10,8 +10,7 @@ import streamlit as st
 
 from phi3kit.access import sign_in_setup
 from phi3kit.core.errors import Phi3KitError, SettingInvalid
-from phi3kit.ui.shared import resources, shell, visitors
-from phi3kit.ui.shared.words import plain
+from phi3kit.ui.shared import resources, shell, visitors, words
 
 
 def is_outside() -> bool:
@@ -45,7 +44,7 @@ def _show_providers(section: Mapping[str, Any]) -> None:
         else "This app is open to its team: sign in to use it."
     )
     for provider in sign_in_setup.providers(section):
-        label = "Sign in" if provider is None else f"Sign in with {plain(provider)}"
+        label = "Sign in" if provider is None else f"Sign in with {words.plain(provider)}"
         st.button(
             label,
             type="primary",
@@ -61,14 +60,15 @@ def show_person() -> None:
     if resources.settings().profile != "team":
         return
     actor = resources.actor()
-    st.markdown(f":material/account_circle: {plain(actor.name)} · {actor.role}")
+    st.markdown(f":material/account_circle: {words.plain(actor.name)} · {actor.role}")
     _sign_out_button()
 
 
 def _show_without_role(name: str) -> None:
     st.warning(
-        f"**You may not use this app yet.** You signed in as {plain(name)}, and this name has no role here.\n\n"
+        f"You signed in as {words.plain(name)}, and this name has no role here.\n\n"
         "Ask whoever runs this app to put this name on one of its lists, then sign in again.",
+        title="You may not use this app yet.",
         icon=":material/lock:",
     )
     st.code(name, language=None)

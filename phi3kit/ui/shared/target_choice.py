@@ -11,7 +11,7 @@ from phi3kit.core.records import SERVED, Interface, Served
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.targets import Target
 from phi3kit.tracking.registry import ModelChoice
-from phi3kit.ui.shared import connections_dialog, resources, shell, words
+from phi3kit.ui.shared import connections_dialog, elements, resources, shell, words
 
 _ORDER = "Aliases and versions first, then logged models, newest first."
 
@@ -27,9 +27,7 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         show_nothing_yet()
         return None
     default = preferred if preferred in served else served[0]
-    wrapper = st.segmented_control(
-        "Wrapper", served, default=default, required=True, key=f"{key}_wrapper", persist_state="session"
-    )
+    wrapper = elements.choose_one("Wrapper", served, f"{key}_wrapper", default=default, persist_state="session")
     of_wrapper = {target.model_uri: target for target in found if target.wrapper == wrapper}
     remote = wrapper == "remote"
     uri = st.selectbox(

@@ -91,8 +91,9 @@ def on_script_error(error: Exception) -> bool:
     """Log an unexpected error and say so on the page. True: Streamlit draws nothing."""
     log.error("a page failed", exc_info=error)
     st.error(
-        "**This page failed.** That is a mistake in phi3kit; what you did until now is kept.\n\n"
+        "That is a mistake in phi3kit; what you did until now is kept.\n\n"
         "Load the page again. The app's log has the details.",
+        title="This page failed.",
         icon=":material/error:",
     )
     return True

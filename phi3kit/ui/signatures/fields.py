@@ -8,8 +8,7 @@ import streamlit as st
 
 from phi3kit.core.records import WrapperName
 from phi3kit.formats.signatures import ComparedField, chapter_signature, compare, describe
-from phi3kit.ui.shared import theme
-from phi3kit.ui.shared.elements import NOTATION_HEIGHT
+from phi3kit.ui.shared import elements, theme
 from phi3kit.ui.shared.literal import literal
 from phi3kit.ui.signatures.sides import Side
 
@@ -26,7 +25,7 @@ def show_fields(a: Side, b: Side) -> None:
         with column, st.container(border=True, height="stretch"):
             st.markdown(side.heading)
             st.caption(_ORIGINS[side.wrapper])
-            st.code(describe(side.signature).notation, language=None, wrap_lines=True, height=NOTATION_HEIGHT)
+            st.code(describe(side.signature).notation, language=None, wrap_lines=True, height=elements.NOTATION_HEIGHT)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("**Field by field**", width="content")
@@ -40,15 +39,13 @@ def show_fields(a: Side, b: Side) -> None:
 def show_since_chapter(a: Side, b: Side) -> None:
     """What the chapter printed in 2024 beside what MLflow gives today."""
     wrappers = list(dict.fromkeys((a.wrapper, b.wrapper)))
-    wrapper = st.segmented_control(
-        "Wrapper", wrappers, default=wrappers[0], required=True, key="sig_chapter", label_visibility="collapsed"
-    )
+    wrapper = elements.choose_one("Wrapper", wrappers, "sig_chapter", label_visibility="collapsed")
     side = a if wrapper == a.wrapper else b
     then_and_now = {"The chapter, 2024": chapter_signature(side.wrapper), f"{side.letter}, today": side.signature}
     for column, (title, signature) in zip(st.columns(2), then_and_now.items(), strict=True):
         with column, st.container(border=True, height="stretch"):
             st.markdown(f"**{title}** {theme.badge(side.wrapper)}")
-            st.code(describe(signature).notation, language=None, wrap_lines=True, height=NOTATION_HEIGHT)
+            st.code(describe(signature).notation, language=None, wrap_lines=True, height=elements.NOTATION_HEIGHT)
     with st.container(border=True):
         rows = compare(*then_and_now.values())
         st.markdown("**What changed**")

@@ -12,9 +12,8 @@ from phi3kit.endpoints.invocations import ScoringResponse, score
 from phi3kit.formats import payloads
 from phi3kit.formats.enforcement import Enforced, Refusal, enforce
 from phi3kit.formats.payloads import EXAMPLES
-from phi3kit.ui.shared import live_text, permissions, resources, shell
+from phi3kit.ui.shared import live_text, permissions, resources, shell, words
 from phi3kit.ui.shared.literal import literal
-from phi3kit.ui.shared.words import counted, shortened
 from phi3kit.ui.signatures.sides import Side
 
 _SHOWN_CHARACTERS = 4_000  # of a message or an answer
@@ -77,8 +76,8 @@ def _show_verdict(side: Side, text: str) -> None:
             st.caption(f":material/info: {literal(note)}")
     if rows := enforced.rows:
         answer = "a bare list" if enforced.form == "bare" else "{“predictions”: [ … ]}"
-        with st.expander(f"What reaches predict: {counted(len(rows), 'row')}", key=f"lab_rows_{side.letter}"):
-            pretty = shortened(payloads.pretty(list(rows)), _SHOWN_CHARACTERS)
+        with st.expander(f"What reaches predict: {words.counted(len(rows), 'row')}", key=f"lab_rows_{side.letter}"):
+            pretty = words.shortened(payloads.pretty(list(rows)), _SHOWN_CHARACTERS)
             st.code(pretty, language="json", wrap_lines=True, height=200)
             st.caption(f"An answer is {answer}.")
     _show_sending(side, text)
@@ -102,19 +101,19 @@ def _show_message(refusal: Refusal) -> None:
         st.code(refusal.message, language=None)
         return
     with st.expander("The server's message, whole"):
-        st.code(shortened(refusal.message, _SHOWN_CHARACTERS), language=None, wrap_lines=True)
+        st.code(words.shortened(refusal.message, _SHOWN_CHARACTERS), language=None, wrap_lines=True)
 
 
 def _show_sending(side: Side, text: str) -> None:
     """The same payload to a real worker; its answer stays until another one is sent."""
     uri = side.choice.model.model_uri
     responses: dict[tuple[str, str], ScoringResponse] = st.session_state.setdefault("lab_responses", {})
-    if st.button(
+    if permissions.button(
         "Send it to the model",
+        "invoke",
         key=f"lab_ask_{side.letter}",
         type="tertiary",
         icon=":material/play_arrow:",
-        disabled=not permissions.may("invoke"),
         help="Starts the model's worker when it is not loaded, and posts the payload to its /invocations.",
     ):
         with (
@@ -126,7 +125,7 @@ def _show_sending(side: Side, text: str) -> None:
             responses[uri, text] = score(endpoint, text, resources.actor())
     if response := responses.get((uri, text)):
         st.caption(f"/invocations answered {response.status}:")
-        body = shortened(response.text, _SHOWN_CHARACTERS)
+        body = words.shortened(response.text, _SHOWN_CHARACTERS)
         st.code(body, language="json" if response.is_json else None, wrap_lines=True)
 
 

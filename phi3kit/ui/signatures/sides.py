@@ -10,8 +10,7 @@ from mlflow.models import ModelSignature
 
 from phi3kit.core.records import WrapperName
 from phi3kit.tracking.registry import ModelChoice
-from phi3kit.ui.shared import resources, shell, target_choice, theme
-from phi3kit.ui.shared.words import model_label
+from phi3kit.ui.shared import resources, shell, target_choice, theme, words
 
 
 @dataclass(frozen=True)
@@ -61,5 +60,5 @@ def _choose(letter: str, choices: list[ModelChoice], default: ModelChoice) -> Si
 
 
 def _label(choice: ModelChoice) -> str:
-    model = f"{choice.model.wrapper} · {model_label(choice.model)}"
+    model = f"{choice.model.wrapper} · {words.model_label(choice.model)}"
     return f"{choice.label} · {model}" if choice.label else model

@@ -4,12 +4,13 @@ Knows widgets. Does not know how a figure is made or turns are counted.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import pandas as pd
 import streamlit as st
 
-from phi3kit.ui.shared import resources, theme, words
+from phi3kit.ui.shared import elements, resources, theme, words
 from phi3kit.ui.usage import turn_drawer
 from phi3kit.usage import charts, summary
 
@@ -37,9 +38,9 @@ def show_over_time(turns: pd.DataFrame) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Tokens over time**", width="content")
-            width = st.segmented_control(
-                "A bar is", list(get_args(charts.Width)), default="auto", required=True, key="usage_width",
-                bind="query-params", label_visibility="collapsed", format_func=str.capitalize,
+            width = elements.choose_one(
+                "A bar is", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
+                label_visibility="collapsed", format_func=str.capitalize,
             )  # fmt: skip
         timezone = words.timezone()
         figure = charts.tokens_over_time(turns, theme.palette(), timezone, width)
@@ -55,10 +56,9 @@ def show_by_dimension(turns: pd.DataFrame) -> None:
     """Tokens by wrapper, model, interface, user or origin; a click on a bar lists its turns."""
     with st.container(border=True, height="stretch"):
         st.markdown("**Tokens by**")
-        by = st.segmented_control(
-            "Tokens by", list(_DIMENSIONS), default="Wrapper", required=True, key="usage_by", bind="query-params",
-            label_visibility="collapsed",
-        )  # fmt: skip
+        by = elements.choose_one(
+            "Tokens by", _DIMENSIONS, "usage_by", bind="query-params", label_visibility="collapsed"
+        )
         column = _DIMENSIONS[by]
         named = _with_labels(turns) if column == "model_uri" else turns
         points = show_chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")
@@ -73,21 +73,6 @@ def show_endings(turns: pd.DataFrame) -> None:
     with st.container(border=True, height="stretch"):
         st.markdown("**Finish reasons and errors**")
         show_chart(charts.endings(turns, theme.palette()), "endings", "How turns ended, by wrapper", select=False)
-
-
-def show_first_tokens(turns: pd.DataFrame) -> None:
-    """How long turns waited for their first token."""
-    _show_distribution(turns, "Time to first token", "time_to_first_token_s", "ms")
-
-
-def show_speeds(turns: pd.DataFrame) -> None:
-    """How fast turns were decoded."""
-    _show_distribution(turns, "Speed", "tokens_per_second", "tokens/s")
-
-
-def show_durations(turns: pd.DataFrame) -> None:
-    """How long turns took."""
-    _show_distribution(turns, "Duration", "duration_s", "ms")
 
 
 def _show_distribution(turns: pd.DataFrame, title: str, measure: str, unit: str) -> None:
@@ -105,26 +90,22 @@ def _show_distribution(turns: pd.DataFrame, title: str, measure: str, unit: str)
 
 def _show_percentiles(turns: pd.DataFrame, measure: str, unit: str) -> None:
     table = summary.percentiles(turns, measure)
+    number = st.column_config.NumberColumn
     cuts = [name for name in table.columns if name.startswith("p")]
     table[cuts] = table[cuts] * (1000 if unit == "ms" else 1)
-    formats = "%.0f" if unit == "tokens/s" else "%.1f"
-    config = {
-        name: st.column_config.NumberColumn(f"{name}, {unit}" if name == cuts[0] else name, format=formats)
-        for name in cuts
-    }
-    config["turns"] = st.column_config.NumberColumn(format="localized")
+    digits = "%.0f" if unit == "tokens/s" else "%.1f"
+    config = {name: number(f"{name}, {unit}" if name == cuts[0] else name, format=digits) for name in cuts}
+    config["turns"] = number(format="localized")
     st.dataframe(table, hide_index=True, column_config=config, alt="Percentiles by wrapper")
 
 
 def show_chart(figure: Any, key: str, alt: str, *, select: bool = True) -> list[dict[str, Any]]:
     """Draw a chart; the points that were clicked."""
-    if not select:
-        st.plotly_chart(figure, config=_CONFIG, key=f"usage_chart_{key}", alt=alt)
-        return []
+    on_select: Any = "rerun" if select else "ignore"
     event: Any = st.plotly_chart(
-        figure, config=_CONFIG, key=f"usage_chart_{key}", alt=alt, on_select="rerun", selection_mode="points"
+        figure, config=_CONFIG, key=f"usage_chart_{key}", alt=alt, on_select=on_select, selection_mode="points"
     )
-    return list(event.selection.points)
+    return list(event.selection.points) if select else []
 
 
 def _show_turns(turns: pd.DataFrame, what: str, key: str) -> None:
@@ -137,3 +118,8 @@ def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:
     """Models by their names: a source, a precision and when it was built say more than an id."""
     labels = {model.model_uri: f"{model.wrapper} · {words.model_label(model)}" for model in resources.models()}
     return turns.assign(model_uri=turns["model_uri"].map(lambda uri: labels.get(uri, uri), na_action="ignore"))
+
+
+show_first_tokens = partial(_show_distribution, title="Time to first token", measure="time_to_first_token_s", unit="ms")
+show_speeds = partial(_show_distribution, title="Speed", measure="tokens_per_second", unit="tokens/s")
+show_durations = partial(_show_distribution, title="Duration", measure="duration_s", unit="ms")

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.core.records import SERVED
+from phi3kit.ui.shared import elements
 from phi3kit.usage import summary, turns_table
 
 PERIODS = {"24 hours": "24h", "7 days": "7d", "30 days": "30d", "All": "all"}
@@ -32,9 +33,7 @@ class Chosen:
 
 def choose(everything: pd.DataFrame) -> Chosen:
     """Draw the filters in the row that is open, and apply them."""
-    period = st.segmented_control(
-        "Period", list(PERIODS), default="7 days", required=True, key="usage_period", bind="query-params"
-    )
+    period = elements.choose_one("Period", PERIODS, "usage_period", default="7 days", bind="query-params")
     # The three are always there: a wrapper that appears later must not be left out by an older choice.
     known = [*SERVED, *(name for name in summary.served(everything) if name not in SERVED)]
     wrappers = st.pills(

@@ -8,7 +8,6 @@ import time
 import streamlit as st
 
 from phi3kit.ui.shared import resources, shell, words
-from phi3kit.ui.shared.words import seconds
 from phi3kit.ui.usage.filters import Chosen
 from phi3kit.usage import budgets, prices, summary
 from phi3kit.usage.reader import TurnsReading
@@ -23,7 +22,8 @@ def show_status(reading: TurnsReading) -> None:
             left_s = max((writer.next_try_at or 0) - time.time(), 0)
             again = f" The next try is in {left_s:,.0f} s." if writer.next_try_at else ""
             st.warning(
-                f"**{waiting} to be written to MLflow.** {words.plain(writer.problem)}{again}",
+                f"{words.plain(writer.problem)}{again}",
+                title=f"{waiting} to be written to MLflow.",
                 icon=":material/hourglass_top:",
             )
         else:
@@ -94,7 +94,7 @@ def show_totals(chosen: Chosen) -> None:
         metric("Total tokens", f"{sums.total_tokens:,}", sums.total_tokens, earlier.total_tokens)
         first, speed = sums.time_to_first_token_p95_s, sums.tokens_per_second_median
         was_first, was_speed = earlier.time_to_first_token_p95_s, earlier.tokens_per_second_median
-        metric("Time to first token, p95", seconds(first), first, was_first, "inverse")
+        metric("Time to first token, p95", words.seconds(first), first, was_first, "inverse")
         metric("Tokens/s, median", f"{speed:,.0f}" if speed is not None else "–", speed, was_speed, "normal")
         if own:
             spent = prices.cost(chosen.turns, own)
