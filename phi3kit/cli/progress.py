@@ -14,7 +14,7 @@ from phi3kit.core.settings import Settings
 
 if TYPE_CHECKING:
     from phi3kit.batch.events import ReportRows, RowProgress
-    from phi3kit.jobs.job_folder import JobKind
+    from phi3kit.jobs.job_folder import JobKind, JobRequest
 
 _EVERY_S = 2.0  # lines on a terminal
 
@@ -23,7 +23,7 @@ class _HasJson(Protocol):
     def as_json(self) -> dict[str, object]: ...
 
 
-RequestT = TypeVar("RequestT", bound=_HasJson)
+RequestT = TypeVar("RequestT", bound="JobRequest")
 ResultT = TypeVar("ResultT", bound=_HasJson)
 
 
@@ -65,7 +65,7 @@ def run_rows(
         terminal.show(progress.in_words())
 
     try:
-        with run_as_job(kind, request.as_json(), actor, settings) as job:
+        with run_as_job(kind, request, actor, settings) as job:
             job.wait()
             result = work(request, actor, settings, report)
             job.line(result.as_json())

@@ -28,11 +28,7 @@ from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_s
 
 
 def evaluate(
-    request: EvaluationRequest,
-    actor: Actor,
-    settings: Settings,
-    report: ReportRows,
-    pool: WorkerPool | None = None,
+    request: EvaluationRequest, actor: Actor, settings: Settings, report: ReportRows, pool: WorkerPool | None = None
 ) -> Evaluation:
     """Evaluate a model and log the run.
 

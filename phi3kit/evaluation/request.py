@@ -5,10 +5,8 @@ Knows columns. Asks no model.
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from phi3kit.batch.request import BatchRequest, SamplingParams, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
@@ -36,16 +34,6 @@ class EvaluationRequest:
         options: list[tuple[str, object]] = [("--data", self.data), ("--expected-column", self.expected_column)]
         options += [("--limit", self.limit), ("--at-once", self.at_once), ("--max-tokens", self.sampling.max_tokens)]
         return ["evaluate", self.model_uri, *(f"{name}={value}" for name, value in options if value is not None)]
-
-    def as_json(self) -> dict[str, Any]:
-        """For the job's file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> "EvaluationRequest":
-        """From a job's file. Raises KeyError or TypeError when it is damaged."""
-        sampling = dict(given["sampling"])
-        return cls(**{**given, "sampling": SamplingParams(**{**sampling, "stop": tuple(sampling["stop"])})})
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ The constants were measured (bench/RESULTS.md); a plan is an estimate and says h
 """
 
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.errors import BuildFailed
-from phi3kit.core.machine import choose_threads, free_memory_bytes
+from phi3kit.core.machine import choose_threads, free_disk_bytes, free_memory_bytes
 from phi3kit.core.records import Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.events import BuildRequest
@@ -106,7 +105,7 @@ def make_plan(request: BuildRequest, source: Source, actor: Actor, settings: Set
     exports = "onnx" in request.wrappers and source.kind == "weights"
     disk, disk_how = _disk(request, source, settings, exported if exports else 0)
     needs = [
-        Need("disk at the peak", disk, _free_disk(settings.home), disk_how),
+        Need("disk at the peak", disk, free_disk_bytes(settings.home), disk_how),
         _build_memory(source, exported if exports else 0),
     ]
     for wrapper in request.wrappers:
@@ -188,12 +187,6 @@ def _seconds(request: BuildRequest, numbers: float, exports: bool, threads: int)
     if "onnx" in request.wrappers:
         seconds += 4 + (230 * billions / threads if exports else 5 * billions)
     return seconds
-
-
-def _free_disk(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _same_disk(first: Path, second: Path) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from phi3kit.core.records import PRECISIONS, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.find import EMBEDDED
+from phi3kit.packaging.sources.hub_names import parse
 from phi3kit.packaging.wrappers import log
 from phi3kit.tracking.logged_models import ONNX_ARTIFACT
 from phi3kit.tracking.store import BUILDS_EXPERIMENT
@@ -88,7 +88,7 @@ def _download_import(source: str, commit: str | None) -> str:
 
 def _folder(source: str, commit: str | None) -> str:
     """The expression that gives the weights' folder."""
-    name = hub.parse(source) if commit else None
+    name = parse(source) if commit else None
     if name is None:
         return repr(str(MODEL_FOLDER if source == EMBEDDED else source))
     if name.subfolder is None:
