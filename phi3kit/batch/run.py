@@ -37,7 +37,9 @@ def run_batch(
     mapped = map_columns(request, table)
     check_output(table, request.output)
     model = resolve(canonical(request.model_uri, settings), settings)  # once: an alias may move meanwhile
-    key = key_of(request, table, mapped, _digest(model))
+    # MLflow's own description of the model is the same however the model was named.
+    model_digest = hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()
+    key = key_of(request, table, mapped, model_digest)
     with Journal(settings, key, fresh=request.fresh) as journal:
         done = journal.done(table.rows)
         kept = sum(done)
@@ -113,8 +115,3 @@ def _answers(
         answering = Answering(pool, model.model_uri, request.sampling, actor, settings, batch_id)
         ended.callback(answering.close)
         yield lambda rows: answering.answers(rows, request.at_once or AT_ONCE)
-
-
-def _digest(model: ResolvedModel) -> str:
-    """The hash of MLflow's own description of the model: the same however the model was named."""
-    return hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()

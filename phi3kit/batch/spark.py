@@ -81,7 +81,7 @@ class SparkAnswering:
 
     def answers(self, rows: Iterable[tuple[int, Prompt]]) -> Iterator[RowResult]:
         """A result a row, wave by wave. Raises BatchFailed when the cluster is gone."""
-        bodies = ((row, self._body(prompt)) for row, prompt in rows)
+        bodies = ((row, json.dumps(self._sampling.request(prompt).body(self._model_uri))) for row, prompt in rows)
         rows_a_task = _FIRST_ROWS_A_TASK
         waves: list[Future[tuple[list[RowResult], float]]] = []
         with ThreadPoolExecutor(2, thread_name_prefix="wave") as threads:  # two, so that executors do not wait
@@ -99,9 +99,6 @@ class SparkAnswering:
         with contextlib.suppress(Exception):  # a cluster that is gone already
             self._context.cancelAllJobs()
             self._spark.stop()
-
-    def _body(self, prompt: Prompt) -> str:
-        return json.dumps(self._sampling.request(prompt).body(self._model_uri))
 
     def _timed(self, wave: list[RowBody]) -> tuple[list[RowResult], float]:
         began = time.perf_counter()

@@ -22,7 +22,7 @@ TABLE_FORMATS: dict[str, TableFormat] = {
 BATCH_ROWS = 1000  # of a Parquet file that are in memory at once
 
 _PIECE = 1 << 20  # bytes that are hashed and decoded at once
-_DELIMITERS = ",;\t|"
+_DELIMITERS = ",;\t|"  # the first one where a line has none
 _BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -97,7 +97,7 @@ def _open_csv(path: Path, reading: ReadOptions) -> Table:
     sha256 = _decoded(path, encoding)
     with path.open(encoding=encoding, newline="") as file:
         first_line = next((line for line in file if line.strip()), "")
-    delimiter = reading.delimiter or ("\t" if path.suffix.lower() == ".tsv" else _delimiter(first_line))
+    delimiter = reading.delimiter or ("\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=first_line.count))
     draft = Table(path, "csv", (), 0, sha256, reading.header, encoding, delimiter)
     first = next(_csv_lines(draft), None)
     if first is None:
@@ -143,10 +143,6 @@ def _csv_lines(table: Table) -> Iterator[tuple[int, list[str]]]:
                 f"{error}.",
                 "Correct that line: a quotation mark inside a text is written twice.",
             ) from error
-
-
-def _delimiter(first_line: str) -> str:
-    return max(_DELIMITERS, key=first_line.count) if any(each in first_line for each in _DELIMITERS) else ","
 
 
 def _encoding(path: Path, reading: ReadOptions) -> str:

@@ -95,6 +95,6 @@ def _build(request: "BuildRequest", settings: Settings, arguments: argparse.Name
         take_back_remains(settings)
         source = download(request, source, settings, report)
         for wrapper in request.in_order:
-            built = build(wrapper, source, request, actor, settings, report).as_json()
+            built = asdict(build(wrapper, source, request, actor, settings, report))
             job.line(built)
             print(json.dumps(built, ensure_ascii=False), flush=True)

@@ -71,15 +71,10 @@ class JobKind:
         folder.mkdir(parents=True)
         return folder
 
-    def unexpected(self, error: BaseException) -> Phi3KitError | None:
-        """The error of a job that broke off by a mistake of ours; None when a signal ended it."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            return None
-        return self.failed(
-            f"The {self.word} failed.",
-            f"{type(error).__name__}: {error}",
-            f"This is a mistake in phi3kit: report it with the {self.word}'s log.",
-        )
+    def unexpected(self, error: BaseException) -> Phi3KitError:
+        """The error of a job that a mistake of ours ended."""
+        next_step = f"This is a mistake in phi3kit: report it with the {self.word}'s log."
+        return self.failed(f"The {self.word} failed.", f"{type(error).__name__}: {error}", next_step)
 
     def job(self, folder: Path, lines: list[dict[str, Any]], next_step: str) -> "Job":
         """A job as it stands now. Raises OSError or ValueError when its files are damaged.
@@ -102,11 +97,8 @@ class JobKind:
         if end_of(lines := read_lines(folder)):  # it ended after its lines were read
             return self.job(folder, lines, next_step)
         last = next((line.strip() for line in reversed(_log(folder).splitlines()[-20:]) if line.strip()), "")
-        vanished = self.failed(
-            f"The {self.word} ended without a word.",
-            f"Its process was killed, perhaps because memory ran out. {last}".strip(),
-            next_step,
-        )
+        why = f"Its process was killed, perhaps because memory ran out. {last}".strip()
+        vanished = self.failed(f"The {self.word} ended without a word.", why, next_step)
         return in_state("failed", last_write(folder) - began, vanished)
 
 
@@ -124,7 +116,7 @@ class Job:
     user: str  # who asked for it; empty when an earlier phi3kit kept it
 
     def belongs_to(self, actor: Actor) -> bool:
-        """Whether the actor may end it, and see what it was given."""
+        """Whether the actor may end it and see its request."""
         return self.user == actor.name or actor.may("administer")
 
     @property
@@ -183,9 +175,8 @@ class JobProcess:
 
     def end(self, state: JobState, error: Phi3KitError | None = None) -> None:
         """Keep the job's end and let the next job run. A full disk does not hide the error that led here."""
-        reason = {"what": error.what, "why": error.why, "next_step": error.next_step} if error else None
         with contextlib.suppress(OSError):
-            _append(self.folder, _end_line(state, time.perf_counter() - self._began, reason))
+            _append_end(self.folder, state, time.perf_counter() - self._began, error)
         self._lock.release()
 
 
@@ -199,11 +190,11 @@ def run_as_job(kind: JobKind, request: JobRequest, actor: Actor, settings: Setti
     job = JobProcess(kind, folder, settings)
     try:
         yield job
-    except Phi3KitError as error:
-        job.end("failed", error)
+    except (KeyboardInterrupt, SystemExit):
+        job.end("cancelled")
         raise
     except BaseException as error:
-        job.end("cancelled" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed", kind.unexpected(error))
+        job.end("failed", error if isinstance(error, Phi3KitError) else kind.unexpected(error))
         raise
     else:
         job.end("done")
@@ -314,11 +305,12 @@ def _append(folder: Path, line: Mapping[str, Any]) -> None:
         file.write(f"{begin}{json.dumps(line, ensure_ascii=False)}\n")
 
 
-def _end_line(state: JobState, seconds: float, error: dict[str, str] | None = None) -> dict[str, Any]:
-    return {"event": "end", "state": state, "seconds": seconds, "error": error}
+def _append_end(folder: Path, state: JobState, seconds: float, error: Phi3KitError | None = None) -> None:
+    reason = {"what": error.what, "why": error.why, "next_step": error.next_step} if error else None
+    _append(folder, {"event": "end", "state": state, "seconds": seconds, "error": reason})
 
 
 def say_cancelled(folder: Path, seconds: float) -> None:
     """Keep the end of a job that could not do so itself, because it was ended too early or killed."""
     if end_of(read_lines(folder)) is None:
-        _append(folder, _end_line("cancelled", seconds))
+        _append_end(folder, "cancelled", seconds)

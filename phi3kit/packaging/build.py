@@ -58,10 +58,6 @@ class BuiltModel:
     same_beginnings: str | None  # "49 of 50": prompts with the source's own first 20 tokens; of an export only
     notes: list[str]
 
-    def as_json(self) -> dict[str, object]:
-        """The keys and values of the CLI's last line."""
-        return asdict(self)
-
 
 def download(request: BuildRequest, source: Source, settings: Settings, report: ReportEvent) -> Source:
     """The source with its files on this machine; only a repository's must come. Raises SourceInvalid or DownloadFailed."""

@@ -1,6 +1,6 @@
-"""Plan: what a build will download, need and take, said before anything is downloaded or written.
+"""Plan: what a build will download, need and take, before anything is downloaded or written.
 
-The constants were measured (bench/RESULTS.md); a plan is an estimate and says how it came about.
+An estimate that says how it came about; the constants were measured (bench/RESULTS.md). Builds nothing.
 """
 
 import os
@@ -15,16 +15,16 @@ from phi3kit.core.records import Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.sources.find import EMBEDDED, Source
+from phi3kit.packaging.sources.folder import NUMBER_BYTES
 
 Fit = Literal["fits", "tight", "too much"]
 
-_CERTAINTY = 0.85  # what is reckoned may take 1 / 0.85 of it
-_NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Bytes that a weight takes in an ONNX file: int4 and int8 come in blocks of 32 with an fp32 scale each.
+_CERTAINTY = 0.85  # what is estimated may take 1 / 0.85 of it
+# Bytes of a weight in an ONNX file: int4 and int8 come in blocks of 32 with an fp32 scale each.
 _EXPORTED_BYTES: dict[Precision, float] = {"int4": 0.5 + 4 / 32, "int8": 1 + 4 / 32, "fp32": 4.0}
 _SMALL_FILES = 4_000_000  # tokenizer, configs, MLmodel
 _LIBRARIES = {"transformers": 420_000_000, "onnx": 160_000_000}  # a worker's memory without weights
-# The build and the model builder that it starts; both wrappers of the embedded model are built where 560 MB may be used.
+# The build and the model builder that it starts: both wrappers of the embedded model are built with 560 MB.
 _BUILD_LIBRARIES = 550_000_000
 _EXPORT_BYTES = 5.2  # of memory, a weight: what the model builder holds while it quantizes to int4
 
@@ -37,11 +37,11 @@ class Need:
     needed: int  # bytes
     available: int | None
     how: str
-    measured: int = 0  # bytes of it that were measured, as the libraries were; the rest is reckoned
+    measured: int = 0  # bytes of it that were measured, as those of libraries; the rest is estimated
 
     @property
     def verdict(self) -> Fit:
-        """Whether it can be had; tight when it could not if the reckoning is a little wrong."""
+        """Whether it is available; tight when a small error of the estimate would make it too much."""
         if self.available is None or self.measured + (self.needed - self.measured) / _CERTAINTY <= self.available:
             return "fits"
         return "tight" if self.needed <= self.available else "too much"
@@ -49,7 +49,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will need."""
+    """The plan of a build."""
 
     source: str
     wrappers: tuple[WrapperName, ...]
@@ -81,7 +81,7 @@ class Plan:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For the CLI."""
+        """The CLI's JSON."""
         needs = [{**asdict(need), "verdict": need.verdict} for need in self.needs]
         return {**asdict(self), "needs": needs, "verdict": self.verdict}
 
@@ -94,7 +94,7 @@ def allow(request: BuildRequest, actor: Actor) -> None:
 
 
 def make_plan(request: BuildRequest, source: Source, actor: Actor, settings: Settings) -> Plan:
-    """Reckon what a build needs. Reads the machine's free disk and memory; writes nothing.
+    """Estimate what a build needs. Reads the machine's free disk and memory; writes nothing.
 
     Raises BuildFailed when no machine could do what is asked, or NotAllowed.
     """
@@ -125,7 +125,7 @@ def make_plan(request: BuildRequest, source: Source, actor: Actor, settings: Set
 
 
 def _refuse_what_cannot_be(request: BuildRequest, source: Source) -> None:
-    """Better said now than after a download and an export."""
+    """Refuse what would fail after the download and the export. Raises BuildFailed."""
     if "transformers" in request.wrappers and source.kind == "onnx":
         raise BuildFailed(
             what=f"The transformers wrapper cannot be built from {source.name}.",
@@ -142,13 +142,12 @@ def _refuse_what_cannot_be(request: BuildRequest, source: Source) -> None:
 
 
 def _numbers(source: Source) -> float:
-    """How many weights there are."""
-    per_number = _NUMBER_BYTES.get(source.shape.dtype, _EXPORTED_BYTES["int4"])
-    return source.files.weight_bytes / per_number
+    """The number of weights."""
+    return source.files.weight_bytes / NUMBER_BYTES.get(source.shape.dtype, _EXPORTED_BYTES["int4"])
 
 
 def _exported_bytes(source: Source, precision: Precision) -> int:
-    """The size of an export; the table of embeddings stays fp32, and so does that of every place's rotation."""
+    """The size of an export. The tables of embeddings and of each place's rotation stay fp32."""
     shape = source.shape
     tables = shape.vocabulary * shape.hidden_size + shape.context_tokens * shape.head_size
     return int((_numbers(source) - shape.vocabulary * shape.hidden_size) * _EXPORTED_BYTES[precision] + tables * 4)
@@ -157,7 +156,7 @@ def _exported_bytes(source: Source, precision: Precision) -> int:
 def _disk(request: BuildRequest, source: Source, settings: Settings, exported: int) -> tuple[int, str]:
     parts = {"to download": source.download_bytes, "for the ONNX export": exported}
     if not (settings.own_store and _same_disk(source.folder, settings.home)):
-        # Across file systems nothing can be linked, and what a remote store keeps is read back to be checked.
+        # No links across file systems; what a remote store keeps is read back to be checked.
         copied = source.files.size_bytes if "transformers" in request.wrappers or not exported else 0
         parts["for a copy of the weights"] = copied + (0 if settings.own_store else exported)
     named = " and ".join(f"{_gb(size)} {what}" for what, size in parts.items() if size)
@@ -175,8 +174,8 @@ def _build_memory(source: Source, exported: int) -> Need:
 
 
 def _kv_bytes(source: Source, wrapper: WrapperName) -> int:
-    """Bytes that one token of a conversation takes: onnxruntime-genai keeps fp32 on a CPU, transformers the weights' own."""
-    return source.shape.kv_numbers * (4 if wrapper == "onnx" else _NUMBER_BYTES.get(source.shape.dtype, 4))
+    """Bytes of one token of a conversation: onnxruntime-genai keeps fp32 on a CPU, transformers the weights' own type."""
+    return source.shape.kv_numbers * (4 if wrapper == "onnx" else NUMBER_BYTES.get(source.shape.dtype, 4))
 
 
 def _seconds(request: BuildRequest, numbers: float, exports: bool, threads: int) -> float:
