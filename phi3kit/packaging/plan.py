@@ -100,28 +100,14 @@ def make_plan(request: BuildRequest, source: Source, actor: Actor, settings: Set
     """
     allow(request, actor)
     _refuse_what_cannot_be(request, source)
-    numbers = _numbers(source)
-    exported = _exported_bytes(source, request.precision)
     exports = "onnx" in request.wrappers and source.kind == "weights"
-    disk, disk_how = _disk(request, source, settings, exported if exports else 0)
-    needs = [
-        Need("disk at the peak", disk, free_disk_bytes(settings.home), disk_how),
-        _build_memory(source, exported if exports else 0),
-    ]
-    for wrapper in request.wrappers:
-        weights = source.files.weight_bytes if wrapper == "transformers" or not exports else exported
-        needs.append(
-            Need(
-                f"memory to load {wrapper}",
-                weights + _LIBRARIES[wrapper],
-                free_memory_bytes(),
-                f"{_gb(weights)} of weights and {_gb(_LIBRARIES[wrapper])} of libraries, in a worker of its own",
-                measured=_LIBRARIES[wrapper],
-            )
-        )
+    exported = _exported_bytes(source, request.precision) if exports else 0
+    disk, disk_how = _disk(request, source, settings, exported)
+    disk_need = Need("disk at the peak", disk, free_disk_bytes(settings.home), disk_how)
+    needs = (disk_need, _build_memory(source, exported), *(_load(each, source, exported) for each in request.wrappers))
     kv = {wrapper: _kv_bytes(source, wrapper) * source.shape.context_tokens for wrapper in request.wrappers}
-    seconds = _seconds(request, numbers, exports, choose_threads(settings.threads).count)
-    return Plan(source.name, request.wrappers, source.download_bytes, tuple(needs), seconds, kv)
+    seconds = _seconds(request, _numbers(source), exports, choose_threads(settings.threads).count)
+    return Plan(source.name, request.wrappers, source.download_bytes, needs, seconds, kv)
 
 
 def _refuse_what_cannot_be(request: BuildRequest, source: Source) -> None:
@@ -171,6 +157,13 @@ def _build_memory(source: Source, exported: int) -> Need:
         needed = max(export, comparison)
         how = f"{_gb(export)} for the export; later {_gb(weights)} of weights beside {_gb(exported)} of it, to compare them"
     return Need("memory to build", needed + _BUILD_LIBRARIES, free_memory_bytes(), how, measured=_BUILD_LIBRARIES)
+
+
+def _load(wrapper: WrapperName, source: Source, exported: int) -> Need:
+    weights = exported if wrapper == "onnx" and exported else source.files.weight_bytes
+    libraries = _LIBRARIES[wrapper]
+    how = f"{_gb(weights)} of weights and {_gb(libraries)} of libraries, in a worker of its own"
+    return Need(f"memory to load {wrapper}", weights + libraries, free_memory_bytes(), how, measured=libraries)
 
 
 def _kv_bytes(source: Source, wrapper: WrapperName) -> int:

@@ -5,7 +5,6 @@ Builds nothing.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.folder import JUDGED_BY, Files, Shape, SourceKind, judge, sizes_of
-from phi3kit.packaging.sources.hub_names import DownloadProgress, HubSnapshot, parse
+from phi3kit.packaging.sources.hub_names import HubSnapshot, OnProgress, parse
 
 EMBEDDED = "embedded"
 
@@ -89,7 +88,7 @@ def _folder(name: str) -> Path | None:
     return folder.resolve() if name and os.path.isdir(folder) else None
 
 
-def fetch(source: Source, settings: Settings, on_progress: Callable[[DownloadProgress], None]) -> Source:
+def fetch(source: Source, settings: Settings, on_progress: OnProgress) -> Source:
     """A repository's source with all its files on this machine. Raises SourceInvalid or DownloadFailed."""
     assert source.snapshot
     folder = hub.download(source.snapshot, settings, on_progress)

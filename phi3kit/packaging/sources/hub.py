@@ -4,7 +4,7 @@ Knows which files a build needs. Loads no weights, and fetches neither code nor 
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from phi3kit.core.errors import SourceInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.sources.hub_cache import Cache, fetch
 from phi3kit.packaging.sources.hub_client import ONLINE, explained, not_a_hub, patiently, token_of, url_of
-from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot
+from phi3kit.packaging.sources.hub_names import HubFile, HubName, HubSnapshot, OnProgress
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -62,9 +62,7 @@ def bytes_to_download(snapshot: HubSnapshot, settings: Settings) -> int:
     return Cache.of(snapshot, settings).lacks(snapshot.files)
 
 
-def download(
-    snapshot: HubSnapshot, settings: Settings, on_progress: Callable[[DownloadProgress], None] = lambda progress: None
-) -> Path:
+def download(snapshot: HubSnapshot, settings: Settings, on_progress: OnProgress = lambda progress: None) -> Path:
     """The folder with the snapshot's files. Fetches only what the cache lacks, and checks it against its hash.
 
     on_progress: called about four times a second, and at the end. However a download ends, also with its process,

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from phi3kit.core.machine import free_disk_bytes
 from phi3kit.core.operating_system import link
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.sources.hub_client import KEPT, ONLINE, explained, host_of, patiently, token_of, url_of
-from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot
+from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot, OnProgress
 
 _WORTH_A_TRY = 2**16  # bytes; a connection that brings less counts as one that brought nothing
 
@@ -89,7 +89,7 @@ def _size(path: Path) -> int:
 class _Meter:
     """Counts bytes and reports them, four times a second at most."""
 
-    def __init__(self, total: int, lacking: int, on_progress: Callable[[DownloadProgress], None]) -> None:
+    def __init__(self, total: int, lacking: int, on_progress: OnProgress) -> None:
         self._total, self._done, self._tell = total, total - lacking, on_progress
         self._recent = deque([(time.perf_counter(), self._done)], maxlen=40)  # ten seconds of reports
 
@@ -108,12 +108,7 @@ class _Meter:
         self._tell(DownloadProgress(self._done, self._total, rate, left / rate if rate else None if left else 0.0))
 
 
-def fetch(
-    snapshot: HubSnapshot,
-    settings: Settings,
-    files: tuple[HubFile, ...],
-    on_progress: Callable[[DownloadProgress], None],
-) -> Path:
+def fetch(snapshot: HubSnapshot, settings: Settings, files: tuple[HubFile, ...], on_progress: OnProgress) -> Path:
     """Bring the files that the cache lacks, each checked against its hash; the folder that holds them.
 
     Raises SourceInvalid, DownloadFailed or StorageFailed.

@@ -4,6 +4,7 @@ Knows the form of a name. Makes no request.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -69,6 +70,9 @@ class DownloadProgress:
     total_bytes: int
     bytes_per_s: float  # over the last ten seconds
     seconds_left: float | None  # None while nothing comes
+
+
+OnProgress = Callable[[DownloadProgress], None]
 
 
 def parse(name: str) -> HubName | None:
