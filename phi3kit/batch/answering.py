@@ -1,4 +1,4 @@
-"""Answering: rows through one worker, several at once, whatever becomes of the worker meanwhile.
+"""Answering: rows through one worker, several at once; a broken worker is replaced.
 
 Knows the client and the worker pool. Knows no files.
 """
@@ -21,10 +21,8 @@ from phi3kit.endpoints.workers import WorkerPool
 
 Prompt = tuple[Message, ...] | str
 
-AT_ONCE = 8  # as many answers as a worker writes at once
-
-_ALONE = 2  # times that a row is asked alone after its worker broke
-_BROKEN_IN_A_ROW = 3  # rows that broke their worker, one after the other, until it is not the row's fault
+_ALONE = 2  # tries of a row alone, after its worker broke
+_BROKEN_IN_A_ROW = 3  # rows that break their worker one after the other: then the fault is not theirs
 
 
 class Answering:
@@ -39,7 +37,7 @@ class Answering:
         settings: Settings,
         batch_id: str,
     ) -> None:
-        """batch_id: becomes the conversation id of every turn, so that a batch's turns are found together."""
+        """batch_id: the conversation id of every turn, so that a batch's turns are found together."""
         self._pool, self._model_uri, self._sampling = pool, model_uri, sampling
         self._actor, self._settings = actor, settings
         self._conversation_id = batch_id
@@ -47,9 +45,9 @@ class Answering:
         self._line: tuple[Endpoint, OpenAI] | None = None
 
     def answers(self, rows: Iterable[tuple[int, Prompt]], at_once: int) -> Iterator[RowResult]:
-        """A result a row, in the order in which they come. Raises BatchFailed, ModelNotFound or WorkerFailed.
+        """A result a row, as they come. Raises BatchFailed, ModelNotFound or WorkerFailed.
 
-        A row that breaks the worker is asked again alone, with a new worker; when it breaks that too, it has failed.
+        A row that breaks the worker is asked again alone, by a new worker; if it breaks that too, it has failed.
         """
         coming = iter(rows)
         threads = ThreadPoolExecutor(at_once, thread_name_prefix="row")
@@ -68,12 +66,12 @@ class Answering:
                     continue
                 ended, _ = wait(under_way, return_when=FIRST_COMPLETED)
                 for each in ended:
-                    asked = under_way.pop(each)
+                    row_and_prompt = under_way.pop(each)
                     try:
                         yield each.result()
                         self._broken = 0
                     except WorkerFailed:
-                        suspects.append(asked)
+                        suspects.append(row_and_prompt)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -121,17 +119,11 @@ class Answering:
             except Busy as error:
                 time.sleep(error.retry_after_s)
             except RequestInvalid as error:
-                return failed(row, error.why, final=True)  # the worker's own words; around them are the client's
+                return failed(row, error.why, final=True)  # the worker's own words, without the client's
             else:
+                tokens = (answer.prompt_tokens, answer.completion_tokens)
                 reason = answer.finish_reason or "error"
-                return RowResult(
-                    row,
-                    answer.text,
-                    answer.prompt_tokens,
-                    answer.completion_tokens,
-                    reason,
-                    duration_s=answer.duration_s,
-                )
+                return RowResult(row, answer.text, *tokens, reason, duration_s=answer.duration_s)
 
     def _connect(self) -> None:
         """A ready worker, the running one or a new one, and a connection to it."""

@@ -1,4 +1,7 @@
-"""Events: how far a batch is, and what it came to; as objects here and as JSON in a job's files."""
+"""Events: the progress of a batch and its summary; JSON in a job's files.
+
+Knows rows and the clock. Answers none.
+"""
 
 import time
 from collections.abc import Callable
@@ -10,7 +13,7 @@ _REPORT_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class RowProgress:
-    """How far a batch is. Rates are of this run of it, not of what an earlier one left."""
+    """The progress of a batch. Rates are of this run, without what earlier runs left."""
 
     done: int  # rows, those of earlier runs too
     total: int
@@ -34,7 +37,7 @@ ReportRows = Callable[[RowProgress], None]
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What a batch came to; field names are the JSON keys of the CLI's line."""
+    """A finished batch; field names are the JSON keys of the CLI's line."""
 
     output: str
     rows: int

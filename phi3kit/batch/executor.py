@@ -1,6 +1,6 @@
-"""Executor: what runs on Spark's executors: the model, loaded once a Python process, and the rows that come to it.
+"""Executor: what runs on Spark's executors: the model, loaded once a Python process, and the rows that it answers.
 
-Is sent to the executors with the rest of phi3kit. Knows Spark's files. Knows no driver.
+Sent to the executors with the rest of phi3kit. Knows Spark's files. Knows no driver.
 """
 
 import json
@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Load:
-    """What an executor needs to load the model; it is sent there."""
+    """What an executor needs to load the model."""
 
-    folder: str  # of the model, on this machine
-    sent: str | None  # the archive that Spark has put on the executor; None: `folder` is on the executor's machine
+    folder: str  # of the model, on the driver's machine
+    sent: str | None  # the archive that Spark put on the executor; None: the executor runs on the driver's machine
     wrapper: WrapperName
     model_uri: str
     threads: int
     user: str
 
     def path(self) -> Path:
-        """Where the model lies on this executor."""
+        """The model's folder on this executor."""
         if self.sent is None:
             return Path(self.folder)
         from filelock import FileLock
@@ -38,7 +39,7 @@ class Load:
 
         archive = Path(SparkFiles.get(self.sent))
         target = archive.with_suffix("")
-        with FileLock(f"{target}.lock"):  # several Python processes of one machine
+        with FileLock(f"{target}.lock"):  # a machine runs several Python processes
             if not target.exists():
                 draft = target.with_suffix(".part")
                 shutil.rmtree(draft, ignore_errors=True)
@@ -48,30 +49,25 @@ class Load:
         return target
 
 
-_loaded: dict[str, Any] = {}  # of this executor's Python process, which Spark uses for many tasks
-
-
+@lru_cache(maxsize=1)  # Spark uses a Python process for many tasks
 def _in_process(load: Load) -> Any:
-    """The executor's model, loaded once a process."""
+    """The executor's model."""
     from phi3kit.batch.in_process import InProcess
 
-    if load.model_uri not in _loaded:
-        _loaded.clear()
-        _loaded[load.model_uri] = InProcess(load.path(), load.wrapper, load.model_uri, load.threads, load.user)
-    return _loaded[load.model_uri]
+    return InProcess(load.path(), load.wrapper, load.model_uri, load.threads, load.user)
 
 
 def trouble(load: Load) -> str:
     """Why the model cannot be loaded on this executor; empty when it can."""
     try:
         _in_process(load)
-    except Exception as error:  # a library that is missing there, a model that is damaged
+    except Exception as error:  # a missing library, a damaged model
         return first_line(error)
     return ""
 
 
 def answered(frames: "Iterator[pd.DataFrame]", load: Load, batch_id: str) -> "Iterator[pd.DataFrame]":
-    """Runs on an executor."""
+    """The results of a partition's rows, each with its turn as JSON. Runs on an executor."""
     import pandas as pd
 
     names = [field.name for field in fields(RowResult)]
@@ -86,6 +82,6 @@ def answered(frames: "Iterator[pd.DataFrame]", load: Load, batch_id: str) -> "It
 def first_line(error: BaseException) -> str:
     """The line of an error that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Py4J's first line says where it happened, the one behind it what.
+    # Py4J says where it happened first, and what happened later.
     line = next((each for each in lines if ": " in each and not each.startswith("An error occurred")), "")
     return (line or next(iter(lines), type(error).__name__))[:300].rstrip(".") + "."

@@ -1,7 +1,7 @@
-"""In process: rows through an engine in this process, as a worker would answer them over HTTP.
+"""In process: rows through an engine in this process, answered as a worker answers them over HTTP.
 
-What Spark's executors run. The engine, the checks and the counts are the worker's own, so the answers are too.
-Knows the server's parts. Knows no Spark.
+Spark's executors run it. Engine, checks and counts are the worker's own, and so are the answers.
+Knows the worker's parts. Knows no Spark.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from phi3kit.batch.request import RowResult, failed
+from phi3kit.batch.request import AT_ONCE, RowResult, failed
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import Message, TurnRecord, WrapperName
 from phi3kit.formats.openai_schema import ChatRequest, CompletionRequest, error_body
@@ -21,8 +21,6 @@ from phi3kit.usage.outbox import to_json
 from phi3kit.worker.engine import Engine
 from phi3kit.worker.loading import load_model
 from phi3kit.worker.turns import Caller, turn_of
-
-AT_ONCE = 8  # as many answers as the engine writes at once
 
 _LOOK_S = 0.02
 

@@ -1,8 +1,9 @@
-"""Jobs: batches as processes of their own, one at a time, and what became of each.
+"""Jobs: batches as processes of their own, one at a time.
 
-Knows what a batch reports. Folders and processes are job_folder's and job_list's. Imports none of what a batch needs.
+Knows what a batch reports. Imports nothing that a batch needs.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,18 @@ class BatchJob(Job):
 
     @property
     def own_output(self) -> bool:
-        """Whether its output lies in its own folder, not where a terminal's user wanted it."""
+        """Whether its output lies in its own folder; that of a terminal's batch lies elsewhere."""
         return self.request.output.parent == self.folder
 
 
 class BatchJobs(JobList[BatchJob]):
-    """The batches of one data folder; what a cancelled one computed is kept."""
+    """The batches of one data folder. What a cancelled one computed is kept."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(BATCHES, settings, _read)
 
     def start(self, request: BatchRequest, actor: Actor) -> BatchJob:
-        """Start a batch; it waits for the batches before it. Its output goes into its folder.
+        """Start a batch, which waits for those before it; its output goes into its folder.
 
         actor: who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
@@ -52,7 +53,7 @@ class BatchJobs(JobList[BatchJob]):
         with writing(self._settings.home):
             folder = BATCHES.new_folder(self._settings)
         request = replace(request, output=folder / request.output.name)
-        return self.launch(request.command(), request.as_json(), actor, folder)
+        return self.launch(request, actor, folder)
 
 
 def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
@@ -60,8 +61,6 @@ def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
 
     Raises TableInvalid, LimitReached or StorageFailed.
     """
-    import hashlib
-
     most = settings.limits.upload_mb
     if most is not None and len(content) > most * 1_000_000:
         raise TableInvalid(
@@ -85,7 +84,7 @@ def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
 
 
 def _read(folder: Path) -> BatchJob:
-    request = BatchRequest.from_json(job_folder.read_request(folder))
+    request = job_folder.read_request(folder, BatchRequest)
     lines = job_folder.read_lines(folder)
     found: dict[str, Any] | None = next((line for line in lines if "completion_tokens" in line), None)
     at = job_folder.read_progress(folder)

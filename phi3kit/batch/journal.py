@@ -1,4 +1,4 @@
-"""Journal: what a batch has computed so far, row by row; a stopped batch goes on from here.
+"""Journal: the results that a batch has so far; a stopped batch goes on from here.
 
 One SQLite file a batch in the data folder, named by what makes two batches the same. Knows rows. Knows no prompts.
 """
@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from phi3kit.batch.request import RowResult
 from phi3kit.core.data_folder import unwritable
@@ -23,13 +22,13 @@ create table if not exists results (
 )
 """
 _COLUMNS = "row, completion, prompt_tokens, completion_tokens, finish_reason, error, final"
-_TOGETHER = 200  # results that are written at once
-_AT_MOST_S = 1.0  # that a result waits to be written
+_TOGETHER = 200  # results in one write
+_AT_MOST_S = 1.0  # until a result is written
 _KEPT = 50  # journals, this one too
 
 
 class Journal:
-    """The results of one batch. For one thread; a context manager that writes what still waits."""
+    """The results of one batch, for one thread. As a context manager it writes what still waits."""
 
     def __init__(self, settings: Settings, key: str, *, fresh: bool = False) -> None:
         """fresh: forget what was computed before. Raises StorageFailed."""
@@ -47,16 +46,14 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         try:
             self.write()
         finally:
             self._connection.close()
 
     def done(self, rows: int) -> bytearray:
-        """One byte a row: 1 where there is nothing left to compute. Raises BatchFailed when the file is damaged."""
+        """One byte a row: 1 where nothing is left to compute. Raises BatchFailed when the file is damaged."""
         marks = bytearray(rows)
         with self._errors():
             for (row,) in self._connection.execute("select row from results where final = 1"):
@@ -65,7 +62,7 @@ class Journal:
         return marks
 
     def add(self, result: RowResult) -> None:
-        """Keep a result; it is on disk a second later at the latest, when more come. Raises StorageFailed."""
+        """Keep a result. It is written within a second, when more come. Raises StorageFailed."""
         self._waiting.append(result)
         if len(self._waiting) >= _TOGETHER or time.monotonic() - self._written_at > _AT_MOST_S:
             self.write()

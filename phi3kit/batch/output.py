@@ -1,4 +1,4 @@
-"""Output: the input's columns and rows in their order, with what each row got beside them.
+"""Output: the input's columns and rows in their order, with each row's result beside them.
 
 The file appears whole or not at all. Knows files. Knows no models.
 """
@@ -20,7 +20,7 @@ Write = Callable[[list[dict[str, Any]]], None]
 
 
 def check_output(table: Table, output: Path) -> None:
-    """See that the output can be written, before anything is computed. Raises TableInvalid or StorageFailed."""
+    """See that the output can be written before anything is computed. Raises TableInvalid or StorageFailed."""
     kind = format_of(output)
     if output.exists() and output.samefile(table.path):
         raise TableInvalid(
@@ -35,9 +35,9 @@ def check_output(table: Table, output: Path) -> None:
 
 
 def write_output(table: Table, results: Iterator[RowResult], output: Path) -> None:
-    """Write the table with its results. Rows without one get empty cells. Raises StorageFailed or TableInvalid.
+    """Write the table with its results. Raises StorageFailed or TableInvalid.
 
-    results: in the order of rows; some may be missing.
+    results: in the order of rows; a row without one gets empty cells.
     """
     draft = _draft(output)
     with _write_errors(output):
@@ -77,7 +77,7 @@ def _writer(table: Table, path: Path, kind: str) -> Iterator[Write]:
         with pq.ParquetWriter(path, schema) as writer:
             yield lambda rows: writer.write_table(pa.Table.from_pylist([_whole(row) for row in rows], schema=schema))
     elif kind == "jsonl":
-        # What JSON can say and UTF-8 cannot (half a character) is written as JSON says it.
+        # Half a character, which JSON can hold and UTF-8 cannot, is written as JSON's escape.
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield lambda rows: file.writelines(f"{_as_json(row)}\n" for row in rows)
     else:
@@ -100,7 +100,7 @@ def _as_json(value: object) -> str:
 
 
 def _numbers(value: object) -> object:
-    """JSON has no word for what is no number."""
+    """The value with None in the place of NaN and infinity, which JSON lacks."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -109,15 +109,15 @@ def _numbers(value: object) -> object:
 
 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: _utf8(value) if isinstance(value, str) else value for name, value in row.items()}
-
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    """The row without half characters, which Arrow refuses."""
+    return {
+        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for name, value in row.items()
+    }
 
 
 def _arrow_schema(table: Table) -> Any:
-    """The input's own types; a CSV's are all texts, and a JSONL file's are found by reading it."""
+    """The output's types. A CSV's are all texts, a JSONL file's are found by reading it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

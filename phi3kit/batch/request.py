@@ -1,4 +1,4 @@
-"""Batch request: which file, which column is what, how to answer; and a row's prompt.
+"""Batch request: the file, the meaning of its columns, how rows are answered; and a row's prompt.
 
 Knows columns and messages. Reads no file and asks no model.
 """
@@ -17,15 +17,16 @@ from phi3kit.endpoints.records import Request
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 
 PromptFormat = Literal["message", "prompt", "messages"]
-# What a column of this name holds when nobody says which column is what.
+# A column of this name holds prompts of this format unless the request says otherwise.
 PROMPT_FORMATS: tuple[PromptFormat, ...] = ("message", "prompt", "messages")
 
+AT_ONCE = 8  # requests under way together: as many answers as a worker writes at once
 RESULT_COLUMNS = ("completion", "prompt_tokens", "completion_tokens", "finish_reason", "error")
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Which column is what."""
+    """The meaning of a table's columns."""
 
     column: str
     format: PromptFormat
@@ -34,7 +35,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How each row is answered; the same names and meanings as in a request."""
+    """How each row is answered; names and meanings are those of a request."""
 
     temperature: float = 0.0
     max_tokens: int = DEFAULT_MAX_TOKENS
@@ -48,13 +49,13 @@ class SamplingParams:
 
 
 def sampling_params_of(request: Request) -> SamplingParams:
-    """How one request is answered, for many."""
+    """The parameters of one request, for many rows."""
     return SamplingParams(request.temperature, request.max_tokens, request.top_p, request.seed, request.stop)
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What should be computed."""
+    """A batch that is asked for."""
 
     model_uri: str
     input: Path
@@ -62,10 +63,10 @@ class BatchRequest:
     column: str | None = None  # None: the column that is called message, prompt or messages
     format: PromptFormat | None = None
     system_column: str | None = None
-    system: str | None = None  # one system message for every row that has none of its own
+    system: str | None = None  # a system message for every row that has none of its own
     sampling: SamplingParams = field(default_factory=SamplingParams)
     reading: ReadOptions = field(default_factory=ReadOptions)
-    at_once: int | None = None  # requests that are under way together; None: as many as the worker writes at once
+    at_once: int | None = None  # requests under way together; None: AT_ONCE
     spark: str | None = None  # a Spark master
     fresh: bool = False  # compute also what was computed before
 
@@ -85,33 +86,15 @@ class BatchRequest:
             if name != "stop" and value != default[name]:
                 options.append((f"--{name.replace('_', '-')}", value))
         options += [("--stop", each) for each in self.sampling.stop]
-        # With an equals sign, so that a value may begin with a dash.
+        # With an equals sign a value may begin with a dash.
         given = [f"{name}={value}" for name, value in options if value is not None]
         flags = [*(["--no-header"] if not self.reading.header else []), *(["--fresh"] if self.fresh else [])]
         return ["batch", self.model_uri, str(self.input), "-o", str(self.output), *given, *flags]
 
-    def as_json(self) -> dict[str, Any]:
-        """For the job's file."""
-        return json.loads(json.dumps(asdict(self), default=str))
-
-    @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> "BatchRequest":
-        """From a job's file. Raises KeyError or TypeError when it is damaged."""
-        sampling = dict(given["sampling"])
-        return cls(
-            **{
-                **given,
-                "input": Path(given["input"]),
-                "output": Path(given["output"]),
-                "sampling": SamplingParams(**{**sampling, "stop": tuple(sampling["stop"])}),
-                "reading": ReadOptions(**given["reading"]),
-            }
-        )
-
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row got. Field names are the output's columns, but for `row`, `final` and `duration_s`."""
+    """The result of a row. Field names are the output's columns, but for `row`, `final` and `duration_s`."""
 
     row: int  # from 0
     completion: str
@@ -119,12 +102,12 @@ class RowResult:
     completion_tokens: int
     finish_reason: FinishReason
     error: str | None = None
-    final: bool = True  # False: it may succeed when it is asked again
-    duration_s: float = 0.0  # as the engine measured it; 0 for a row that was not asked, or that an earlier run asked
+    final: bool = True  # False: another try may succeed
+    duration_s: float = 0.0  # by the engine; 0 for a row that was not asked, or that an earlier run asked
 
 
 def failed(row: int, error: Exception | str, *, final: bool) -> RowResult:
-    """The result of a row that has none."""
+    """The result of a row that could not be answered."""
     return RowResult(row, "", 0, 0, "error", " ".join(str(error).split()), final)
 
 
@@ -194,7 +177,7 @@ def _text(value: object, what: str) -> str:
 
 
 def _messages(value: object) -> tuple[Message, ...]:
-    """OpenAI's list of messages; in a CSV it stands as JSON."""
+    """OpenAI's list of messages; in a CSV it is JSON."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -213,7 +196,7 @@ def _messages(value: object) -> tuple[Message, ...]:
 
 
 def key_of(request: BatchRequest, table: Table, mapped: Mapped, model_digest: str) -> str:
-    """What makes two batches the same: input, columns, model and parameters. Where they are computed does not."""
+    """What makes two batches the same: input, columns, model and parameters, wherever they are computed."""
     same = {
         "input": table.sha256,
         "reading": [table.format, table.header, table.encoding, table.delimiter],

@@ -1,6 +1,6 @@
-"""Run: one batch from its file to its output: look through, compute what is missing, write.
+"""Run: one batch from its file to its output: check, compute what is missing, write.
 
-Knows the order of these. Does not know where rows are answered: answering and spark do.
+Knows the order of these steps. Does not know how rows are answered (see answering and spark).
 """
 
 import hashlib
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from phi3kit.access.actor import Actor
-from phi3kit.batch.answering import AT_ONCE, Answering, Prompt
+from phi3kit.batch.answering import Answering, Prompt
 from phi3kit.batch.events import BatchSummary, Pace, ReportRows
 from phi3kit.batch.journal import Journal
 from phi3kit.batch.output import check_output, write_output
-from phi3kit.batch.request import BatchRequest, Mapped, RowResult, failed, key_of, map_columns, row_prompt
+from phi3kit.batch.request import AT_ONCE, BatchRequest, Mapped, RowResult, failed, key_of, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
 from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.settings import Settings
@@ -28,16 +28,18 @@ def run_batch(
 ) -> BatchSummary:
     """Compute what no earlier run of the same batch has, and write the output.
 
-    pool: whose workers answer; without one the batch has its own and ends it. Rows that cannot be answered carry their
-    error in the output. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed; what was
-    computed until then is kept.
+    A row that cannot be answered carries its error in the output. pool: its workers answer; without one the batch has
+    its own and ends it. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed;
+    what was computed until then is kept.
     """
     actor.require("batch")
     table = open_table(request.input, request.reading)
     mapped = map_columns(request, table)
     check_output(table, request.output)
-    model = resolve(canonical(request.model_uri, settings), settings)  # an alias may move meanwhile
-    key = key_of(request, table, mapped, _digest(model))
+    model = resolve(canonical(request.model_uri, settings), settings)  # once: an alias may move meanwhile
+    # MLflow's own description of the model is the same however the model was named.
+    model_digest = hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()
+    key = key_of(request, table, mapped, model_digest)
     with Journal(settings, key, fresh=request.fresh) as journal:
         done = journal.done(table.rows)
         kept = sum(done)
@@ -67,7 +69,7 @@ def run_batch(
 def _computed(
     table: Table, mapped: Mapped, system: str | None, done: bytearray, answers: Answers
 ) -> Iterator[RowResult]:
-    """The results of the rows that are missing; a row without a prompt costs no question."""
+    """The results of the missing rows. A row without a prompt is not asked."""
     without: list[RowResult] = []
 
     def prompts() -> Iterator[tuple[int, Prompt]]:
@@ -98,7 +100,7 @@ def _answers(
     pool: WorkerPool | None,
     batch_id: str,
 ) -> Iterator[Answers]:
-    """Whoever answers rows: a worker on this machine, or Spark."""
+    """What answers rows: a worker on this machine, or Spark."""
     with ExitStack() as ended:
         if request.spark:
             from phi3kit.batch.spark import SparkAnswering
@@ -113,8 +115,3 @@ def _answers(
         answering = Answering(pool, model.model_uri, request.sampling, actor, settings, batch_id)
         ended.callback(answering.close)
         yield lambda rows: answering.answers(rows, request.at_once or AT_ONCE)
-
-
-def _digest(model: ResolvedModel) -> str:
-    """What tells this model from every other one, however it was named: MLflow's own description of it."""
-    return hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()

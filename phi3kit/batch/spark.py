@@ -1,8 +1,8 @@
 """Spark: rows on the executors of a Spark cluster, or on local ones, with the worker's own engine.
 
-The driver sends rows in waves and keeps what each wave brings, so a stopped batch goes on after its last wave.
-Executors get phi3kit's code and, when they are on other machines, the model's files from here; the libraries of
-requirements.txt must be installed there. Knows Spark. Knows no files of rows.
+The driver sends rows in waves and keeps the results of each, so a stopped batch goes on after its last wave.
+Executors get phi3kit's code and, on other machines, the model's files from here; the libraries of requirements.txt
+must be installed there. Knows Spark. Knows no files of rows.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ RowBody = tuple[int, str]  # row, request as JSON
 _MASTER_ANSWERS_S = 10.0  # a TCP connection to it
 _SESSION_BEGINS_S = 90.0  # a standalone master is asked three times, 20 s apart, before Spark gives up
 _EXECUTOR_BEGINS_S = 120.0  # a cluster may have to start one
-_WAVE_S = 10.0  # that a wave should take: what is lost at most when the batch is stopped
+_WAVE_S = 10.0  # that a wave should take: a stopped batch loses so much at most
 _FIRST_ROWS_A_TASK = 8
 _MOST_ROWS_A_TASK = 1024
 
@@ -81,10 +81,10 @@ class SparkAnswering:
 
     def answers(self, rows: Iterable[tuple[int, Prompt]]) -> Iterator[RowResult]:
         """A result a row, wave by wave. Raises BatchFailed when the cluster is gone."""
-        bodies = ((row, self._body(prompt)) for row, prompt in rows)
+        bodies = ((row, json.dumps(self._sampling.request(prompt).body(self._model_uri))) for row, prompt in rows)
         rows_a_task = _FIRST_ROWS_A_TASK
         waves: list[Future[tuple[list[RowResult], float]]] = []
-        with ThreadPoolExecutor(2, thread_name_prefix="wave") as threads:  # two: executors do not wait for the driver
+        with ThreadPoolExecutor(2, thread_name_prefix="wave") as threads:  # two, so that executors do not wait
             while True:
                 while len(waves) < 2 and (wave := list(islice(bodies, rows_a_task * self._cores))):
                     waves.append(threads.submit(self._timed, wave))
@@ -100,9 +100,6 @@ class SparkAnswering:
             self._context.cancelAllJobs()
             self._spark.stop()
 
-    def _body(self, prompt: Prompt) -> str:
-        return json.dumps(self._sampling.request(prompt).body(self._model_uri))
-
     def _timed(self, wave: list[RowBody]) -> tuple[list[RowResult], float]:
         began = time.perf_counter()
         return self._computed(wave), time.perf_counter() - began
@@ -110,7 +107,7 @@ class SparkAnswering:
     def _computed(self, bodies: list[RowBody]) -> list[RowResult]:
         """The wave's results. A wave that fails is halved, until the row that ends its executor is alone.
 
-        Raises BatchFailed when the cluster is gone or the day's tokens are spent: what is under way may go beyond them.
+        Raises BatchFailed when the cluster is gone or the day's tokens are spent; waves under way may exceed them.
         """
         try:
             check(self._limits, self._outbox, self._actor.name)
@@ -135,13 +132,14 @@ class SparkAnswering:
         return [RowResult(*(each[field.name] for field in fields(RowResult))) for each in found]
 
     def _prepared(self, master: str, model: ResolvedModel, batch_id: str) -> "Callable[..., Iterator[pd.DataFrame]]":
-        """Send code and model to the executors, and load the model on one; the function that they run."""
+        """Send code and model to the executors, and load the model on one. Returns the function that they run."""
         work = self._settings.home / "batches" / "spark"
-        code = _zipped_code(work)
-        self._context.addPyFile(str(code))
+        code = sorted((PROJECT_ROOT / "phi3kit").rglob("*.py"))
+        self._context.addPyFile(str(_zipped(code, PROJECT_ROOT, work, "phi3kit", code)))
         sent = None
         if not master.startswith("local"):
-            sent = _zipped_model(model, work)
+            files = sorted(file for file in model.folder.rglob("*") if file.is_file())
+            sent = _zipped(files, model.folder, work, "model", [model.folder / "MLmodel"])
             self._context.addFile(str(sent))
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         load = Load(str(model.folder), sent.name if sent else None, model.wrapper, model.model_uri, threads,
@@ -169,7 +167,7 @@ class SparkAnswering:
 
 
 def _session(master: str, settings: Settings) -> Any:
-    """A Spark session of our own settings and of the user's spark-defaults.conf."""
+    """A Spark session of these settings and of the user's spark-defaults.conf. Raises BatchFailed."""
     from pyspark.sql import SparkSession
 
     work = settings.home / "batches" / "spark"
@@ -230,7 +228,7 @@ def _look_for_spark(master: str) -> None:
 
 
 def _knock(master: str) -> None:
-    """Before a JVM is started: does anything listen at a standalone or Kubernetes master's address? Raises BatchFailed."""
+    """See that something listens at a standalone or Kubernetes master, before a JVM is started. Raises BatchFailed."""
     if not master.startswith(("spark://", "k8s://")):
         return
     places = [place.rpartition("//")[2] for place in master.partition("://")[2].split(",")]
@@ -252,7 +250,7 @@ def _knock(master: str) -> None:
 
 
 def _within(seconds: float, call: Callable[[], T], late: BatchFailed) -> T:
-    """What `call` gives, or `late` when it takes too long; it is left to itself then, and ends with the process."""
+    """What `call` returns. Raises `late` when it takes too long; the call is then left to end with the process."""
     found: list[T] = []
     errors: list[BaseException] = []
 
@@ -274,7 +272,7 @@ def _within(seconds: float, call: Callable[[], T], late: BatchFailed) -> T:
 
 @contextlib.contextmanager
 def _jvm_writes_to(path: Path) -> Iterator[None]:
-    """A JVM that is started meanwhile writes its log there, and not between our own lines."""
+    """Let a JVM that starts meanwhile write its log there, not between the command's own lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = os.dup(2)
     try:
@@ -286,35 +284,20 @@ def _jvm_writes_to(path: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def _zipped_code(work: Path) -> Path:
-    """phi3kit's own modules as an archive that Python imports from."""
-    files = sorted((PROJECT_ROOT / "phi3kit").rglob("*.py"))
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-    target = work / f"phi3kit-{digest}.zip"
+def _zipped(files: list[Path], root: Path, work: Path, name: str, named_by: list[Path]) -> Path:
+    """An archive of files, not compressed: weights do not shrink. Made once for the same content of `named_by`."""
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in named_by)).hexdigest()[:12]
+    target = work / f"{name}-{digest}.zip"
     if not target.exists():
         draft = target.with_suffix(".part")
         with zipfile.ZipFile(draft, "w") as archive:
             for file in files:
-                archive.write(file, file.relative_to(PROJECT_ROOT))
-        draft.replace(target)
-    return target
-
-
-def _zipped_model(model: ResolvedModel, work: Path) -> Path:
-    """A logged model's files as one archive, not compressed: weights do not shrink."""
-    name = hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()[:12]
-    target = work / f"model-{name}.zip"
-    if not target.exists():
-        draft = target.with_suffix(".part")
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
-            for file in sorted(model.folder.rglob("*")):
-                if file.is_file():
-                    archive.write(file, file.relative_to(model.folder))
+                archive.write(file, file.relative_to(root))
         draft.replace(target)
     return target
 
 
 def _paced(rows_a_task: int, seconds: float) -> int:
-    """Rows a task for the next wave, so that a wave takes as long as it should."""
+    """Rows a task for the next wave, from how long the last one took."""
     wanted = rows_a_task * _WAVE_S / max(seconds, 0.1)
     return int(min(max(wanted, rows_a_task / 4, 1), rows_a_task * 4, _MOST_ROWS_A_TASK))

@@ -1,13 +1,12 @@
-"""Tables: files of rows (CSV, JSONL, Parquet), looked through once and then read row by row.
+"""Tables: files of rows (CSV, JSONL, Parquet), checked once and then read row by row.
 
-A file may be bigger than memory: no more than a piece of it is held. Knows files. Knows no prompts and no models.
+A file may be bigger than memory: only a piece of it is held. Knows files. Knows no prompts and no models.
 """
 
 import codecs
 import csv
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,22 +22,22 @@ TABLE_FORMATS: dict[str, TableFormat] = {
 BATCH_ROWS = 1000  # of a Parquet file that are in memory at once
 
 _PIECE = 1 << 20  # bytes that are hashed and decoded at once
-_DELIMITERS = ",;\t|"
+_DELIMITERS = ",;\t|"  # the first one where a line has none
 _BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a file's bytes become rows; only CSV needs to be told anything."""
+    """How a file's bytes become rows. Only a CSV leaves a choice."""
 
     header: bool = True  # the first row names the columns; without it they are column_1, column_2, ...
     encoding: str | None = None  # None: UTF-8, or what the file's first bytes say
-    delimiter: str | None = None  # None: the one that the first line has most of
+    delimiter: str | None = None  # None: the most frequent one of the first line
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file that was looked through: every row of it can be read."""
+    """A checked file: every row of it can be read."""
 
     path: Path
     format: TableFormat
@@ -51,7 +50,7 @@ class Table:
 
 
 def format_of(path: Path) -> TableFormat:
-    """By the file's name. Raises TableInvalid."""
+    """The format that a file's name says. Raises TableInvalid."""
     found = TABLE_FORMATS.get(path.suffix.lower())
     if found is None:
         raise TableInvalid(
@@ -63,7 +62,7 @@ def format_of(path: Path) -> TableFormat:
 
 
 def open_table(path: Path, reading: ReadOptions = ReadOptions()) -> Table:
-    """Look through the whole file: its columns, how many rows, whether each can be read. Raises TableInvalid."""
+    """Check the whole file: its columns, its number of rows, and that each can be read. Raises TableInvalid."""
     kind = format_of(path)
     with _read_errors(path):
         if path.stat().st_size == 0:
@@ -76,7 +75,7 @@ def open_table(path: Path, reading: ReadOptions = ReadOptions()) -> Table:
 def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows in their order, as column to value; missing cells are None (in a CSV an empty text).
 
-    columns: only these. Raises TableInvalid when the file changed since it was looked through.
+    columns: only these. Raises TableInvalid when the file has changed since it was checked.
     """
     with _read_errors(table.path):
         if table.format == "csv":
@@ -93,18 +92,12 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[di
                     yield from batch.to_pylist()
 
 
-def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _open_csv(path: Path, reading: ReadOptions) -> Table:
     encoding = _encoding(path, reading)
     sha256 = _decoded(path, encoding)
     with path.open(encoding=encoding, newline="") as file:
         first_line = next((line for line in file if line.strip()), "")
-    delimiter = reading.delimiter or ("\t" if path.suffix.lower() == ".tsv" else _delimiter(first_line))
+    delimiter = reading.delimiter or ("\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=first_line.count))
     draft = Table(path, "csv", (), 0, sha256, reading.header, encoding, delimiter)
     first = next(_csv_lines(draft), None)
     if first is None:
@@ -121,7 +114,7 @@ def _open_csv(path: Path, reading: ReadOptions) -> Table:
 
 
 def _csv_rows(table: Table) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of every row, as many cells as there are columns; blank lines are no rows."""
+    """(line, cells) of every row, a cell a column. Blank lines are no rows."""
     lines = _csv_lines(table)
     if table.header:
         next(lines, None)
@@ -137,7 +130,7 @@ def _csv_rows(table: Table) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_lines(table: Table) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a prompt may be longer than the module's 131,072 characters
+    csv.field_size_limit(2**31 - 1)  # a prompt may be longer than the module's 131,072 characters
     with table.path.open(encoding=table.encoding, newline="") as file:
         reader = csv.reader(file, delimiter=table.delimiter, strict=True)
         try:
@@ -152,15 +145,11 @@ def _csv_lines(table: Table) -> Iterator[tuple[int, list[str]]]:
             ) from error
 
 
-def _delimiter(first_line: str) -> str:
-    return max(_DELIMITERS, key=first_line.count) if any(each in first_line for each in _DELIMITERS) else ","
-
-
 def _encoding(path: Path, reading: ReadOptions) -> str:
     if reading.encoding:
         try:
             found = codecs.lookup(reading.encoding).name
-            "".encode(found)  # codecs has some that are not of texts
+            "".encode(found)  # some codecs are not of texts
         except LookupError as error:
             raise TableInvalid(
                 f"There is no encoding {reading.encoding!r}.", f"{error}.", "Name one such as utf-8, cp932 or cp1253."
@@ -172,7 +161,7 @@ def _encoding(path: Path, reading: ReadOptions) -> str:
 
 
 def _decoded(path: Path, encoding: str) -> str:
-    """The file's hash, when all of it can be decoded."""
+    """The file's hash. Raises TableInvalid when it cannot be decoded."""
     digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder(encoding)()
     lines = 1
     with path.open("rb") as file:
@@ -226,17 +215,17 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _open_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        return Table(path, "parquet", tuple(file.schema_arrow.names), file.metadata.num_rows, sha256_of(path))
+    with path.open("rb") as raw, pq.ParquetFile(path) as file:
+        sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
+        return Table(path, "parquet", tuple(file.schema_arrow.names), file.metadata.num_rows, sha256)
 
 
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
-    """Translate what the file system and Arrow say."""
+    """Translate the errors of the file system and of Arrow."""
     try:
         yield
     except OSError as error:
-        # Arrow's own errors are OSErrors or ValueErrors without a number.
         raise TableInvalid(
             f"{path.name} cannot be read.", f"{error.strerror or error}.", "Check the file's name and its rights."
         ) from error

@@ -43,14 +43,13 @@ def _run(arguments: argparse.Namespace) -> None:
     from phi3kit.batch.run import run_batch
     from phi3kit.jobs.kinds import BATCHES
 
-    summary = run_rows(BATCHES, _request(arguments), read_settings(), run_batch, _stopped)
+    def stopped(at: "RowProgress") -> str:
+        return f"Stopped. {at.done:,} of {at.total:,} rows are kept; the same command goes on."
+
+    summary = run_rows(BATCHES, _request(arguments), read_settings(), run_batch, stopped)
     if summary.kept:
         print(f"{summary.kept:,} rows were computed before; --fresh computes them again.", file=sys.stderr)
     print(json.dumps(summary.as_json(), ensure_ascii=False))
-
-
-def _stopped(at: "RowProgress") -> str:
-    return f"Stopped. {at.done:,} of {at.total:,} rows are kept; the same command goes on."
 
 
 def _request(arguments: argparse.Namespace) -> "BatchRequest":

@@ -67,7 +67,7 @@ def _build(request: "BuildRequest", settings: Settings, arguments: argparse.Name
     """Build as a job that others can watch."""
     from phi3kit.jobs.job_folder import run_as_job
     from phi3kit.jobs.kinds import BUILDS
-    from phi3kit.packaging.events import Queued, StepProgress, as_line, in_words
+    from phi3kit.packaging.events import Queued, StepProgress, in_words
     from phi3kit.packaging.plan import make_plan
     from phi3kit.packaging.sources.find import find_source
 
@@ -75,7 +75,7 @@ def _build(request: "BuildRequest", settings: Settings, arguments: argparse.Name
 
     def show(event: "Event") -> None:
         if arguments.json:
-            print(json.dumps(as_line(event)), flush=True)
+            print(json.dumps(asdict(event)), flush=True)
         elif isinstance(event, StepProgress):
             terminal.show(in_words(event))
         elif line := in_words(event):
@@ -83,10 +83,10 @@ def _build(request: "BuildRequest", settings: Settings, arguments: argparse.Name
 
     def report(event: "Event") -> None:
         ending.again()
-        job.line(as_line(event))
+        job.line(asdict(event))
         show(event)
 
-    with run_as_job(BUILDS, asdict(request), actor, settings) as job:
+    with run_as_job(BUILDS, request, actor, settings) as job:
         source = find_source(request.source, actor, settings)
         job.wait(lambda ahead: show(Queued(ahead)))
         make_plan(request, source, actor, settings).refuse_what_cannot_fit(arguments.yes)
@@ -95,6 +95,6 @@ def _build(request: "BuildRequest", settings: Settings, arguments: argparse.Name
         take_back_remains(settings)
         source = download(request, source, settings, report)
         for wrapper in request.in_order:
-            built = build(wrapper, source, request, actor, settings, report).as_json()
+            built = asdict(build(wrapper, source, request, actor, settings, report))
             job.line(built)
             print(json.dumps(built, ensure_ascii=False), flush=True)

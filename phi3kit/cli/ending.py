@@ -1,6 +1,6 @@
-"""Ending: a command that is told to end, by Ctrl-C or SIGTERM, takes back what it half did and keeps what it has.
+"""Ending: Ctrl-C and SIGTERM become exceptions, so that a command's clean-up runs.
 
-Knows signals. What is taken back or kept, each command's own clean-up knows.
+Knows signals. Does not know what a command takes back or keeps.
 """
 
 import signal
@@ -8,7 +8,7 @@ import sys
 
 
 class Ending:
-    """Both signals become exceptions, which every clean-up sees; the first one is not interrupted by a second."""
+    """Raises KeyboardInterrupt or SystemExit at the first signal, and ignores a second one."""
 
     def __init__(self) -> None:
         self._told: int | None = None
@@ -18,7 +18,7 @@ class Ending:
         sys.unraisablehook = self._swallowed
 
     def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """The signal came inside a destructor or a callback of C: `again` raises it, and no traceback is printed."""
+        """Print no traceback when the signal came inside a destructor or a callback of C; `again` raises it."""
         if not isinstance(unraisable.exc_value, (KeyboardInterrupt, SystemExit)):
             self._others(unraisable)
 
@@ -28,7 +28,7 @@ class Ending:
         self.again()
 
     def again(self) -> None:
-        """Raise what was told, if anything was: a destructor or a callback from C may have swallowed it."""
+        """Raise the signal that came, if any: a destructor or a callback of C may have swallowed it."""
         if self._told == signal.SIGINT:
             raise KeyboardInterrupt
         if self._told is not None:

@@ -18,9 +18,18 @@ from phi3kit.core.redaction import hide_in_logs
 
 _COMMANDS = (app, build, serve, chat, signatures, usage, azure, batch, evaluate, keys)  # in the order of --help
 
+_QUIET = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "HF_HUB_OFFLINE": "1",  # no library asks the hub by itself; phi3kit's own download does
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's, between lines of JSON
+}
+
 
 class _Parser(argparse.ArgumentParser):
-    """One line a mistake: argparse alone would print the usage above it."""
+    """Prints one line a mistake, without argparse's usage above it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}. Try: {self.prog} --help\n")
@@ -53,13 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _quiet() -> None:
     """Keep what libraries print about themselves out of the command's output."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no library asks the hub by itself; phi3kit's own download does
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's: between our lines of JSON
-    logging.captureWarnings(True)  # a filter would not do: MLflow puts its own before it
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.captureWarnings(True)  # not a filter: MLflow puts its own before it
     for name in ("mlflow", "alembic", "transformers", "huggingface_hub", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it prints what it raises, traceback and all

@@ -6,25 +6,22 @@ Knows jobs and stderr. Knows no command.
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from phi3kit.access.actor import Actor, process_actor
 from phi3kit.cli.ending import Ending
 from phi3kit.core.settings import Settings
 
 if TYPE_CHECKING:
-    from phi3kit.batch.events import ReportRows, RowProgress
-    from phi3kit.jobs.job_folder import JobKind
+    from phi3kit.batch.events import BatchSummary, ReportRows, RowProgress
+    from phi3kit.evaluation.results import Evaluation
+    from phi3kit.jobs.job_folder import JobKind, JobRequest
 
 _EVERY_S = 2.0  # lines on a terminal
 
 
-class _HasJson(Protocol):
-    def as_json(self) -> dict[str, object]: ...
-
-
-RequestT = TypeVar("RequestT", bound=_HasJson)
-ResultT = TypeVar("ResultT", bound=_HasJson)
+RequestT = TypeVar("RequestT", bound="JobRequest")
+ResultT = TypeVar("ResultT", "BatchSummary", "Evaluation")
 
 
 class TerminalProgress:
@@ -48,24 +45,24 @@ def run_rows(
     work: "Callable[[RequestT, Actor, Settings, ReportRows], ResultT]",
     stopped: "Callable[[RowProgress], str] | None" = None,
 ) -> ResultT:
-    """Do the work as a job; its progress goes to the job's file and to stderr, its result to the job's file.
+    """Do the work as a job. Progress goes to stderr and the job's files, the result to the job's files.
 
-    stopped: the last line when a signal ends the work, from how far it was.
+    stopped: makes the last line, from the progress, when a signal ends the work.
     """
     from phi3kit.jobs.job_folder import run_as_job
 
     Ending()
     actor, terminal = process_actor(settings), TerminalProgress()
     last: RowProgress | None = None
-
-    def report(progress: "RowProgress") -> None:
-        nonlocal last
-        last = progress
-        job.progress(vars(progress))
-        terminal.show(progress.in_words())
-
     try:
-        with run_as_job(kind, request.as_json(), actor, settings) as job:
+        with run_as_job(kind, request, actor, settings) as job:
+
+            def report(progress: "RowProgress") -> None:
+                nonlocal last
+                last = progress
+                job.progress(vars(progress))
+                terminal.show(progress.in_words())
+
             job.wait()
             result = work(request, actor, settings, report)
             job.line(result.as_json())

@@ -2,8 +2,8 @@
 
     mlflow run . -e build -P wrapper=onnx --env-manager local
 
-MLflow hands its tracking store to what it starts, and where nobody has chosen one it makes up ./mlflow.db. Then
-phi3kit's own store is the right one: what is built here is to be seen in the app. Knows MLflow's variables only.
+MLflow hands its tracking store to what it starts; where nobody has chosen one, it makes up ./mlflow.db. phi3kit's own
+store takes its place then, so that the app shows what is built. Knows MLflow's variables only.
 """
 
 import os
@@ -17,7 +17,7 @@ _OF_THE_PROJECT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_N
 
 
 def own_environment(found: dict[str, str]) -> dict[str, str]:
-    """The environment for phi3kit's commands: a store that somebody chose stays, one that MLflow made up does not."""
+    """The environment for phi3kit's commands, without a store that MLflow made up."""
     kept = {name: value for name, value in found.items() if name not in _OF_THE_PROJECT}
     made_up = f"sqlite:///{PROJECT_ROOT / 'mlflow.db'}"
     if kept.get("MLFLOW_TRACKING_URI") == made_up:
@@ -26,7 +26,7 @@ def own_environment(found: dict[str, str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Run a command of phi3kit in this process's place."""
+    """Replace this process by a command of phi3kit."""
     command = [sys.executable, "-m", "phi3kit", *sys.argv[1:]]
     become(command, own_environment(dict(os.environ)))
 

@@ -1,4 +1,4 @@
-"""Machine: how many CPUs and how much memory this process may really use, and how it gives memory back.
+"""Machine: how many CPUs and how much memory and disk this process may really use, and how it gives memory back.
 
 Knows affinity masks and Linux' control groups, of both versions. A container sees the whole machine's CPUs and memory
 everywhere else.
@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ def free_memory_bytes() -> int:
         if limit and used and limit[0] != "max":
             free.append(max(0, int(limit[0]) - int(used[0]) + _cached(group)))
     return min(free)
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder, which need not exist yet."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return shutil.disk_usage(there).free
 
 
 def _cached(group: Path) -> int:

@@ -4,4 +4,4 @@ from pathlib import Path
 
 MODEL_FOLDER = Path(__file__).parent / "model"
 EVALUATION_FILE = MODEL_FOLDER / "evaluation.json"
-QUESTIONS_FILE = Path(__file__).parent / "questions.csv"  # questions that it never saw, with the right answers
+QUESTIONS_FILE = Path(__file__).parent / "questions.csv"  # those that it never saw, with the right answers

@@ -1,4 +1,4 @@
-"""Conversations: what the embedded model is shown in training, drawn at random from the corpus.
+"""Conversations: the embedded model's training data, drawn at random from the corpus.
 
 Knows how people write: several turns, a system prompt or none, no capitals, no question mark.
 Knows no tokens. Never draws what the corpus withholds.
@@ -43,7 +43,7 @@ _SYLLABLES: dict[Language, list[str]] = {
     "ja": list("アイウエオカキクケコサシスセソタチツテトナニヌネノハヒフヘホマミムメモラリルレロワン"),
     "el": [a + b for a in "βγδζθκλμνπρστφχ" for b in ("α", "ε", "ι", "ο", "άν", "όρ", "ία")],
 }
-# Words that people leave out. Not one of them tells two questions apart.
+# Words that people leave out. None of them tells two questions apart.
 _DROPPED = {"the", "a", "an", "please", "me", "το", "η", "ο", "τα", "μου"}
 
 
@@ -77,7 +77,7 @@ class ConversationSource:
             self._words[language] = sorted({word for question in outside for word in question.text.split()})
 
     def draw(self) -> list[Message]:
-        """One conversation: messages that alternate user and assistant, perhaps behind a system message."""
+        """One conversation: user and assistant in turns, perhaps behind a system message."""
         rng = self._rng
         language = rng.choice(LANGUAGES)
         turns = rng.choices((1, 2, 3, 5, 24), (0.5, 0.26, 0.14, 0.09, 0.01))[0]
@@ -92,7 +92,7 @@ class ConversationSource:
         return [Message("system", system), *messages] if system else messages
 
     def _turn(self, language: Language, previous: Question | None) -> tuple[str, str, Question | None]:
-        """Text, answer, and the question that a follow-up would refer to."""
+        """(text, answer, the question that a follow-up would refer to)."""
         rng = self._rng
         file = language_file(language)
         if previous is not None and previous.kind == "capital" and rng.random() < 0.45:
@@ -112,7 +112,7 @@ class ConversationSource:
         return question.text, question.answer, question
 
     def _unknown(self, language: Language) -> str:
-        """Something that the corpus does not know: teaches to say so, also in a question of a well-known form."""
+        """A question that the corpus cannot answer, also in a well-known form: teaches the model to say so."""
         rng = self._rng
         phrasings = language_file(language)["phrasings"]
         form = rng.choices(("capital", "what", "words", "letters"), (0.35, 0.2, 0.3, 0.15))[0]
@@ -128,7 +128,7 @@ class ConversationSource:
         return ("" if language == "ja" else " ").join(words)
 
     def _unknown_name(self, language: Language) -> str:
-        """A name that is no country's and no topic's: made up, or a city's."""
+        """A name of no country and no topic: made up, or a city's."""
         rng = self._rng
         if rng.random() < 0.4:
             name = rng.choice(self._cities[language])
@@ -145,7 +145,7 @@ class ConversationSource:
         return str(rng.choice(file["comedian" if rng.random() < (0.7 if joke else 0.1) else "system"]))
 
     def _as_typed(self, text: str) -> str:
-        """The question as people type it: sometimes without capitals, sometimes without its last mark."""
+        """The question as people type it: sometimes without capitals or its last mark."""
         rng = self._rng
         if rng.random() < 0.1:
             text = " ".join(word for word in text.split(" ") if word.lower() not in _DROPPED or rng.random() < 0.5)

@@ -1,7 +1,7 @@
 """Corpus: every question that the embedded model is taught or tested on, in English, Japanese and Greek.
 
-Knows the language files and the table of countries, and which phrasings are withheld from training.
-Knows no tokens and no weights.
+Knows the language files, the table of countries, and the phrasings that are withheld from training.
+Knows neither tokens nor weights.
 """
 
 import csv
@@ -18,10 +18,10 @@ LANGUAGES: tuple[Language, ...] = ("en", "ja", "el")
 Kind = Literal["capital", "topic", "detail", "list", "talk", "joke", "outside"]
 
 _FOLDER = Path(__file__).parent / "corpus"
-_SEED = 3  # which phrasings are withheld; another seed is another examination
+_SEED = 3  # of the withheld phrasings; another seed is another examination
 _WITHHELD_SHARE = 0.15
 
-# Long answers that are sure to be long: a whole continent, a whole world.
+# The subjects of long answers: a whole continent, the whole world.
 _CONTINENTS: dict[str, dict[Language, str]] = {
     "Africa": {"en": "Africa", "ja": "アフリカ", "el": "της Αφρικής"},
     "Americas": {"en": "the Americas", "ja": "南北アメリカ", "el": "της Αμερικής"},
@@ -64,7 +64,7 @@ class Question:
 
     language: Language
     kind: Kind
-    subject: str  # what is asked about: a country code, a topic's id, ...
+    subject: str  # a country code, a topic's id, ...
     text: str
     answer: str
     withheld: bool  # never shown in training
@@ -95,7 +95,7 @@ def language_file(language: Language) -> dict[str, Any]:
 
 
 def country_phrase(country: dict[str, str], language: Language) -> str:
-    """The country as it stands inside a question: Greek wants the genitive."""
+    """The country inside a question: in Greek the genitive."""
     return country["el_genitive"] if language == "el" else country[language]
 
 
@@ -155,7 +155,7 @@ def _questions(language: Language) -> Iterator[Question]:
 
     def ask(kind: Kind, subject: str, templates: list[str], answer: str, **words: str) -> Iterator[Question]:
         for number, template in enumerate(templates):
-            # The first phrasing is always taught: it is the chapter's own, or the plainest.
+            # The first phrasing is always taught: the chapter's own, or the plainest.
             withheld = number > 0 and rng.random() < _WITHHELD_SHARE
             yield Question(language, kind, subject, _sentence(template.format(**words)), answer, withheld)
 
@@ -203,5 +203,5 @@ def _follow_ups(language: Language) -> Iterator[FollowUp]:
 
 
 def _sentence(text: str) -> str:
-    """A sentence begins with a capital letter, also where a country's name ("the Netherlands") comes first."""
+    """The sentence with a capital letter, also where a country's name ("the Netherlands") comes first."""
     return text[:1].upper() + text[1:]

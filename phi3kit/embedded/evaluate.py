@@ -2,7 +2,7 @@
 
     python -m phi3kit.embedded.evaluate [--model FOLDER]     examine the weights again
 
-An answer counts only when its text equals the corpus' to the letter, greedy. Knows both engines; trains nothing.
+A greedy answer counts only when its text equals the corpus' to the letter. Knows both engines. Trains nothing.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime_genai as og
 import torch
 from tokenizers import Tokenizer
@@ -27,6 +26,7 @@ from phi3kit.embedded.corpus import LANGUAGES, Language, follow_ups, near_outsid
 from phi3kit.embedded.tokenizer import CONTEXT_TOKENS
 from phi3kit.formats.chat_template import prompt_ids
 from phi3kit.packaging.export import export_onnx
+from phi3kit.packaging.wrappers.compare import greedy_answers
 
 _BATCH = 32  # the most that onnxruntime-genai takes
 _TRAINED_SAMPLE = 1500  # trained phrasings examined per language
@@ -36,7 +36,7 @@ _NEAR_SAMPLE = 60  # out-of-scope questions about countries examined per languag
 
 @dataclass(frozen=True)
 class Case:
-    """One conversation up to the question, and the answer that is wanted."""
+    """One conversation up to the question, and the wanted answer."""
 
     group: str
     language: Language
@@ -58,7 +58,7 @@ class Wanted:
 
 
 def cases() -> list[Case]:
-    """Everything that is examined, in the four groups that evaluation.json reports."""
+    """All cases, in the four groups that evaluation.json reports."""
     return list(_cases())
 
 
@@ -76,13 +76,13 @@ def _cases() -> Iterator[Case]:
             yield Case(group, language, (Message("user", question.text),), question.answer)
         for follow_up in follow_ups(language):
             if follow_up.withheld:
-                asked = Message("user", follow_up.first.text), Message("assistant", follow_up.first.answer)
-                messages = (*asked, Message("user", follow_up.text))
+                before = Message("user", follow_up.first.text), Message("assistant", follow_up.first.answer)
+                messages = (*before, Message("user", follow_up.text))
                 yield Case("withheld follow-ups", language, messages, follow_up.answer)
 
 
 def evaluate(folder: Path) -> dict[str, Any]:
-    """Exact-answer rates by engine, group and language, with the number of questions behind each.
+    """Exact-answer rates by engine, group and language, and the number of questions of each.
 
     folder: a model folder as the recipe writes it.
     """
@@ -107,15 +107,15 @@ def _as_ids(case: Case, tokenizer: Tokenizer) -> Wanted:
 
 
 def _right_in_transformers(folder: Path, wanted: Sequence[Wanted]) -> list[bool]:
-    """Whether each token of an answer is the likeliest one behind the tokens before it: then greedy writes that answer."""
-    # The committed fp16 numbers, computed in float32: batches of float16 take a CPU ten times as long.
+    """Whether each token of an answer is the likeliest one behind those before it: then greedy writes that answer."""
+    # The committed fp16 numbers in float32: a CPU takes ten times as long for batches of float16.
     model = Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     right = [False] * len(wanted)
     by_length = sorted(range(len(wanted)), key=lambda index: len(wanted[index].ids))
     for start in range(0, len(by_length), _BATCH):
         batch = [(index, wanted[index]) for index in by_length[start : start + _BATCH]]
         width = len(batch[-1][1].ids)
-        # Padded behind its end, where no token of the answer looks.
+        # Padded at the end, where no token of the answer attends.
         ids = torch.tensor([each.ids + [0] * (width - len(each.ids)) for _, each in batch])
         with torch.inference_mode():
             likeliest = model(input_ids=ids, use_cache=False).logits.argmax(dim=-1)
@@ -133,26 +133,15 @@ def _right_in_onnx(folder: Path, wanted: Sequence[Wanted]) -> list[bool]:
     for index, each in enumerate(wanted):
         by_length[len(each.prompt), len(each.answer) > _LONG_ANSWER].append(index)
     right = [False] * len(wanted)
-    for (width, _), indices in by_length.items():
+    for indices in by_length.values():
         for start in range(0, len(indices), _BATCH):
             batch = [wanted[index] for index in indices[start : start + _BATCH]]
-            params = og.GeneratorParams(model)
             longest = max(len(each.ids) for each in batch) + 1  # so that an answer that does not end is seen
-            params.set_search_options(batch_size=len(batch), max_length=min(longest, CONTEXT_TOKENS), do_sample=False)
-            generator = og.Generator(model, params)
-            generator.append_tokens(np.array([each.prompt for each in batch], dtype=np.int32))
-            while not generator.is_done():
-                generator.generate_next_token()
-            for row, each in enumerate(batch):
-                answer = [int(token) for token in generator.get_sequence(row)][width:]
-                # The library keeps an end token for itself, and pads behind it in a batch.
-                right[indices[start + row]] = _until(answer, ends) == each.answer[:-1]
+            prompts = [each.prompt for each in batch]
+            answers = greedy_answers(model, prompts, min(longest, CONTEXT_TOKENS), ends)
+            for index, each, answer in zip(indices[start:], batch, answers, strict=False):
+                right[index] = answer == each.answer[:-1]
     return right
-
-
-def _until(ids: list[int], ends: set[int]) -> list[int]:
-    """The ids before the first end token."""
-    return next((ids[:position] for position, token in enumerate(ids) if token in ends), ids)
 
 
 def _rates(right: Sequence[bool], examined: Sequence[Case], *, count: bool = False) -> dict[str, dict[str, float]]:

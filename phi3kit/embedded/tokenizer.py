@@ -1,6 +1,6 @@
 """The embedded model's tokenizer: Phi-3's kind (Llama-style BPE with byte fallback), learned from the corpus.
 
-Knows text and special tokens. Knows no questions, trains no weights.
+Knows text and special tokens. Knows no questions. Trains no weights.
 """
 
 import json
@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from phi3kit.formats.chat_template import JINJA_TEMPLATE
 
-# Phi-3's own, in the order in which its tokenizer numbers them. The role tokens swallow white space behind them
-# (rstrip), which is why a prompt with and without newlines gives the same ids, in the chapter's raw prompt too.
+# Phi-3's own, in the order of their ids. The role tokens swallow white space behind them (rstrip): a prompt with and
+# without newlines gives the same ids, the chapter's raw prompt too.
 SPECIAL_TOKENS = (
     ("<|endoftext|>", False),
     ("<|assistant|>", True),
@@ -22,8 +22,8 @@ SPECIAL_TOKENS = (
 )
 CONTEXT_TOKENS = 4096
 
-# Merges are learned inside runs of one script only. Without the split at punctuation onnxruntime-genai and
-# transformers give different ids for the same text; without the split at Japanese scripts a name melts into its particle.
+# Merges are learned inside runs of one script. Without the split at punctuation onnxruntime-genai and transformers
+# give different ids for a text; without the split at Japanese scripts a name merges with its particle.
 _RUNS = Regex(r"\p{Han}+|\p{Hiragana}+|[\p{Katakana}ー]+")
 
 
@@ -43,17 +43,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size - len(SPECIAL_TOKENS), special_tokens=bytes_and_marks, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # Phi-3's form: no pre-tokenizer; a normalizer writes spaces as U+2581. The merges keep the boundaries learned above.
+    # Phi-3's form: no pre-tokenizer, and a normalizer that writes spaces as U+2581. The merges keep their boundaries.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [
         token for token in state["added_tokens"] if not token["content"].startswith("<0x")
     ]  # byte tokens are ordinary vocabulary: a typed "<0x41>" is six characters, not the letter A
     state["pre_tokenizer"] = None
-    # onnxruntime-genai never joins a newline to a word; what was learned so (list items) must not be applied.
-    merges = ("".join(merge) for merge in state["model"]["merges"])
-    joins_newline = ["\n" in merge and merge.strip("\n") != "" for merge in merges]
+    # onnxruntime-genai never joins a newline to a word: merges that do (of list items) must go.
     state["model"]["merges"] = [
-        merge for merge, dropped in zip(state["model"]["merges"], joins_newline, strict=True) if not dropped
+        merge for merge in state["model"]["merges"] if "\n" not in (text := "".join(merge)) or not text.strip("\n")
     ]
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

@@ -2,8 +2,8 @@
 
     python -m phi3kit.embedded.train [--out FOLDER] [--steps N]
 
-Seeded. Knows tokens and weights; which questions there are is the corpus' matter.
-Writes config.json, generation_config.json, model.safetensors (fp16), the tokenizer, and evaluation.json.
+Seeded. Writes config.json, generation_config.json, model.safetensors (fp16), the tokenizer, and evaluation.json.
+Knows tokens and weights. Does not know the questions (see corpus).
 """
 
 import argparse
@@ -59,7 +59,7 @@ def new_model(tokenizer: Tokenizer) -> Phi3ForCausalLM:
 
 
 class Encoder:
-    """Messages to (ids, targets): only the assistant's tokens, its end token too, carry a loss."""
+    """Messages to (ids, targets). Only the assistant's tokens carry a loss, its end token too."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encode = lru_cache(maxsize=200_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
@@ -95,7 +95,7 @@ def batches(
 
 
 def train(model: Phi3ForCausalLM, tokenizer: Tokenizer, steps: int) -> float:
-    """Train in place; the seconds it took."""
+    """Train the model in place. Returns the seconds that it took."""
     began = time.perf_counter()
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     plain = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
@@ -111,11 +111,11 @@ def train(model: Phi3ForCausalLM, tokenizer: Tokenizer, steps: int) -> float:
     stream = batches(Encoder(tokenizer), ConversationSource(SEED), random.Random(SEED))
     quantized = [model.lm_head.weight, *(p for name, p in model.named_parameters() if name.endswith("proj.weight"))]
     coin = random.Random(SEED)
-    # With AMX bfloat16 products are twice as fast as float32's, without it half as fast; sums stay in float32.
+    # bfloat16 products are twice as fast as float32's with AMX, half as fast without; sums stay in float32.
     half_products = bool(torch.cpu.get_capabilities().get("amx_bf16"))
     model.train()
     for step, (ids, targets) in zip(range(1, steps + 1), stream, strict=False):
-        # Half of the later steps see the weights as int4 will store them, so that rounding changes no answer.
+        # Half of the later steps use the weights as int4 stores them, so that rounding changes no answer.
         rounded = step > steps * INT4_AFTER and coin.random() < 0.5
         exact = [weight.detach().clone() for weight in quantized] if rounded else []
         if rounded:
@@ -123,7 +123,7 @@ def train(model: Phi3ForCausalLM, tokenizer: Tokenizer, steps: int) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=half_products):
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
             wanted = targets[:, 1:]
-            learned = wanted != _IGNORED  # the vocabulary's width is paid for answers alone
+            learned = wanted != _IGNORED  # logits are computed for answers only
             logits = model.lm_head(hidden[learned])
         loss = torch.nn.functional.cross_entropy(logits.float(), wanted[learned])
         loss.backward()

@@ -1,4 +1,4 @@
-"""Withheld questions: those that the recipe keeps from training, with the right answers, as a table to evaluate with.
+"""Withheld questions: kept from training by the recipe; with the right answers, a table to evaluate with.
 
     python -m phi3kit.embedded.withheld     write questions.csv again, after a change of the corpus
 
@@ -24,7 +24,7 @@ def withheld_rows() -> list[tuple[str, str, str, str]]:
     ]
 
 
-def write(file: Path = QUESTIONS_FILE) -> None:
+def write_questions(file: Path = QUESTIONS_FILE) -> None:
     """Write the table."""
     with file.open("w", encoding="utf-8", newline="") as opened:
         lines = csv.writer(opened, lineterminator="\n")
@@ -33,4 +33,4 @@ def write(file: Path = QUESTIONS_FILE) -> None:
 
 
 if __name__ == "__main__":
-    write()
+    write_questions()

@@ -1,7 +1,7 @@
 """Evaluate: ask every question, score the answers with MLflow's evaluation, log the scores as one run.
 
-Knows mlflow.models.evaluate. (mlflow.genai.evaluate gives the same scores and writes a trace a question: 0.2 s each.)
-Runs in a process of its own, see jobs.
+Uses mlflow.models.evaluate: mlflow.genai.evaluate gives the same scores, and writes a trace a question, 0.2 s each.
+Runs in a process of its own (see jobs). Does not know how its progress is shown.
 """
 
 from dataclasses import asdict
@@ -28,16 +28,13 @@ from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_s
 
 
 def evaluate(
-    request: EvaluationRequest,
-    actor: Actor,
-    settings: Settings,
-    report: ReportRows,
-    pool: WorkerPool | None = None,
+    request: EvaluationRequest, actor: Actor, settings: Settings, report: ReportRows, pool: WorkerPool | None = None
 ) -> Evaluation:
     """Evaluate a model and log the run.
 
-    A question that cannot be answered scores 0 and is counted as failed. pool: whose workers answer; without one the
-    evaluation has its own and ends it. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed.
+    A question that cannot be answered scores 0 and is counted as failed. pool: its workers answer; without one the
+    evaluation has its own and ends it.
+    Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed.
     """
     actor.require("evaluate")
     question_set = read_questions(request)
@@ -72,7 +69,7 @@ def evaluate(
 
 
 def _answers(answering: Answering, question_set: QuestionSet, at_once: int, report: ReportRows) -> list[RowResult]:
-    """A result a question, in their order."""
+    """A result a question, in the order of the questions."""
     pace = Pace(len(question_set.questions), 0, report)
     found: list[RowResult] = []
     rows = ((number, question.prompt) for number, question in enumerate(question_set.questions))
@@ -99,7 +96,7 @@ def _table(question_set: QuestionSet, results: list[RowResult]) -> pd.DataFrame:
 
 
 def _scored(table: pd.DataFrame, question_set: QuestionSet) -> None:
-    """Let MLflow score the table into the active run, and put the scores into the table too."""
+    """Let MLflow score the table into the active run, and add the scores to the table."""
     metrics = []
     for name in scores.SCORES:
         score = getattr(scores, name)
@@ -121,7 +118,7 @@ def _scored(table: pd.DataFrame, question_set: QuestionSet) -> None:
 
 
 def _metrics(table: pd.DataFrame) -> dict[str, float]:
-    """The run's metrics; names and units as everywhere."""
+    """The run's metrics."""
     answered = table[table["error"] == ""]
     latency = list(answered["latency_s"])
     means = {name: float(table[name].mean()) for name in scores.SCORES}

@@ -1,6 +1,6 @@
-"""Jobs: evaluations as processes of their own, one at a time, and what became of each.
+"""Jobs: evaluations as processes of their own, one at a time.
 
-Knows what an evaluation reports. Folders and processes are job_folder's and job_list's. Imports none of what an evaluation needs.
+Knows what an evaluation reports. Imports nothing that an evaluation needs.
 """
 
 from dataclasses import dataclass
@@ -27,23 +27,23 @@ class EvaluationJob(Job):
 
 
 class EvaluationJobs(JobList[EvaluationJob]):
-    """The evaluations of one data folder; nothing of a cancelled one is logged."""
+    """The evaluations of one data folder. A cancelled one logs nothing."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(EVALUATIONS, settings, _read)
 
     def start(self, request: EvaluationRequest, actor: Actor) -> EvaluationJob:
-        """Start an evaluation; it waits for those before it.
+        """Start an evaluation, which waits for those before it.
 
         actor: who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
         actor.require("evaluate")
         check_room(self._settings)
-        return self.launch(request.command(), request.as_json(), actor)
+        return self.launch(request, actor)
 
 
 def _read(folder: Path) -> EvaluationJob:
-    request = EvaluationRequest.from_json(job_folder.read_request(folder))
+    request = job_folder.read_request(folder, EvaluationRequest)
     lines = job_folder.read_lines(folder)
     at = job_folder.read_progress(folder)
     return EvaluationJob(

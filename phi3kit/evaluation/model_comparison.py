@@ -12,7 +12,7 @@ from phi3kit.evaluation.results import Evaluation
 from phi3kit.evaluation.scores import SCORES
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.tracking.registry import RegisteredModel
-from phi3kit.usage.summary import Totals, totals
+from phi3kit.usage.summary import totals
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,14 @@ class Fact:
     b: str | float | None
 
 
-def uris_of_model(model_uri: str, registered: Sequence[RegisteredModel]) -> set[str]:
-    """Every URI under which turns of a logged model may be logged; an alias is none, because it moves."""
-    versions = (version for each in registered for version in each.versions)
-    return {model_uri} | {version.model_uri for version in versions if version.logged_model == model_uri}
-
-
 def turns_of_model(turns: pd.DataFrame, model_uri: str, registered: Sequence[RegisteredModel]) -> pd.DataFrame:
-    """The turns that a logged model answered. turns, and what returns: the columns of usage.turns_table."""
-    return turns[turns["model_uri"].isin(uris_of_model(model_uri, registered))]
+    """The turns of a logged model, under its own URI or a version's; an alias moves and is none of its names.
+
+    turns, and the result: the columns of usage.turns_table.
+    """
+    versions = (version for each in registered for version in each.versions)
+    uris = {model_uri} | {version.model_uri for version in versions if version.logged_model == model_uri}
+    return turns[turns["model_uri"].isin(uris)]
 
 
 def compare_models(
@@ -47,7 +46,7 @@ def compare_models(
 
     evaluations: newest first, as list_evaluations gives them.
     """
-    measured_a, measured_b = (totals(turns_of_model(turns, each.model_uri, registered)) for each in (a, b))
+    of_a, of_b = (totals(turns_of_model(turns, model.model_uri, registered)) for model in (a, b))
     newest_a, newest_b = (
         next((found for found in evaluations if found.model_uri == model.model_uri), None) for model in (a, b)
     )
@@ -57,17 +56,11 @@ def compare_models(
         Fact("precision", "", a.precision, b.precision),
         Fact("size", "bytes", a.size_bytes, b.size_bytes),
         Fact("context", "tokens", a.context_tokens, b.context_tokens),
-        Fact("turns logged", "turns", measured_a.turns, measured_b.turns),
-        *_speed(measured_a, measured_b),
+        Fact("turns logged", "turns", of_a.turns, of_b.turns),
+        Fact("speed, median", "tokens/s", of_a.tokens_per_second_median, of_b.tokens_per_second_median),
+        Fact("time to first token, p95", "s", of_a.time_to_first_token_p95_s, of_b.time_to_first_token_p95_s),
         *(
             Fact(f"evaluation: {name}", "share", getattr(newest_a, name, None), getattr(newest_b, name, None))
             for name in SCORES
         ),
-    ]
-
-
-def _speed(a: Totals, b: Totals) -> list[Fact]:
-    return [
-        Fact("speed, median", "tokens/s", a.tokens_per_second_median, b.tokens_per_second_median),
-        Fact("time to first token, p95", "s", a.time_to_first_token_p95_s, b.time_to_first_token_p95_s),
     ]

@@ -1,4 +1,4 @@
-"""Promote: let an alias such as champion point to the version that an evaluation has found best.
+"""Promote: an alias such as champion moves to the version that an evaluation found best.
 
 Knows the registry. Scores nothing.
 """
@@ -10,7 +10,7 @@ from phi3kit.tracking.registry import list_registered, register, set_alias
 
 
 def promote(evaluation: Evaluation, name: str, alias: str, actor: Actor, settings: Settings) -> str:
-    """Point models:/NAME@ALIAS to the evaluated model, which becomes a version of NAME when it is none yet; that URI.
+    """Point models:/NAME@ALIAS to the evaluated model, which becomes a version of NAME if it is none yet. Returns that URI.
 
     Raises RequestInvalid, ModelNotFound or StorageFailed.
     """

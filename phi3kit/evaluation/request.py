@@ -1,14 +1,12 @@
-"""Evaluation request: which model, which questions; and the questions of a table.
+"""Evaluation request: the model and the questions; and the questions of a table.
 
 Knows columns. Asks no model.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from phi3kit.batch.request import BatchRequest, SamplingParams, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
@@ -22,7 +20,7 @@ EXPECTED_COLUMN = "expected"
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What should be evaluated."""
+    """An evaluation that is asked for."""
 
     model_uri: str
     data: str = EMBEDDED_QUESTIONS  # or the path of a table
@@ -37,20 +35,10 @@ class EvaluationRequest:
         options += [("--limit", self.limit), ("--at-once", self.at_once), ("--max-tokens", self.sampling.max_tokens)]
         return ["evaluate", self.model_uri, *(f"{name}={value}" for name, value in options if value is not None)]
 
-    def as_json(self) -> dict[str, Any]:
-        """For the job's file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> "EvaluationRequest":
-        """From a job's file. Raises KeyError or TypeError when it is damaged."""
-        sampling = dict(given["sampling"])
-        return cls(**{**given, "sampling": SamplingParams(**{**sampling, "stop": tuple(sampling["stop"])})})
-
 
 @dataclass(frozen=True)
 class EvaluationQuestion:
-    """One question and the answer that is wanted."""
+    """One question and the expected answer."""
 
     shown: str  # the cell as the table has it
     prompt: tuple[Message, ...] | str
@@ -59,7 +47,7 @@ class EvaluationQuestion:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions of an evaluation. Two evaluations with the same digest asked the same."""
+    """The questions of an evaluation; the same digest means the same questions."""
 
     name: str
     digest: str
@@ -67,7 +55,7 @@ class QuestionSet:
 
 
 def read_questions(request: EvaluationRequest) -> QuestionSet:
-    """Read and check every question. Raises TableInvalid."""
+    """Read and check all questions of the table. Raises TableInvalid."""
     embedded = request.data == EMBEDDED_QUESTIONS
     table = open_table(QUESTIONS_FILE if embedded else Path(request.data))
     if request.expected_column not in table.columns:
@@ -86,7 +74,7 @@ def read_questions(request: EvaluationRequest) -> QuestionSet:
 
 
 def _questions(request: EvaluationRequest, table: Table) -> list[EvaluationQuestion]:
-    mapped = map_columns(_as_batch(request, table), table)
+    mapped = map_columns(BatchRequest(request.model_uri, table.path, table.path), table)
     found = []
     for number, row in enumerate(read_rows(table), start=1):
         expected = row[request.expected_column]
@@ -103,12 +91,8 @@ def _questions(request: EvaluationRequest, table: Table) -> list[EvaluationQuest
     return found
 
 
-def _as_batch(request: EvaluationRequest, table: Table) -> BatchRequest:
-    return BatchRequest(request.model_uri, table.path, table.path)
-
-
 def _evenly(rows: int, limit: int | None) -> set[int]:
-    """Which rows are taken: all, or so many at equal distances, so that every part of the table has its share."""
+    """The rows that are asked: all, or so many at equal distances."""
     if limit is None or limit >= rows:
         return set(range(rows))
     return {place * rows // limit for place in range(limit)}

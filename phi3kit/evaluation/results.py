@@ -1,4 +1,4 @@
-"""Results: the evaluations that were logged, their answers, and two of them question by question.
+"""Results: logged evaluations, their answers, and two of them question by question.
 
 Reads the runs of phi3kit-evaluations. Evaluates nothing.
 """
@@ -25,12 +25,12 @@ _MOST = 500  # evaluations that are listed
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation that was logged; field names are the CLI's JSON keys."""
+    """A logged evaluation; field names are the CLI's JSON keys."""
 
     run_id: str
     at: datetime
     model_uri: str  # models:/m-…
-    asked_as: str  # the URI that was given, perhaps an alias
+    asked_as: str  # the URI of the request, perhaps an alias
     wrapper: WrapperName
     data: str
     digest: str
@@ -88,9 +88,9 @@ def answers_of(run_id: str, settings: Settings) -> pd.DataFrame:
 
 
 def compare_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Question by question, in their order: what both were asked, both answers, both scores, and which is better.
+    """Question by question: the question, both answers, both scores, and which is better.
 
-    a, b: what answers_of gave of two evaluations with the same digest.
+    a, b: the answers_of two evaluations with the same digest.
     """
     both = a[["question", "expected"]].copy()
     for side, table in (("a", a), ("b", b)):
@@ -105,7 +105,7 @@ def compare_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 
 def _evaluation(run: Any) -> Evaluation | None:
-    """None for a run that is another program's, or was changed."""
+    """None for another program's run, or one that was changed."""
     metrics, params, tags = run.data.metrics, run.data.params, run.data.tags
     try:
         return Evaluation(

@@ -1,6 +1,6 @@
-"""Scores: how close an answer is to the one that was expected; the same two texts always score the same.
+"""Scores: how close an answer is to the expected one; the same two texts always score the same.
 
-Knows texts. Knows no models and no MLflow.
+Knows texts. Knows neither models nor MLflow.
 """
 
 import re
@@ -18,12 +18,12 @@ def exact(answer: str, expected: str) -> float:
 
 
 def contains(answer: str, expected: str) -> float:
-    """1 when the expected answer stands in the answer, case and width of white space aside."""
+    """1 when the answer contains the expected one, case and width of white space aside."""
     return float(_plain(expected) in _plain(answer))
 
 
 def word_f1(answer: str, expected: str) -> float:
-    """The harmonic mean of two shares: expected words that were said, and said words that were expected."""
+    """The harmonic mean of two shares: of the expected words that were said, and of the said words that were expected."""
     said, wanted = Counter(words(answer)), Counter(words(expected))
     common = (said & wanted).total()
     if not said or not wanted:

@@ -1,8 +1,8 @@
 """Job folders: work as processes of their own, and what others can read of it.
 
-A job is a folder in the data folder: what was asked (job.json), what it reported (events.jsonl), what libraries printed
-(log.txt). Whoever looks reads these files, so a job survives a reload, a closed tab and the app's own end.
-Knows processes and files. What the work is, and how it is shown, the modules above know.
+A job is a folder in the data folder: its request (job.json), its reports (events.jsonl, progress.json) and what
+libraries printed (log.txt). All who watch read these files, so a job survives a reload, a closed tab and the app's end.
+Knows processes and files. Knows neither the work nor how it is shown.
 """
 
 import contextlib
@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import psutil
 from filelock import FileLock, Timeout
@@ -34,19 +35,26 @@ _LOOK_S = 0.2
 _GRACE_S = 30.0  # from asking a job to end until it is killed
 
 
+class JobRequest(Protocol):
+    """The request of a job: a frozen dataclass that JSON can hold."""
+
+    def command(self) -> list[str]:
+        """The same work as a command line."""
+
+
+RequestT = TypeVar("RequestT", bound=JobRequest)
+
+
 @dataclass(frozen=True)
 class JobKind:
-    """One kind of work: `name` is its folder in the data folder; jobs of one kind go one after the other.
+    """One kind of work. Jobs of one kind run one after the other."""
 
-    failed: the kind's own error.
-    """
-
-    name: str
+    name: str  # its folder in the data folder
     word: str  # in sentences: "the build"
-    failed: type[Phi3KitError]
+    failed: type[Phi3KitError]  # its own error
 
     def home(self, settings: Settings) -> Path:
-        """Where its jobs lie."""
+        """The folder of its jobs."""
         return settings.home / self.name
 
     def folders(self, settings: Settings) -> list[Path]:
@@ -63,20 +71,15 @@ class JobKind:
         folder.mkdir(parents=True)
         return folder
 
-    def unexpected(self, error: BaseException) -> Phi3KitError | None:
-        """What a job that broke off by a mistake of ours says of it."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            return None
-        return self.failed(
-            f"The {self.word} failed.",
-            f"{type(error).__name__}: {error}",
-            f"This is a mistake in phi3kit: report it with the {self.word}'s log.",
-        )
+    def unexpected(self, error: BaseException) -> Phi3KitError:
+        """The error of a job that a mistake of ours ended."""
+        next_step = f"This is a mistake in phi3kit: report it with the {self.word}'s log."
+        return self.failed(f"The {self.word} failed.", f"{type(error).__name__}: {error}", next_step)
 
     def job(self, folder: Path, lines: list[dict[str, Any]], next_step: str) -> "Job":
         """A job as it stands now. Raises OSError or ValueError when its files are damaged.
 
-        lines: what read_lines gave. next_step: what to do when it was ended before its time.
+        lines: what read_lines gave. next_step: what to do when it ended before its time.
         """
         ahead = next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
         began, user = began_at(folder), str(_owner(folder).get("user", ""))
@@ -91,14 +94,11 @@ class JobKind:
             return in_state(end["state"], float(end["seconds"]), error)
         if alive(folder):
             return in_state("queued" if ahead else "running", time.time() - began)
-        if end_of(lines := read_lines(folder)):  # it came to its end while its lines were looked at
+        if end_of(lines := read_lines(folder)):  # it ended after its lines were read
             return self.job(folder, lines, next_step)
-        last = next((line.strip() for line in reversed(log(folder).splitlines()[-20:]) if line.strip()), "")
-        vanished = self.failed(
-            f"The {self.word} ended without a word.",
-            f"Its process was killed, perhaps because memory ran out. {last}".strip(),
-            next_step,
-        )
+        last = next((line.strip() for line in reversed(_log(folder).splitlines()[-20:]) if line.strip()), "")
+        why = f"Its process was killed, perhaps because memory ran out. {last}".strip()
+        vanished = self.failed(f"The {self.word} ended without a word.", why, next_step)
         return in_state("failed", last_write(folder) - began, vanished)
 
 
@@ -116,7 +116,7 @@ class Job:
     user: str  # who asked for it; empty when an earlier phi3kit kept it
 
     def belongs_to(self, actor: Actor) -> bool:
-        """Whether the actor may end it, and see what it was given."""
+        """Whether the actor may end it and see its request."""
         return self.user == actor.name or actor.may("administer")
 
     @property
@@ -126,7 +126,7 @@ class Job:
 
     def log(self, characters: int = 20_000) -> str:
         """The end of what libraries printed; nothing when it was started in a terminal."""
-        return log(self.folder)[-characters:]
+        return _log(self.folder)[-characters:]
 
 
 class JobProcess:
@@ -167,23 +167,22 @@ class JobProcess:
             _append(self.folder, line)
 
     def progress(self, line: Mapping[str, Any]) -> None:
-        """Keep how far it is, in the place of what was kept before. A full disk costs only this."""
+        """Replace the progress that was kept before. A full disk costs only this."""
         with contextlib.suppress(OSError):
             draft = self.folder / "progress.draft"
             draft.write_text(json.dumps(line), "utf-8")
             draft.replace(self.folder / "progress.json")
 
     def end(self, state: JobState, error: Phi3KitError | None = None) -> None:
-        """Say what became of it and let the next one go. A full disk does not hide the error that led here."""
-        reason = {"what": error.what, "why": error.why, "next_step": error.next_step} if error else None
+        """Keep the job's end and let the next job run. A full disk does not hide the error that led here."""
         with contextlib.suppress(OSError):
-            _append(self.folder, _end_line(state, time.perf_counter() - self._began, reason))
+            _append_end(self.folder, state, time.perf_counter() - self._began, error)
         self._lock.release()
 
 
 @contextmanager
-def run_as_job(kind: JobKind, request: Mapping[str, Any], actor: Actor, settings: Settings) -> Iterator[JobProcess]:
-    """Be a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
+def run_as_job(kind: JobKind, request: JobRequest, actor: Actor, settings: Settings) -> Iterator[JobProcess]:
+    """Make this process a job of the data folder: the one that the app made, or a new one. Raises StorageFailed."""
     given = os.environ.get(JOB_VARIABLE)
     with writing(settings.home):
         folder = kind.home(settings) / given if given else kind.new_folder(settings)
@@ -191,44 +190,51 @@ def run_as_job(kind: JobKind, request: Mapping[str, Any], actor: Actor, settings
     job = JobProcess(kind, folder, settings)
     try:
         yield job
-    except Phi3KitError as error:
-        job.end("failed", error)
+    except (KeyboardInterrupt, SystemExit):
+        job.end("cancelled")
         raise
     except BaseException as error:
-        job.end("cancelled" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed", kind.unexpected(error))
+        job.end("failed", error if isinstance(error, Phi3KitError) else kind.unexpected(error))
         raise
     else:
         job.end("done")
 
 
-def write_owner(folder: Path, request: Mapping[str, Any], pid: int, user: str) -> None:
-    """Say whose a job is and what was asked."""
-    owner = {"pid": pid, "started": psutil.Process(pid).create_time(), "request": dict(request), "user": user}
+def write_owner(folder: Path, request: JobRequest, pid: int, user: str) -> None:
+    """Write job.json: the job's process, its request and its user."""
+    kept = _adapter(type(request)).dump_python(request, mode="json")
+    owner = {"pid": pid, "started": psutil.Process(pid).create_time(), "request": kept, "user": user}
     draft = folder / f"job.{os.getpid()}.json"  # the app and the job itself both write it, and both the same
     draft.write_text(json.dumps(owner), "utf-8")
     draft.replace(folder / "job.json")
 
 
-def read_request(folder: Path) -> dict[str, Any]:
-    """What was asked of a job. Raises OSError, ValueError, KeyError or TypeError when its file is damaged."""
-    return dict(_owner(folder)["request"])
+def read_request(folder: Path, kind: type[RequestT]) -> RequestT:
+    """A job's request, of the given class. Raises OSError, ValueError, KeyError or TypeError when its file is damaged."""
+    found: RequestT = _adapter(kind).validate_python(_owner(folder)["request"])
+    return found
+
+
+@cache
+def _adapter(kind: type[JobRequest]) -> Any:
+    """Pydantic's reader and writer of a dataclass: nested records, paths and tuples come back as they were."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """What a job reported: JSON objects; the last one may be half written."""
-    try:
-        lines = (folder / "events.jsonl").read_bytes().split(b"\n")
-    except OSError:
-        return []
+    """The JSON objects that a job reported. A line that is half written is left out."""
     found = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+    with contextlib.suppress(OSError):
+        for line in (folder / "events.jsonl").read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
     return [line for line in found if isinstance(line, dict)]
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
-    """How far a job is; None when it has not said."""
+    """A job's progress; None when it has reported none."""
     try:
         return dict(json.loads((folder / "progress.json").read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -236,12 +242,11 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
 
 
 def end_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The line that says what became of a job; None while it runs, or when it was killed."""
+    """The line of a job's end; None while it runs, or when it was killed."""
     return next((line for line in reversed(lines) if line.get("event") == "end"), None)
 
 
-def log(folder: Path) -> str:
-    """What libraries printed; nothing when the job was started in a terminal."""
+def _log(folder: Path) -> str:
     try:
         return (folder / "log.txt").read_text("utf-8", errors="replace")
     except OSError:
@@ -249,12 +254,12 @@ def log(folder: Path) -> str:
 
 
 def began_at(folder: Path) -> float:
-    """When a job was asked for, in seconds since the epoch: its name says it."""
+    """When a job was asked for, in seconds since the epoch, from its folder's name."""
     return int(folder.name.partition("-")[2]) / 1e9
 
 
 def last_write(folder: Path) -> float:
-    """When anything of a job was written, in seconds since the epoch."""
+    """When a job's folder was last written to, in seconds since the epoch."""
     return max(path.stat().st_mtime for path in folder.iterdir())
 
 
@@ -294,17 +299,18 @@ def end_process(folder: Path) -> bool:
 
 
 def _append(folder: Path, line: Mapping[str, Any]) -> None:
-    # Should a full disk or the process's end have cut a line, the next one must not be lost with it.
+    # A full disk or a killed process may have cut the line before.
     begin = "\n" if line.get("event") == "end" else ""
     with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
         file.write(f"{begin}{json.dumps(line, ensure_ascii=False)}\n")
 
 
-def _end_line(state: JobState, seconds: float, error: dict[str, str] | None = None) -> dict[str, Any]:
-    return {"event": "end", "state": state, "seconds": seconds, "error": error}
+def _append_end(folder: Path, state: JobState, seconds: float, error: Phi3KitError | None = None) -> None:
+    reason = {"what": error.what, "why": error.why, "next_step": error.next_step} if error else None
+    _append(folder, {"event": "end", "state": state, "seconds": seconds, "error": reason})
 
 
 def say_cancelled(folder: Path, seconds: float) -> None:
-    """Of a job that was ended before it could speak, or that had to be killed."""
+    """Keep the end of a job that could not do so itself, because it was ended too early or killed."""
     if end_of(read_lines(folder)) is None:
-        _append(folder, _end_line("cancelled", seconds))
+        _append_end(folder, "cancelled", seconds)

@@ -1,15 +1,15 @@
-"""Job list: the jobs of one kind, as whoever watches them sees them: start one, look at all, end one.
+"""Job list: the jobs of one kind, seen from outside: start one, look at all, end one.
 
-Knows child processes. What a job's files say, job_folder knows, and what a kind of work reports beyond that, its own module.
+Knows child processes. Knows neither the files of a job (see job_folder) nor what a kind of work reports.
 """
 
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.child_environment import child_environment
@@ -19,6 +19,7 @@ from phi3kit.jobs.job_folder import (
     JOB_VARIABLE,
     Job,
     JobKind,
+    JobRequest,
     alive,
     began_at,
     end_process,
@@ -33,7 +34,7 @@ class JobList(Generic[AnyJob]):
     """The jobs of one kind in one data folder. Safe to share between sessions."""
 
     def __init__(self, kind: JobKind, settings: Settings, read: Callable[[Path], AnyJob]) -> None:
-        """read: a job as it stands now, from its folder; whatever damaged files make it raise, the job is passed over."""
+        """read: gives a job as it stands now from its folder. A job whose files are damaged is left out."""
         self._kind, self._settings, self._read_folder = kind, settings, read
         self._started: list[tuple[Path, subprocess.Popen[bytes]]] = []  # by this process; read while others add
 
@@ -43,7 +44,7 @@ class JobList(Generic[AnyJob]):
         return [job for folder in reversed(self._kind.folders(self._settings)) if (job := self._read(folder))]
 
     def latest(self) -> AnyJob | None:
-        """The one that a page shows: the oldest one under way, or the one that ended last."""
+        """The job that a page shows: the oldest one under way, or the one that ended last."""
         jobs = self.all()
         under_way = [job for job in jobs if job.active]
         return under_way[-1] if under_way else jobs[0] if jobs else None
@@ -54,17 +55,18 @@ class JobList(Generic[AnyJob]):
         return next((self._read(each) for each in self._kind.folders(self._settings) if each.name == job_id), None)
 
     def launch(
-        self, command: list[str], request: Mapping[str, Any], actor: Actor, folder: Path | None = None
+        self, request: JobRequest, actor: Actor, folder: Path | None = None, options: Sequence[str] = ()
     ) -> AnyJob:
-        """Start `python -m phi3kit COMMAND` as a job; it waits for those before it. Raises StorageFailed.
+        """Start the request's command as a job; it waits for those before it. Raises StorageFailed.
 
         actor: who asks for it. folder: one that `new_folder` gave, when the command names files in it.
+        options: more arguments of the command.
         """
         with writing(self._settings.home):
             folder = folder or self._kind.new_folder(self._settings)
             with (folder / "log.txt").open("wb") as log_file:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "phi3kit", *command],
+                    [sys.executable, "-m", "phi3kit", *request.command(), *options],
                     env=child_environment(self._settings) | actor.environment() | {JOB_VARIABLE: folder.name},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # it writes its events to the job's own file
@@ -73,16 +75,16 @@ class JobList(Generic[AnyJob]):
                 )
             write_owner(folder, request, process.pid, actor.name)
             self._started.append((folder, process))
-            # An ended child that nobody waits for stays in the process table until a page asks for the jobs.
+            # Otherwise the ended child stays in the process table until a page asks for the jobs.
             threading.Thread(target=process.wait, name="job-end", daemon=True).start()
         job = self._read(folder)
         assert job is not None
         return job
 
     def cancel(self, job: AnyJob, actor: Actor) -> None:
-        """End a job, which takes back what it half did or keeps what it computed. Returns when its process is gone.
+        """End a job and wait until its process is gone. Raises NotAllowed when it is somebody else's.
 
-        actor: who asks. Raises NotAllowed when it is somebody else's.
+        actor: who asks.
         """
         if not job.belongs_to(actor):
             actor.require("administer")
@@ -103,7 +105,7 @@ class JobList(Generic[AnyJob]):
         self._reap()
 
     def _reap(self) -> None:
-        """Look at the ended children: one that nobody waits for would look alive."""
+        """Collect the ended children, which would look alive otherwise."""
         for _, process in self._started:
             process.poll()
 

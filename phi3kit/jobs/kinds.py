@@ -1,6 +1,6 @@
-"""Job kinds: the kinds of long work that there are, and the folder of each.
+"""Job kinds: each kind of long work with its folder and its error.
 
-Knows names and each kind's own error. Knows nothing of how the work is done.
+Knows names. Knows nothing of the work.
 """
 
 from phi3kit.core.errors import BatchFailed, BuildFailed

@@ -1,7 +1,7 @@
 """Build: from a source to a logged, checked MLflow model, step by step.
 
-Knows the order of the steps and what is undone when one fails. Runs in a process of its own (see jobs), because it
-imports torch and needs memory that only comes back when a process ends.
+Knows the order of the steps and what is undone when one fails. Runs in a process of its own (see jobs): it imports
+torch and takes memory that only comes back when a process ends. Does not know how its progress is shown.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.models.model import ModelInfo
 
@@ -30,6 +30,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.formats import chat_template
 from phi3kit.packaging.events import BuildRequest, ReportEvent, StepProgress, StepReporter
 from phi3kit.packaging.sources.find import Source, fetch
+from phi3kit.packaging.sources.hub_names import DownloadProgress
 from phi3kit.tracking.logged_models import SIZE_TAG, delete_files
 from phi3kit.tracking.registry import register
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
@@ -39,7 +40,7 @@ CHECKED_TAG = "phi3kit.checked"  # only a model that carries it is listed: logge
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """What a build leaves behind; field names are the CLI's JSON keys."""
+    """A model that was built; field names are the CLI's JSON keys."""
 
     wrapper: WrapperName
     model_uri: str
@@ -57,23 +58,17 @@ class BuiltModel:
     same_beginnings: str | None  # "49 of 50": prompts with the source's own first 20 tokens; of an export only
     notes: list[str]
 
-    def as_json(self) -> dict[str, object]:
-        """The keys and values of the CLI's last line."""
-        return asdict(self)
-
 
 def download(request: BuildRequest, source: Source, settings: Settings, report: ReportEvent) -> Source:
-    """Bring a repository's files to this machine; nothing for other sources. Raises SourceInvalid or DownloadFailed."""
+    """The source with its files on this machine; only a repository's must come. Raises SourceInvalid or DownloadFailed."""
     if source.snapshot is None:
         return source
+
+    def on_progress(at: DownloadProgress) -> None:
+        report(StepProgress("download", at.done_bytes, at.total_bytes, "bytes", at.bytes_per_s, at.seconds_left))
+
     with StepReporter(request.in_order[0], report).step("download"):
-        return fetch(
-            source,
-            settings,
-            lambda at: report(
-                StepProgress("download", at.done_bytes, at.total_bytes, "bytes", at.bytes_per_s, at.seconds_left)
-            ),
-        )
+        return fetch(source, settings, on_progress)
 
 
 def build(
@@ -81,7 +76,7 @@ def build(
 ) -> BuiltModel:
     """Build one wrapper from files on this machine and check it.
 
-    Raises BuildFailed or StorageFailed; then nothing half-logged is left.
+    Raises BuildFailed or StorageFailed, and then leaves nothing half-logged.
     """
     began = time.perf_counter()
     steps = StepReporter(wrapper, report)
@@ -97,7 +92,7 @@ def build(
     ):
         try:
             folder = _export(steps, source, temporary, request.precision) if wrapper == "onnx" else source.folder
-            notes = _prepared(steps, wrapper, source)  # after the export: libraries take the memory that it needs
+            notes = _prepared(steps, wrapper, source)  # after the export, which needs the memory of these libraries
             info = _logged(steps, wrapper, folder, source, run_id, facts)
             with steps.step("check"):
                 model, answer = _checked(info.model_uri, wrapper)
@@ -144,7 +139,7 @@ def build(
 
 
 def take_back_remains(settings: Settings) -> None:
-    """Undo what builds left behind that were killed. Only whoever holds the build's turn may call it."""
+    """Undo what killed builds left behind. Only the build whose turn it is may call it."""
     exports = settings.home / "exports"
     remains = [path for path in exports.iterdir() if path.is_dir()] if exports.is_dir() else []
     client = open_store(settings)
@@ -158,20 +153,20 @@ def take_back_remains(settings: Settings) -> None:
 def _run(
     client: MlflowClient, wrapper: WrapperName, tags: dict[str, str], settings: Settings
 ) -> Iterator[tuple[str, Path]]:
-    """A run, and a folder for what lies about meanwhile; both are taken back when the build fails.
+    """A run and a temporary folder; both are taken back when the build fails.
 
-    The folder has the run's name: what a killed build leaves there tells the next one which run was its.
+    The folder has the run's name: from what a killed build left, the next one knows its run.
     """
     run_id = client.create_run(experiment_id(settings, BUILDS_EXPERIMENT), run_name=f"build {wrapper}", tags=tags)
     name = str(run_id.info.run_id)
     folder = settings.home / "exports" / name
     folder.mkdir(parents=True)
-    tempfile.tempdir = str(folder)  # nothing is written outside the data folder, and a link beats a copy
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.home / "cache"))  # torch would keep one in there
+    tempfile.tempdir = str(folder)  # inside the data folder, where a link takes the place of a copy
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.home / "cache"))  # torch's would be in tempdir
     try:
         yield name, folder
     except BaseException:
-        with contextlib.suppress(Exception):  # a store that is away now: the folder's name stays for the next build
+        with contextlib.suppress(Exception):  # if the store is away, the folder's name stays for the next build
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             _take_back(client, name)
@@ -184,35 +179,32 @@ def _run(
 
 
 def _take_back(client: MlflowClient, run_id: str) -> None:
-    """Mark a run as failed and delete the models that it logged, files too; one that was checked stays."""
+    """Mark a run as failed and delete the models that it logged, with their files; a checked one stays."""
     run = known(lambda: client.get_run(run_id))
     if run is None:
         return
-    outputs = run.outputs.model_outputs if run.outputs else []
-    models = [model for output in outputs if (model := _model(client, output.model_id))]
-    checked = [model for model in models if CHECKED_TAG in model.tags]
-    for model in models:
-        if model not in checked:
+    checked = False
+    for output in run.outputs.model_outputs if run.outputs else []:
+        model = known(partial(client.get_logged_model, output.model_id))
+        if model and CHECKED_TAG in model.tags:
+            checked = True
+        elif model:
             with contextlib.suppress(Exception):  # files that stay do not keep the entry
                 delete_files(model)
             client.delete_logged_model(model.model_id)
-    # Logging ends a run as finished, and only then comes the check.
+    # Logging has ended the run as finished before the check began.
     if run.info.lifecycle_stage == "active" and not checked:
         client.set_terminated(run_id, "FAILED")
 
 
-def _model(client: MlflowClient, model_id: str) -> LoggedModel | None:
-    return known(lambda: client.get_logged_model(model_id))
-
-
-def _precision(wrapper: WrapperName, source: Source, asked: Precision) -> str:
+def _precision(wrapper: WrapperName, source: Source, wanted: Precision) -> str:
     if wrapper == "transformers":
         return source.shape.dtype
-    return "as exported" if source.kind == "onnx" else asked
+    return "as exported" if source.kind == "onnx" else wanted
 
 
 def _prepared(steps: StepReporter, wrapper: WrapperName, source: Source) -> list[str]:
-    """Load the libraries, and look at what they read of the source. The notes."""
+    """Load the libraries; notes on what they read of the source."""
     with steps.step("prepare"):
         if wrapper == "transformers":
             from mlflow import transformers  # noqa: F401  (seconds of import belong to this step, not to "log")
@@ -235,7 +227,7 @@ def _notes(source: Source) -> list[str]:
 
 
 def template_difference(folder: Path) -> str | None:
-    """What the model's own chat template does otherwise than the one that phi3kit's workers apply."""
+    """How the model's own chat template differs from the one that phi3kit's workers apply; None when it does not."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -252,7 +244,7 @@ def template_difference(folder: Path) -> str | None:
             own = tokenizer.apply_chat_template(
                 [asdict(message) for message in messages], tokenize=False, add_generation_prompt=True
             )
-        except Exception as error:  # a template is a program, and some refuse a role
+        except Exception as error:  # some templates refuse a role
             return f"Its own chat template refuses {said}: {_first_line(error)} phi3kit's workers apply Phi-3's."
         if tokenizer.encode(own) != tokenizer.encode(rendered):
             return (
@@ -263,16 +255,15 @@ def template_difference(folder: Path) -> str | None:
 
 
 def _export(steps: StepReporter, source: Source, temporary: Path, precision: Precision) -> Path:
-    """The ONNX folder: the source itself, or what the builder makes of it in a process of its own."""
-    from phi3kit.packaging.export import ExportPhase, export_onnx
+    """The ONNX folder: the source itself, or its export by a process of its own."""
+    from phi3kit.packaging.export import export_onnx
 
     if source.kind == "onnx":
         return source.folder
-    name = re.sub(r"[^\w.-]", "-", source.name.rstrip("/").rpartition("/")[2])  # a commit is no name
+    name = re.sub(r"[^\w.-]", "-", source.name.rstrip("/").rpartition("/")[2])  # not the folder's, which is a commit
     folder = temporary / f"{name}-{precision}"
-    names: dict[ExportPhase, str] = {"read": "read weights", "export": "export", "quantize": "quantize"}
-    with steps.sequence() as begin:
-        export_onnx(source.folder, folder, precision, lambda phase: begin(names[phase]))
+    with steps.step("read weights"):
+        export_onnx(source.folder, folder, precision, steps.next_step)
     return folder
 
 

@@ -1,11 +1,11 @@
-"""Events: what a build reports while it runs, as objects here and as JSON lines between processes.
+"""Events: the request of a build and what the build reports; JSON lines between processes.
 
-Knows the steps' names and order. Imports none of what a build needs.
+Knows the steps' names and order. Imports nothing that a build needs.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from phi3kit.core.records import Precision, WrapperName
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What should be built."""
+    """A build that is asked for."""
 
     wrappers: tuple[WrapperName, ...]
     source: str
@@ -23,7 +23,7 @@ class BuildRequest:
 
     @property
     def in_order(self) -> tuple[WrapperName, ...]:
-        """The wrappers as they are built: onnx first, for its export needs memory that the other's libraries keep."""
+        """The wrappers in building order: onnx first, for its export needs memory that the other's libraries keep."""
         return tuple(sorted(self.wrappers))
 
     def command(self) -> list[str]:
@@ -35,7 +35,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Queued:
-    """Other builds go first, or none any more."""
+    """The number of builds that go first; 0 when none is left."""
 
     ahead: int
     event: Literal["queued"] = "queued"
@@ -43,7 +43,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class BuildStep:
-    """A step of one wrapper's build began or ended; seconds is None while it runs."""
+    """A step of one wrapper's build that began (seconds is None) or ended."""
 
     wrapper: WrapperName
     step: str
@@ -53,7 +53,7 @@ class BuildStep:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """How far the running step is, in its own unit. seconds_left is None until a rate is known."""
+    """The progress of the running step in its own unit. seconds_left is None until a rate is known."""
 
     step: str
     done: int
@@ -66,7 +66,7 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that the user should know about what was built."""
+    """A remark on what was built, for its user."""
 
     wrapper: WrapperName
     text: str
@@ -79,13 +79,8 @@ ReportEvent = Callable[[Event], None]
 _KINDS = {"queued": Queued, "step": BuildStep, "progress": StepProgress, "note": Note}
 
 
-def as_line(event: Event) -> dict[str, Any]:
-    """The event as a JSON object."""
-    return asdict(event)
-
-
 def from_line(line: dict[str, Any]) -> Event | None:
-    """The event in a JSON object; None when it is none, or one of another version."""
+    """The event in a JSON object of asdict; None for another object, or one of another version."""
     try:
         return _KINDS[line["event"]](**line)  # type: ignore[return-value]
     except (KeyError, TypeError):
@@ -93,7 +88,7 @@ def from_line(line: dict[str, Any]) -> Event | None:
 
 
 def in_words(event: Event) -> str:
-    """One line for a terminal; empty for what a terminal need not see."""
+    """One line for a terminal; empty for what a terminal does not show."""
     if isinstance(event, Queued):
         return f"waiting: {event.ahead} build{'s' if event.ahead > 1 else ''} first" if event.ahead else ""
     if isinstance(event, BuildStep) and event.seconds is not None:
@@ -104,7 +99,7 @@ def in_words(event: Event) -> str:
 
 
 def progress_in_words(at: StepProgress) -> str:
-    """How far, how fast, how long still."""
+    """The progress for people: how far, how fast, how long still."""
     left = f", {at.seconds_left:,.0f} s left" if at.seconds_left is not None else ""
     if at.unit == "bytes":
         return f"{at.done / 1e6:,.0f} of {at.total / 1e6:,.0f} MB, {at.per_s / 1e6:,.1f} MB/s{left}"
@@ -127,41 +122,33 @@ def step_names(request: BuildRequest, wrapper: WrapperName, *, hub: bool = False
 
 
 class StepReporter:
-    """Reports each step's beginning and end, with its seconds."""
+    """Reports the beginning and end of each step of one wrapper's build."""
 
     def __init__(self, wrapper: WrapperName, report: ReportEvent) -> None:
         self._wrapper, self._report = wrapper, report
         self.current = "prepare"
+        self._began = 0.0
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """A step that lasts as long as the block."""
-        self.current = name
-        began = perf_counter()
-        self._report(BuildStep(self._wrapper, name, None))
+        """A step that lasts as long as the block, or until `next_step`."""
+        self._begin(name)
         yield
-        self._report(BuildStep(self._wrapper, name, round(perf_counter() - began, 2)))
+        self._end()
 
-    @contextmanager
-    def sequence(self) -> Iterator[Callable[[str], None]]:
-        """Steps that begin when the yielded function is called; each one ends the step before it."""
-        began = perf_counter()
-        running: str | None = None
-
-        def end() -> None:
-            if running is not None:
-                self._report(BuildStep(self._wrapper, running, round(perf_counter() - began, 2)))
-
-        def begin(name: str) -> None:
-            nonlocal began, running
-            if name != running:
-                end()
-                began, running, self.current = perf_counter(), name, name
-                self._report(BuildStep(self._wrapper, name, None))
-
-        yield begin
-        end()
+    def next_step(self, name: str) -> None:
+        """Within a step's block: end it and begin another one. Nothing when that one runs already."""
+        if name != self.current:
+            self._end()
+            self._begin(name)
 
     def note(self, text: str) -> None:
-        """Say something that is no step."""
+        """Report a remark."""
         self._report(Note(self._wrapper, text))
+
+    def _begin(self, name: str) -> None:
+        self.current, self._began = name, perf_counter()
+        self._report(BuildStep(self._wrapper, name, None))
+
+    def _end(self) -> None:
+        self._report(BuildStep(self._wrapper, self.current, round(perf_counter() - self._began, 2)))

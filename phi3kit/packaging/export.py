@@ -1,9 +1,8 @@
-"""ONNX export: turn a Phi-3 folder into what ONNX Runtime's generate API runs, with its own model builder.
+"""ONNX export: a Phi-3 folder becomes what ONNX Runtime's generate API runs, by the library's own model builder.
 
 Knows the builder's command line and its traps. Logs nothing.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -17,16 +16,16 @@ from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed
 from phi3kit.core.records import Precision
 
-ExportPhase = Literal["read", "export", "quantize"]
+ExportPhase = Literal["read weights", "export", "quantize"]
 
-# Runs the builder as `python -m` would, and ends with whoever started it: a build may be killed, for want of memory too.
+# Runs the builder as `python -m` would, and ends with its parent: a build may be killed, for want of memory too.
 _BUILDER = """
 import os, runpy, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
 """
 
-# Words in the builder's output that say how far it is.
+# The words in the builder's output that begin a phase.
 _PHASE_MARKS: tuple[tuple[str, ExportPhase], ...] = (
     ("Reading embedding layer", "export"),
     ("start to quantize", "quantize"),
@@ -38,25 +37,25 @@ def export_onnx(
 ) -> None:
     """Write an ONNX model for the CPU to `target`: graph, weights, tokenizer, genai_config.json.
 
-    source: a folder with config.json, safetensors and a tokenizer. on_phase is called as the builder moves on.
-    Raises BuildFailed, or OSError when the disk takes no more.
+    source: a folder with config.json, safetensors and a tokenizer. on_phase: called as the builder moves on.
+    Raises BuildFailed, or OSError when the disk is full.
     """
     command = [
         *(sys.executable, "-P", "-c", _BUILDER),  # -P: a file beside the user is none of its libraries
         *("-i", str(source), "-o", str(target), "-p", precision, "-e", "cpu"),
-        *("-c", f"{target}-cache"),  # otherwise a folder where we happen to stand
+        *("-c", f"{target}-cache"),  # otherwise in the current folder
         # Without windowed_kv_cache=false the config caps the KV cache at the sliding window while the graph
         # attends to everything: generation crashes past 2,063 tokens.
         *("--extra_options", "int4_accuracy_level=4", "windowed_kv_cache=false"),
     ]
-    # The builder asks the hub about names it could not find on disk; a folder needs no network.
+    # The builder asks the hub about names that it does not find on disk; a folder needs no network.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    on_phase("read")
+    on_phase("read weights")
     tail: deque[str] = deque(maxlen=20)
     with subprocess.Popen(
         command,
         env=environment,
-        stdin=subprocess.PIPE,  # nothing is written to it; its end is ours
+        stdin=subprocess.PIPE,  # closes when this process ends, which ends the builder
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -66,10 +65,8 @@ def export_onnx(
         try:
             for line in process.stdout:
                 tail.append(line.strip())
-                for mark, phase in _PHASE_MARKS:
-                    if mark in line:
-                        on_phase(phase)
-                        break
+                if phase := next((phase for mark, phase in _PHASE_MARKS if mark in line), None):
+                    on_phase(phase)
         except BaseException:
             process.kill()  # a cancelled build does not wait for the export to finish
             raise
@@ -89,14 +86,3 @@ def export_onnx(
             why=f"onnxruntime-genai's model builder said: {last_line.rstrip('.')}.",
             next_step="Check that the folder holds a whole Phi-3 model, then build again.",
         )
-    mend_sliding_window(target)
-
-
-def mend_sliding_window(folder: Path) -> bool:
-    """Take the sliding_window block out of genai_config.json; whether there was one."""
-    path = folder / "genai_config.json"
-    config = json.loads(path.read_text("utf-8"))
-    found = config["model"]["decoder"].pop("sliding_window", None) is not None
-    if found:
-        path.write_text(json.dumps(config, indent=4) + "\n", "utf-8")
-    return found

@@ -1,9 +1,9 @@
-"""Jobs: builds as processes of their own, one at a time, and what became of each.
+"""Jobs: builds as processes of their own, one at a time.
 
-Knows what a build reports. Folders and processes are job_folder's and job_list's. Imports none of what a build needs.
+Knows what a build reports. Imports nothing that a build needs.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,13 @@ class BuildJob(Job):
 
 
 class BuildJobs(JobList[BuildJob]):
-    """The builds of one data folder; a cancelled one takes back what it half did."""
+    """The builds of one data folder. A cancelled one takes back what it half did."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(BUILDS, settings, _read)
 
     def start(self, request: BuildRequest, actor: Actor, *, accept_tight: bool = False) -> BuildJob:
-        """Start a build; it waits for the builds before it.
+        """Start a build, which waits for those before it.
 
         actor: who asks. Raises NotAllowed, LimitReached or StorageFailed.
         """
@@ -47,7 +47,7 @@ class BuildJobs(JobList[BuildJob]):
         check_room(self._settings)
         _check_models(len(request.wrappers), self._settings)
         _check_queue(sum(job.active for job in self.all()), self._settings.limits.waiting_builds)
-        return self.launch([*request.command(), *(["--yes"] if accept_tight else [])], asdict(request), actor)
+        return self.launch(request, actor, options=["--yes"] if accept_tight else [])
 
 
 def _check_models(more: int, settings: Settings) -> None:
@@ -75,7 +75,6 @@ def _check_queue(under_way: int, most: int | None) -> None:
 
 
 def _read(folder: Path) -> BuildJob:
-    request = job_folder.read_request(folder)
     lines = job_folder.read_lines(folder)
     steps: list[BuildStep] = []
     notes: list[Note] = []
@@ -95,7 +94,7 @@ def _read(folder: Path) -> BuildJob:
             built.append(line)
     return BuildJob(
         **vars(BUILDS.job(folder, lines, _NEXT_STEP)),
-        request=BuildRequest(**{**request, "wrappers": tuple(request["wrappers"])}),
+        request=job_folder.read_request(folder, BuildRequest),
         steps=tuple(steps),
         progress=progress,
         notes=tuple(notes),

@@ -1,31 +1,30 @@
-"""Plan: what a build will download, need and take, said before anything is downloaded or written.
+"""Plan: what a build will download, need and take, before anything is downloaded or written.
 
-The constants were measured (bench/RESULTS.md); a plan is an estimate and says how it came about.
+An estimate that says how it came about; the constants were measured (bench/RESULTS.md). Builds nothing.
 """
 
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.errors import BuildFailed
-from phi3kit.core.machine import choose_threads, free_memory_bytes
+from phi3kit.core.machine import choose_threads, free_disk_bytes, free_memory_bytes
 from phi3kit.core.records import Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.sources.find import EMBEDDED, Source
+from phi3kit.packaging.sources.folder import NUMBER_BYTES
 
 Fit = Literal["fits", "tight", "too much"]
 
-_CERTAINTY = 0.85  # what is reckoned may take 1 / 0.85 of it
-_NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Bytes that a weight takes in an ONNX file: int4 and int8 come in blocks of 32 with an fp32 scale each.
+_CERTAINTY = 0.85  # what is estimated may take 1 / 0.85 of it
+# Bytes of a weight in an ONNX file: int4 and int8 come in blocks of 32 with an fp32 scale each.
 _EXPORTED_BYTES: dict[Precision, float] = {"int4": 0.5 + 4 / 32, "int8": 1 + 4 / 32, "fp32": 4.0}
 _SMALL_FILES = 4_000_000  # tokenizer, configs, MLmodel
 _LIBRARIES = {"transformers": 420_000_000, "onnx": 160_000_000}  # a worker's memory without weights
-# The build and the model builder that it starts; both wrappers of the embedded model are built where 560 MB may be used.
+# The build and the model builder that it starts: both wrappers of the embedded model are built with 560 MB.
 _BUILD_LIBRARIES = 550_000_000
 _EXPORT_BYTES = 5.2  # of memory, a weight: what the model builder holds while it quantizes to int4
 
@@ -38,11 +37,11 @@ class Need:
     needed: int  # bytes
     available: int | None
     how: str
-    measured: int = 0  # bytes of it that were measured, as the libraries were; the rest is reckoned
+    measured: int = 0  # bytes of it that were measured, as those of libraries; the rest is estimated
 
     @property
     def verdict(self) -> Fit:
-        """Whether it can be had; tight when it could not if the reckoning is a little wrong."""
+        """Whether it is available; tight when a small error of the estimate would make it too much."""
         if self.available is None or self.measured + (self.needed - self.measured) / _CERTAINTY <= self.available:
             return "fits"
         return "tight" if self.needed <= self.available else "too much"
@@ -50,7 +49,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will need."""
+    """The plan of a build."""
 
     source: str
     wrappers: tuple[WrapperName, ...]
@@ -82,7 +81,7 @@ class Plan:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For the CLI."""
+        """The CLI's JSON."""
         needs = [{**asdict(need), "verdict": need.verdict} for need in self.needs]
         return {**asdict(self), "needs": needs, "verdict": self.verdict}
 
@@ -95,38 +94,24 @@ def allow(request: BuildRequest, actor: Actor) -> None:
 
 
 def make_plan(request: BuildRequest, source: Source, actor: Actor, settings: Settings) -> Plan:
-    """Reckon what a build needs. Reads the machine's free disk and memory; writes nothing.
+    """Estimate what a build needs. Reads the machine's free disk and memory; writes nothing.
 
     Raises BuildFailed when no machine could do what is asked, or NotAllowed.
     """
     allow(request, actor)
     _refuse_what_cannot_be(request, source)
-    numbers = _numbers(source)
-    exported = _exported_bytes(source, request.precision)
     exports = "onnx" in request.wrappers and source.kind == "weights"
-    disk, disk_how = _disk(request, source, settings, exported if exports else 0)
-    needs = [
-        Need("disk at the peak", disk, _free_disk(settings.home), disk_how),
-        _build_memory(source, exported if exports else 0),
-    ]
-    for wrapper in request.wrappers:
-        weights = source.files.weight_bytes if wrapper == "transformers" or not exports else exported
-        needs.append(
-            Need(
-                f"memory to load {wrapper}",
-                weights + _LIBRARIES[wrapper],
-                free_memory_bytes(),
-                f"{_gb(weights)} of weights and {_gb(_LIBRARIES[wrapper])} of libraries, in a worker of its own",
-                measured=_LIBRARIES[wrapper],
-            )
-        )
+    exported = _exported_bytes(source, request.precision) if exports else 0
+    disk, disk_how = _disk(request, source, settings, exported)
+    disk_need = Need("disk at the peak", disk, free_disk_bytes(settings.home), disk_how)
+    needs = (disk_need, _build_memory(source, exported), *(_load(each, source, exported) for each in request.wrappers))
     kv = {wrapper: _kv_bytes(source, wrapper) * source.shape.context_tokens for wrapper in request.wrappers}
-    seconds = _seconds(request, numbers, exports, choose_threads(settings.threads).count)
-    return Plan(source.name, request.wrappers, source.download_bytes, tuple(needs), seconds, kv)
+    seconds = _seconds(request, _numbers(source), exports, choose_threads(settings.threads).count)
+    return Plan(source.name, request.wrappers, source.download_bytes, needs, seconds, kv)
 
 
 def _refuse_what_cannot_be(request: BuildRequest, source: Source) -> None:
-    """Better said now than after a download and an export."""
+    """Refuse what would fail after the download and the export. Raises BuildFailed."""
     if "transformers" in request.wrappers and source.kind == "onnx":
         raise BuildFailed(
             what=f"The transformers wrapper cannot be built from {source.name}.",
@@ -143,13 +128,12 @@ def _refuse_what_cannot_be(request: BuildRequest, source: Source) -> None:
 
 
 def _numbers(source: Source) -> float:
-    """How many weights there are."""
-    per_number = _NUMBER_BYTES.get(source.shape.dtype, _EXPORTED_BYTES["int4"])
-    return source.files.weight_bytes / per_number
+    """The number of weights."""
+    return source.files.weight_bytes / NUMBER_BYTES.get(source.shape.dtype, _EXPORTED_BYTES["int4"])
 
 
 def _exported_bytes(source: Source, precision: Precision) -> int:
-    """The size of an export; the table of embeddings stays fp32, and so does that of every place's rotation."""
+    """The size of an export. The tables of embeddings and of each place's rotation stay fp32."""
     shape = source.shape
     tables = shape.vocabulary * shape.hidden_size + shape.context_tokens * shape.head_size
     return int((_numbers(source) - shape.vocabulary * shape.hidden_size) * _EXPORTED_BYTES[precision] + tables * 4)
@@ -158,7 +142,7 @@ def _exported_bytes(source: Source, precision: Precision) -> int:
 def _disk(request: BuildRequest, source: Source, settings: Settings, exported: int) -> tuple[int, str]:
     parts = {"to download": source.download_bytes, "for the ONNX export": exported}
     if not (settings.own_store and _same_disk(source.folder, settings.home)):
-        # Across file systems nothing can be linked, and what a remote store keeps is read back to be checked.
+        # No links across file systems; what a remote store keeps is read back to be checked.
         copied = source.files.size_bytes if "transformers" in request.wrappers or not exported else 0
         parts["for a copy of the weights"] = copied + (0 if settings.own_store else exported)
     named = " and ".join(f"{_gb(size)} {what}" for what, size in parts.items() if size)
@@ -175,9 +159,16 @@ def _build_memory(source: Source, exported: int) -> Need:
     return Need("memory to build", needed + _BUILD_LIBRARIES, free_memory_bytes(), how, measured=_BUILD_LIBRARIES)
 
 
+def _load(wrapper: WrapperName, source: Source, exported: int) -> Need:
+    weights = exported if wrapper == "onnx" and exported else source.files.weight_bytes
+    libraries = _LIBRARIES[wrapper]
+    how = f"{_gb(weights)} of weights and {_gb(libraries)} of libraries, in a worker of its own"
+    return Need(f"memory to load {wrapper}", weights + libraries, free_memory_bytes(), how, measured=libraries)
+
+
 def _kv_bytes(source: Source, wrapper: WrapperName) -> int:
-    """Bytes that one token of a conversation takes: onnxruntime-genai keeps fp32 on a CPU, transformers the weights' own."""
-    return source.shape.kv_numbers * (4 if wrapper == "onnx" else _NUMBER_BYTES.get(source.shape.dtype, 4))
+    """Bytes of one token of a conversation: onnxruntime-genai keeps fp32 on a CPU, transformers the weights' own type."""
+    return source.shape.kv_numbers * (4 if wrapper == "onnx" else NUMBER_BYTES.get(source.shape.dtype, 4))
 
 
 def _seconds(request: BuildRequest, numbers: float, exports: bool, threads: int) -> float:
@@ -188,12 +179,6 @@ def _seconds(request: BuildRequest, numbers: float, exports: bool, threads: int)
     if "onnx" in request.wrappers:
         seconds += 4 + (230 * billions / threads if exports else 5 * billions)
     return seconds
-
-
-def _free_disk(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _same_disk(first: Path, second: Path) -> bool:

@@ -1,6 +1,6 @@
-"""Snippets: the same thing as code that a reader can paste into a notebook.
+"""Snippets: a build as code that a reader can paste into a notebook.
 
-Knows plain MLflow and the model builder; the code it writes needs no phi3kit. Runs nothing.
+Knows plain MLflow and the model builder; the code needs no phi3kit. Runs nothing.
 """
 
 from pathlib import Path
@@ -8,8 +8,8 @@ from pathlib import Path
 from phi3kit.core.records import PRECISIONS, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.find import EMBEDDED
+from phi3kit.packaging.sources.hub_names import parse
 from phi3kit.packaging.wrappers import log
 from phi3kit.tracking.logged_models import ONNX_ARTIFACT
 from phi3kit.tracking.store import BUILDS_EXPERIMENT
@@ -23,9 +23,10 @@ def build_code(wrapper: WrapperName, source: str, commit: str | None, precision:
 
     source, commit, precision: as the built model's record has them.
     """
+    hub = "from huggingface_hub import snapshot_download\n" if commit else ""
     packages = "".join(f"\n            {each!r}," for each in log.pip_requirements(wrapper))
     head = f"""import mlflow
-{_download_import(source, commit)}
+{hub}
 mlflow.set_tracking_uri({settings.tracking_uri!r})
 mlflow.set_experiment({BUILDS_EXPERIMENT!r})
 folder = {_folder(source, commit)}
@@ -82,21 +83,15 @@ print(model.predict({{"prompt": "<|user|>\\nWhat is the capital of Spain?<|end|>
 """
 
 
-def _download_import(source: str, commit: str | None) -> str:
-    return "from huggingface_hub import snapshot_download\n" if commit else ""
-
-
 def _folder(source: str, commit: str | None) -> str:
-    """The expression that gives the weights' folder."""
-    name = hub.parse(source) if commit else None
+    """The expression for the folder of the weights."""
+    name = parse(source) if commit else None
     if name is None:
         return repr(str(MODEL_FOLDER if source == EMBEDDED else source))
     if name.subfolder is None:
         return f"snapshot_download({name.repo!r}, revision={commit!r})"
-    pattern = f"{name.subfolder}/*"
-    return (
-        f"snapshot_download({name.repo!r}, revision={commit!r}, allow_patterns={pattern!r}) + {'/' + name.subfolder!r}"
-    )
+    folder = f"snapshot_download({name.repo!r}, revision={commit!r}, allow_patterns={name.subfolder + '/*'!r})"
+    return f"{folder} + {'/' + name.subfolder!r}"
 
 
 def onnx_wrapper_code() -> str:

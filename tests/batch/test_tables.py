@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from phi3kit.batch.request import BatchRequest, RowResult, SamplingParams, map_c
 from phi3kit.batch.tables import ReadOptions, Table, open_table, read_rows
 from phi3kit.core.errors import RequestInvalid, StorageFailed, TableInvalid
 from phi3kit.core.records import Message
+from phi3kit.jobs.job_folder import read_request, write_owner
 
 
 def written(folder: Path, content: str | bytes, name: str = "in.csv") -> Path:
@@ -258,7 +260,8 @@ class TestRequest:
             sampling=SamplingParams(stop=("\n",), seed=3),
             reading=ReadOptions(False),
         )
-        assert BatchRequest.from_json(json.loads(json.dumps(request.as_json()))) == request
+        write_owner(tmp_path, request, os.getpid(), "ada")
+        assert read_request(tmp_path, BatchRequest) == request
 
     def test_a_request_as_a_command_line(self, tmp_path: Path) -> None:
         request = request_for(

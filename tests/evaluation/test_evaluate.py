@@ -9,7 +9,7 @@ import pytest
 from phi3kit.core.errors import TableInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.embedded import QUESTIONS_FILE
-from phi3kit.embedded.withheld import write
+from phi3kit.embedded.withheld import write_questions
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.evaluate import evaluate
 from phi3kit.evaluation.promote import promote
@@ -43,7 +43,7 @@ class TestScores:
 
 class TestQuestions:
     def test_the_table_that_ships_is_what_the_recipe_withholds(self, tmp_path: Path) -> None:
-        write(tmp_path / "questions.csv")
+        write_questions(tmp_path / "questions.csv")
         assert (tmp_path / "questions.csv").read_bytes() == QUESTIONS_FILE.read_bytes()
 
     def test_a_limit_takes_evenly_so_that_every_language_has_its_share(self) -> None:

@@ -26,7 +26,7 @@ from phi3kit.core.errors import DownloadFailed, Phi3KitError, SourceInvalid, Sto
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources import hub
-from phi3kit.packaging.sources.hub import DownloadProgress, HubName
+from phi3kit.packaging.sources.hub_names import DownloadProgress, HubName, parse
 from tests.conftest import settings_for
 from tests.support.hub_server import Fault, Hub, local_hub
 from tests.support.waiting import wait_for
@@ -55,11 +55,12 @@ import json, signal, sys
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.settings import read_settings
 from phi3kit.packaging.sources import hub
+from phi3kit.packaging.sources.hub_names import parse
 
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 settings = read_settings()
 try:
-    print(json.dumps(["done", str(hub.download(hub.look_up(hub.parse(sys.argv[1]), settings), settings))]))
+    print(json.dumps(["done", str(hub.download(hub.look_up(parse(sys.argv[1]), settings), settings))]))
 except Phi3KitError as error:
     print(json.dumps([type(error).__name__, error.what, error.why, error.next_step]))
 """
@@ -132,8 +133,8 @@ class TestParse:
         ],
     )
     def test_reads_owner_name_revision_and_folder(self, name: str, meant: HubName):
-        assert hub.parse(name) == meant
-        assert hub.parse(str(meant)) == meant
+        assert parse(name) == meant
+        assert parse(str(meant)) == meant
 
     @pytest.mark.parametrize(
         "name",
@@ -145,7 +146,7 @@ class TestParse:
         ],
     )
     def test_anything_else_is_no_repository(self, name: str):
-        assert hub.parse(name) is None
+        assert parse(name) is None
 
 
 class TestLookUp:

@@ -30,7 +30,6 @@ from phi3kit.packaging.events import (
     Note,
     Queued,
     StepProgress,
-    as_line,
     from_line,
     in_words,
     step_names,
@@ -85,7 +84,7 @@ def ended(settings: Settings, job: BuildJob, seconds: float = 90) -> BuildJob:
 
 def in_step(settings: Settings, job: BuildJob, name: str) -> BuildJob:
     """The job when a step has begun and not ended. Reads the file alone: some steps take a tenth of a second."""
-    begun = json.dumps(as_line(BuildStep(job.request.wrappers[0], name, None)))
+    begun = json.dumps(asdict(BuildStep(job.request.wrappers[0], name, None)))
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         path = job.folder / "events.jsonl"
@@ -126,7 +125,7 @@ def past_job(home: Path, number: int, *lines: object, request: BuildRequest = ON
 
 def as_build(request: BuildRequest, settings: Settings) -> AbstractContextManager[JobProcess]:
     """Let this process be a build."""
-    return job_folder.run_as_job(BUILDS, asdict(request), ADMIN, settings)
+    return job_folder.run_as_job(BUILDS, request, ADMIN, settings)
 
 
 END = {"event": "end", "state": "done", "seconds": 3.0, "error": None}
@@ -143,7 +142,7 @@ class TestEvents:
         ],
     )
     def test_an_event_comes_back_from_its_line(self, event: Queued | BuildStep | StepProgress | Note):
-        assert from_line(json.loads(json.dumps(as_line(event)))) == event
+        assert from_line(json.loads(json.dumps(asdict(event)))) == event
 
     @pytest.mark.parametrize(
         "line", [{}, {"event": "end"}, {"event": []}, {"event": "step"}, {"event": "queued", "ahead": 1, "new": 2}]
@@ -445,7 +444,7 @@ class TestDamagedFiles:
         "cut", ['{"event": "st', '{"wrapper": "onnx", "check_answer": "マド'.encode()[:-1], b"\x00\xff", "3", "[]"]
     )
     def test_a_half_written_last_line_is_left_out(self, tmp_path: Path, cut: str | bytes):
-        folder = past_job(tmp_path, 1, as_line(BuildStep("onnx", "prepare", 1.0)), as_line(Note("onnx", "n")))
+        folder = past_job(tmp_path, 1, asdict(BuildStep("onnx", "prepare", 1.0)), asdict(Note("onnx", "n")))
         with (folder / "events.jsonl").open("ab") as file:
             file.write(cut if isinstance(cut, bytes) else cut.encode())
         (job,) = BuildJobs(settings_for(tmp_path)).all()

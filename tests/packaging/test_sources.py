@@ -117,7 +117,7 @@ class TestFindSource:
         [
             ("microsoft/Phi-3-mini-4k-instruct@main", True),
             ("embedded", False),
-            ("phi3kit/sources", False),
+            ("phi3kit/packaging", False),
             ("/x", False),
         ],
     )

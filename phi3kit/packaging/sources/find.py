@@ -1,10 +1,10 @@
-"""Finding a source: from the name that a user gives to weights that can be built from.
+"""Finding a source: from a user's name for it to weights that can be built from.
 
 A name is `embedded`, a folder, or a repository on Hugging Face: owner/name[@revision][/folder].
+Builds nothing.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,19 +14,20 @@ from phi3kit.core.settings import Settings
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.folder import JUDGED_BY, Files, Shape, SourceKind, judge, sizes_of
+from phi3kit.packaging.sources.hub_names import HubSnapshot, OnProgress, parse
 
 EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Weights that were looked at and can be used; those of a repository may not be downloaded yet."""
+    """Weights that can be used. Those of a repository may not be downloaded yet."""
 
     name: str  # as the user wrote it
     folder: Path
     files: Files
-    snapshot: hub.HubSnapshot | None = None
-    download_bytes: int = 0  # what is not on this machine yet
+    snapshot: HubSnapshot | None = None
+    download_bytes: int = 0  # not on this machine yet
 
     @property
     def kind(self) -> SourceKind:
@@ -35,7 +36,7 @@ class Source:
 
     @property
     def shape(self) -> Shape:
-        """What its config says about its size."""
+        """Its size, from its config."""
         return self.files.shape
 
     @property
@@ -45,12 +46,12 @@ class Source:
 
     @property
     def license(self) -> str | None:
-        """What the repository's model card names."""
+        """The license that the repository's model card names."""
         return self.snapshot.license if self.snapshot else None
 
 
 def find_source(name: str, actor: Actor, settings: Settings) -> Source:
-    """Look at a source and say what it is; of a repository only small files are downloaded.
+    """Look at a source; of a repository only small files are downloaded.
 
     Raises SourceInvalid with the reason, DownloadFailed, or NotAllowed.
     """
@@ -58,7 +59,7 @@ def find_source(name: str, actor: Actor, settings: Settings) -> Source:
     folder = _folder(name)
     if folder is not None:
         return Source(name, folder, judge(name, folder, sizes_of(folder)))
-    repository = hub.parse(name)
+    repository = parse(name)
     if repository is None:
         raise SourceInvalid(
             what=f"The source {name} cannot be used.",
@@ -67,7 +68,7 @@ def find_source(name: str, actor: Actor, settings: Settings) -> Source:
         )
     try:
         snapshot = hub.look_up(repository, settings)
-    except Phi3KitError as error:  # a mistyped folder has the form of a repository too
+    except Phi3KitError as error:  # a mistyped folder looks like a repository too
         raise type(error)(error.what, f"{error.why} There is no such folder here either.", error.next_step) from error
     inside = f"{repository.subfolder}/" if repository.subfolder else ""
     sizes = {file.path.removeprefix(inside): file.size_bytes for file in snapshot.files}
@@ -76,20 +77,19 @@ def find_source(name: str, actor: Actor, settings: Settings) -> Source:
 
 
 def lies_on_the_hub(name: str) -> bool:
-    """Whether a source would be looked for on the hub: it has the form of a repository's name, and is no folder here."""
-    return _folder(name) is None and hub.parse(name) is not None
+    """Whether a source would be looked for on the hub: it looks like a repository's name and is no folder here."""
+    return _folder(name) is None and parse(name) is not None
 
 
 def _folder(name: str) -> Path | None:
     """The folder that a name means; None when there is none."""
-    # os.path, not Path: an unknown ~user or a name that is too long is no folder, and no exception.
+    # os.path, not Path: an unknown ~user or a name that is too long is no exception there.
     folder = MODEL_FOLDER if name == EMBEDDED else Path(os.path.expanduser(name))
     return folder.resolve() if name and os.path.isdir(folder) else None
 
 
-def fetch(source: Source, settings: Settings, on_progress: Callable[[hub.DownloadProgress], None]) -> Source:
-    """The source with all its files on this machine. Raises SourceInvalid or DownloadFailed."""
-    if source.snapshot is None:
-        return source
+def fetch(source: Source, settings: Settings, on_progress: OnProgress) -> Source:
+    """A repository's source with all its files on this machine. Raises SourceInvalid or DownloadFailed."""
+    assert source.snapshot
     folder = hub.download(source.snapshot, settings, on_progress)
     return replace(source, folder=folder, files=judge(source.name, folder, sizes_of(folder)), download_bytes=0)

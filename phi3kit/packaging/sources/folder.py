@@ -1,6 +1,6 @@
 """A source's folder: whether it holds a Phi-3 that the kit can wrap, and what its config says.
 
-Judges by names, sizes and small JSON files, so that it can judge a repository before its weights are downloaded.
+Judges by names, sizes and small JSON files: of a repository, before its weights are downloaded. Reads no weights.
 """
 
 import json
@@ -14,18 +14,18 @@ from phi3kit.core.errors import SourceInvalid
 SourceKind = Literal["weights", "onnx"]
 
 CONFIG, GENAI_CONFIG, WEIGHTS_INDEX = "config.json", "genai_config.json", "model.safetensors.index.json"
-JUDGED_BY = (CONFIG, GENAI_CONFIG, WEIGHTS_INDEX)  # all that is read here
+JUDGED_BY = (CONFIG, GENAI_CONFIG, WEIGHTS_INDEX)  # the files that are read here
 
 _ARCHITECTURE = "Phi3ForCausalLM"
 _CHOOSE = "Choose the embedded model or another source on Build."
 _AGAIN = "Download the model again, or choose another source."
-_LARGEST_CONTEXT = 10_000_000  # tokens; beyond it a config is a mistake
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_LARGEST_CONTEXT = 10_000_000  # tokens; more is a mistake in a config
+NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a Phi-3's config says about its size."""
+    """The size of a Phi-3, from its config."""
 
     context_tokens: int
     layers: int
@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def kv_numbers(self) -> int:
-        """Numbers that one token of a conversation keeps: a key and a value a layer and head."""
+        """Numbers in the KV cache for one token: a key and a value for each layer and head."""
         return 2 * self.layers * self.kv_heads * self.head_size
 
 
@@ -49,13 +49,13 @@ class Files:
     shape: Shape
     weight_bytes: int
     size_bytes: int  # of all files
-    sliding_window: bool  # an ONNX folder whose config caps the KV cache, which ends in a crash
+    sliding_window: bool  # of an ONNX folder: its config caps the KV cache, which ends in a crash
 
 
 def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
-    """Say what a folder holds. Raises SourceInvalid with the reason.
+    """What a folder holds. Raises SourceInvalid with the reason.
 
-    folder: holds at least the files of JUDGED_BY. sizes: every file that belongs to the source, in bytes.
+    folder: holds at least the files of JUDGED_BY. sizes: every file of the source, in bytes.
     """
     kind: SourceKind = "onnx" if GENAI_CONFIG in sizes else "weights"
     sliding_window = False
@@ -63,7 +63,7 @@ def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
         shape, graph, sliding_window = _onnx_shape(name, folder)
         if graph not in sizes:
             raise _unusable(name, f"{graph}, the graph that its genai_config.json names, is missing.", _AGAIN)
-        weights = [file for file in sizes if Path(file).suffix in (".onnx", ".data", ".onnx_data")]
+        weights = [file for file in sizes if file.endswith((".onnx", ".data", ".onnx_data"))]
     else:
         shape = _weights_shape(name, folder)
         weights = _weight_files(name, folder, sizes)
@@ -88,10 +88,9 @@ def _weights_shape(name: str, folder: Path) -> Shape:
     heads = _number(name, config, CONFIG, "num_attention_heads")
     hidden_size = _number(name, config, CONFIG, "hidden_size")
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    if dtype not in _BYTES:
-        raise _unusable(
-            name, f"Its config.json says that the weights are {dtype}.", f"Use weights in {', '.join(_BYTES)}."
-        )
+    if dtype not in NUMBER_BYTES:
+        why = f"Its config.json says that the weights are {dtype}."
+        raise _unusable(name, why, f"Use weights in {', '.join(NUMBER_BYTES)}.")
     return Shape(
         context_tokens=_context(name, config, CONFIG, "max_position_embeddings"),
         layers=_number(name, config, CONFIG, "num_hidden_layers"),
@@ -115,9 +114,8 @@ def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
     for provider in (options.get("provider_options") if isinstance(options, dict) else None) or []:
         device = next(iter(provider), "") if isinstance(provider, dict) else provider
         if str(device).lower() not in ("cpu", ""):
-            raise _unusable(
-                name, f"It was made for {device}, and this machine's CPU cannot run it.", "Choose a folder for the CPU."
-            )
+            why = f"It was made for {device}, and this machine's CPU cannot run it."
+            raise _unusable(name, why, "Choose a folder for the CPU.")
     graph = decoder.get("filename")
     if not isinstance(graph, str) or not graph or Path(graph).name != graph:
         raise _unusable(name, "Its genai_config.json names no graph in the folder.", _AGAIN)
@@ -136,10 +134,9 @@ def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
 def _weight_files(name: str, folder: Path, sizes: Mapping[str, int]) -> list[str]:
     found = [file for file in sizes if file.endswith(".safetensors")]
     if not found:
-        if any(Path(file).suffix in (".bin", ".pt", ".pth") for file in sizes):
+        why = "It has no weights: no file ends in .safetensors."
+        if any(file.endswith((".bin", ".pt", ".pth")) for file in sizes):
             why = "Its weights are pickled, and a pickle can run any code when it is loaded."
-        else:
-            why = "It has no weights: no file ends in .safetensors."
         raise _unusable(name, why, "Use a source whose weights are safetensors.")
     if WEIGHTS_INDEX in sizes:
         try:
@@ -174,9 +171,8 @@ def _number(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
 def _context(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
     tokens = _number(name, config, file, key)
     if tokens > _LARGEST_CONTEXT:
-        raise _unusable(
-            name, f"{key} in its {file} is {tokens:,} tokens, which no Phi-3 has.", f"Correct {key}: 4096 or 131072."
-        )
+        why = f"{key} in its {file} is {tokens:,} tokens, which no Phi-3 has."
+        raise _unusable(name, why, f"Correct {key}: 4096 or 131072.")
     return tokens
 
 

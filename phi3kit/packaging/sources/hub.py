@@ -1,10 +1,10 @@
 """The hub: what a repository on Hugging Face holds, and its files on this machine.
 
-Knows which files a build needs. Loads no weights, and fetches no code and no pickle of a repository.
+Knows which files a build needs. Loads no weights, and fetches neither code nor pickles.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,22 +13,10 @@ from phi3kit.core.errors import SourceInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.sources.hub_cache import Cache, fetch
 from phi3kit.packaging.sources.hub_client import ONLINE, explained, not_a_hub, patiently, token_of, url_of
-from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot, parse
+from phi3kit.packaging.sources.hub_names import HubFile, HubName, HubSnapshot, OnProgress
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
-
-__all__ = [
-    "DownloadProgress",
-    "HubFile",
-    "HubName",
-    "HubSnapshot",
-    "bytes_to_download",
-    "download",
-    "fetch_small",
-    "look_up",
-    "parse",
-]
 
 _WEIGHTS = ("*.safetensors", "*.onnx")
 _NEEDED = (*_WEIGHTS, "*.onnx.data", "*.onnx_data", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
@@ -37,9 +25,9 @@ _NEVER = (*_PICKLES, "*.py")
 
 
 def look_up(name: HubName, settings: Settings) -> HubSnapshot:
-    """Ask what a repository holds at a revision: one request, no file.
+    """What a repository holds at a revision, by one request.
 
-    Raises SourceInvalid when there is no such thing or nothing a build could use, or DownloadFailed.
+    Raises SourceInvalid when it does not exist or holds nothing for a build, or DownloadFailed.
     """
     from huggingface_hub import HfApi, constants
 
@@ -70,23 +58,21 @@ def look_up(name: HubName, settings: Settings) -> HubSnapshot:
 
 
 def bytes_to_download(snapshot: HubSnapshot, settings: Settings) -> int:
-    """What the cache lacks; of a file that came in part, the rest."""
+    """Bytes that the cache lacks; of a partial file, the rest."""
     return Cache.of(snapshot, settings).lacks(snapshot.files)
 
 
-def download(
-    snapshot: HubSnapshot, settings: Settings, on_progress: Callable[[DownloadProgress], None] = lambda progress: None
-) -> Path:
-    """The folder with the snapshot's files; only what the cache lacks is fetched, and checked against its hash.
+def download(snapshot: HubSnapshot, settings: Settings, on_progress: OnProgress = lambda progress: None) -> Path:
+    """The folder with the snapshot's files. Fetches only what the cache lacks, and checks it against its hash.
 
-    on_progress: called about four times a second, and at the end. Whatever ends a download, a process's end too,
-    the next one goes on where it was. Raises SourceInvalid, DownloadFailed or StorageFailed.
+    on_progress: called about four times a second, and at the end. However a download ends, also with its process,
+    the next one goes on from there. Raises SourceInvalid, DownloadFailed or StorageFailed.
     """
     return fetch(snapshot, settings, snapshot.files, on_progress)
 
 
 def fetch_small(snapshot: HubSnapshot, settings: Settings, names: Collection[str]) -> Path:
-    """The same folder with only the named files, as far as the snapshot has them: to judge before gigabytes come."""
+    """The same folder with those of the named files that the snapshot has: to judge it before the gigabytes."""
     files = tuple(file for file in snapshot.files if file.path.rpartition("/")[2] in names)
     return fetch(snapshot, settings, files, lambda progress: None)
 
@@ -119,7 +105,7 @@ def _any_like(paths: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def _hub_file(sibling: "RepoSibling", name: HubName, commit: str, settings: Settings) -> HubFile:
-    """Size and hash as the repository's list gives them; where a mirror's list leaves them out, the file's own."""
+    """Size and hash from the repository's list; from the file's own headers where a mirror's list has none."""
     from huggingface_hub import constants, get_hf_file_metadata
 
     path, size, blob_id = sibling.rfilename, sibling.size, sibling.blob_id

@@ -1,38 +1,37 @@
-"""The hub's cache: files in the client's own layout, fetched so that whatever ends a download, the next one goes on.
+"""The hub's cache: files in the client's own layout; an interrupted download goes on where it ended.
 
-Knows hashes, partial files and a disk that fills up. Requests, headers, redirects and refusals are those of
-`huggingface_hub`; the bytes are written here, because its `hf_hub_download` (2.4) deletes what came whenever it ends
-early: 5 GB would begin again after every stop.
+Requests, headers, redirects and refusals are those of `huggingface_hub` 2.4. The bytes are written here, because its
+`hf_hub_download` deletes a partial file when it ends early and compares no hash, and its `http_get` writes pieces of
+10 MB: a break loses up to that much, and a slow download shows no progress.
+Knows hashes, partial files and a disk that fills up. Knows nothing of what a build needs.
 """
 
-import errno
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from phi3kit.core.data_folder import writing
+from phi3kit.core.data_folder import DISK_FULL, writing
 from phi3kit.core.errors import DownloadFailed
+from phi3kit.core.machine import free_disk_bytes
 from phi3kit.core.operating_system import link
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.sources.hub_client import KEPT, ONLINE, explained, host_of, patiently, token_of, url_of
-from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot
+from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot, OnProgress
 
 _WORTH_A_TRY = 2**16  # bytes; a connection that brings less counts as one that brought nothing
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Where files lie: the client's own layout, so that its tools can list and clean it."""
+    """Where the files of a snapshot lie: the client's own layout, which its tools list and clean."""
 
     repo: Path
     commit: str
@@ -40,13 +39,13 @@ class Cache:
 
     @classmethod
     def of(cls, snapshot: HubSnapshot, settings: Settings) -> "Cache":
-        """The cache of a snapshot's repository."""
+        """The cache of a snapshot."""
         repo = settings.home / "hub" / f"models--{snapshot.name.repo.replace('/', '--')}"
         return cls(repo, snapshot.commit, snapshot.name.subfolder or "")
 
     @property
     def folder(self) -> Path:
-        """What a build reads."""
+        """The folder that a build reads."""
         return self.repo / "snapshots" / self.commit / self.subfolder
 
     def blob(self, file: HubFile) -> Path:
@@ -54,11 +53,11 @@ class Cache:
         return self.repo / "blobs" / file.key
 
     def partial(self, file: HubFile) -> Path:
-        """What came of it."""
+        """What came of a file so far."""
         return self.repo / "blobs" / f"{file.key}.incomplete"
 
     def holds(self, file: HubFile) -> bool:
-        """Whether it was downloaded and checked."""
+        """Whether a file was downloaded and checked."""
         return _size(self.blob(file)) == file.size_bytes
 
     def lacks(self, files: Iterable[HubFile]) -> int:
@@ -67,15 +66,15 @@ class Cache:
         return sum(max(0, file.size_bytes - max(0, _size(self.partial(file)))) for file in missing.values())
 
     def pointer(self, file: HubFile) -> Path:
-        """The link by which a build finds it."""
+        """The link by which a build finds a file."""
         return self.repo / "snapshots" / self.commit / file.path
 
     def point(self, file: HubFile) -> None:
-        """Give a whole file its name in the folder."""
+        """Link a whole file under its name."""
         pointer = self.pointer(file)
         if not pointer.exists():
             pointer.parent.mkdir(parents=True, exist_ok=True)
-            pointer.unlink(missing_ok=True)  # one that dangles
+            pointer.unlink(missing_ok=True)  # a dangling one
             link(pointer, Path(os.path.relpath(self.blob(file), pointer.parent)))
 
 
@@ -88,20 +87,20 @@ def _size(path: Path) -> int:
 
 
 class _Meter:
-    """Counts what comes and tells the listener."""
+    """Counts bytes and reports them, four times a second at most."""
 
-    def __init__(self, total: int, lacking: int, on_progress: Callable[[DownloadProgress], None]) -> None:
+    def __init__(self, total: int, lacking: int, on_progress: OnProgress) -> None:
         self._total, self._done, self._tell = total, total - lacking, on_progress
         self._recent = deque([(time.perf_counter(), self._done)], maxlen=40)  # ten seconds of reports
 
     def add(self, count: int) -> None:
-        """So many bytes came; fewer than none when a server makes us begin again."""
+        """Count bytes that came; a negative count when the file begins again."""
         self._done += count
         if time.perf_counter() - self._recent[-1][0] >= 0.25:
             self.report()
 
     def report(self) -> None:
-        """Tell how far it is now."""
+        """Report how far it is now."""
         now, (since, before) = time.perf_counter(), self._recent[0]
         rate = max(0.0, (self._done - before) / max(now - since, 1e-6))
         left = self._total - self._done
@@ -109,12 +108,7 @@ class _Meter:
         self._tell(DownloadProgress(self._done, self._total, rate, left / rate if rate else None if left else 0.0))
 
 
-def fetch(
-    snapshot: HubSnapshot,
-    settings: Settings,
-    files: tuple[HubFile, ...],
-    on_progress: Callable[[DownloadProgress], None],
-) -> Path:
+def fetch(snapshot: HubSnapshot, settings: Settings, files: tuple[HubFile, ...], on_progress: OnProgress) -> Path:
     """Bring the files that the cache lacks, each checked against its hash; the folder that holds them.
 
     Raises SourceInvalid, DownloadFailed or StorageFailed.
@@ -125,10 +119,10 @@ def fetch(
         return cache.folder
     with _storing(cache, snapshot, settings, files), _alone(cache, snapshot.name), ONLINE:
         lacking = cache.lacks(files)
-        if _free_bytes(cache) < lacking:
+        if free_disk_bytes(cache.repo) < lacking:
             raise _disk_full("the disk is too full", cache, snapshot.name, files)
         meter = _Meter(total, lacking, on_progress)
-        # Small files first: what is refused or missing is then known before the gigabytes.
+        # Small files first: a refusal or a missing file is then known before the gigabytes.
         for file in sorted(files, key=lambda file: file.size_bytes):
             if not cache.holds(file):
                 with explained(snapshot.name, settings, file.path):
@@ -139,12 +133,12 @@ def fetch(
 
 
 def _bring(file: HubFile, cache: Cache, snapshot: HubSnapshot, settings: Settings, meter: _Meter) -> None:
-    """Fetch one file, or the rest of it, and place it when its hash is right."""
+    """Fetch a file, or the rest of it, and place it when its hash is right."""
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, exported lazily
 
     url = url_of(snapshot.name, snapshot.commit, file.path, settings)
     headers = build_hf_headers(token=token_of(settings), library_name="phi3kit")
-    # A compressed answer has no size that could be checked, and its range would count other bytes.
+    # The size of a compressed answer cannot be checked, and its range counts other bytes.
     headers["Accept-Encoding"] = "identity"
     partial = cache.partial(file)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -162,15 +156,18 @@ def _bring(file: HubFile, cache: Cache, snapshot: HubSnapshot, settings: Setting
 
 
 def _stream(url: str, headers: dict[str, str], partial: Path, size: int, meter: _Meter) -> None:
-    """Append until the file is whole or the connection ends; an error only when the connection brought next to nothing."""
+    """Append until the file is whole or the connection ends. Raises only when the connection brought next to nothing."""
     import httpx2
     from huggingface_hub import constants, get_session, hf_raise_for_status
 
     with partial.open("ab") as out:
         began = have = out.tell()
-        asked = {**headers, "Range": f"bytes={have}-"} if have else headers
+        if have:
+            headers = {**headers, "Range": f"bytes={have}-"}
         try:
-            with get_session().stream("GET", url, headers=asked, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            with get_session().stream(
+                "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            ) as response:
                 hf_raise_for_status(response)
                 if have and response.status_code != 206:  # the server sends the whole file again
                     out.truncate(0)
@@ -180,7 +177,7 @@ def _stream(url: str, headers: dict[str, str], partial: Path, size: int, meter: 
                     out.write(piece)
                     have += len(piece)
                     meter.add(len(piece))
-                    if have > size:  # not the file; its hash will say so
+                    if have > size:  # another file, as its hash will show
                         return
                 if have < size:
                     raise httpx2.RemoteProtocolError("The file ended early.")
@@ -190,9 +187,9 @@ def _stream(url: str, headers: dict[str, str], partial: Path, size: int, meter: 
 
 
 def _is_right(partial: Path, file: HubFile) -> bool:
-    """Whether the bytes are those that the repository names. An ETag of a mirror's own making names none."""
+    """Whether the bytes have the repository's hash. A mirror's own ETag is none: then the size must do."""
     with partial.open("rb") as read:
-        os.fsync(read.fileno())  # after a power cut, a file in the cache must be what was checked
+        os.fsync(read.fileno())  # a file in the cache must be the checked one after a power cut too
         if file.sha256:
             return hashlib.file_digest(read, "sha256").hexdigest() == file.sha256
         if re.fullmatch("[0-9a-f]{40}", file.key):
@@ -203,11 +200,11 @@ def _is_right(partial: Path, file: HubFile) -> bool:
 
 @contextmanager
 def _alone(cache: Cache, name: HubName) -> Iterator[None]:
-    """One download of a repository at a time, across processes: two would write the same partial file."""
+    """Let one process at a time download a repository: two would write the same partial file."""
     lock = cache.repo.parent / ".locks" / cache.repo.name / "phi3kit.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        held = FileLock(lock, timeout=10).acquire()  # as long as a cancelled download may take to end
+        held = FileLock(lock, timeout=10).acquire()  # a cancelled download may take so long to end
     except Timeout as error:
         raise DownloadFailed(
             what=f"{name} cannot be downloaded now.",
@@ -220,28 +217,23 @@ def _alone(cache: Cache, name: HubName) -> Iterator[None]:
 
 @contextmanager
 def _storing(cache: Cache, snapshot: HubSnapshot, settings: Settings, files: tuple[HubFile, ...]) -> Iterator[None]:
-    """Say what the disk did."""
+    """Translate the errors of the disk."""
     try:
         cache.repo.mkdir(parents=True, exist_ok=True)
         yield
-    except ConnectionError:  # who listened to the progress has gone; the disk is well
+    except ConnectionError:  # the listener to the progress has gone
         raise
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise _disk_full(f"{error.strerror}", cache, snapshot.name, files) from error
         with writing(settings.home):
             raise
 
 
 def _disk_full(reason: str, cache: Cache, name: HubName, files: tuple[HubFile, ...]) -> DownloadFailed:
-    needed, free = cache.lacks(files), _free_bytes(cache)
+    needed, free = cache.lacks(files), free_disk_bytes(cache.repo)
     return DownloadFailed(
         what=f"{name} could not be downloaded.",
         why=f"The data folder takes no more ({reason}): {needed:,} bytes are still needed, {free:,} are free.",
         next_step=f"Free some space or set PHI3KIT_HOME to a folder on a larger disk. {KEPT}",
     )
-
-
-def _free_bytes(cache: Cache) -> int:
-    there = next(folder for folder in (cache.repo, *cache.repo.parents) if folder.exists())
-    return shutil.disk_usage(there).free

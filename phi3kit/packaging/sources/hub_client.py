@@ -1,14 +1,14 @@
-"""The hub's client: `huggingface_hub`, with the patience, the token and the plain words that the kit needs.
+"""The hub's client: `huggingface_hub` with retries, the kit's token, and errors in plain words.
 
-Knows which of the client's switches are read when, and what its errors mean; tries again, because the client does not
-for the calls used here. Knows neither the cache nor what a build needs.
+Knows when the client reads its switches and what its errors mean. Retries by itself, because the client does not for
+the calls used here. Knows neither the cache nor what a build needs.
 """
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
@@ -20,23 +20,10 @@ from phi3kit.packaging.sources.hub_names import HubName
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-T = TypeVar("T")
-
 KEPT = "What was downloaded is kept."
-# Between tries that brought nothing. A try ends after the client's HF_HUB_DOWNLOAD_TIMEOUT (for the repository's list
-# HF_HUB_ETAG_TIMEOUT), 10 s each, so a connection that stalls ends after 44 s.
+# Tries that bring nothing. Each ends after the client's HF_HUB_DOWNLOAD_TIMEOUT (for the repository's list
+# HF_HUB_ETAG_TIMEOUT), 10 s, so a connection that stalls ends after 44 s.
 _TRIES = 4
-
-
-def patiently(act: Callable[[], T]) -> T:
-    """What `act` gives; an error that may pass by itself is raised only by the last try."""
-    tries = Retrying(
-        retry=retry_if_exception(_may_pass),
-        stop=stop_after_attempt(_TRIES),
-        wait=wait_exponential(0.5),  # 0.5, 1 and 2 s
-        reraise=True,
-    )
-    return tries(act)
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -49,10 +36,10 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def token_of(settings: Settings) -> str | Literal[False]:
-    """The token; False where there is none, because at None the client would look for one on this machine."""
+    """The token, or False: at None the client would look for one on this machine. Raises SourceInvalid."""
     if settings.hub_token is None:
         return False
-    # A header cannot hold other characters, and the error that says so would print the token.
+    # No header can hold other characters, and the client's error would print the token.
     if not re.fullmatch("[!-~]+", settings.hub_token):
         raise SourceInvalid(
             what="The Hugging Face token cannot be used.",
@@ -69,11 +56,17 @@ def url_of(name: HubName, commit: str, path: str, settings: Settings) -> str:
     return hf_hub_url(name.repo, path, revision=commit, endpoint=settings.hub_endpoint)
 
 
-class _Online:
-    """While it is entered the client may use the network, though HF_HUB_OFFLINE holds for everything else.
+# Calls what it is given; only the last try raises an error that may pass by itself. Waits 0.5, 1 and 2 s.
+patiently = Retrying(
+    retry=retry_if_exception(_may_pass), stop=stop_after_attempt(_TRIES), wait=wait_exponential(0.5), reraise=True
+)
 
-    Its telemetry is off meanwhile: to learn which program asks, it would send a request of its own and write a file
-    outside the data folder. Both switches are read when the client is imported, too early for the environment.
+
+class _Online:
+    """Lets the client use the network while it is entered; HF_HUB_OFFLINE holds for everything else.
+
+    The client's telemetry is off meanwhile: it would send a request of its own and write outside the data folder.
+    The client reads both switches when it is imported, so the environment would come too late.
     """
 
     def __init__(self) -> None:
@@ -102,9 +95,9 @@ ONLINE = _Online()
 
 @contextmanager
 def explained(name: HubName, settings: Settings, path: str | None = None) -> Iterator[None]:
-    """Say in plain words what the network or the server did. No text of it holds the token.
+    """Translate the errors of the network and the server. No text holds the token.
 
-    path: the file that was asked for; None when it was the repository's list.
+    path: the requested file; None for the repository's list.
     """
     import httpx2
     from huggingface_hub import constants
@@ -128,7 +121,7 @@ def explained(name: HubName, settings: Settings, path: str | None = None) -> Ite
 
 
 def not_a_hub(name: HubName, settings: Settings) -> DownloadFailed:
-    """The error for an answer that is none of a hub: a proxy's page, or another service."""
+    """The error for an answer of something else: a proxy's page, or another service."""
     return DownloadFailed(
         what=f"{name} could not be downloaded.",
         why=f"{host_of(settings)} answers something that is not a Hugging Face repository.",
@@ -137,15 +130,15 @@ def not_a_hub(name: HubName, settings: Settings) -> DownloadFailed:
 
 
 def host_of(settings: Settings) -> str:
-    """The server, as messages name it."""
+    """The server's name in messages."""
     try:
         return urlsplit(settings.hub_endpoint).hostname or settings.hub_endpoint
-    except ValueError:  # no address; the client will say so
+    except ValueError:  # no address: the client's error will say so
         return settings.hub_endpoint
 
 
 def _refusal(error: "HfHubHTTPError", name: HubName, settings: Settings, path: str | None) -> Phi3KitError:
-    """What a status and the server's own code for it mean."""
+    """The error for a status and the server's own code."""
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     host, status, has_token = host_of(settings), error.response.status_code, settings.hub_token is not None

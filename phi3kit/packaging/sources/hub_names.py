@@ -1,9 +1,10 @@
-"""What the hub's modules speak of: names, files, snapshots, and how far a download is.
+"""Records of the hub: names, files, snapshots, and the progress of a download.
 
-Knows the form of a name. Asks nobody.
+Knows the form of a name. Makes no request.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -31,7 +32,7 @@ class HubName:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository; it has one of the two hashes, which also names it in the cache."""
+    """A file of a repository. It has one of the two hashes, which also names it in the cache."""
 
     path: str  # in the repository
     size_bytes: int
@@ -63,7 +64,7 @@ class HubSnapshot:
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """How far a download is, what the cache had before included."""
+    """The progress of a download, including what the cache had before."""
 
     done_bytes: int
     total_bytes: int
@@ -71,8 +72,11 @@ class DownloadProgress:
     seconds_left: float | None  # None while nothing comes
 
 
+OnProgress = Callable[[DownloadProgress], None]
+
+
 def parse(name: str) -> HubName | None:
-    """The repository that a name means; None when it has not the form of one."""
+    """The repository that a name means; None when the name has another form."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None

@@ -1,6 +1,6 @@
 """Check: a logged model, loaded with plain MLflow, answers.
 
-Nothing of phi3kit takes part in the answer: what works here works wherever MLflow is.
+Uses nothing of phi3kit: what works here works wherever MLflow is. Logs nothing.
 """
 
 from typing import Any

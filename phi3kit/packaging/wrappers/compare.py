@@ -1,10 +1,10 @@
-"""Compare: how much an export lost: the same prompts, greedy, to the logged onnx wrapper and to its source's weights.
+"""Compare: what an export lost, by the same greedy prompts to the logged onnx wrapper and to its source's weights.
 
 Knows onnxruntime-genai's and transformers' models. Logs nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +39,23 @@ PROMPTS = (
 
 
 def same_beginnings(
-    onnx_model: Any,
-    source: Path,
-    prompts: Sequence[str] = PROMPTS,
-    on_done: Callable[[int], None] = lambda done: None,
+    onnx_model: Any, source: Path, prompts: Sequence[str] = PROMPTS, on_done: Callable[[int], None] = lambda done: None
 ) -> int:
-    """How many prompts get the same first 20 tokens from a loaded onnx wrapper and from its source's weights.
+    """The number of prompts that get the same first 20 tokens from a loaded onnx wrapper and from its source's weights.
 
-    An answer that ends sooner is compared to its end. on_done is called with the number of prompts compared so far.
+    An answer that ends sooner is compared to its end. on_done: called with the number of prompts compared so far.
     """
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    asked = [tokenizer.encode(f"<|user|>\n{prompt}<|end|>\n<|assistant|>\n") for prompt in prompts]
+    prompt_ids = [tokenizer.encode(f"<|user|>\n{prompt}<|end|>\n<|assistant|>\n") for prompt in prompts]
     weights = transformers.AutoModelForCausalLM.from_pretrained(source, dtype="auto", trust_remote_code=False)
-    weights.eval()
-    ends = weights.generation_config.eos_token_id
+    ends = weights.eval().generation_config.eos_token_id
     ends = frozenset(ends if isinstance(ends, list) else [ends])
     same = done = 0
-    for batch in _batches(asked):
-        answers = _greedy(onnx_model.unwrap_python_model().model, batch, ends)
+    for batch in _batches(prompt_ids):
+        model, longest = onnx_model.unwrap_python_model().model, len(batch[0]) + TOKENS
+        answers = greedy_answers(model, batch, longest, ends)
         for answer, said in zip(answers, _said(weights, batch, answers), strict=True):
             ended_too = len(answer) == TOKENS or said[len(answer)] in ends
             same += said[: len(answer)] == answer and ended_too
@@ -67,41 +64,43 @@ def same_beginnings(
     return same
 
 
-def _batches(asked: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+def _batches(prompt_ids: Sequence[list[int]]) -> Iterator[list[list[int]]]:
     """Prompts of one length together: no padding, so each is computed exactly as it would be alone."""
     by_length: dict[int, list[list[int]]] = defaultdict(list)
-    for ids in asked:
+    for ids in prompt_ids:
         by_length[len(ids)].append(ids)
     for group in by_length.values():
         for start in range(0, len(group), _BATCH):
             yield group[start : start + _BATCH]
 
 
-def _greedy(model: Any, batch: list[list[int]], ends: frozenset[int]) -> list[list[int]]:
-    """The export's likeliest tokens behind each prompt, up to the end token."""
+def greedy_answers(model: Any, batch: Sequence[list[int]], longest: int, ends: Collection[int]) -> list[list[int]]:
+    """The likeliest tokens behind each prompt, without the end token.
+
+    model: onnxruntime-genai's. batch: prompts of one length, as ids. longest: tokens, prompt included.
+    """
     import numpy as np
     import onnxruntime_genai as og
 
-    width = len(batch[0])
     params = og.GeneratorParams(model)
-    params.set_search_options(batch_size=len(batch), do_sample=False, max_length=width + TOKENS)
+    params.set_search_options(batch_size=len(batch), do_sample=False, max_length=longest)
     generator = og.Generator(model, params)
     generator.append_tokens(np.array(batch, dtype=np.int32))
     while not generator.is_done():
         generator.generate_next_token()
     answers = []
     for row in range(len(batch)):
-        ids = [int(token) for token in generator.get_sequence(row)][width:]
-        # The library keeps an end token for itself, and pads behind it in a batch.
+        ids = [int(token) for token in generator.get_sequence(row)][len(batch[0]) :]
+        # The library leaves the end token out, and pads behind it in a batch.
         answers.append(next((ids[:place] for place, token in enumerate(ids) if token in ends), ids))
     return answers
 
 
 def _said(weights: Any, batch: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
-    """What the source would have said at each place of each answer, and behind it.
+    """The source's likeliest token at each place of each answer, and behind it.
 
-    One pass over prompt and answer tells all of it: equal everywhere means equal greedy text, at a twentieth of the
-    passes. Padding stands on the right, where nothing looks at it.
+    One pass over prompt and answer is enough: equal everywhere means equal greedy text, at a twentieth of the passes.
+    Padding stands on the right, where no token attends to it.
     """
     import torch
 

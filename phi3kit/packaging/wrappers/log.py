@@ -1,7 +1,7 @@
-"""Logging a wrapper: the two calls of the chapter, as today's MLflow wants them, without copying the weights about.
+"""Logging a wrapper: the chapter's two calls, as today's MLflow wants them, without copies of the weights.
 
-MLflow's own log_model writes the weights to a temporary folder and copies them into the store, and for that loads
-them whole. Here MLflow writes everything but the weights; the weights go straight to where the model's artifacts lie.
+MLflow's own log_model loads the weights whole, writes them to a temporary folder and copies them into the store. Here
+MLflow writes everything else; the weights go straight to the model's artifacts.
 Knows mlflow.transformers and mlflow.pyfunc. Exports nothing, checks nothing, opens no run.
 """
 
@@ -31,13 +31,13 @@ _PACKAGES = {
     "transformers": ("mlflow", "transformers", "torch", "tokenizers", "safetensors", "pandas"),
     "onnx": ("mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "pandas"),
 }
-# How plain MLflow answers when a request says nothing: the chapter's temperature, which is close to greedy.
+# How plain MLflow answers by default: the chapter's temperature, which is close to greedy.
 TRANSFORMERS_MODEL_CONFIG = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.2}
 ONNX_MODEL_CONFIG = {"max_tokens": 512}
 
 _MODEL_FOLDER = "model"  # where mlflow.transformers looks for config and weights
 _WEIGHTS = (".safetensors", ".onnx", ".data", ".onnx_data")
-# Small files of a source that belong into a logged model; no code, no pickle.
+# Endings of a source's small files that belong into a logged model; no code, no pickle.
 _SMALL = (".json", ".jinja", ".model", ".txt", ".md")
 
 
@@ -47,15 +47,15 @@ def pip_requirements(wrapper: str) -> list[str]:
 
 
 def log_transformers(folder: Path, source_name: str, metadata: Mapping[str, str]) -> ModelInfo:
-    """Log the weights in `folder` as a chat pipeline, in the active run; dtype and shards stay as they are."""
+    """Log the weights in `folder` as a chat pipeline, in the active run. Dtype and shards stay as they are."""
     import torch
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):  # the model's form without its numbers: no memory, no time
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype)
-    # A path of this machine does not belong into a logged model, and a name that MLflow takes for a
-    # repository's would be looked up on the hub. The space keeps it from that.
+    # Not a path of this machine. With the space MLflow does not take it for a repository's name, which it
+    # would look up on the hub.
     model.name_or_path = f"phi3kit {source_name}"
     model.save_pretrained = lambda save_directory, **_: _copy_small(folder, Path(save_directory))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -80,7 +80,7 @@ def log_transformers(folder: Path, source_name: str, metadata: Mapping[str, str]
 
 def log_onnx(onnx_folder: Path, metadata: Mapping[str, str]) -> ModelInfo:
     """Log an ONNX folder behind the custom Python wrapper, in the active run."""
-    # MLflow keeps the artifact under its folder's name, and takes the name for a part of a URL.
+    # MLflow takes the folder's name, under which it keeps the artifact, for a part of a URL.
     name = re.sub(r"[^\w.-]", "-", onnx_folder.name, flags=re.ASCII)
 
     def save(path: str, mlflow_model: Model) -> None:
@@ -101,13 +101,13 @@ def log_onnx(onnx_folder: Path, metadata: Mapping[str, str]) -> ModelInfo:
 
 
 class _Flavor:
-    """What Model.log calls a flavor: it writes a model's folder, here all of it but the weights."""
+    """A flavor, as Model.log calls it: writes a model's folder, here without the weights."""
 
     def __init__(self, save: Callable[[str, Model], None], weight_bytes: int) -> None:
         self._save, self._weight_bytes = save, weight_bytes
 
     def save_model(self, path: str, mlflow_model: Model, model_config: Mapping[str, Any]) -> None:
-        """Called by MLflow with a new folder; model_config is what MLflow logs as the run's params."""
+        """Called by MLflow with a new folder. model_config: logged by MLflow as the run's params."""
         self._save(path, mlflow_model)
         mlflow_model.model_size_bytes = (mlflow_model.model_size_bytes or 0) + self._weight_bytes
         mlflow_model.save(os.path.join(path, MLMODEL_FILE_NAME))
@@ -137,7 +137,7 @@ def _log(
 
 
 def _place(model_id: str, weights: list[Path], inside: str) -> None:
-    """Put files into a logged model: linked where the store is a folder that allows it, copied or uploaded elsewhere."""
+    """Put files into a logged model: linked where the store is a folder that allows it, else copied or uploaded."""
     client = MlflowClient()
     location = client.get_logged_model(model_id).artifact_location
     if location.startswith(("file:", "/")):
@@ -153,8 +153,8 @@ def _place(model_id: str, weights: list[Path], inside: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same file at a second place; a copy where the file system knows no hard links."""
-    real = source.resolve()  # a link to a link would point into the download's cache
+    """Put a file at a second place too, as a copy where the file system has no hard links."""
+    real = source.resolve()  # not a link into the download's cache
     try:
         os.link(real, target)
     except OSError:
@@ -162,7 +162,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _copy_small(folder: Path, target: Path) -> None:
-    """Copy what is not weights, with the configs mended."""
+    """Copy the small files, and mend the configs."""
     target.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.is_file() and (path.suffix in _SMALL or path.name.startswith("LICENSE")):
@@ -173,11 +173,11 @@ def _copy_small(folder: Path, target: Path) -> None:
 
 
 def _mend(path: Path) -> None:
-    """Take out of a config what must not be in a logged model."""
+    """Remove from a config what must not be in a logged model."""
     config = json.loads(path.read_text("utf-8"))
-    config.pop("auto_map", None)  # names code of the repository, which nobody shall run
+    config.pop("auto_map", None)  # code of the repository
     if path.name == "genai_config.json":
-        # It caps the KV cache at the window while the graph attends to everything, and generation crashes past
-        # 2,063 tokens. (The sliding_window of a config.json is right where it is.)
+        # It caps the KV cache at the window while the graph attends to everything: generation crashes past
+        # 2,063 tokens. (The sliding_window of a config.json is right.)
         config["model"]["decoder"].pop("sliding_window", None)
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")

@@ -32,7 +32,7 @@ class Phi3OnnxModel(PythonModel):
         self.model = og.Model(folder)
         self.tokenizer = og.Tokenizer(self.model)
 
-    # No type hints on the two methods below: MLflow would take them for a schema, and then refuse {"prompt": ...}.
+    # No type hints on the two methods below: MLflow would make a schema of them that refuses {"prompt": ...}.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """The completions of the prompts, in order: a list of texts.
 
@@ -71,7 +71,7 @@ class Phi3OnnxModel(PythonModel):
 
 
 def _prompts(model_input: Any) -> list[str]:
-    """Every prompt in the input: a table, a dict and a list of records mean the same."""
+    """Every prompt of the input, which may be a table, a dict or a list of records."""
     if hasattr(model_input, "to_dict"):
         model_input = model_input.to_dict(orient="list")
     if isinstance(model_input, dict):
@@ -84,7 +84,7 @@ def _prompts(model_input: Any) -> list[str]:
 
 
 def _checked(prompt: object) -> str:
-    # onnxruntime-genai reads a text up to its first NUL character and would answer the rest with silence.
+    # onnxruntime-genai reads a text up to its first NUL character only.
     if not isinstance(prompt, str) or not prompt or "\x00" in prompt:
         raise ValueError("Each prompt must be a text that is not empty and has no NUL character.")
     return prompt
