@@ -1,4 +1,4 @@
-"""Actor: a person who does something: the name by which their turns count, and their role.
+"""Actor: a person with a name, for which their turns count, and a role.
 
 Knows how a child process is told who acts. Knows neither pages nor how a person signed in.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from phi3kit.access.roles import Act, may, require
+from phi3kit.access.roles import Act, may, refusal
 from phi3kit.core.profiles import Role
 from phi3kit.core.settings import Settings
 
@@ -29,17 +29,18 @@ class Actor:
 
     def require(self, act: Act) -> None:
         """Let it happen. Raises NotAllowed."""
-        require(self.role, act)
+        if not self.may(act):
+            raise refusal(self.role, act)
 
     def environment(self) -> dict[str, str]:
-        """Variables that tell a child process on whose behalf it works."""
+        """Variables that tell a child process for whom it works."""
         return {_NAME_VARIABLE: self.name, _ROLE_VARIABLE: self.role}
 
 
 def process_actor(settings: Settings, environment: Mapping[str, str] | None = None) -> Actor:
-    """The person on whose behalf this process works: the parent's, or the admin who started it in a terminal.
+    """The person for whom this process works: the parent's, or the admin who started it in a terminal.
 
-    What the profile public forbids is forbidden in a terminal too. environment: this process' own when None.
+    In the profile public a visitor, also in a terminal. environment: this process's own when None.
     """
     if settings.profile == "public":
         return Actor(settings.user, "visitor")

@@ -1,8 +1,8 @@
-"""Hosts: where a request of this app may go, judged by the address that it would really reach.
+"""Hosts: where a request of this app may go, judged by the address that it would reach.
 
-A name proves nothing: whoever owns it decides where it leads, anew with each question. So a name counts for addresses
-of the public internet only; the own machine and own networks are reached where their addresses are listed too.
-Pure: resolves nothing, connects to nothing.
+A name's owner decides where it leads, anew with each look-up. So a listed name opens addresses of the public internet
+only; the own machine and private networks are reached where their addresses are listed.
+Knows addresses. Resolves nothing, connects to nothing.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _CARRIES_IPV4 = tuple(ip_network(each) for each in ("64:ff9b::/96", "64:ff9b:1::
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """A list of hosts, addresses and networks, each with a port or without one."""
+    """Hosts, addresses and networks, each with a port or without one."""
 
     names: frozenset[tuple[str, int | None]]
     networks: tuple[tuple[IPv4Network | IPv6Network, int | None], ...]
@@ -44,7 +44,7 @@ class AllowedHosts:
         return cls(frozenset(names), tuple(networks))
 
     def allows(self, host: str, port: int, address: str) -> bool:
-        """Whether a connection to this address, found for this host, may be made."""
+        """Whether a connection to `address`, to which `host` resolved, may be made."""
         reached = _plain(ip_address(address.partition("%")[0]))
         if any(reached in network and of in (None, port) for network, of in self.networks):
             return True
@@ -58,12 +58,12 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """An IPv4 address in IPv6's clothes is the IPv4 address."""
+    """The IPv4 address of an IPv4-mapped IPv6 one."""
     return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def _split(entry: str) -> tuple[str, int | None]:
-    """Host and port; IPv6 with a port stands in brackets."""
+    """Host and port; IPv6 with a port is in brackets."""
     host, port = entry, ""
     if entry.startswith("["):
         host, _, port = entry[1:].partition("]")

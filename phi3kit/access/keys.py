@@ -1,7 +1,7 @@
-"""Keys: what a person's own programs send to a worker, so that their turns count as that person's.
+"""Keys: API keys that a person's own programs send to a worker, whose turns then count as that person's.
 
-A key is shown once, when it is made; its SHA-256 is kept, which for a random key of 256 bits is as good as a slow hash.
-One SQLite file under the data folder, read anew with each request: a revoked key ends at once, in every worker.
+A key is shown once, when it is made. Only its SHA-256 is kept: for 256 random bits that is as good as a slow hash.
+One SQLite file under the data folder, read with each request: a revoked key ends at once, in every worker.
 Knows no HTTP and no page.
 """
 
@@ -24,7 +24,7 @@ PREFIX = "phi3kit_"
 _TOKEN = re.compile(rf"{PREFIX}([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})", re.ASCII)
 _LONGEST_NOTE, _LONGEST_NAME = 200, 200  # characters
 MOST_KEYS = 20  # live ones of one user
-_USED_FRESH_S = 60.0  # a key's last use is written at most so often
+_USED_FRESH_S = 60.0  # a key's last use is written once in so long
 _SCHEMA = """
 create table if not exists keys (
     id text primary key,
@@ -41,7 +41,7 @@ create index if not exists keys_of on keys (user, created_at);
 
 @dataclass(frozen=True)
 class ApiKey:
-    """One key as its list shows it; the key itself is nowhere."""
+    """One key as it is listed; the key itself is not kept."""
 
     id: str
     user: str
@@ -58,7 +58,7 @@ class KeyStore:
         self._path, self._clock = home / "keys.db", clock
 
     def create(self, user: str, note: str, actor: Actor) -> tuple[ApiKey, str]:
-        """A new key, and what its owner must send: it is not found again. Raises NotAllowed or RequestInvalid."""
+        """A new key, and what its owner must send, which is not kept. Raises NotAllowed or RequestInvalid."""
         _require(actor, user)
         user, note = user.strip(), " ".join(note.split())[:_LONGEST_NOTE]
         if not user or not user.isprintable() or len(user) > _LONGEST_NAME:
@@ -84,7 +84,7 @@ class KeyStore:
         return key, token
 
     def list(self, actor: Actor, *, everybody: bool = False) -> list[ApiKey]:
-        """The actor's keys, newest first; everybody's for an admin. Raises NotAllowed."""
+        """The actor's keys, newest first, or everybody's. Raises NotAllowed."""
         if everybody:
             actor.require("administer")
         if not self._path.exists():
@@ -95,10 +95,10 @@ class KeyStore:
             return [ApiKey(*row) for row in connection.execute(query, (everybody, actor.name))]
 
     def revoke(self, key_id: str, actor: Actor) -> None:
-        """End a key, for good. Raises NotAllowed, or RequestInvalid when there is none of that id."""
+        """End a key for good. Raises NotAllowed, or RequestInvalid when there is no such key."""
         with self._transaction() as connection:
             row = connection.execute("select user from keys where id = ? and revoked_at is null", (key_id,)).fetchone()
-            # Whose key it is, is nobody else's business: others learn no more than that they have none of that id.
+            # Others do not learn that the key exists.
             if row is None or (row[0] != actor.name and not actor.may("administer")):
                 raise RequestInvalid(
                     "The key cannot be revoked.",
@@ -109,14 +109,14 @@ class KeyStore:
             connection.execute("update keys set revoked_at = ? where id = ?", (self._clock(), key_id))
 
     def any_live(self) -> bool:
-        """Whether anybody has a key."""
+        """Whether there is a key that is not revoked."""
         if not self._path.exists():
             return False
         with self._transaction() as connection:
             return connection.execute("select 1 from keys where revoked_at is null limit 1").fetchone() is not None
 
     def user_of(self, token: str) -> str | None:
-        """Whose key this is; None for one that is unknown or revoked."""
+        """The user of a key; None for an unknown or revoked one."""
         found = _TOKEN.fullmatch(token)
         if found is None or not self._path.exists():
             return None
@@ -135,7 +135,7 @@ class KeyStore:
 
 
 def looks_like_key(token: str) -> bool:
-    """Whether it is meant to be a user's key, whether or not there is such a key."""
+    """Whether a token has the form of a user's key."""
     return token.startswith(PREFIX)
 
 

@@ -1,4 +1,4 @@
-"""Roles: what each of them may do.
+"""Roles: what each role may do.
 
 Knows names of acts. Knows no page, no file, and not how a person got a role.
 """
@@ -18,11 +18,11 @@ _USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "in
 _MAY: dict[Role, tuple[Act, ...]] = {
     "admin": (*_USER, "connect", "delete", "serve", "watch", "administer"),
     "user": _USER,
-    "viewer": ("watch",),  # reads what others made, and asks nothing
+    "viewer": ("watch",),
     "visitor": ("talk", "build"),  # a stranger: the embedded model, and nothing else
-    "nobody": (),  # who has not signed in
+    "nobody": (),  # has not signed in
 }
-# Of each act: in a sentence ("may not …"), and on its own.
+# As they follow "You may not".
 _WORDS: dict[Act, str] = {
     "talk": "ask a model",
     "build": "build",
@@ -48,19 +48,13 @@ def may(role: Role, act: Act) -> bool:
 
 
 def rights(role: Role) -> tuple[list[str], list[str]]:
-    """What the role allows and what it does not, in words."""
+    """The acts that the role allows, and those that it does not, in words."""
     allowed = [words for act, words in _WORDS.items() if may(role, act)]
     return allowed, [words for act, words in _WORDS.items() if not may(role, act)]
 
 
-def require(role: Role, act: Act) -> None:
-    """Let it happen. Raises NotAllowed, which says why not."""
-    if not may(role, act):
-        raise refusal(role, act)
-
-
 def refusal(role: Role, act: Act) -> NotAllowed:
-    """Why the role does not allow it, and who could."""
+    """Why the role does not allow it, and which role does."""
     what = f"You may not {_WORDS[act]} here."
     if role == "visitor":
         return NotAllowed(what, "This is a public demo of the embedded (small) model (profile public).", _OWN_MACHINE)

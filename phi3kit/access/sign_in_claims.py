@@ -1,7 +1,7 @@
-"""Roles: who signed in, by the claims of an identity provider, and the role that lists or a claim give them.
+"""Sign-in claims: the name and the role of a person, from the claims that an identity provider signed.
 
-Claims are what the provider signed. A name proves no more than the provider does: lists should name what it lets nobody
-choose. Pure: knows no page, no cookie and no HTTP.
+A name is as good as the provider: lists should name what it lets nobody choose. Knows claims and lists; knows no page,
+no cookie and no HTTP.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,7 @@ _NAMES = ("email", "preferred_username", "sub")  # the first that can be used
 
 
 def role_of(name: str, claims: Mapping[str, Any], lists: RoleLists) -> Role:
-    """The highest role that a list or the claim gives this person.
-
-    name: as `name_of` gives it.
-    """
+    """The highest role that a list or the claim gives a person. name: by `name_of`."""
     named = {"admin": lists.admins, "user": lists.users, "viewer": lists.viewers}
     claimed = _values(_claim(claims, lists.claim)) if lists.claim else ()
     for role in LISTED_ROLES:
@@ -30,10 +27,10 @@ def role_of(name: str, claims: Mapping[str, Any], lists: RoleLists) -> Role:
 
 
 def name_of(claims: Mapping[str, Any]) -> str | None:
-    """The name that turns, conversations and limits go by; None when the claims hold none that can be used.
+    """The name for turns, conversations and limits; None when no claim can be used.
 
-    An address that the provider says it has not verified is what its owner typed: it, and a handle beside it, are passed
-    over for the provider's own id.
+    With an address that the provider has not verified it is the provider's own id: address and handle are what their
+    owner typed.
     """
     unverified = str(claims.get("email_verified", "")).lower() == "false"
     wanted: Iterable[str] = ("sub",) if unverified else _NAMES
@@ -45,7 +42,7 @@ def name_of(claims: Mapping[str, Any]) -> str | None:
 
 
 def has_expired(claims: Mapping[str, Any], now: float) -> bool:
-    """Whether the provider's word has run out; one without an end does not."""
+    """Whether the claims have expired; without `exp` they never do."""
     until = claims.get("exp")
     return until is not None and not (isinstance(until, (int, float)) and not isinstance(until, bool) and now < until)
 
@@ -55,12 +52,12 @@ def _is_usable(name: str) -> bool:
 
 
 def _normal(name: str) -> str:
-    """Addresses are compared without case, but only plain letters: some other ones become plain ones in lower case."""
+    """Addresses in lower case, but only in ASCII: some other letters would become ASCII letters."""
     return name.lower() if "@" in name and name.isascii() else name
 
 
 def _claim(claims: Mapping[str, Any], path: str) -> object:
-    if path in claims:  # a claim may be called like an address of the web
+    if path in claims:  # a claim's name may be a URL
         return claims[path]
     found: object = claims
     for part in path.split("."):

@@ -1,6 +1,6 @@
-"""Sign-in: what secrets.toml must say so that people can sign in, and what makes their names forgeable.
+"""Sign-in set-up: what secrets.toml must hold so that people can sign in, and nobody can forge a name.
 
-The exchange itself is Streamlit's (st.login, OpenID Connect). Pure: reads no file.
+Knows the settings of Streamlit's st.login (OpenID Connect), which signs people in. Reads no file.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from phi3kit.core.errors import SettingInvalid
 
 _SHARED = ("redirect_uri", "cookie_secret")
 _OF_A_PROVIDER = ("client_id", "client_secret", "server_metadata_url")
-_SHORTEST_SECRET = 32  # characters; who guesses it signs in as anybody
-_EXAMPLE = """[auth]
+_SHORTEST_SECRET = 32  # characters; whoever guesses it signs in as anybody
+EXAMPLE = """[auth]
 redirect_uri = "https://HOST/oauth2callback"
 cookie_secret = "…"
 client_id = "…"
@@ -20,18 +20,13 @@ server_metadata_url = "https://PROVIDER/.well-known/openid-configuration"
 """
 
 
-def example() -> str:
-    """What to put into secrets.toml."""
-    return _EXAMPLE
-
-
 def providers(section: Mapping[str, Any]) -> list[str | None]:
-    """Where people may sign in, as st.login names them: each [auth.NAME]; without any, what [auth] itself says (None)."""
+    """The providers as st.login names them: each [auth.NAME], or without any [auth] itself (None)."""
     return [name for name, value in section.items() if isinstance(value, Mapping) and name != "client_kwargs"] or [None]
 
 
 def check(section: Mapping[str, Any], trusted_headers: object) -> None:
-    """Raise SettingInvalid, which says what must be set, unless people can sign in here and nobody can pretend to have.
+    """Check that people can sign in and that nobody can pretend to have. Raises SettingInvalid.
 
     section: [auth] of secrets.toml. trusted_headers: Streamlit's server.trustedUserHeaders.
     """

@@ -1,4 +1,4 @@
-"""Environment: what a child process is told, and what it is not: no secret goes where it is not needed.
+"""Child environment: the variables that a child process gets; no secret goes where it is not needed.
 
 Knows names of variables. Starts nothing.
 """
@@ -10,7 +10,7 @@ from phi3kit.core.limits import VARIABLES
 from phi3kit.core.redaction import SECRET_WORDS
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 
-# What of the parent's environment a child may need. Everything else stays behind: who knows what it is.
+# Variables of the parent that a child may need; no others are passed on.
 _PASSED = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV", "JAVA_HOME",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
@@ -23,12 +23,12 @@ _PASSED_BEGINNINGS = (
     "CUDA_", "NVIDIA_", "ORT_", "MALLOC_", "SPARK_", "PYSPARK_", "HADOOP_", "GIT_PYTHON_", "XDG_",
 )  # fmt: skip
 _SECRET_WORDS = (*SECRET_WORDS, "URI")  # a store's URI may hold a password
-# By these one gets to artifact stores and the hub; they are for what asks there.
+# For children that reach artifact stores and the hub.
 _OUTWARD_BEGINNINGS = ("AWS_", "AZURE_", "GOOGLE_", "BOTO_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """For a child that works with the store: the same settings, whatever its working folder, and how to sign in there."""
+    """For a child that works with the store: the same settings, and how to sign in there."""
     return {
         **worker_environment(settings),
         **{name: value for name, value in os.environ.items() if name.upper().startswith(_OUTWARD_BEGINNINGS)},
@@ -39,7 +39,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
-    """For a child that only computes: the same settings without any secret."""
+    """For a child that only computes: the same settings without secrets."""
     return {
         **_harmless(os.environ),
         "PHI3KIT_HOME": str(settings.home),
@@ -57,17 +57,17 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         **({"PYTHONSAFEPATH": "1"} if INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}),
         "HF_ENDPOINT": settings.hub_endpoint,
         "HF_HOME": str(settings.home / "hub"),
-        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # no library asks the hub by itself; a download does
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # only a download asks the hub
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",  # what it reads and writes is UTF-8, on Windows too
-        "MALLOC_ARENA_MAX": "2",  # glibc's heap a thread would cost a worker tens of MB
+        "MALLOC_ARENA_MAX": "2",  # glibc's heap for each thread costs a worker tens of MB
     }
 
 
 def tracking_credentials(settings: Settings) -> dict[str, str]:
-    """What MLflow reads from the environment to sign in at a tracking server."""
+    """Variables by which MLflow signs in at a tracking server."""
     values = {
         "MLFLOW_TRACKING_USERNAME": settings.tracking_username,
         "MLFLOW_TRACKING_PASSWORD": settings.tracking_password,

@@ -1,4 +1,7 @@
-"""Data folder: everything that the kit writes lies under it, and a folder that cannot be written, or holds what it may, is one clear error."""
+"""Data folder: everything that the kit writes lies under it.
+
+Knows its size and its errors. Knows not what lies in it.
+"""
 
 import errno
 import os
@@ -23,7 +26,7 @@ def prepare_home(home: Path) -> None:
 
 @contextmanager
 def writing(home: Path) -> Iterator[None]:
-    """Translate what the file system says when it takes no more."""
+    """Translate the file system's errors. Raises StorageFailed."""
     try:
         yield
     except OSError as error:
@@ -31,7 +34,7 @@ def writing(home: Path) -> Iterator[None]:
 
 
 def unwritable(home: Path, why: str) -> StorageFailed:
-    """The error for a data folder that takes no more."""
+    """The error for a data folder that cannot be written."""
     return StorageFailed(
         what=f"The data folder {home} cannot be written.",
         why=why,
@@ -40,12 +43,12 @@ def unwritable(home: Path, why: str) -> StorageFailed:
 
 
 def disk_bytes(home: Path) -> int:
-    """What the data folder takes; a file with two names (hard links) counts once."""
+    """The size of a folder; a file with two names (hard links) counts once."""
     return sum({stat.st_ino: stat.st_size for stat in _stats(home)}.values())
 
 
 def check_room(settings: Settings) -> None:
-    """Let something be written that stays. Raises LimitReached when the data folder holds what it may hold."""
+    """Let something be written that stays. Raises LimitReached when the data folder is as large as it may be."""
     most = settings.limits.disk_mb
     if most is not None and (held := disk_bytes(settings.home)) > most * 1_000_000:
         hours = settings.limits.keep_hours

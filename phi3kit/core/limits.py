@@ -1,6 +1,6 @@
-"""Limits: how much one user, and all of them together, may do; None: no bound.
+"""Limits: how much one user, and all users together, may do; None: no bound.
 
-Pure: what is counted against them, `usage.budgets` and whoever else refuses know.
+Knows numbers and their variables. Counts nothing.
 """
 
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ class Limits:
     prompt_characters: int | None = None  # of one request
     upload_mb: int | None = None  # of one file
     waiting_builds: int | None = None
-    models: int | None = None  # that lie here; a build beyond them is refused
+    models: int | None = None  # a build beyond them is refused
     workers: int | None = None  # at once; the one that was idle longest makes room
     disk_mb: int | None = None  # of the whole data folder
     keep_hours: int | None = None  # what is older, and not registered, is cleaned up
@@ -33,7 +33,7 @@ class Limits:
         return any(bound is not None for bound in bounds)
 
 
-# The environment variables. The first two are older than the rest.
+# The environment variables; the first two are older than the rule.
 VARIABLES: dict[str, str] = {
     "daily_tokens": "PHI3KIT_DAILY_TOKENS",
     "user_daily_tokens": "PHI3KIT_DAILY_TOKENS_PER_USER",
@@ -44,7 +44,7 @@ VARIABLES: dict[str, str] = {
     },
 }
 
-# Where nothing is set. A visitor of Compare asks three models at once.
+# Three turns at once: a visitor of Compare asks three models.
 DEFAULTS: dict[Profile, Limits] = {
     "local": Limits(),
     "team": Limits(user_minute_turns=60, user_turns_at_once=4, waiting_builds=10),

@@ -1,7 +1,7 @@
-"""Machine: how many CPUs and how much memory and disk this process may really use, and how it gives memory back.
+"""Machine: how many CPUs and how much memory and disk this process may use, and how it gives memory back.
 
-Knows affinity masks and Linux' control groups, of both versions. A container sees the whole machine's CPUs and memory
-everywhere else.
+Knows affinity masks and both versions of Linux's control groups: all else that a container sees is the whole machine's.
+Knows nothing of models.
 """
 
 import ctypes
@@ -57,7 +57,7 @@ def cpu_quota() -> float | None:
 
 
 def free_memory_bytes() -> int:
-    """Memory that this process can still take without swapping or being killed for it."""
+    """Memory that this process can take without swapping or being killed."""
     free = [int(psutil.virtual_memory().available)]
     for group in _groups("memory"):
         limit = _words(group / "memory.max") or _words(group / "memory.limit_in_bytes")
@@ -74,7 +74,7 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def _cached(group: Path) -> int:
-    """Bytes of files that were read: they count as used, and go when the memory is wanted; running code does not."""
+    """Bytes of cached files: they count as used, and are freed on demand; running code is not."""
     said = dict(line.split() for line in _lines(group / "memory.stat"))
 
     def size(*names: str) -> int:  # in the first version of control groups only totals include those below
@@ -85,11 +85,10 @@ def _cached(group: Path) -> int:
 
 
 def keep_heap_whole() -> bool:
-    """Keep this process' heap from falling to pieces while threads come and go; whether the C library could be told.
+    """Keep this process's heap from fragmenting while threads come and go; whether the C library could be told.
 
-    Each run of a page is a new thread, and glibc gives threads heaps of their own and puts ever bigger blocks into them:
-    what is free there is scattered, and never goes back. Source: mallopt(3). Tell it before threads begin. Children are told
-    by MALLOC_ARENA_MAX, see environment.
+    Each run of a page is a new thread. glibc gives threads heaps of their own with ever larger blocks in them, whose free
+    memory never goes back. To be called before threads begin; child_environment tells children. Source: mallopt(3).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -99,13 +98,13 @@ def keep_heap_whole() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; engines and the system's loader say so in words of their own."""
+    """Whether an error says that memory ran out, also in the words of engines and of the system's loader."""
     known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     return known or _NO_MEMORY.search(str(error)) is not None
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of this process' control group and of all above it: each may set a limit."""
+    """The folders of this process's control group and of its parents: each may set a limit."""
     for line in _lines(Path("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):

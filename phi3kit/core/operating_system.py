@@ -1,4 +1,4 @@
-"""Operating system: what POSIX alone has, each with the nearest that Windows can do.
+"""Operating system: what only POSIX has, each with the nearest thing on Windows.
 
 Knows processes and pages of memory. Knows nothing of what they are for.
 """
@@ -41,7 +41,7 @@ def end_group(leader: int, *, kill: bool) -> None:
 
 
 def become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
-    """Go on as another program. On Windows this process waits for it: exec there gives the terminal back at once."""
+    """Go on as another program. On Windows this process waits for it, as exec there returns the terminal at once."""
     if sys.platform == "win32":
         sys.exit(subprocess.call(command, env=environment))
     os.execve(command[0], command, environment)  # noqa: S606
@@ -61,14 +61,14 @@ def link(place: Path, target: Path) -> None:
 
 
 def private_memory(size: int) -> mmap.mmap:
-    """Addresses for so many bytes, whose memory is taken page by page. Raises OSError when the system lends none."""
+    """Addresses for `size` bytes, whose memory is taken page by page. Raises OSError when there are none."""
     if sys.platform == "win32":
         return mmap.mmap(-1, size)
-    # Private: the pages of a shared map, which is the default, stay in the system's memory when they are given back.
+    # Private: pages of a shared map, the default, stay in memory when they are given back.
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def advise(pages: mmap.mmap, advice: Advice, start: int, length: int) -> None:
-    """Tell the system about pages, where it listens: Windows does not, and keeps the memory until the process ends."""
+    """Advise the system about pages. Windows takes no advice, and keeps the memory until the process ends."""
     if hasattr(pages, "madvise") and hasattr(mmap, advice):
         pages.madvise(getattr(mmap, advice), start, length)

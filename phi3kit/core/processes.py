@@ -1,7 +1,4 @@
-"""Processes: what every child of the app has: a log file, a tail of it, an end.
-
-Knows nothing of what a child does.
-"""
+"""Processes: the log and the end of a child process. Knows nothing of what a child does."""
 
 import subprocess
 from collections import deque
@@ -18,7 +15,7 @@ def log_tail(log_file: Path, lines: int) -> list[str]:
 
 
 def tell_to_end(process: subprocess.Popen[str]) -> None:
-    """Close its pipes: a child that reads its stdin ends by that."""
+    """Close its pipes: a child that reads its stdin then ends."""
     for stream in (process.stdin, process.stdout):
         if stream:
             stream.close()

@@ -1,7 +1,7 @@
 """Profiles: for whom an app is open, and the roles that people have in it.
 
 `local`: one's own machine, everything is on. `team`: people who sign in, each with a role. `public`: strangers.
-Knows names. What each role may do is `access.roles`' matter.
+Knows names. Knows not what a role may do.
 """
 
 from typing import Literal

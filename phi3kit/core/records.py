@@ -1,4 +1,4 @@
-"""Records: the small frozen things that the floors above pass to each other.
+"""Records: the small frozen records that the packages above pass to each other.
 
 Knows names and units. Imports no sibling.
 """
@@ -45,7 +45,7 @@ class Endpoint:
     api_path: str = "/v1"  # where OpenAI's routes begin
     model: str = ""  # what the endpoint calls it; the model URI when empty
     takes: Interface = "openai"  # of an /invocations endpoint: messages, or a raw prompt
-    silence_s: float = 600.0  # after so long without a byte it has failed; a real Phi-3 may read a prompt for minutes
+    silence_s: float = 600.0  # without a byte for so long it has failed; a real Phi-3 may read a prompt for minutes
     name: str = ""  # of the connection, as errors name it
     allowed_hosts: tuple[str, ...] | None = None  # where a remote one may lie; None: anywhere
     # Why it no longer answers; None where unknown. Known to the process that started the worker, not to its callers.
@@ -85,7 +85,7 @@ class TurnRecord:
     tokens_counted: bool = True  # False: a remote endpoint gave no usage, and the counts are 0
     error_code: str | None = None  # OpenAI's word for why finish_reason is "error"
     prompt_key: str | None = None  # equal for equal prompts, on one machine; says nothing about them
-    text: TurnText | None = field(default=None, repr=False)  # None: text is not logged. Not in repr: that goes to logs
+    text: TurnText | None = field(default=None, repr=False)  # None: not logged. Not in repr, which goes to log files
 
     @property
     def total_tokens(self) -> int:
@@ -94,12 +94,12 @@ class TurnRecord:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Decoding speed: tokens behind the first one, over the time behind it. None below two tokens."""
+        """Decoding speed; see the function."""
         return tokens_per_second(self.completion_tokens, self.duration_s, self.time_to_first_token_s)
 
 
 def tokens_per_second(completion_tokens: int, duration_s: float, time_to_first_token_s: float | None) -> float | None:
-    """Decoding speed: tokens behind the first one, over the time behind it. None below two tokens."""
+    """Decoding speed: the tokens after the first one, over the time after it. None below two tokens."""
     if time_to_first_token_s is None or completion_tokens < 2:
         return None
     elapsed_s = duration_s - time_to_first_token_s

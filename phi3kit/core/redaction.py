@@ -1,6 +1,6 @@
-"""Redaction: no secret that this process was told stands in a log line, whoever writes the line.
+"""Redaction: masks the secrets of this process in every log line, whoever writes it.
 
-Knows what secrets are called, and logging. Changes no text that a person reads on a page.
+Knows what secrets are called, and logging. Changes no text on a page.
 """
 
 import logging
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 SECRET_WORDS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIAL")  # in the name of a variable
 MASK = "•••"
-_SHORTEST = 6  # characters; masking less than that would eat ordinary words
+_SHORTEST = 6  # characters; shorter ones may be ordinary words
 
 _hidden: set[str] = set()
 
@@ -19,13 +19,13 @@ _hidden: set[str] = set()
 def hide_in_logs(told: Mapping[str, object]) -> None:
     """Mask the secrets among these variables in every log record of this process from now on."""
     found = {value for value in secrets_among(told) if len(value) >= _SHORTEST}
-    if found and not _hidden:  # once: each call would wrap the factory of the one before
+    if found and not _hidden:  # once: a second call would wrap the first one's factory
         logging.setLogRecordFactory(_masking(logging.getLogRecordFactory()))
     _hidden.update(found)
 
 
 def secrets_among(told: Mapping[str, object]) -> Iterator[str]:
-    """Values of variables that are named as secrets, and passwords in addresses; sections of secrets.toml too."""
+    """Values of variables named as secrets, and passwords in addresses; also within sections of secrets.toml."""
     for name, value in told.items():
         if isinstance(value, Mapping):
             yield from secrets_among(value)
@@ -39,7 +39,7 @@ def secrets_among(told: Mapping[str, object]) -> Iterator[str]:
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """A text without these; the longest first, for one may be the beginning of another."""
+    """A text without these; the longest first, as one may begin with another."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return text
@@ -53,7 +53,7 @@ def _masking(make: Any) -> Any:
             if (hidden := masked(said, _hidden)) != said:
                 record.msg, record.args = hidden, ()
         if record.exc_info and record.exc_info[0] is not None:
-            # Formatters take this text as it is, and format the exception themselves only where there is none.
+            # Formatters use this text instead of formatting the exception.
             record.exc_text = masked(logging.Formatter().formatException(record.exc_info), _hidden)
         return record
 

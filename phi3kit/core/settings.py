@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from phi3kit.core.errors import SettingInvalid
@@ -18,6 +19,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (_PACKAGE / "app").is_dir()
 PROJECT_ROOT = _PACKAGE.parent  # where Python finds phi3kit: the checkout, or site-packages
 APP_FOLDER = _PACKAGE / "app" if INSTALLED else PROJECT_ROOT
+
+Word = TypeVar("Word", bound=str)
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -72,97 +75,81 @@ class Settings:
 def read_settings(values: Mapping[str, object] | None = None) -> Settings:
     """The settings of this process.
 
-    values: names like PHI3KIT_HOME to values; the environment when None. The data folder is .phi3kit in the checkout, or
-    in the user's home folder where phi3kit is installed, unless PHI3KIT_HOME names another one. Raises SettingInvalid.
+    values: names like PHI3KIT_HOME to values, an empty one is none; the environment when None. The data folder is
+    .phi3kit in the checkout, or in the user's home folder where phi3kit is installed, unless PHI3KIT_HOME names another
+    one. Raises SettingInvalid.
     """
-    default_home = "~/.phi3kit" if INSTALLED else PROJECT_ROOT / ".phi3kit"
-    found = os.environ if values is None else values
+    given = os.environ if values is None else values
+    found = {name: value for name, value in given.items() if value is not None and value != ""}
+
+    def text(name: str, default: str = "") -> str:
+        return str(found.get(name, default))
+
+    def optional_number(name: str) -> int | None:
+        return _whole_number(found, name, 0) if name in found else None
+
+    default_home = "~/.phi3kit" if INSTALLED else str(PROJECT_ROOT / ".phi3kit")
     try:
-        home = Path(str(found.get("PHI3KIT_HOME") or default_home)).expanduser().resolve()
+        home = Path(text("PHI3KIT_HOME", default_home)).expanduser().resolve()
     except RuntimeError as error:
-        raise SettingInvalid(
-            "The setting PHI3KIT_HOME cannot be used.", f"{error}", "Set it to a folder that you may write to."
-        ) from error
-    tracking_uri = str(found.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}")
+        raise _invalid("PHI3KIT_HOME", f"{error}", "Set it to a folder that you may write to.") from error
+    tracking_uri = text("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
     is_server = tracking_uri.startswith(("http://", "https://"))
-    profile = _profile(found)
+    profile = _one_of(found, "PHI3KIT_PROFILE", PROFILES, "local")
+    # What strangers say is never kept, whatever is set.
+    log_text = _switch(found, "PHI3KIT_LOG_TEXT", default=_is_on_this_machine(tracking_uri)) and profile != "public"
+    limits = {name: value for name, variable in VARIABLES.items() if (value := optional_number(variable)) is not None}
     return Settings(
         home=home,
         tracking_uri=tracking_uri,
-        api_key=str(found.get("PHI3KIT_API_KEY") or "") or None,
+        api_key=text("PHI3KIT_API_KEY") or None,
         idle_seconds=_whole_number(found, "PHI3KIT_IDLE_SECONDS", 900),
         start_seconds=_whole_number(found, "PHI3KIT_START_SECONDS", 120),
         max_queue=_whole_number(found, "PHI3KIT_MAX_QUEUE", 32),
-        threads=_optional_whole_number(found, "PHI3KIT_THREADS"),
-        kv_budget_mb=_optional_whole_number(found, "PHI3KIT_KV_BUDGET_MB"),
-        user=str(found.get("PHI3KIT_USER") or "local"),
-        # What strangers say is never kept, whatever is set.
-        log_text=_switch(found, "PHI3KIT_LOG_TEXT", default=_is_on_this_machine(tracking_uri)) and profile != "public",
+        threads=optional_number("PHI3KIT_THREADS"),
+        kv_budget_mb=optional_number("PHI3KIT_KV_BUDGET_MB"),
+        user=text("PHI3KIT_USER", "local"),
+        log_text=log_text,
         profile=profile,
-        role_lists=_role_lists(found),
-        limits=_limits(found, profile),
+        role_lists=RoleLists(
+            admins=_names(text("PHI3KIT_ADMINS")),
+            users=_names(text("PHI3KIT_USERS")),
+            viewers=_names(text("PHI3KIT_VIEWERS")),
+            claim=text("PHI3KIT_ROLE_CLAIM").strip() or None,
+            default=_one_of(found, "PHI3KIT_DEFAULT_ROLE", (*LISTED_ROLES, "nobody"), "nobody"),
+        ),
+        limits=replace(DEFAULTS[profile], **limits),
         allowed_hosts=_allowed_hosts(found, profile),
-        mlflow_url=str(
-            found.get("PHI3KIT_MLFLOW_URL")
-            or (_without_password(tracking_uri) if is_server else "http://127.0.0.1:5000")
+        mlflow_url=text(
+            "PHI3KIT_MLFLOW_URL", _without_password(tracking_uri) if is_server else "http://127.0.0.1:5000"
         ).rstrip("/"),
-        tracking_username=str(found.get("MLFLOW_TRACKING_USERNAME") or "") or None,
-        tracking_password=str(found.get("MLFLOW_TRACKING_PASSWORD") or "") or None,
-        tracking_token=str(found.get("MLFLOW_TRACKING_TOKEN") or "") or None,
-        hub_endpoint=str(found.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
-        hub_token=str(found.get("PHI3KIT_HF_TOKEN") or found.get("HF_TOKEN") or "") or None,
+        tracking_username=text("MLFLOW_TRACKING_USERNAME") or None,
+        tracking_password=text("MLFLOW_TRACKING_PASSWORD") or None,
+        tracking_token=text("MLFLOW_TRACKING_TOKEN") or None,
+        hub_endpoint=text("HF_ENDPOINT", "https://huggingface.co").rstrip("/"),
+        hub_token=text("PHI3KIT_HF_TOKEN") or text("HF_TOKEN") or None,
     )
 
 
-def _profile(found: Mapping[str, object]) -> Profile:
-    given = str(found.get("PHI3KIT_PROFILE") or "local").strip().lower()
-    for profile in PROFILES:
-        if given == profile:
-            return profile
-    raise SettingInvalid(
-        "The setting PHI3KIT_PROFILE cannot be used.", f"It is {given!r}.", f"Set it to {', '.join(PROFILES)}."
-    )
+def _one_of(found: Mapping[str, object], name: str, choices: tuple[Word, ...], default: Word) -> Word:
+    given = str(found.get(name, default)).strip().lower() or default
+    for word in choices:
+        if given == word:
+            return word
+    raise _invalid(name, f"It is {given!r}.", f"Set it to {', '.join(choices[:-1])} or {choices[-1]}.")
 
 
-def _role_lists(found: Mapping[str, object]) -> RoleLists:
-    def text(name: str) -> str:
-        return str(found.get(name) or "").strip()
-
-    def names(name: str) -> frozenset[str]:
-        return frozenset(each.strip() for each in text(name).split(",") if each.strip())
-
-    return RoleLists(
-        admins=names("PHI3KIT_ADMINS"),
-        users=names("PHI3KIT_USERS"),
-        viewers=names("PHI3KIT_VIEWERS"),
-        claim=text("PHI3KIT_ROLE_CLAIM") or None,
-        default=_default_role(text("PHI3KIT_DEFAULT_ROLE")),
-    )
-
-
-def _default_role(given: str) -> Role:
-    for role in (*LISTED_ROLES, "nobody"):
-        if (given.lower() or "nobody") == role:
-            return role  # type: ignore[return-value]
-    raise SettingInvalid(
-        "The setting PHI3KIT_DEFAULT_ROLE cannot be used.",
-        f"It is {given!r}.",
-        f"Set it to {', '.join(LISTED_ROLES)} or nobody.",
-    )
-
-
-def _limits(found: Mapping[str, object], profile: Profile) -> Limits:
-    given = {name: _optional_whole_number(found, variable) for name, variable in VARIABLES.items()}
-    return replace(DEFAULTS[profile], **{name: value for name, value in given.items() if value is not None})
+def _names(text: str) -> frozenset[str]:
+    return frozenset(each.strip() for each in text.split(",") if each.strip())
 
 
 def _allowed_hosts(found: Mapping[str, object], profile: Profile) -> tuple[str, ...] | None:
-    given = found.get("PHI3KIT_ALLOWED_HOSTS")
     if profile == "public":
         return ()
-    if given is None or given == "":
+    if "PHI3KIT_ALLOWED_HOSTS" not in found:
         return None if profile == "local" else ()
-    return tuple(each.strip().lower() for each in str(given).split(",") if each.strip())
+    given = str(found["PHI3KIT_ALLOWED_HOSTS"])
+    return tuple(each.strip().lower() for each in given.split(",") if each.strip())
 
 
 def _is_on_this_machine(tracking_uri: str) -> bool:
@@ -180,42 +167,31 @@ def _parts(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError as error:
-        raise SettingInvalid(
-            "The setting MLFLOW_TRACKING_URI cannot be used.", f"{error}.", "Write it like http://mlflow.example:5000."
-        ) from error
+        raise _invalid("MLFLOW_TRACKING_URI", f"{error}.", "Write it like http://mlflow.example:5000.") from error
 
 
 def _switch(found: Mapping[str, object], name: str, *, default: bool) -> bool:
-    given = found.get(name)
-    if given is None or given == "":
-        return default
-    text = str(given).strip().lower()
+    given = str(found.get(name, default))
+    text = given.strip().lower()
     if text in _ON or text in _OFF:
         return text in _ON
-    raise SettingInvalid(
-        what=f"The setting {name} cannot be used.",
-        why=f"It is {str(given)!r}; 1 or 0 is needed.",
-        next_step=f"Correct or remove {name}; the default here is {int(default)}.",
-    )
-
-
-def _optional_whole_number(found: Mapping[str, object], name: str) -> int | None:
-    given = found.get(name)
-    return None if given is None or given == "" else _whole_number(found, name, 0)
+    next_step = f"Correct or remove {name}; the default here is {int(default)}."
+    raise _invalid(name, f"It is {given!r}; 1 or 0 is needed.", next_step)
 
 
 def _whole_number(found: Mapping[str, object], name: str, default: int) -> int:
-    """A number of 1 or more; a default of 0 stands for none."""
-    given = found.get(name)
-    text = str(default if given is None or given == "" else given)
+    """A number of 1 or more. default: 0 stands for none."""
+    text = str(found.get(name, default))
     try:
         number = int(text)
     except ValueError:
         number = 0
     if number < 1:
-        raise SettingInvalid(
-            what=f"The setting {name} cannot be used.",
-            why=f"It is {text!r}; a whole number of 1 or more is needed.",
-            next_step=f"Correct or remove {name}; the default is {default or 'chosen from the machine'}.",
-        )
+        why = f"It is {text!r}; a whole number of 1 or more is needed."
+        default_words = f"the default is {default or 'chosen from the machine'}"
+        raise _invalid(name, why, f"Correct or remove {name}; {default_words}.")
     return number
+
+
+def _invalid(name: str, why: str, next_step: str) -> SettingInvalid:
+    return SettingInvalid(f"The setting {name} cannot be used.", why, next_step)

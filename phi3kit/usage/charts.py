@@ -1,4 +1,4 @@
-"""Charts: the table of turns as Plotly figures, and which turns a bar stands for.
+"""Charts: the table of turns as Plotly figures, and the turns of each bar.
 
 Knows turns, colours and axes. Reads no store, draws on no page.
 """
@@ -17,8 +17,8 @@ from phi3kit.usage.summary import outcomes, served
 Width = Literal["auto", "hour", "day", "week"]
 WIDTHS: dict[Width, str] = {"hour": "1h", "day": "1D", "week": "7D"}
 
-_FEWEST_BARS = 24  # for which the chart has room
-_MOST_BARS = 2000  # of one chart: a year of hours is not drawn as hours
+_FEWEST_BARS = 24  # that a chart has room for
+_MOST_BARS = 2000  # of one chart: a year is not drawn by hours
 _MOST_NAMES = 12  # of one chart; the rest is one bar
 _BINS_A_DECADE = 16
 REST = "all others"
@@ -35,17 +35,16 @@ class Palette:
     text: str
     grid: str
     cached: str = "#c9cfda"
-    neutral: str = "#7a8699"  # what is neither wrapper: a remote endpoint, another program
-    background: str = "rgba(0,0,0,0)"  # of an image that is saved
+    neutral: str = "#7a8699"  # a remote endpoint, another program
+    background: str = "rgba(0,0,0,0)"  # of a saved image
 
     def of(self, wrapper: str) -> str:
-        """A wrapper's colour; gray for what is none."""
+        """A wrapper's colour; the neutral one for anything else."""
         return {"transformers": self.transformers, "onnx": self.onnx}.get(wrapper, self.neutral)
 
 
 def bucket(turns: pd.DataFrame, width: Width = "auto") -> str:
-    """The width of a bar: the one asked for when it gives not too many bars, or else what gives at most 80 bars over
-    the period the turns cover, and mostly more than 12."""
+    """The width of a bar: the chosen one unless it gives too many bars, else one that gives at most 80, mostly over 12."""
     if turns.empty:
         return WIDTHS.get(width, "1h")
     span = turns["at"].max() - turns["at"].min()
@@ -74,7 +73,7 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width
     ]
     xaxis: dict[str, Any] = {"type": "date", "tickformatstops": _TICKS}
     if len(times):
-        # Room around few bars: one alone would fill the chart and look like a wall.
+        # Room around few bars: a single one would fill the chart.
         room = _FEWEST_BARS - (times[-1] - times[0]) / pd.Timedelta(span)
         margin = pd.Timedelta(span) * max(1.0, room / 2)
         xaxis["range"] = [times[0] - margin, times[-1] + margin]
@@ -82,16 +81,16 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width
 
 
 def turns_at(turns: pd.DataFrame, timezone: str, width: Width, times: list[str]) -> pd.DataFrame:
-    """The turns of the bars that stand at `times` (the bars' x) in `tokens_over_time`."""
+    """The turns of the bars of `tokens_over_time` at `times` (the bars' x)."""
     wanted = pd.to_datetime(pd.Series(times, dtype="str")).to_numpy()
     return turns[_bars(turns, timezone, bucket(turns, width)).isin(wanted)]
 
 
 def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
-    """Prompt and completion tokens of each value of `column`, most first; the many last ones as one bar."""
+    """Prompt and completion tokens of each value of `column`, most first; beyond a dozen the rest is one bar."""
     sums = _parts(turns).groupby(names_of(turns, column)).sum()
     sums = sums.loc[sums["total"].sort_values(ascending=False, kind="stable").index]
-    sums = sums.loc[[*(name for name in sums.index if name != REST), *(name for name in sums.index if name == REST)]]
+    sums = sums.loc[sorted(sums.index, key=lambda name: name == REST)]
     bars = [
         go.Bar(
             y=[str(value) for value in sums.index],
@@ -116,17 +115,14 @@ def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
 
 
 def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
-    """How many turns of each wrapper have which measure, in bins of equal width on a logarithmic axis."""
+    """The number of turns of each wrapper by a measure, in bins of equal width on a logarithmic axis."""
     bars = []
-    scale = 1000.0 if unit == "ms" else 1.0
+    scale = _scale(unit)
     edges = _edges(turns[column])
-    for wrapper in served(turns):
-        values = turns.loc[turns["wrapper"] == wrapper, column].dropna()
-        values = values[values > 0]
-        if not len(values):
-            continue
-        counts, _ = np.histogram(values, edges)
-        lows, highs = edges[:-1] * scale, edges[1:] * scale
+    lows, highs = edges[:-1] * scale, edges[1:] * scale
+    measured = turns[turns[column] > 0]
+    for wrapper in served(measured):
+        counts, _ = np.histogram(measured.loc[measured["wrapper"] == wrapper, column], edges)
         bar = go.Bar(
             x=np.sqrt(lows * highs),
             y=counts,
@@ -147,33 +143,31 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
 
 def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
     """The turns of one bar of `distribution`."""
-    scale = 1000.0 if unit == "ms" else 1.0
-    values = turns[column] * scale
+    values = turns[column] * _scale(unit)
     return turns[(turns["wrapper"] == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
 
 
 def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
-    """How many turns ended in which way, for each wrapper."""
+    """The number of turns by how they ended, for each wrapper."""
     table = outcomes(turns)
-    bars = []
-    for wrapper in served(turns):
-        part = table[table["wrapper"] == wrapper]
-        bar = go.Bar(
-            y=part["outcome"],
-            x=part["turns"],
+    bars = [
+        go.Bar(
+            y=table.loc[table["wrapper"] == wrapper, "outcome"],
+            x=table.loc[table["wrapper"] == wrapper, "turns"],
             orientation="h",
             name=wrapper,
             marker_color=palette.of(wrapper),
             hovertemplate=f"%{{x:,}} turns<extra>{wrapper}</extra>",
         )
-        bars.append(bar)
+        for wrapper in served(turns)
+    ]
     yaxis = {"type": "category", "autorange": "reversed"}
     height = _height(table["outcome"].nunique())
     return _figure(bars, palette, yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
 
 
 def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.Figure:
-    """How many conversations took how many tokens, in bins that double."""
+    """The number of conversations by their tokens, in bins that double."""
     bars = []
     tokens = conversations["total_tokens"]
     tokens = tokens[tokens > 0]
@@ -202,7 +196,7 @@ _TICKS = [
 
 
 def _parts(turns: pd.DataFrame) -> pd.DataFrame:
-    """The tokens of each turn by what they are; a cached prompt token is not among the other prompt tokens."""
+    """The tokens of each turn: prompt tokens that were not cached, cached ones, completion tokens, all."""
     return pd.DataFrame(
         {
             "prompt": turns["prompt_tokens"] - turns["cached_prompt_tokens"],
@@ -223,9 +217,9 @@ def _parts_in(sums: pd.DataFrame, palette: Palette) -> list[tuple[str, str]]:
 
 
 def _bars(turns: pd.DataFrame, timezone: str, span: str) -> pd.Series:
-    """When the bar of each turn begins, on the viewer's clock. A week begins on Monday.
+    """When the bar of each turn begins, on the viewer's clock; a week begins on Monday.
 
-    Without its zone: Plotly would show a time with one as UTC, and an hour that comes twice is one bar.
+    Without a zone: Plotly shows times with one as UTC. An hour that comes twice is one bar.
     """
     local = turns["at"].dt.tz_convert(timezone).dt.tz_localize(None)
     if span == "7D":
@@ -236,7 +230,7 @@ def _bars(turns: pd.DataFrame, timezone: str, span: str) -> pd.Series:
 
 def _edges(values: pd.Series) -> np.ndarray:
     """Borders of bins over all values, equally wide on a logarithmic axis."""
-    found = values[values > 0].dropna()
+    found = values[values > 0]
     if not len(found):
         return np.array([1.0, 2.0])
     low = np.floor(np.log10(found.min()) * _BINS_A_DECADE)
@@ -245,8 +239,13 @@ def _edges(values: pd.Series) -> np.ndarray:
 
 
 def _height(bars: int) -> int:
-    """Of a chart of horizontal bars, in pixels."""
+    """The height of a chart of horizontal bars, in pixels."""
     return max(200, 60 + 34 * bars)
+
+
+def _scale(unit: str) -> float:
+    """From the table's unit to the chart's."""
+    return 1000.0 if unit == "ms" else 1.0
 
 
 def _figure(
@@ -258,9 +257,9 @@ def _figure(
     height: int = 320,
     **layout: Any,
 ) -> go.Figure:
-    """Every chart's frame around its bars.
+    """The bars in every chart's frame.
 
-    The layout is given whole: each `update_*` call of a Plotly figure checks it all anew, which took a third of the page's time.
+    The layout is one argument: each `update_*` call validates all of it, which took a third of the page's time.
     """
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left", "traceorder": "normal"}
     return go.Figure(

@@ -36,7 +36,7 @@ def _show_providers(section: Mapping[str, Any]) -> None:
         sign_in_setup.check(section, st.get_option("server.trustedUserHeaders"))
     except SettingInvalid as error:
         shell.show_error(error)
-        st.code(sign_in_setup.example(), language="toml")
+        st.code(sign_in_setup.EXAMPLE, language="toml")
         return
     st.markdown(
         "Your session has ended: sign in again to go on."
