@@ -3,18 +3,22 @@
 Knows the builder's command line and its traps. Logs nothing.
 """
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed
 from phi3kit.core.records import Precision
+from phi3kit.packaging.wrappers.log import link_or_copy
 
 ExportPhase = Literal["read weights", "export", "quantize"]
 
@@ -40,6 +44,43 @@ def export_onnx(
     source: a folder with config.json, safetensors and a tokenizer. on_phase: called as the builder moves on.
     Raises BuildFailed, or OSError when the disk is full.
     """
+    with _with_window(source, target) as windowed:
+        _run_builder(windowed, target, precision, on_phase)
+
+
+@contextmanager
+def _with_window(source: Path, target: Path) -> Iterator[Path]:
+    """The source as the builder must see it, so that each attention node gets the model's sliding window.
+
+    Phi3Config names no layer types, and the builder takes a model without them for one of full attention: the graph
+    would attend further back than the model was trained to, and answer noise there.
+    """
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    window, context = config.get("sliding_window"), config["max_position_embeddings"]
+    if not window or window >= context:
+        yield source
+        return
+    view = Path(f"{target}-source")
+    view.mkdir()
+    try:
+        for file in source.iterdir():
+            if file.is_file() and file.name != "config.json":
+                _show(file, view / file.name)
+        config["layer_types"] = ["sliding_attention"] * config["num_hidden_layers"]
+        (view / "config.json").write_text(json.dumps(config), "utf-8")
+        yield view
+    finally:
+        shutil.rmtree(view, ignore_errors=True)
+
+
+def _show(file: Path, place: Path) -> None:
+    try:
+        place.symlink_to(file.resolve())
+    except OSError:  # Windows makes links for administrators only
+        link_or_copy(file, place)
+
+
+def _run_builder(source: Path, target: Path, precision: Precision, on_phase: Callable[[ExportPhase], None]) -> None:
     command = [
         *(sys.executable, "-P", "-c", _BUILDER),  # -P: a file beside the user is none of its libraries
         *("-i", str(source), "-o", str(target), "-p", precision, "-e", "cpu"),
