@@ -1,1 +1,1 @@
-"""Endpoints: whatever answers: local workers, remote connections; and the client that asks them."""
+"""Endpoints: local workers and remote connections, and the client that asks them."""

@@ -1,6 +1,6 @@
-"""Connections: remote endpoints by name: where they are, what they speak, and the name of the secret with their key.
+"""Connections: remote endpoints by name, with their URL, their protocol and the name of the secret that holds their key.
 
-One JSON file in the data folder. Knows URLs and names; a key itself is never kept. Asks no endpoint.
+One JSON file in the data folder; a key itself is never kept. Sends nothing to an endpoint.
 """
 
 import json
@@ -18,23 +18,23 @@ from phi3kit.core.errors import ConnectionInvalid, StorageFailed
 from phi3kit.core.records import Endpoint, EndpointProtocol, Interface
 from phi3kit.core.settings import Settings
 
-KEY_PREFIX = "PHI3KIT_KEY_"  # a person who adds connections may send a key anywhere: only keys meant for it
+KEY_PREFIX = "PHI3KIT_KEY_"  # whoever adds connections may send a key anywhere: only keys that are meant for it
 _LONGEST_NAME = 40
 _LONGEST_SILENCE_S = 3600
 
 
 @dataclass(frozen=True)
 class Connection:
-    """One remote endpoint. Raises ConnectionInvalid when it is made of something that cannot be used."""
+    """One remote endpoint. Raises ConnectionInvalid for values that cannot be used."""
 
     name: str
     url: str
     protocol: EndpointProtocol = "openai"
-    model: str = ""  # what the endpoint calls the model; an /invocations server has one and no name for it
-    key_name: str = ""  # of the secret or environment variable with the key; empty: no key is sent
+    model: str = ""  # the endpoint's name for the model; an /invocations server has none
+    key_name: str = ""  # the secret or environment variable with the key; empty: no key is sent
     context_tokens: int | None = None
     takes: Interface = "openai"  # of an /invocations server: messages, or a raw prompt
-    silence_s: int = 120  # after so long without a byte it has failed
+    silence_s: int = 120  # without a byte for so long it has failed
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -82,7 +82,7 @@ def list_connections(home: Path) -> list[Connection]:
 
 
 def save_connection(connection: Connection, actor: Actor, settings: Settings) -> None:
-    """Keep a connection, in the place of the one with its name. Raises NotAllowed, ConnectionInvalid or StorageFailed."""
+    """Keep a connection; one of the same name is replaced. Raises NotAllowed, ConnectionInvalid or StorageFailed."""
     actor.require("connect")
     home = settings.home
     if connection.protocol == "openai" and not connection.model:
@@ -95,7 +95,7 @@ def save_connection(connection: Connection, actor: Actor, settings: Settings) ->
 
 
 def remove_connection(name: str, actor: Actor, settings: Settings) -> None:
-    """Forget a connection; nothing when there is none of that name. Raises NotAllowed or StorageFailed."""
+    """Forget a connection, if there is one of that name. Raises NotAllowed or StorageFailed."""
     actor.require("connect")
     home = settings.home
     with writing(home), _lock(home):
@@ -108,10 +108,9 @@ def key_names(keys: Mapping[str, object]) -> list[str]:
 
 
 def endpoint_of(connection: Connection, keys: Mapping[str, object], allowed_hosts: tuple[str, ...] | None) -> Endpoint:
-    """Where the connection answers, with its key.
+    """Where the connection answers, with its key. Raises ConnectionInvalid without the key.
 
-    keys: names to secrets. allowed_hosts: as the settings have them; what asks the endpoint holds to them.
-    Raises ConnectionInvalid without the key.
+    keys: names to secrets. allowed_hosts: the settings'; the transport keeps to them.
     """
     key = str(keys.get(connection.key_name) or "") if connection.key_name else ""
     if connection.key_name and not key:
@@ -137,9 +136,9 @@ def endpoint_of(connection: Connection, keys: Mapping[str, object], allowed_host
 
 
 def _parts(connection: Connection) -> tuple[str, str]:
-    """The root of the endpoint, and where OpenAI's routes begin under it.
+    """The root of the endpoint, and the path of OpenAI's routes under it.
 
-    A URL without a path has them under /v1; one with a path is taken as `base_url` is in OpenAI's own client.
+    Without a path in the URL that is /v1; a URL with a path is read like `base_url` of OpenAI's own client.
     """
     url = connection.url.rstrip("/")
     if connection.protocol == "invocations":
@@ -159,7 +158,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_url(url: str) -> None:
-    """http or https with a host; no user, password, query or fragment: keys belong into secrets."""
+    """Accepts http or https with a host, without user, password, query or fragment: keys belong into secrets."""
     try:
         parts = urlsplit(url)
         wrong = (
@@ -175,7 +174,7 @@ def _check_url(url: str) -> None:
             if any(char.isspace() or not char.isprintable() for char in url) or "\\" in url
             else None
         )
-    except ValueError as error:  # a port or an IPv6 address that is none
+    except ValueError as error:  # of a port or an IPv6 address
         wrong = f"{error}."
     if wrong:
         raise ConnectionInvalid(
@@ -192,12 +191,12 @@ def _lock(home: Path) -> FileLock:
 
 
 def _write(connections: Sequence[Connection], home: Path) -> None:
-    """All or nothing: a reader never sees half a file."""
+    """Atomically: a reader never sees half a file."""
     with tempfile.NamedTemporaryFile("w", dir=home, encoding="utf-8", suffix=".json", delete=False) as file:
         draft = Path(file.name)
     try:
         draft.write_text(json.dumps([asdict(each) for each in connections], ensure_ascii=False, indent=2), "utf-8")
-        draft.replace(_file(home))  # closed before: Windows moves no open file
+        draft.replace(_file(home))  # after closing: Windows moves no open file
     except BaseException:
         draft.unlink()
         raise

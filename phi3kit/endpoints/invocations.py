@@ -1,6 +1,6 @@
-"""Invocations: MLflow's scoring protocol, as `mlflow models serve` speaks it: one POST, one whole answer.
+"""Invocations: MLflow's scoring protocol as `mlflow models serve` has it: one POST, one whole answer, no streams.
 
-Knows the payloads of the two wrappers and the forms of their answers. Streams nothing, because the protocol does not.
+Knows the payloads of the two wrappers and the forms of their answers. Knows no turns.
 """
 
 import json
@@ -34,7 +34,7 @@ class ScoringResponse:
 
 @dataclass(frozen=True)
 class Completion:
-    """The answer of a model; None where the endpoint did not say it."""
+    """The answer of a model; None for counts that the endpoint did not give."""
 
     text: str
     finish_reason: FinishReason
@@ -52,10 +52,9 @@ def payload(
     seed: int | None,
     stop: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The JSON for a logged model of either wrapper.
+    """The JSON for a logged model of either wrapper. Raises RequestInvalid for what the protocol cannot express.
 
     takes: "raw" for the onnx wrapper's signature, a prompt alone: sampling is the model's own.
-    Raises RequestInvalid for what the protocol cannot say.
     """
     if takes == "raw":
         return {"prompt": prompt if isinstance(prompt, str) else _as_raw(prompt)}
@@ -77,7 +76,7 @@ def payload(
     if temperature > 0:
         body["temperature"] = temperature
     else:
-        body["top_k"] = 1  # MLflow's pipeline refuses temperature 0, and this is the same: the likeliest token
+        body["top_k"] = 1  # MLflow's pipeline refuses temperature 0; this is greedy too
     if top_p < 1:
         body["top_p"] = top_p
     if stop:
@@ -88,7 +87,7 @@ def payload(
 def invoke(
     endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str], line: Line | None = None
 ) -> Completion:
-    """Ask once. Raises RequestInvalid, Busy or EndpointFailed."""
+    """One question to a remote endpoint. Raises RequestInvalid, Busy or EndpointFailed."""
     with errors(endpoint):
         response, content = _post(endpoint, json.dumps(body).encode(), headers, line)
         if not response.is_success:
@@ -100,9 +99,9 @@ def invoke(
 def send(
     endpoint: Endpoint, payload: str, headers: Mapping[str, str] | None = None, timeout_s: float = _SECONDS
 ) -> ScoringResponse:
-    """POST a payload to a server of this machine, letter by letter as it was written; what came back, errors too.
+    """POST a payload, character by character as it was written, to a server on this machine; error statuses come back too.
 
-    Raises WorkerFailed when nobody answers.
+    Raises WorkerFailed without an answer.
     """
     began = time.perf_counter()
     try:
@@ -117,7 +116,7 @@ def send(
 
 
 def score(endpoint: Endpoint, payload: str, actor: Actor, timeout_s: float = _SECONDS) -> ScoringResponse:
-    """`send` to a worker, which counts it as its actor's. Raises NotAllowed or WorkerFailed."""
+    """`send` to a worker, in the actor's name. Raises NotAllowed or WorkerFailed."""
     actor.require("invoke")
     return send(
         endpoint, payload, {"X-Phi3kit-User": quote(actor.name)}, timeout_s
@@ -125,7 +124,7 @@ def score(endpoint: Endpoint, payload: str, actor: Actor, timeout_s: float = _SE
 
 
 def read_completion(content: Any, takes: Interface) -> Completion:
-    """The completion in MLflow's answer: bare, in a list, or under `predictions`. Raises ValueError when it is none."""
+    """The completion in MLflow's answer: bare, in a list, or under `predictions`. Raises ValueError in another form."""
     if isinstance(content, dict) and "predictions" in content:
         content = content["predictions"]
     if isinstance(content, list):
@@ -135,7 +134,7 @@ def read_completion(content: Any, takes: Interface) -> Completion:
     if takes == "raw":
         if not isinstance(content, str):
             raise ValueError("no text")
-        return Completion(content, "other")  # the onnx wrapper answers with text alone: why it ended, it does not say
+        return Completion(content, "other")  # the onnx wrapper gives text alone, without a finish reason
     choice = content["choices"][0]
     text = choice["message"]["content"]
     if not isinstance(text, str):
@@ -150,17 +149,17 @@ def read_completion(content: Any, takes: Interface) -> Completion:
 
 
 def finish_reason_of(said: object) -> FinishReason:
-    """A remote endpoint's reason as ours."""
+    """A remote endpoint's finish reason as one of ours."""
     return said if said in ("stop", "length") else "other"  # type: ignore[return-value]
 
 
 def count_of(said: object) -> int | None:
-    """A number of tokens, where it is one."""
+    """A count of tokens; None for anything else."""
     return said if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < 2**53 else None
 
 
 def _as_raw(messages: tuple[Message, ...]) -> str:
-    """Through the chat template, as text: a special token inside a message would become structure, so it is refused."""
+    """Messages through the chat template. A special token in a message would become structure, so it is refused."""
     for message in messages:
         for token in chat_template.SPECIAL_TOKENS:
             if token in message.content:

@@ -1,6 +1,6 @@
-"""Lanes: one answer a lane, each read by a thread of its own into a plain object, so that several grow side by side.
+"""Lanes: several answers side by side, each read by a thread of its own into a plain object.
 
-Knows threads and the client. Draws nothing: who draws looks at the lanes as often as it likes.
+Knows threads and the client. Draws nothing; a page polls the lanes.
 """
 
 import threading
@@ -19,14 +19,14 @@ FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 
 
 class Lane:
-    """One request on its way. Its attributes are written by its thread alone and may be read at any time."""
+    """One request. Its attributes are written by its thread alone and may be read at any time."""
 
     def __init__(self, find: FindEndpoint, request: Request, context: TurnContext, settings: Settings) -> None:
-        """find: gives the endpoint, calling what it is given with what it waits for."""
+        """find: gives the endpoint; it calls its argument with what is being waited for."""
         self.request, self.context = request, context
         self.answer = Answer()
         self.waits_for: str | None = "Starting"  # None once there is text, or an end
-        self.sent = False  # whether the request went out: then there is, or will be, a record of it
+        self.sent = False  # then there is, or will be, a record of it
         self.error: Phi3KitError | None = None
         self._bug: Exception | None = None
         self._find, self._settings = find, settings
@@ -34,20 +34,20 @@ class Lane:
         self._thread = threading.Thread(target=self._read, name="lane", daemon=True)
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Begin."""
         self._thread.start()
 
     @property
     def done(self) -> bool:
-        """Whether the answer has ended, well or not."""
+        """Whether it has ended, well or not."""
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """End the answer now; what came stays in `answer`."""
+        """End it now; `answer` keeps what came."""
         self._line.cut()
 
     def settled_answer(self) -> Answer:
-        """The answer as it is kept: with a finish reason, whatever ended it. Raises what was a bug."""
+        """The answer with a finish reason, whatever ended it. Raises the exception of a bug."""
         if self._bug:
             raise self._bug
         answer = self.answer
@@ -72,7 +72,7 @@ class Lane:
                     return
         except Phi3KitError as error:
             self.error = error
-        except Exception as error:  # shown by the thread that draws, not lost in this one
+        except Exception as error:  # raised by settled_answer(), in the page's thread
             self._bug = error
         finally:
             self.waits_for = None
@@ -82,7 +82,7 @@ class Lane:
 
 
 def stop_all(lanes: Sequence[Lane], patience_s: float = 2.0) -> None:
-    """Stop the lanes, and wait a moment for their last words."""
+    """Stop the lanes, and wait so long for their ends."""
     for lane in lanes:
         lane.stop()
     deadline = time.monotonic() + patience_s

@@ -1,7 +1,7 @@
-"""Outbound: connections that are made only where the allow-list lets them go.
+"""Outbound: connections to the hosts of the allow-list alone.
 
-The name is resolved once, its address is judged, and that address is what is connected to: a name that leads elsewhere
-a moment later leads nowhere. Knows sockets. Knows no protocol.
+A name is resolved once, and the address that was checked is the one connected to, so that DNS rebinding leads nowhere.
+Knows sockets. Knows no protocol.
 """
 
 import socket
@@ -16,12 +16,12 @@ from phi3kit.core.errors import EndpointFailed
 
 
 class OnlyAllowed(httpx2.HTTPTransport):
-    """HTTP to the listed hosts. No proxy of the environment is used: it would resolve names by itself."""
+    """HTTP to the listed hosts, without the environment's proxies: they would resolve names by themselves."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__()
         self._pool.close()
-        # httpx2's own transport offers no place for a network backend; its pool does.
+        # httpx2's own transport takes no network backend; its pool does.
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpx2.create_ssl_context(), network_backend=_Backend(AllowedHosts.read(allowed))
         )

@@ -1,6 +1,6 @@
-"""Targets: what a person can talk to: a logged model of this app, or a remote connection; and the endpoint of each.
+"""Targets: what a person can talk to, a logged model of this app or a remote connection, and the endpoint of each.
 
-Knows the worker pool and connections. Draws nothing, asks nothing.
+Knows the worker pool and connections. Draws nothing, sends nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,17 +17,17 @@ from phi3kit.tracking.logged_models import LoggedModel
 
 @dataclass(frozen=True)
 class Target:
-    """One thing to talk to, as the choosers list it."""
+    """A logged model or a remote connection, as choosers list it."""
 
     label: str
     wrapper: Served
-    model_uri: str  # what was chosen; an alias is followed, and turns are logged under the logged model's own URI
-    context_tokens: int | None  # None: a remote endpoint whose context nobody has said
+    model_uri: str  # as it was chosen, perhaps an alias; turns are logged under the logged model's own URI
+    context_tokens: int | None  # None: a remote endpoint whose context is unknown
     connection: Connection | None = None  # None for a logged model
 
 
 def of_model(model: LoggedModel, label: str, model_uri: str | None = None) -> Target:
-    """A logged model as a target. model_uri: the alias or version by which it was chosen."""
+    """A logged model as a target. model_uri: the alias or version that was chosen."""
     return Target(label, model.wrapper, model_uri or model.model_uri, model.context_tokens)
 
 
@@ -46,8 +46,8 @@ def endpoint_of(
 ) -> Endpoint:
     """Where the target answers: its worker, started when it has none, or the remote URL with its key.
 
-    keys: names to secrets. actor: who asks. Raises NotAllowed, ModelNotFound or WorkerFailed for a
-    logged model, ConnectionInvalid for a remote one.
+    keys: names to secrets. Raises NotAllowed; for a logged model ModelNotFound or WorkerFailed, for a connection
+    ConnectionInvalid.
     """
     actor.require("talk")
     if target.connection is None:
