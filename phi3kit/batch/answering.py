@@ -15,7 +15,8 @@ from phi3kit.batch.request import RowResult, SamplingParams, failed
 from phi3kit.core.errors import BatchFailed, BudgetSpent, Busy, RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
-from phi3kit.endpoints.client import TurnContext, ask, connect
+from phi3kit.endpoints.client import ask, connect
+from phi3kit.endpoints.records import TurnContext
 from phi3kit.endpoints.workers import WorkerPool
 
 Prompt = tuple[Message, ...] | str

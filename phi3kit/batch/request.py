@@ -13,7 +13,7 @@ from typing import Any, Literal
 from phi3kit.batch.tables import ReadOptions, Table
 from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 
 PromptFormat = Literal["message", "prompt", "messages"]

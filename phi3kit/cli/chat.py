@@ -18,7 +18,8 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from phi3kit.core.records import Message
-    from phi3kit.endpoints.client import Request, TurnContext, ask
+    from phi3kit.endpoints.client import ask
+    from phi3kit.endpoints.records import Request, TurnContext
     from phi3kit.endpoints.workers import WorkerPool
 
     settings = read_settings()

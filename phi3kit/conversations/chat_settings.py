@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from phi3kit.core.records import Message
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, MAX_STOP_STRINGS
 
 MAX_SEED = 2**31 - 1

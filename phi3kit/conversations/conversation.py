@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import Message, Served, TurnRecord
-from phi3kit.endpoints.client import Answer, Request
+from phi3kit.endpoints.records import Answer, Request
 
 _TITLE_CHARACTERS = 60
 # What an answer and its record both have.

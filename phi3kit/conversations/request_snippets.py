@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from phi3kit.core.records import Message, WrapperName
-from phi3kit.endpoints.client import Request
 from phi3kit.endpoints.connections import Connection, endpoint_of
+from phi3kit.endpoints.records import Request
 from phi3kit.formats.chat_template import SPECIAL_TOKENS, raw_prompt
 
 WORKER_URL = "http://127.0.0.1:8000"  # the default of `phi3kit serve`

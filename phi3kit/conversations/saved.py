@@ -19,7 +19,7 @@ from phi3kit.conversations.conversation import ChatTurn, Conversation, messages_
 from phi3kit.core.errors import Phi3KitError, StorageFailed
 from phi3kit.core.records import Message
 from phi3kit.core.sqlite_file import transaction
-from phi3kit.endpoints.client import Answer
+from phi3kit.endpoints.records import Answer
 
 MAX_TITLE_CHARACTERS = 120
 # Fields of a turn that JSON takes as they are.

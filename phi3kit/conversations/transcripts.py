@@ -18,7 +18,7 @@ from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation, messages_of
 from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.records import Message
-from phi3kit.endpoints.client import Answer
+from phi3kit.endpoints.records import Answer
 from phi3kit.formats import safe_markdown
 from phi3kit.formats.openai_schema import ChatMessage, error_body
 

@@ -5,19 +5,16 @@ here. Knows no processes and no pages.
 """
 
 import time
-import uuid
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from openai import OpenAI
 
-from phi3kit.access.actor import Actor
 from phi3kit.core.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.core.limits import Limits
 from phi3kit.core.records import (
@@ -25,98 +22,20 @@ from phi3kit.core.records import (
     FinishReason,
     Interface,
     Message,
-    Origin,
     TurnRecord,
     TurnText,
     tokens_per_second,
 )
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
+from phi3kit.endpoints.records import CONTINUES, Answer, Request, TurnContext, as_json
 from phi3kit.endpoints.transport import Line, errors, http_client, json_of, not_the_protocol, parsing
-from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, QUEUE_HEADER
+from phi3kit.formats.openai_schema import QUEUE_HEADER
 from phi3kit.formats.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder
 
 _HEARTBEAT_S = 0.1
-_CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
-
-
-@dataclass(frozen=True)
-class Request:
-    """Messages (OpenAI format) or one text (a raw prompt), and how to answer."""
-
-    prompt: tuple[Message, ...] | str
-    temperature: float = 0.0
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    continues: bool = False  # the last message is the beginning of the answer
-
-    @property
-    def interface(self) -> Interface:
-        """The format that `prompt` is in."""
-        return "raw" if isinstance(self.prompt, str) else "openai"
-
-    def body(self, model_uri: str) -> dict[str, Any]:
-        """The request as JSON, without what only streaming needs."""
-        body = {
-            "model": model_uri,
-            **_as_json(self.prompt),
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "stop": list(self.stop) or None,
-            **(_CONTINUES if self.continues else {}),
-        }
-        return {name: value for name, value in body.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class TurnContext:
-    """Whose turn it is, and in which conversation; goes into the turn's run."""
-
-    actor: Actor
-    origin: Origin
-    conversation_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def headers(self) -> dict[str, str]:
-        """The context as a worker reads it."""
-        return {
-            "X-Phi3kit-Turn-Id": self.turn_id,
-            "X-Phi3kit-Conversation-Id": self.conversation_id,
-            "X-Phi3kit-User": quote(self.actor.name),  # a header is ASCII, a name need not be
-            "X-Phi3kit-Origin": self.origin,
-        }
-
-    def headers_to(self, endpoint: Endpoint) -> dict[str, str]:
-        """What an endpoint is told: a remote one learns the turn's id, and not the user."""
-        told = self.headers()
-        return {"X-Phi3kit-Turn-Id": told["X-Phi3kit-Turn-Id"]} if endpoint.wrapper == "remote" else told
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer so far; each step of a stream is a longer one."""
-
-    text: str = ""
-    finish_reason: FinishReason | None = None  # None while it grows
-    queue_place: int = 0  # answers that waited at the worker before this one
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0  # of prompt_tokens, found in the worker's memory
-    completion_tokens: int = 0
-    time_to_first_token_s: float | None = None
-    duration_s: float = 0.0
-    tokens_per_second: float | None = None
-    tokens_counted: bool = True  # False: a remote endpoint has given no usage (yet), and the counts are 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
 
 
 def connect(endpoint: Endpoint, line: Line | None = None) -> OpenAI:
@@ -247,10 +166,7 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
             "Ask again, or continue with another model.",
             param="continue_final_message",
         )
-    body = invocations.payload(
-        request.prompt, endpoint.takes, temperature=request.temperature, max_tokens=request.max_tokens,
-        top_p=request.top_p, seed=request.seed, stop=request.stop,
-    )  # fmt: skip
+    body = invocations.payload(request, endpoint.takes)
     thread = ThreadPoolExecutor(1)
     coming = thread.submit(invocations.invoke, endpoint, body, context.headers_to(endpoint), line)
     thread.shutdown(wait=False)  # it ends with its request
@@ -275,19 +191,13 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
 
 def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
     """The tokens of a prompt, as a phi3kit worker cuts it. Raises WorkerFailed or RequestInvalid."""
-    return read_tokenized(json_of(endpoint, "POST", "/tokenize", {**_as_json(prompt), "return_pieces": True}))
-
-
-def _as_json(prompt: Sequence[Message] | str) -> dict[str, Any]:
-    if isinstance(prompt, str):
-        return {"prompt": prompt}
-    return {"messages": [asdict(message) for message in prompt]}
+    return read_tokenized(json_of(endpoint, "POST", "/tokenize", {**as_json(prompt), "return_pieces": True}))
 
 
 def _arguments(request: Request, model: str) -> dict[str, Any]:
     """The request as arguments of the `openai` client, which takes fields that OpenAI does not have as extra_body."""
     body = request.body(model)
-    extra = {name: body.pop(name) for name in _CONTINUES if name in body}
+    extra = {name: body.pop(name) for name in CONTINUES if name in body}
     return {**body, "extra_body": extra}
 
 

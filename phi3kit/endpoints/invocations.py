@@ -6,7 +6,7 @@ Knows the payloads of the two wrappers and the forms of their answers. Knows no 
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ import httpx2
 from phi3kit.access.actor import Actor
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, FinishReason, Interface, Message
+from phi3kit.endpoints.records import Request, as_json
 from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing, status_error
 from phi3kit.formats import chat_template
 
@@ -42,45 +43,29 @@ class Completion:
     completion_tokens: int | None = None
 
 
-def payload(
-    prompt: tuple[Message, ...] | str,
-    takes: Interface,
-    *,
-    temperature: float,
-    max_tokens: int,
-    top_p: float,
-    seed: int | None,
-    stop: tuple[str, ...],
-) -> dict[str, Any]:
+def payload(request: Request, takes: Interface) -> dict[str, Any]:
     """The JSON for a logged model of either wrapper. Raises RequestInvalid for what the protocol cannot express.
 
     takes: "raw" for the onnx wrapper's signature, a prompt alone: sampling is the model's own.
     """
+    prompt = request.prompt
     if takes == "raw":
         return {"prompt": prompt if isinstance(prompt, str) else _as_raw(prompt)}
     if isinstance(prompt, str):
-        raise RequestInvalid(
-            "This endpoint takes no raw prompt.",
-            "Its signature is llm/v1/chat: it takes messages.",
-            "Send a message.",
-            param="prompt",
-        )
-    if seed is not None:
-        raise RequestInvalid(
-            "This endpoint takes no seed.",
-            "MLflow's llm/v1/chat has no such field.",
-            "Clear the seed among the parameters.",
-            param="seed",
-        )
-    body: dict[str, Any] = {"messages": [asdict(message) for message in prompt], "max_tokens": max_tokens}
-    if temperature > 0:
-        body["temperature"] = temperature
+        why = "Its signature is llm/v1/chat: it takes messages."
+        raise RequestInvalid("This endpoint takes no raw prompt.", why, "Send a message.", param="prompt")
+    if request.seed is not None:
+        why, advice = "MLflow's llm/v1/chat has no such field.", "Clear the seed among the parameters."
+        raise RequestInvalid("This endpoint takes no seed.", why, advice, param="seed")
+    body: dict[str, Any] = {**as_json(prompt), "max_tokens": request.max_tokens}
+    if request.temperature > 0:
+        body["temperature"] = request.temperature
     else:
         body["top_k"] = 1  # MLflow's pipeline refuses temperature 0; this is greedy too
-    if top_p < 1:
-        body["top_p"] = top_p
-    if stop:
-        body["stop"] = list(stop)
+    if request.top_p < 1:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop"] = list(request.stop)
     return body
 
 
@@ -118,9 +103,8 @@ def send(
 def score(endpoint: Endpoint, payload: str, actor: Actor, timeout_s: float = _SECONDS) -> ScoringResponse:
     """`send` to a worker, in the actor's name. Raises NotAllowed or WorkerFailed."""
     actor.require("invoke")
-    return send(
-        endpoint, payload, {"X-Phi3kit-User": quote(actor.name)}, timeout_s
-    )  # a header is ASCII, a name need not be
+    user = quote(actor.name)  # a header is ASCII, a name need not be
+    return send(endpoint, payload, {"X-Phi3kit-User": user}, timeout_s)
 
 
 def read_completion(content: Any, takes: Interface) -> Completion:

@@ -12,7 +12,7 @@ from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import Endpoint
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import client
-from phi3kit.endpoints.client import Answer, Request, TurnContext
+from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.transport import Line
 
 FindEndpoint = Callable[[Callable[[str], None]], Endpoint]

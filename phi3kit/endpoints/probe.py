@@ -12,12 +12,12 @@ from phi3kit.core.records import Endpoint, Interface, Message
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.connections import Connection, endpoint_of
+from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.transport import json_of, not_the_protocol, parsing
-from phi3kit.formats import chat_template
 
 _SILENCE_S = 15.0  # for a list of models; an answer may take as long as the connection allows
 _MOST_MODELS = 200
-_QUESTION = (Message("user", "What is MLflow?"),)
+_QUESTION = Request((Message("user", "What is MLflow?"),), max_tokens=8)
 _WRAPPERS = {"openai": "messages, as the transformers wrapper", "raw": "a prompt, as the onnx wrapper"}
 
 
@@ -57,10 +57,8 @@ def _invocations(endpoint: Endpoint) -> Probe:
     refused: RequestInvalid | EndpointFailed | None = None
     formats: tuple[Interface, ...] = ("openai", "raw")
     for takes in formats:
-        prompt = _QUESTION if takes == "openai" else chat_template.raw_prompt(_QUESTION)
-        body = invocations.payload(prompt, takes, temperature=0, max_tokens=8, top_p=1, seed=None, stop=())
         try:
-            invocations.invoke(replace(endpoint, takes=takes), body, {})
+            invocations.invoke(replace(endpoint, takes=takes), invocations.payload(_QUESTION, takes), {})
         except (RequestInvalid, EndpointFailed) as error:
             if isinstance(error, EndpointFailed) and error.kind != "protocol":
                 raise

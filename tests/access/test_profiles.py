@@ -18,10 +18,11 @@ from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.deployment.azure import plan_bundle
 from phi3kit.deployment.servers import ScoringServers
-from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import ask
 from phi3kit.endpoints.connections import Connection, remove_connection, save_connection
 from phi3kit.endpoints.invocations import score
 from phi3kit.endpoints.probe import probe
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.jobs import EvaluationJobs
 from phi3kit.evaluation.request import EvaluationRequest

@@ -6,7 +6,7 @@ import pytest
 
 from phi3kit.conversations.chat_settings import ChatSettings, link, read
 from phi3kit.core.records import Message
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 
 ALL = ChatSettings("Be brief.", 0.7, 0.9, 64, 5, ("END", "<|end|>"))
 NONSENSE = (

@@ -5,7 +5,7 @@ from dataclasses import replace
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import FinishReason, Message
-from phi3kit.endpoints.client import Answer, Request
+from phi3kit.endpoints.records import Answer, Request
 from tests.support.samples import turn
 
 BROKE = WorkerFailed("The answer broke off.", "The worker is gone.", "Send it again.")

@@ -15,8 +15,8 @@ from phi3kit.conversations.request_snippets import Snippet, remote_snippets, sni
 from phi3kit.core.records import Message, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.deployment.servers import free_port
-from phi3kit.endpoints.client import Request
 from phi3kit.endpoints.connections import Connection
+from phi3kit.endpoints.records import Request
 from tests.conftest import Built
 from tests.support.waiting import wait_for_server
 

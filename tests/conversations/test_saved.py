@@ -11,7 +11,7 @@ from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.errors import Phi3KitError, StorageFailed
 from phi3kit.core.records import Message
-from phi3kit.endpoints.client import Answer
+from phi3kit.endpoints.records import Answer
 
 HOSTILE = "Ελλάδα 日本 \0 <script>alert(1)</script> ' \" ; drop table turns; -- \u2028"
 

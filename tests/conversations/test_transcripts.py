@@ -21,7 +21,7 @@ from phi3kit.conversations.transcripts import (
 )
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.records import Message
-from phi3kit.endpoints.client import Answer
+from phi3kit.endpoints.records import Answer
 from phi3kit.formats.openai_schema import ChatRequest
 from tests.conversations.test_conversation import chain, said
 

@@ -11,7 +11,8 @@ import pytest
 
 from phi3kit.core.errors import Busy, RequestInvalid, WorkerFailed
 from phi3kit.core.records import Message, TurnRecord
-from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream, tokenize
+from phi3kit.endpoints.client import ask, stream, tokenize
+from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import CHAPTER_PROMPT, Built, settings_for

@@ -8,8 +8,8 @@ import pytest
 
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint, Message
-from phi3kit.endpoints.client import Request, TurnContext
 from phi3kit.endpoints.lanes import Lane, stop_all
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built

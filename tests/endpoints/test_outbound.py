@@ -9,9 +9,10 @@ import pytest
 from phi3kit.core.errors import EndpointFailed
 from phi3kit.core.records import Message
 from phi3kit.core.settings import Settings
-from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import ask
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.probe import probe
+from phi3kit.endpoints.records import Request, TurnContext
 from tests.conftest import settings_for
 from tests.support.actors import ADMIN, admin
 from tests.support.scripted_server import http_answer, scripted

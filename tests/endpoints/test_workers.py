@@ -20,7 +20,8 @@ from phi3kit.core.errors import ModelNotFound, WorkerFailed
 from phi3kit.core.records import WRAPPERS, Message
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.deployment.servers import free_port
-from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import ask
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.packaging.wrappers.log import MODEL_NAMES
 from phi3kit.tracking import registry as registry

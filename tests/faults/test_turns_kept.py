@@ -14,9 +14,9 @@ from openai import OpenAI, RateLimitError
 
 from phi3kit.core.errors import BudgetSpent
 from phi3kit.core.records import Endpoint, Message
-from phi3kit.endpoints.client import Request, TurnContext
 from phi3kit.endpoints.client import ask as client_ask
 from phi3kit.endpoints.client import stream as client_stream
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns

@@ -22,7 +22,8 @@ from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import PROJECT_ROOT, Settings
-from phi3kit.endpoints.client import Answer, Request, TurnContext, ask, stream
+from phi3kit.endpoints.client import ask, stream
+from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.worker_process import WorkerStatus
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import resolve

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.endpoints import client
-from phi3kit.endpoints.client import Request, TurnContext
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.formats.chat_template import CHAPTER_EXAMPLE, EXAMPLE, raw_prompt
 from phi3kit.formats.raw_prompt import ParsedPrompt, parse_raw_prompt, place
 from tests.conftest import Built

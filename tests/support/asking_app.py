@@ -10,7 +10,8 @@ import time
 
 from phi3kit.core.records import Message
 from phi3kit.core.settings import read_settings
-from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import ask
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.writer import UsageWriter
 from tests.support.actors import admin

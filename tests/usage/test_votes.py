@@ -8,7 +8,7 @@ from phi3kit.conversations.comparison import Comparison
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.core.errors import StorageFailed, WorkerFailed
 from phi3kit.core.settings import Settings
-from phi3kit.endpoints.client import Answer, Request
+from phi3kit.endpoints.records import Answer, Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 from phi3kit.usage.outbox import Outbox

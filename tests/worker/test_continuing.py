@@ -8,7 +8,7 @@ from openai import OpenAI
 
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.endpoints import client
-from phi3kit.endpoints.client import Request, TurnContext
+from phi3kit.endpoints.records import Request, TurnContext
 from tests.conftest import Built
 from tests.support.actors import admin
 

@@ -11,7 +11,8 @@ from phi3kit.core.errors import LimitReached, RequestInvalid
 from phi3kit.core.limits import Limits
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
-from phi3kit.endpoints.client import Request, TurnContext, ask
+from phi3kit.endpoints.client import ask
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.request_counts import RequestCounts
 from tests.conftest import Built

@@ -15,7 +15,7 @@ from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.request_snippets import remote_snippets, snippets
 from phi3kit.core.records import Served
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.chat import settings_form
 from phi3kit.ui.shared import answers, resources, target_choice, words

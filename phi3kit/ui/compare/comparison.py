@@ -15,8 +15,8 @@ import streamlit as st
 from phi3kit.conversations.comparison import LETTERS, Comparison
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.endpoints import targets
-from phi3kit.endpoints.client import Request, TurnContext
 from phi3kit.endpoints.lanes import Lane, stop_all
+from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.safe_markdown import for_pages
 from phi3kit.ui.compare.sides import show_heading

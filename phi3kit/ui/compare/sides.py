@@ -9,7 +9,7 @@ import streamlit as st
 
 from phi3kit.conversations.comparison import LETTERS
 from phi3kit.core.records import Interface
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.shared import target_choice, theme
 from phi3kit.ui.shared.parameters import parameters_popover

@@ -8,7 +8,7 @@ from dataclasses import replace
 import streamlit as st
 
 from phi3kit.conversations.conversation import ChatTurn, Conversation
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.prompt_flaws import flawed
 from phi3kit.formats.tokens import Tokenized, common_beginning

@@ -13,7 +13,7 @@ from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import TurnRecord
 from phi3kit.endpoints import client
-from phi3kit.endpoints.client import Answer, Request, TurnContext
+from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.openai_schema import ChoicePart, new_id, response, usage
 from phi3kit.formats.safe_markdown import for_pages

@@ -9,7 +9,7 @@ import streamlit as st
 
 from phi3kit.conversations.chat_settings import MAX_SEED, MIN_TOP_P, ChatSettings
 from phi3kit.core.records import Message
-from phi3kit.endpoints.client import Request
+from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 
 _CONTEXT_TOKENS = 131_072  # the most that may be asked of an endpoint that does not say its context
