@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,7 @@ from openai import OpenAI
 
 from phi3kit.core.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.core.limits import Limits
-from phi3kit.core.records import (
-    Endpoint,
-    FinishReason,
-    Interface,
-    Message,
-    TurnRecord,
-    TurnText,
-    tokens_per_second,
-)
+from phi3kit.core.records import Endpoint, FinishReason, Interface, Message, TurnRecord, TurnText, tokens_per_second
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.records import CONTINUES, Answer, Request, TurnContext, as_json
@@ -61,20 +53,17 @@ def ask(
     if endpoint.wrapper == "remote":
         *_, answer = stream(endpoint, request, context, settings)
         return answer
-    began, began_at = time.perf_counter(), time.time()
+    turn = _Turn(endpoint, request, context, settings)
     try:
         with errors(endpoint), nullcontext(connection) if connection else connect(endpoint) as client:
             create = _resource(client, request.interface).create
             arguments = _arguments(request, endpoint.model_uri)
             with parsing(endpoint):
                 reply: Any = create(**arguments, stream=False, extra_headers=context.headers())
-                answer = _whole_answer(request, reply, time.perf_counter() - began)
+                return _whole_answer(request, reply, turn.elapsed_s)
     except WorkerFailed:
-        broken = Answer(finish_reason="error", duration_s=time.perf_counter() - began)
-        # Where the worker has recorded the turn, its record has the same id and stays.
-        _recorder(settings).end(_turn(endpoint, request, context, settings, broken, began_at))
+        turn.end(Answer(), "error")  # where the worker has recorded the turn, its record has the same id and stays
         raise
-    return answer
 
 
 def stream(
@@ -84,19 +73,16 @@ def stream(
 
     Closing the iterator cancels the turn at the endpoint. So does cutting its `line` from another thread: the last answer
     then has no finish_reason. Turns of a remote endpoint, and of a worker that dies, are put into the outbox here.
-    Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and
-    WorkerFailed or EndpointFailed.
+    Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and WorkerFailed or EndpointFailed.
     """
     context.actor.require("talk")
     line = line or Line()
     remote = endpoint.wrapper == "remote"
-    began, began_at = time.perf_counter(), time.time()
+    turn = _Turn(endpoint, request, context, settings)
     answer = Answer(tokens_counted=not remote)
     ended: FinishReason | None = None  # to be recorded here
     if remote:
-        recorder, turn = _recorder(settings), _turn(endpoint, request, context, settings, answer, began_at)
-        recorder.admit(turn)
-        recorder.begin(replace(turn, finish_reason="error", error_code="app_died"))
+        turn.begin(answer)
     steps = (_invoked if endpoint.protocol == "invocations" else _streamed)(endpoint, request, context, line)
     try:
         for answer in steps:
@@ -112,13 +98,12 @@ def stream(
         ended = "cancelled" if remote else None
     except Phi3KitError:  # a remote endpoint refused the request: nothing was answered
         if remote:
-            recorder.withdraw(turn)
+            turn.withdraw(answer)
         raise
     finally:
         steps.close()
         if ended:
-            answer = replace(answer, finish_reason=ended, duration_s=answer.duration_s or time.perf_counter() - began)
-            _recorder(settings).end(_turn(endpoint, request, context, settings, answer, began_at))
+            turn.end(answer, ended)
 
 
 def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
@@ -178,15 +163,12 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
         if not coming.done():
             line.cut()
     reply = coming.result()
-    counted = reply.prompt_tokens is not None and reply.completion_tokens is not None
-    yield Answer(
-        text=reply.text,
-        finish_reason=reply.finish_reason,
-        prompt_tokens=(reply.prompt_tokens or 0) if counted else 0,
-        completion_tokens=(reply.completion_tokens or 0) if counted else 0,
-        tokens_counted=counted,
-        duration_s=time.perf_counter() - began,
-    )
+    answer = Answer(reply.text, reply.finish_reason, tokens_counted=False, duration_s=time.perf_counter() - began)
+    if reply.prompt_tokens is not None and reply.completion_tokens is not None:
+        answer = replace(
+            answer, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens, tokens_counted=True
+        )
+    yield answer
 
 
 def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
@@ -263,40 +245,66 @@ def _with_seen_speed(answer: Answer) -> Answer:
     return replace(answer, tokens_per_second=speed)
 
 
-def _recorder(settings: Settings) -> OutboxRecorder:
-    return _one_recorder(settings.home, settings.limits, settings.log_text)
+@dataclass(frozen=True)
+class _Turn:
+    """A turn that is recorded here."""
+
+    endpoint: Endpoint
+    request: Request
+    context: TurnContext
+    settings: Settings
+    began: float = field(default_factory=time.perf_counter)
+    began_at: float = field(default_factory=time.time)
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.began
+
+    def begin(self, answer: Answer) -> None:
+        """Raises Busy, LimitReached or BudgetSpent."""
+        record = self._record(answer)
+        self._recorder.admit(record)
+        self._recorder.begin(replace(record, error_code="app_died"))
+
+    def withdraw(self, answer: Answer) -> None:
+        self._recorder.withdraw(self._record(answer))
+
+    def end(self, answer: Answer, reason: FinishReason) -> None:
+        duration_s = answer.duration_s or self.elapsed_s
+        self._recorder.end(self._record(replace(answer, finish_reason=reason, duration_s=duration_s)))
+
+    @property
+    def _recorder(self) -> OutboxRecorder:
+        return _recorder(self.settings.home, self.settings.limits, self.settings.log_text)
+
+    def _record(self, answer: Answer) -> TurnRecord:
+        request, text = self.request, TurnText(self.request.prompt, (answer.text,))
+        return TurnRecord(
+            turn_id=self.context.turn_id,
+            at=self.began_at,
+            wrapper=self.endpoint.wrapper,
+            model_uri=self.endpoint.model_uri,
+            interface=request.interface,
+            origin=self.context.origin,
+            user=self.context.actor.name,
+            conversation_id=self.context.conversation_id,
+            finish_reason=answer.finish_reason or "error",
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            cached_prompt_tokens=answer.cached_prompt_tokens,
+            duration_s=answer.duration_s,
+            time_to_first_token_s=answer.time_to_first_token_s,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            top_p=request.top_p,
+            seed=request.seed,
+            tokens_counted=answer.tokens_counted,
+            prompt_key=self._recorder.prompt_key(request.prompt),
+            text=text if self.settings.log_text else None,
+        )
 
 
 @lru_cache(maxsize=4)
-def _one_recorder(home: Path, limits: Limits, log_text: bool) -> OutboxRecorder:
+def _recorder(home: Path, limits: Limits, log_text: bool) -> OutboxRecorder:
     """One for the process: it holds the lock by which the turns of a dead process are found."""
     return OutboxRecorder(Outbox(home), limits, log_text=log_text)
-
-
-def _turn(
-    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, answer: Answer, began_at: float
-) -> TurnRecord:
-    """The record of a turn that no worker may have kept."""
-    return TurnRecord(
-        turn_id=context.turn_id,
-        at=began_at,
-        wrapper=endpoint.wrapper,
-        model_uri=endpoint.model_uri,
-        interface=request.interface,
-        origin=context.origin,
-        user=context.actor.name,
-        conversation_id=context.conversation_id,
-        finish_reason=answer.finish_reason or "error",
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        cached_prompt_tokens=answer.cached_prompt_tokens,
-        duration_s=answer.duration_s,
-        time_to_first_token_s=answer.time_to_first_token_s,
-        temperature=request.temperature,
-        max_tokens=request.max_tokens,
-        top_p=request.top_p,
-        seed=request.seed,
-        tokens_counted=answer.tokens_counted,
-        prompt_key=_recorder(settings).prompt_key(request.prompt),
-        text=TurnText(request.prompt, (answer.text,)) if settings.log_text else None,
-    )

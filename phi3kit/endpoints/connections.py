@@ -4,7 +4,6 @@ One JSON file in the data folder; a key itself is never kept. Sends nothing to a
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,19 +160,14 @@ def _check_url(url: str) -> None:
     """Accepts http or https with a host, without user, password, query or fragment: keys belong into secrets."""
     try:
         parts = urlsplit(url)
-        wrong = (
-            "It does not begin with http:// or https://."
-            if parts.scheme not in ("http", "https")
-            else "It names no host."
-            if not parts.hostname or parts.port == 0
-            else "It contains a user or a password; a key belongs into a secret."
-            if "@" in parts.netloc
-            else "It has a query or a fragment behind the path."
-            if parts.query or parts.fragment or url.endswith(("?", "#"))
-            else "It contains spaces or control characters."
-            if any(char.isspace() or not char.isprintable() for char in url) or "\\" in url
-            else None
-        )
+        flaws = {
+            "It does not begin with http:// or https://.": parts.scheme not in ("http", "https"),
+            "It names no host.": not parts.hostname or parts.port == 0,
+            "It contains a user or a password; a key belongs into a secret.": "@" in parts.netloc,
+            "It has a query or a fragment behind the path.": parts.query or parts.fragment or url.endswith(("?", "#")),
+            "It contains spaces or control characters.": "\\" in url or " " in url or not url.isprintable(),
+        }
+        wrong = next((flaw for flaw, found in flaws.items() if found), None)
     except ValueError as error:  # of a port or an IPv6 address
         wrong = f"{error}."
     if wrong:
@@ -192,11 +186,6 @@ def _lock(home: Path) -> FileLock:
 
 def _write(connections: Sequence[Connection], home: Path) -> None:
     """Atomically: a reader never sees half a file."""
-    with tempfile.NamedTemporaryFile("w", dir=home, encoding="utf-8", suffix=".json", delete=False) as file:
-        draft = Path(file.name)
-    try:
-        draft.write_text(json.dumps([asdict(each) for each in connections], ensure_ascii=False, indent=2), "utf-8")
-        draft.replace(_file(home))  # after closing: Windows moves no open file
-    except BaseException:
-        draft.unlink()
-        raise
+    draft = home / "connections.json.new"  # one writer: it holds the lock
+    draft.write_text(json.dumps([asdict(each) for each in connections], ensure_ascii=False, indent=2), "utf-8")
+    draft.replace(_file(home))

@@ -36,7 +36,7 @@ from phi3kit.usage.recorder import OutboxRecorder, Recorder
 from phi3kit.worker.engine import Engine
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
-from phi3kit.worker.openapi_document import add_schemas, takes
+from phi3kit.worker.openapi_document import Error, add_schemas, takes
 from phi3kit.worker.request_checks import (
     BodyTooLarge,
     Guard,
@@ -161,7 +161,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         metrics.waiting.set(engine.waiting)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+    add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, Error)
     return app
 
 

@@ -8,22 +8,6 @@ from typing import Any
 from pydantic import BaseModel
 
 _SCHEMA_PATH = "#/components/schemas/{model}"
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "code", "param"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "code": {"type": ["string", "null"]},
-                "param": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
 _REFUSALS = {
     "400": "A value is wrong; param names it.",
     "401": "The key is missing or wrong.",
@@ -34,10 +18,25 @@ _REFUSALS = {
 }
 
 
+class ErrorDetail(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+
+
+class Error(BaseModel):
+    """The body of every refusal."""
+
+    error: ErrorDetail
+
+
 def takes(body: type[BaseModel]) -> dict[str, Any]:
     """A route's body and refusals, for FastAPI's openapi_extra."""
     content = {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model=body.__name__)}}}
-    error = {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model="Error")}}}
+    error = {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model=Error.__name__)}}}
     refusals = {status: {"description": text, "content": error} for status, text in _REFUSALS.items()}
     return {"requestBody": {"required": True, "content": content}, "responses": refusals}
 
@@ -49,7 +48,5 @@ def add_schemas(document: dict[str, Any], *bodies: type[BaseModel]) -> None:
         schema = body.model_json_schema(ref_template=_SCHEMA_PATH)
         schemas |= schema.pop("$defs", {})
         schemas[body.__name__] = schema
-    schemas["Error"] = _ERROR
-    key = {"type": "http", "scheme": "bearer"}
-    document["components"]["securitySchemes"] = {"key": key}
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"key": []}]
