@@ -30,6 +30,9 @@ from phi3kit.endpoints.outbound import OnlyAllowed
 
 CONNECT_S = 10.0
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
+_SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
+_CORRECT = "Correct the URL under Connections."
+_START_OR_CORRECT = "Start the server there, or correct the URL under Connections."
 _PROTOCOLS = {"openai": "OpenAI's protocol", "invocations": "MLflow's /invocations"}
 # The `openai` client adds them from the environment; they are meant for OpenAI alone.
 _FOREIGN_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
@@ -108,8 +111,6 @@ def errors(endpoint: Endpoint) -> Iterator[None]:
         yield
     except Phi3KitError:
         raise
-    except openai.RateLimitError as error:
-        raise _turned_away(endpoint, error.response, error.body) from error
     except openai.APIStatusError as error:
         raise status_error(endpoint, error.response, error.body) from error
     except (openai.APIError, httpx2.HTTPError, OSError) as error:  # no connection, a broken one, an error in a stream
@@ -172,9 +173,6 @@ def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
         "Check URL and protocol under Connections.",
         kind="protocol",
     )
-
-
-_SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
 
 
 def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) -> Busy | BudgetSpent | LimitReached:
@@ -245,10 +243,6 @@ def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
             "server",
         )
     return failed(f"The answer of {endpoint.name} broke off.", _short(str(chain[-1])), "Send it again.", "server")
-
-
-_CORRECT = "Correct the URL under Connections."
-_START_OR_CORRECT = "Start the server there, or correct the URL under Connections."
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

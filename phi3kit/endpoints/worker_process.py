@@ -129,20 +129,12 @@ class WorkerProcess:
 
     def status(self) -> WorkerStatus:
         """How it is."""
-        state: WorkerState = "ready" if self.ready else "starting"
-        try:
-            memory = int(psutil.Process(self.process.pid).memory_info().rss) if self.alive else None
-        except psutil.Error:  # it has just ended
-            memory = None
+        pid, memory = self.process.pid, None
+        with suppress(psutil.Error):  # it has just ended
+            memory = int(psutil.Process(pid).memory_info().rss) if self.alive else None
+        state: WorkerState = "stopped" if memory is None else "ready" if self.ready else "starting"
         return WorkerStatus(
-            self.model_uri,
-            self.wrapper,
-            "stopped" if memory is None else state,
-            self.process.pid,
-            memory,
-            self._log_file,
-            self._started_at,
-            self.given_uris,
+            self.model_uri, self.wrapper, state, pid, memory, self._log_file, self._started_at, self.given_uris
         )
 
     def activity(self) -> WorkerActivity | None:

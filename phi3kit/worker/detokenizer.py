@@ -74,15 +74,9 @@ class Detokenizer:
 
     def _held_back(self) -> int:
         """Characters at the end that may be the beginning of a stop string."""
-        return max(
-            (
-                length
-                for stop in self._stop
-                for length in range(1, min(len(stop), len(self._text) + 1))
-                if self._text.endswith(stop[:length])
-            ),
-            default=0,
-        )
+        text = self._text
+        lengths = (n for stop in self._stop for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n]))
+        return max(lengths, default=0)
 
 
 def _text_at_end(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[int]:
