@@ -1,4 +1,4 @@
-"""The client: whole and streamed answers of real workers, what they cost, and every way in which they fail."""
+"""Client: whole and streamed answers of real workers, what they cost, and every way in which they fail."""
 
 import os
 import signal
@@ -113,7 +113,7 @@ class TestStream:
         turn = recorded(built, context)
         assert turn.finish_reason == "cancelled"
         assert turn.prompt_tokens == answer.prompt_tokens
-        assert answer.completion_tokens <= turn.completion_tokens < 900  # of 1,800 that it would have been
+        assert answer.completion_tokens <= turn.completion_tokens < 900  # uncut it would be 1,800
         assert ask(endpoint, Request(CAPITAL, max_tokens=2), a_context(), built.settings).completion_tokens == 2
 
     def test_a_worker_that_dies_in_mid_answer_is_an_error_and_one_failed_turn(

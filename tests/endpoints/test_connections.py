@@ -1,4 +1,4 @@
-"""Connections: what is refused, what is kept, and what an endpoint is made of. No endpoint is asked here."""
+"""Connections: what is refused, what is kept, and the endpoint that is made of them. Nothing is sent."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Outbound: a URL that somebody types reaches the listed hosts and no other, whatever its name leads to."""
+"""Outbound: a URL that somebody types reaches the listed hosts and no other, whatever its name resolves to."""
 
 import socket
 from dataclasses import replace
@@ -69,7 +69,7 @@ def test_a_listed_name_that_leads_to_the_own_machine_reaches_nothing(team: Setti
 
 
 def test_a_name_that_leads_elsewhere_a_moment_later_is_asked_once(team: Settings, monkeypatch: pytest.MonkeyPatch):
-    """DNS rebinding: the address that was judged is the one that is connected to."""
+    """DNS rebinding: the address that was checked is the one that is connected to."""
     asked: list[str] = []
 
     def lookup(host: str, *arguments: object, **named: object) -> list[object]:

@@ -41,7 +41,7 @@ def a_context() -> TurnContext:
 
 
 def the_only_turn(settings: Settings) -> TurnRecord:
-    """The turn in a new outbox, which has no other."""
+    """The only turn in a new outbox."""
     outbox = Outbox(settings.home)
     assert outbox.waiting() == 1
     claimed = outbox.claim_next()
@@ -57,7 +57,7 @@ def here(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def far_worker(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Connection, dict[str, str]]]:
-    """A worker of another phi3kit: other data folder, key asked. The connection to it, and the secrets."""
+    """A worker of another phi3kit with its own data folder and key: the connection to it, and the secrets."""
     home = tmp_path_factory.mktemp("far")
     pool = WorkerPool(settings_for(home, MLFLOW_TRACKING_URI=built.settings.tracking_uri))
     endpoint = pool.endpoint(built.uri("onnx"))
@@ -116,7 +116,7 @@ class TestSecondWorker:
         there = Outbox(Path(keys["home"])).find(context.turn_id)
         assert there
         assert (there.completion_tokens, there.wrapper) == (last.completion_tokens, "onnx")
-        assert there.user != "maria"  # who asks is nobody's business elsewhere
+        assert there.user != "maria"  # a user's name stays here
 
     def test_ask_gives_the_whole_answer(self, far_worker: tuple[Connection, dict[str, str]], here: Settings) -> None:
         answer = ask(endpoint_of(*far_worker, None), Request(CAPITAL), a_context(), here)
@@ -134,7 +134,7 @@ class TestSecondWorker:
         answers.close()
         turn = the_only_turn(here)
         assert (turn.finish_reason, turn.tokens_counted) == ("cancelled", False)
-        assert (turn.prompt_tokens, turn.completion_tokens) == (0, 0)  # nobody said them
+        assert (turn.prompt_tokens, turn.completion_tokens) == (0, 0)  # unknown
         there = wait_for("the far worker's record", lambda: Outbox(Path(keys["home"])).find(context.turn_id))
         assert there.finish_reason == "cancelled"
 

@@ -1,4 +1,4 @@
-"""Workers as processes: when they start, when they end, and what is said when they cannot."""
+"""Workers as processes: when they start and end, and the errors when they cannot."""
 
 import os
 import shutil
@@ -153,7 +153,7 @@ class TestPool:
         wait_for("the end of the orphaned worker", lambda: has_ended(worker))
 
 
-# Starts a worker as the app does, and is never asked to end.
+# Starts a worker as the app does, and does not end by itself.
 PARENT = """
 import sys, time
 from phi3kit.core.settings import read_settings

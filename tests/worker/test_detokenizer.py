@@ -1,4 +1,4 @@
-"""The text of an answer, token by token, with the embedded model's tokenizer."""
+"""Detokenizer: the text of an answer, token by token, with the embedded model's tokenizer."""
 
 import pytest
 from tokenizers import Tokenizer
@@ -22,7 +22,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def byte_ids(content: bytes) -> list[int]:
-    """Phi-3's tokenizers have a token for each byte, for what their vocabulary lacks."""
+    """Byte tokens, which Phi-3's tokenizers have for characters that their vocabulary lacks."""
     return [TOKENIZER.token_to_id(f"<0x{byte:02X}>") for byte in content]
 
 
@@ -53,7 +53,7 @@ class TestPush:
 
 
 class TestGoingOn:
-    """An answer that goes on from text, and not from a special token."""
+    """An answer that follows text, and not a special token."""
 
     @pytest.mark.parametrize("text", TEXTS)
     def test_text_and_answer_are_the_whole_wherever_it_was_cut(self, text: str):

@@ -1,4 +1,4 @@
-"""The engine: answers that are written together, counted to the token, whatever the model does."""
+"""Engine: answers that are written together, counted to the token, whatever the model does."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,18 +29,18 @@ def ids(text: str) -> list[int]:
     return list(TOKENIZER.encode(text, add_special_tokens=False).ids)
 
 
-def asked(prompt: str) -> list[int]:
-    """A prompt behind which an answer begins: an answer to one that ends in text would go on with its space."""
+def prompted(prompt: str) -> list[int]:
+    """A prompt that ends in a special token: after one that ends in text an answer would keep its leading space."""
     return [*ids(prompt), ASSISTANT]
 
 
 def byte_ids(data: bytes) -> list[int]:
-    """The tokens of single bytes, as a model writes a character that has no token."""
+    """Byte tokens, as a model writes a character that has no token."""
     return [TOKENIZER.token_to_id(f"<0x{byte:02X}>") for byte in data]
 
 
 class ScriptedSequence:
-    """Behind a prompt of its runtime the scores call for the tokens of that prompt's script."""
+    """After a prompt of its runtime the scores choose the tokens of that prompt's script."""
 
     def __init__(self, runtime: "ScriptedRuntime") -> None:
         self.ids: list[int] = []
@@ -72,7 +72,7 @@ class ScriptedSequence:
 
 
 class ScriptedRuntime:
-    """Writes the given tokens, a script a prompt; an exception in a script is what the step gives there."""
+    """Writes the given tokens, one script a prompt; an exception in a script is that step's result."""
 
     tokenizer = text_tokenizer = TOKENIZER
     context_tokens = 4096
@@ -81,11 +81,11 @@ class ScriptedRuntime:
     max_sequences = 32
 
     def __init__(self, scripts: Mapping[str, list[int | Exception]]) -> None:
-        self._scripts = {tuple(asked(prompt)): script for prompt, script in scripts.items()}
+        self._scripts = {tuple(prompted(prompt)): script for prompt, script in scripts.items()}
         self.may_write = threading.Event()
         self.may_write.set()
         self.prompts: list[list[int]] = []  # in the order in which their last token was computed
-        self.computed: list[tuple[str, int]] = []  # (first word of the sequence, tokens), one behind the other
+        self.computed: list[tuple[str, int]] = []  # (first word of the sequence, tokens), in their order
         self.together: list[int] = []  # sequences in each step
         self.broken: Exception | None = None  # what the next step raises as a whole
 
@@ -158,7 +158,7 @@ def start() -> Iterator[Start]:
 
 
 def a_generation(reader: Reader, max_tokens: int = 100, stop: tuple[str, ...] = (), prompt: str = "Hi") -> Generation:
-    return Generation(asked(prompt), max_tokens, Sampling(), stop, reader)
+    return Generation(prompted(prompt), max_tokens, Sampling(), stop, reader)
 
 
 def load(folder: Path) -> tuple[Runtime, KvCache]:
@@ -264,7 +264,7 @@ class TestCancel:
         done = second.done()
         assert (done.finish_reason, done.completion_tokens, done.time_to_first_token_s) == ("cancelled", 0, None)
         assert first.done().finish_reason == "stop"
-        assert runtime.prompts == [asked("Hi")]
+        assert runtime.prompts == [prompted("Hi")]
 
 
 class TestTogether:
@@ -282,7 +282,9 @@ class TestTogether:
         together = order[order.index("two") : -2]
         assert all(one != other for one, other in pairwise(together))
         steps_of_two = runtime.together.count(2)
-        assert steps_of_two >= len(ids("a b c d e f")) - 1  # but the first tokens, which end the reading of a prompt
+        assert (
+            steps_of_two >= len(ids("a b c d e f")) - 1
+        )  # all but the first tokens, which end the reading of a prompt
 
     def test_a_newcomer_does_not_wait_for_the_end_of_another_answer(self, start: Start) -> None:
         runtime = ScriptedRuntime({"long": [*ids("word " * 400)], "short": [*ids("at once"), END]})
@@ -355,7 +357,7 @@ class TestQueue:
         runtime.may_write.set()
         readers["third"].done()
         assert ended == ["first", "second", "third"]
-        assert runtime.prompts == [asked("first"), asked("second"), asked("third")]
+        assert runtime.prompts == [prompted("first"), prompted("second"), prompted("third")]
 
     def test_a_full_queue_is_busy_and_says_how_many_wait(self, start: Start) -> None:
         runtime = ScriptedRuntime({name: [*ids("one"), END] for name in ("a", "b", "c", "d")})
@@ -394,7 +396,7 @@ class TestQueue:
         runtime.may_write.set()
         wait_for("the end of the engine", lambda: not engine._thread.is_alive())
         assert (first.done().finish_reason, later.done().finish_reason) == ("stop", "cancelled")
-        assert runtime.prompts == [asked("Hi")]
+        assert runtime.prompts == [prompted("Hi")]
 
 
 class TestMemory:
@@ -409,7 +411,7 @@ class TestMemory:
         engine.submit(a_generation(readers[1], prompt=more))
         cached = readers[1].done().cached_prompt_tokens
         assert cached == len(ids("Hi<|assistant|>there"))
-        assert sum(tokens for _, tokens in runtime.computed) == len(asked(more)) - cached
+        assert sum(tokens for _, tokens in runtime.computed) == len(prompted(more)) - cached
 
     def test_answers_to_one_prompt_read_it_once_between_them(self, start: Start) -> None:
         prompt = "word " * 150
@@ -421,9 +423,9 @@ class TestMemory:
         runtime.may_write.set()
         assert [reader.done().finish_reason for reader in readers] == ["stop"] * 3
         read = sum(tokens for _, tokens in runtime.computed) - 3 * len(ids("fine"))
-        assert len(asked(prompt)) <= read < 1.5 * len(asked(prompt))
+        assert len(prompted(prompt)) <= read < 1.5 * len(prompted(prompt))
         found = sum(reader.done().cached_prompt_tokens for reader in readers)
-        assert found + read == 3 * len(asked(prompt))
+        assert found + read == 3 * len(prompted(prompt))
 
     def test_a_sequence_that_broke_off_is_not_used_again(self, start: Start) -> None:
         runtime = ScriptedRuntime({"Hi": [RuntimeError("broken")]})

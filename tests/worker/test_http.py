@@ -48,7 +48,7 @@ def user(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
-CACHED = {"prompt_tokens_details": None}  # how much of a prompt was in memory depends on what was asked before
+CACHED = {"prompt_tokens_details": None}  # how much of a prompt is in memory depends on earlier requests
 
 
 def counts(usage: CompletionUsage | None) -> tuple[int, int, int]:
@@ -90,7 +90,7 @@ def error_of(answer: httpx2.Response, status: int, kind: str = "invalid_request_
 
 
 def events_of(http: httpx2.Client, path: str, body: dict[str, Any]) -> list[str]:
-    """The data of every server-sent event; nothing else stands in the stream."""
+    """The data of every server-sent event; the stream has nothing else."""
     with http.stream("POST", path, json=body | {"stream": True}) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         parts = answer.read().decode("utf-8").split("\n\n")
@@ -559,7 +559,7 @@ class TestRefusal:
 class TestFullQueue:
     @pytest.fixture
     def http(self, built: Built) -> Iterator[httpx2.Client]:
-        """A worker of its own, where eight answers may wait and memory is for one; the slower wrapper, so that they do."""
+        """A worker with memory for one answer, where eight may wait; the slower wrapper, so that they do wait."""
         pool = WorkerPool(settings_for(built.home, PHI3KIT_MAX_QUEUE="8", PHI3KIT_KV_BUDGET_MB="8"))
         with a_connection(pool.endpoint(built.uri("transformers"))) as http:
             yield http
@@ -577,7 +577,7 @@ class TestFullQueue:
             lines = stream.iter_lines()  # kept: httpx2 closes the stream of an iterator that is thrown away
             next(lines)
             wait_for("one active answer and seven waiting", lambda: waiting() == 7)
-            # Two answers find one place: none of them may stay behind.
+            # Two answers need two places and there is one: neither may stay in the queue.
             refused = http.post(CHAT, json={"messages": user("Hi"), "n": 2}, timeout=15)
             assert error_of(refused, 429, "rate_limit_error")["code"] == "queue_full"
             assert int(refused.headers["Retry-After"]) >= 1

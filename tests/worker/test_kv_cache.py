@@ -1,4 +1,4 @@
-"""The cache of sequences: what a turn finds of its conversation and of others, and that memory stays within the budget."""
+"""KV cache: what a turn finds of its conversation and of others, and that memory stays within the budget."""
 
 import random
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class ScriptedRuntime:
     def __init__(self) -> None:
         self.sequences: list[ScriptedSequence] = []
         self.longest = 0
-        self.short_tokens = 10**9  # longer sequences are computed in another way
+        self.short_tokens = 10**9  # longer sequences are computed otherwise
 
     def limit(self, longest: int) -> None:
         self.longest = longest
@@ -88,7 +88,7 @@ def acquired(cache: KvCache, prompt: Sequence[int], max_tokens: int = 50) -> Slo
 
 
 def told(cache: KvCache, prompt: Sequence[int], answer: Sequence[int] = ()) -> Slot:
-    """A whole turn: the prompt is computed, the answer too, and the sequence is idle again."""
+    """A whole turn: prompt and answer are computed, and the sequence is idle again."""
     slot = acquired(cache, prompt, max_tokens=max(1, len(answer)))
     assert isinstance(slot.sequence, ScriptedSequence)
     slot.sequence.append([*prompt[len(slot.sequence.ids) :], *answer])

@@ -1,4 +1,4 @@
-"""Rows of keys and values: they move and go without a number of another row being touched."""
+"""KV rows: they move and are freed without touching a number of another row."""
 
 import random
 
@@ -11,7 +11,7 @@ FLOAT32, FLOAT16 = np.dtype(np.float32), np.dtype(np.float16)
 
 
 def some_rows(held: list[int], head_size: int = 64) -> KvRows:
-    """Rows that hold so many tokens each; every number says its row, head and token."""
+    """Rows that hold so many tokens each; every number encodes its row, head and token."""
     rows = KvRows(layers=2, heads=3, head_size=head_size, dtype=FLOAT32, rows=len(held), tokens=200)
     for number, array in enumerate(rows.arrays):
         for row, tokens in enumerate(held):

@@ -1,4 +1,4 @@
-"""Limits at a real worker: what is refused, how it is said, and that no header gets around it."""
+"""Limits of a real worker: what is refused, in which words, and that no header gets around it."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -7,7 +7,7 @@ from phi3kit.worker.loading import threads_for
 
 
 def model_of(folder: Path, size_bytes: int) -> Path:
-    """A folder with a file of that size, which is a hole and takes no room."""
+    """A folder with a sparse file of that size."""
     inside = folder / "model"
     inside.mkdir()
     with (inside / "model.safetensors").open("wb") as file:

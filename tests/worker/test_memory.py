@@ -1,4 +1,4 @@
-"""What workers remember between turns: the same text with and without it, and only what is new is computed."""
+"""Sequences that are kept between turns: the text is the same with and without them, and only new tokens are computed."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ MAX_TOKENS = 40
 
 
 class Talker:
-    """Asks an engine, and a sequence without any memory, and compares."""
+    """Compares an engine with a sequence that is computed anew."""
 
     def __init__(self, runtime: Runtime, engine: Engine) -> None:
         self._runtime, self._engine = runtime, engine
@@ -32,7 +32,7 @@ class Talker:
         self.prompt_tokens = 0
 
     def ask(self, messages: list[Message]) -> str:
-        """The answer, which is the same as without memory."""
+        """The answer, which is the same when computed anew."""
         prompt = prompt_ids(messages, self._ids, self._ids)
         outputs: list[Output] = []
         self._engine.submit(Generation(prompt, MAX_TOKENS, Sampling(), (), outputs.append))
@@ -90,7 +90,9 @@ class TestConversation:
             messages.append(Message("user", question))
             messages.append(Message("assistant", talker.ask(messages)))
         before = messages[:6]
-        kept = len(prompt_ids(before, talker._ids, talker._ids)) - 1  # but the assistant's token, which ends a prompt
+        kept = (
+            len(prompt_ids(before, talker._ids, talker._ids)) - 1
+        )  # all but the assistant's token, which ends a prompt
         talker.ask([*before, Message("user", QUESTIONS[40])])
         assert kept <= talker.cached < talker.prompt_tokens
 

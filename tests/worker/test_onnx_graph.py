@@ -1,4 +1,4 @@
-"""Exported graphs: the builder's own are run as its library runs them, what would be run wrongly is refused."""
+"""ONNX graph: the model builder's graphs give its library's results, graphs that would give wrong ones are refused."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from phi3kit.worker.runtime_onnx import OnnxRuntime
 from tests.conftest import Built
 from tests.support.greedy import appended, stepped
 
-SHORT = 512  # tokens of the model below that turn their positions by the factors for short texts
+SHORT = 512  # the longest text that takes the factors for short texts, in the model below
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def add_position_ids(graph: onnx.GraphProto) -> None:
 
 
 def use_one_length_for_all_rows(graph: onnx.GraphProto) -> None:
-    """As a graph that takes the width of the mask for the length of every row."""
+    """A graph that takes the width of the mask for the length of every row."""
     attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
     lengths = attention[0].input[5]
     behind = next(place for place, node in enumerate(graph.node) if lengths in node.output) + 1
@@ -175,7 +175,7 @@ def use_one_length_for_all_rows(graph: onnx.GraphProto) -> None:
 
 
 def grow_by_concatenation(graph: onnx.GraphProto) -> None:
-    """As a graph that gives back all keys in an array of their own, one token longer."""
+    """A graph that returns all keys in a new array, one token longer."""
     output = next(output for output in graph.output if output.name == "present.0.key")
     for node in graph.node:
         node.output[:] = ["grown" if name == output.name else name for name in node.output]

@@ -1,4 +1,4 @@
-"""The worker's OpenAPI description drives a fuzzer: whatever it sends, nothing breaks, and refusals look alike."""
+"""OpenAPI document: it drives a fuzzer, whose requests break nothing and are refused in one shape."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ CASES = 250  # a route and mode: 2,000 in all
 
 @pytest.fixture(scope="module")
 def document(onnx_endpoint: Endpoint) -> dict[str, Any]:
-    """What a worker says of itself."""
+    """A worker's own document."""
     headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}"}
     document: dict[str, Any] = httpx2.get(f"{onnx_endpoint.base_url}/openapi.json", headers=headers).json()
     return document

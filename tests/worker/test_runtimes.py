@@ -1,4 +1,4 @@
-"""Both engines with real models: the same scores however a sequence came to be, and whoever is computed beside it."""
+"""Both runtimes with real models: the same scores however a sequence was made, and whatever is computed beside it."""
 
 import random
 import threading
@@ -46,7 +46,7 @@ def transformers(built: Built) -> Runtime:
 
 @pytest.fixture(scope="module", params=["onnx", "transformers"])
 def runtime(request: pytest.FixtureRequest) -> Runtime:
-    """Each of both: a test that takes it runs twice."""
+    """Each runtime: a test that takes it runs twice."""
     loaded: Runtime = request.getfixturevalue(request.param)
     return loaded
 
@@ -56,7 +56,7 @@ Open = Callable[[Runtime], TokenSequence]
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
-    """Opens sequences that are closed behind the test: a runtime has only so many."""
+    """Opens sequences that are closed after the test: a runtime has a limited number."""
     sequences: list[TokenSequence] = []
 
     def open_one(runtime: Runtime) -> TokenSequence:
@@ -154,7 +154,7 @@ class TestStep:
             for (sequence, _), scores in zip(work, stepped_together(runtime, work), strict=True):
                 assert sequence.ids == texts[sequence][: len(sequence.ids)]
                 if turn % 5 == 0:
-                    # One token behind the other, as most of it was computed: with 4-bit weights a slice rounds otherwise.
+                    # Token by token, as most of it was computed: with 4-bit weights a slice is rounded differently.
                     assert alike(scores, appended(runtime, opened(runtime), sequence.ids, slice_tokens=1))
 
     def test_what_fails_fails_alone_and_the_others_are_as_without_it(self, runtime: Runtime, opened: Open):

@@ -1,4 +1,4 @@
-"""Users' keys at a server in the foreground: whose turns they make, what they cannot say, and when they end."""
+"""Users' keys at a worker in the foreground: whose turns they make, what their headers cannot change, when they end."""
 
 import os
 import subprocess
@@ -104,7 +104,7 @@ class TestUsersKey:
             server.ask(token),
             server.ask(second),
             server.ask("own-key", X_Phi3kit_User="cleo"),
-            # What would be another user, no user's turn, or the same turn again.
+            # Headers that would name another user, an app's turn, or the same turn again.
             server.ask(token, X_Phi3kit_User="dan"),
             server.ask(token, X_Phi3kit_Origin="batch"),
             server.ask(token, X_Phi3kit_Turn_Id="same"),
@@ -156,7 +156,7 @@ class TestWhenKeysAreAsked:
             assert server.ask(token, X_Phi3kit_User="ada").status_code == 200
             assert RequestCounts(server.settings.home).of("jo").daily_turns == 1
             KeyStore(server.settings.home).revoke(key_id, ADMIN)
-            assert server.ask(token).status_code == 401  # and not let in as somebody without a name
+            assert server.ask(token).status_code == 401  # and not let in as an anonymous caller
 
     def test_beyond_loopback_a_users_key_is_enough(self, home: Settings, built: Built, tmp_path: Path):
         settings = copy_of_store(built.settings, tmp_path)

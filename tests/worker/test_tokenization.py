@@ -1,4 +1,4 @@
-"""Tokens: what /tokenize says of each, for prompts and messages, in both workers."""
+"""Tokenization: what /tokenize says of each token, for prompts and messages, in both workers."""
 
 import httpx2
 import pytest
