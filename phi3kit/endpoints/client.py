@@ -21,7 +21,7 @@ from phi3kit.core.records import Endpoint, FinishReason, Interface, Message, Tur
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.records import CONTINUES, Answer, Request, TurnContext, as_json
-from phi3kit.endpoints.transport import Line, errors, http_client, json_of, not_the_protocol, parsing
+from phi3kit.endpoints.transport import Cancellation, errors, http_client, json_of, not_the_protocol, parsing
 from phi3kit.formats.openai_schema import QUEUE_HEADER
 from phi3kit.formats.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
@@ -30,14 +30,14 @@ from phi3kit.usage.recorder import OutboxRecorder
 _HEARTBEAT_S = 0.1
 
 
-def connect(endpoint: Endpoint, line: Line | None = None) -> OpenAI:
+def connect(endpoint: Endpoint, cancellation: Cancellation | None = None) -> OpenAI:
     """A client for many requests, also from several threads: making one takes 20 ms and more. To be closed."""
     return OpenAI(
         base_url=f"{endpoint.base_url}{endpoint.api_path}",
         api_key=endpoint.api_key or "none",
         max_retries=0,  # a turn that is sent twice is answered, counted and logged twice
         timeout=endpoint.silence_s,
-        http_client=http_client(endpoint, line),
+        http_client=http_client(endpoint, cancellation),
     )
 
 
@@ -67,23 +67,27 @@ def ask(
 
 
 def stream(
-    endpoint: Endpoint, request: Request, context: TurnContext, settings: Settings, line: Line | None = None
+    endpoint: Endpoint,
+    request: Request,
+    context: TurnContext,
+    settings: Settings,
+    cancellation: Cancellation | None = None,
 ) -> Generator[Answer, None, None]:
     """Longer and longer answers, the first one empty; the last one has a finish_reason and its cost.
 
-    Closing the iterator cancels the turn at the endpoint. So does cutting its `line` from another thread: the last answer
-    then has no finish_reason. Turns of a remote endpoint, and of a worker that dies, are put into the outbox here.
+    Closing the iterator cancels the turn at the endpoint. So does `cancellation`, from another thread: the last answer then
+    has no finish_reason. Turns of a remote endpoint, and of a worker that dies, are put into the outbox here.
     Raises NotAllowed, RequestInvalid, Busy, LimitReached, BudgetSpent, and WorkerFailed or EndpointFailed.
     """
     context.actor.require("talk")
-    line = line or Line()
+    cancellation = cancellation or Cancellation()
     remote = endpoint.wrapper == "remote"
     turn = _Turn(endpoint, request, context, settings)
     answer = Answer(tokens_counted=not remote)
     ended: FinishReason | None = None  # to be recorded here
     if remote:
         turn.begin(answer)
-    steps = (_invoked if endpoint.protocol == "invocations" else _streamed)(endpoint, request, context, line)
+    steps = (_invoked if endpoint.protocol == "invocations" else _streamed)(endpoint, request, context, cancellation)
     try:
         for answer in steps:
             yield answer
@@ -92,7 +96,7 @@ def stream(
         ended = (answer.finish_reason or "cancelled") if remote else None
         raise
     except (WorkerFailed, EndpointFailed):
-        if not line.is_cut:
+        if not cancellation.cancelled:
             ended = "error"
             raise
         ended = "cancelled" if remote else None
@@ -106,11 +110,13 @@ def stream(
             turn.end(answer, ended)
 
 
-def _streamed(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
+def _streamed(
+    endpoint: Endpoint, request: Request, context: TurnContext, cancellation: Cancellation
+) -> Generator[Answer, None, None]:
     """By OpenAI's protocol."""
     began = time.perf_counter()
     remote = endpoint.wrapper == "remote"
-    with errors(endpoint), connect(endpoint, line) as client:
+    with errors(endpoint), connect(endpoint, cancellation) as client:
         arguments = _arguments(request, endpoint.model or endpoint.model_uri)
         # Counts with each piece: vLLM has them too, others refuse unknown fields.
         options = {"include_usage": True, **({} if remote else {"continuous_usage_stats": True})}
@@ -141,7 +147,9 @@ def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
     return WorkerFailed("The answer broke off.", why, "Send the message again.")
 
 
-def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: Line) -> Generator[Answer, None, None]:
+def _invoked(
+    endpoint: Endpoint, request: Request, context: TurnContext, cancellation: Cancellation
+) -> Generator[Answer, None, None]:
     """By MLflow's /invocations: empty answers until the whole one is there, so that a reader can stop."""
     began = time.perf_counter()
     if request.continues:
@@ -153,7 +161,7 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
         )
     body = invocations.payload(request, endpoint.takes)
     thread = ThreadPoolExecutor(1)
-    coming = thread.submit(invocations.invoke, endpoint, body, context.headers_to(endpoint), line)
+    coming = thread.submit(invocations.invoke, endpoint, body, context.headers_to(endpoint), cancellation)
     thread.shutdown(wait=False)  # it ends with its request
     try:
         while not coming.done():
@@ -161,7 +169,7 @@ def _invoked(endpoint: Endpoint, request: Request, context: TurnContext, line: L
             wait([coming], timeout=_HEARTBEAT_S)
     finally:
         if not coming.done():
-            line.cut()
+            cancellation.cancel()
     reply = coming.result()
     answer = Answer(reply.text, reply.finish_reason, tokens_counted=False, duration_s=time.perf_counter() - began)
     if reply.prompt_tokens is not None and reply.completion_tokens is not None:

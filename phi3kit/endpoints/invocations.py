@@ -16,7 +16,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, FinishReason, Interface, Message
 from phi3kit.endpoints.records import Request, as_json
-from phi3kit.endpoints.transport import Line, errors, http_client, not_the_protocol, parsing, status_error
+from phi3kit.endpoints.transport import Cancellation, errors, http_client, not_the_protocol, parsing, status_error
 from phi3kit.formats import chat_template
 
 _MOST_BYTES = 32 * 2**20  # of a remote answer
@@ -70,11 +70,11 @@ def payload(request: Request, takes: Interface) -> dict[str, Any]:
 
 
 def invoke(
-    endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str], line: Line | None = None
+    endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str], cancellation: Cancellation | None = None
 ) -> Completion:
     """One question to a remote endpoint. Raises RequestInvalid, Busy or EndpointFailed."""
     with errors(endpoint):
-        response, content = _post(endpoint, json.dumps(body).encode(), headers, line)
+        response, content = _post(endpoint, json.dumps(body).encode(), headers, cancellation)
         if not response.is_success:
             raise status_error(endpoint, response, content.decode(errors="replace"))
         with parsing(endpoint):
@@ -157,7 +157,7 @@ def _as_raw(messages: tuple[Message, ...]) -> str:
 
 
 def _post(
-    endpoint: Endpoint, content: bytes, headers: Mapping[str, str], line: Line | None = None
+    endpoint: Endpoint, content: bytes, headers: Mapping[str, str], cancellation: Cancellation | None = None
 ) -> tuple[httpx2.Response, bytes]:
     """POST JSON to the endpoint's /invocations: the response and its whole content, whatever its status.
 
@@ -166,7 +166,7 @@ def _post(
     sent = {"Content-Type": "application/json", **headers}  # without the content type MLflow answers 500
     answer = bytearray()
     with (
-        http_client(endpoint, line) as client,
+        http_client(endpoint, cancellation) as client,
         client.stream("POST", f"{endpoint.base_url}/invocations", content=content, headers=sent) as response,
     ):
         for piece in response.iter_bytes():

@@ -13,7 +13,7 @@ from phi3kit.core.records import Endpoint
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import client
 from phi3kit.endpoints.records import Answer, Request, TurnContext
-from phi3kit.endpoints.transport import Line
+from phi3kit.endpoints.transport import Cancellation
 
 FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 
@@ -30,7 +30,7 @@ class Lane:
         self.error: Phi3KitError | None = None
         self._bug: Exception | None = None
         self._find, self._settings = find, settings
-        self._line = Line()
+        self._cancellation = Cancellation()
         self._thread = threading.Thread(target=self._read, name="lane", daemon=True)
 
     def start(self) -> None:
@@ -44,7 +44,7 @@ class Lane:
 
     def stop(self) -> None:
         """End it now; `answer` keeps what came."""
-        self._line.cut()
+        self._cancellation.cancel()
 
     def settled_answer(self) -> Answer:
         """The answer with a finish reason, whatever ended it. Raises the exception of a bug."""
@@ -56,11 +56,11 @@ class Lane:
     def _read(self) -> None:
         try:
             endpoint = self._find(self._wait_for)
-            if self._line.is_cut:
+            if self._cancellation.cancelled:
                 return
             self.sent = True
             self._wait_for("Asking")
-            for answer in client.stream(endpoint, self.request, self.context, self._settings, self._line):
+            for answer in client.stream(endpoint, self.request, self.context, self._settings, self._cancellation):
                 self.answer = answer
                 if answer.text or answer.completion_tokens:
                     self.waits_for = None
@@ -68,7 +68,7 @@ class Lane:
                     self._wait_for(f"Waiting; {answer.queue_place} before you")
                 else:
                     self._wait_for("Reading the prompt")
-                if self._line.is_cut:  # it may have been cut before there was a connection
+                if self._cancellation.cancelled:  # perhaps before there was a connection
                     return
         except Phi3KitError as error:
             self.error = error

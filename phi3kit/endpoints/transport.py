@@ -38,23 +38,18 @@ _PROTOCOLS = {"openai": "OpenAI's protocol", "invocations": "MLflow's /invocatio
 _FOREIGN_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 
 
-class Line:
-    """The connection of one request, which another thread can cut."""
+class Cancellation:
+    """Cancels one request, from another thread than the one that waits for its answer."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._stream: Any = None
-        self._cut = False
+        self.cancelled = False  # an error after it is no failure of the endpoint
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether `cut` was called: an error after it is no failure of the endpoint."""
-        return self._cut
-
-    def cut(self) -> None:
+    def cancel(self) -> None:
         """End the request now, or as soon as it has a connection. The other side sees a disconnect."""
         with self._guard:
-            self._cut = True
+            self.cancelled = True
             self._shut()
 
     def _shut(self) -> None:
@@ -70,16 +65,16 @@ class Line:
             return
         with self._guard:
             self._stream = info["return_value"]
-            if self._cut:
+            if self.cancelled:
                 self._shut()
 
 
-def http_client(endpoint: Endpoint, line: Line | None = None) -> httpx2.Client:
+def http_client(endpoint: Endpoint, cancellation: Cancellation | None = None) -> httpx2.Client:
     """A client that follows no redirect and sends an endpoint its own key and nobody else's."""
 
     def prepare(request: httpx2.Request) -> None:
-        if line:
-            request.extensions = {**request.extensions, "trace": line.trace}
+        if cancellation:
+            request.extensions = {**request.extensions, "trace": cancellation.trace}
         if endpoint.wrapper == "remote":
             for name in _FOREIGN_HEADERS:
                 request.headers.pop(name, None)

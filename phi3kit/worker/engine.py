@@ -198,10 +198,8 @@ class Engine:
     def _admit(self, runtime: Runtime, cache: KvCache) -> None:
         """Make waiting generations active, first come first served, while there is memory."""
         self._drop_cancelled()
-        while self._waiting:
+        while self._waiting and len(self._active) < _MAX_ACTIVE:
             generation = self._waiting[0]
-            if len(self._active) >= _MAX_ACTIVE:
-                return
             try:
                 slot = cache.acquire(generation.prompt_ids, generation.max_tokens)
             except Exception as error:  # the library could not get the memory that was counted as free

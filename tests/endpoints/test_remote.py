@@ -20,7 +20,7 @@ from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.invocations import payload, read_completion
 from phi3kit.endpoints.probe import probe
 from phi3kit.endpoints.records import Answer, Request, TurnContext
-from phi3kit.endpoints.transport import Line
+from phi3kit.endpoints.transport import Cancellation
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.usage.outbox import Outbox
@@ -138,19 +138,19 @@ class TestSecondWorker:
         there = wait_for("the far worker's record", lambda: Outbox(Path(keys["home"])).find(context.turn_id))
         assert there.finish_reason == "cancelled"
 
-    def test_a_cut_line_ends_it_from_another_thread(
+    def test_a_cancellation_from_another_thread_ends_it(
         self, far_worker: tuple[Connection, dict[str, str]], here: Settings
     ) -> None:
-        line = Line()
+        cancellation = Cancellation()
         read: list[Answer] = []
 
         def reading() -> None:
-            read.extend(stream(endpoint_of(*far_worker, None), LONG, a_context(), here, line))
+            read.extend(stream(endpoint_of(*far_worker, None), LONG, a_context(), here, cancellation))
 
         thread = threading.Thread(target=reading)
         thread.start()
         wait_for("the answer's beginning", lambda: read)
-        line.cut()
+        cancellation.cancel()
         thread.join(10)
         assert not thread.is_alive()
         assert read[-1].finish_reason is None
@@ -400,14 +400,14 @@ class TestForeign:
 
     @pytest.mark.parametrize("protocol", ["openai", "invocations"])
     def test_a_silent_one_can_be_stopped_at_once(self, here: Settings, protocol: str) -> None:
-        line = Line()
+        cancellation = Cancellation()
         with scripted(b"", hold_open_s=20) as server:
             thread = threading.Thread(
-                target=lambda: list(stream(to(server.url, protocol), Request(CAPITAL), a_context(), here, line))
+                target=lambda: list(stream(to(server.url, protocol), Request(CAPITAL), a_context(), here, cancellation))
             )
             thread.start()
             wait_for("the request", lambda: server.requests)
-            line.cut()
+            cancellation.cancel()
             thread.join(5)
             assert not thread.is_alive()
         assert the_only_turn(here).finish_reason == "cancelled"
