@@ -1,7 +1,7 @@
 """KV cache: sequences that stay in memory between turns, and how much memory they may take.
 
 A turn reuses the idle sequence that begins like its prompt and computes only the rest. A beginning that another sequence
-holds, such as a shared system message, is copied. Knows tokens and bytes. Not safe for threads: the engine's alone.
+holds, such as a shared system message, is copied. Knows tokens and bytes. Not thread-safe: the engine's alone.
 """
 
 import math
