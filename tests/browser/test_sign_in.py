@@ -16,7 +16,18 @@ from streamlit.web.server.starlette.starlette_app_utils import create_signed_val
 
 from phi3kit.deployment.servers import free_port
 from tests.conftest import Built
-from tests.support.in_browser import CHROMIUM, FLAGS, App, go, idle, main_text, needs_browser, running_app, send
+from tests.support.in_browser import (
+    CHROMIUM,
+    FLAGS,
+    App,
+    go,
+    idle,
+    main_text,
+    needs_browser,
+    running_app,
+    send,
+    watch_runs,
+)
 from tests.support.oidc_provider import Running, running_provider
 from tests.support.samples import copy_of_store
 
@@ -61,7 +72,8 @@ class Team:
     @contextmanager
     def tab(self, **options: Any) -> Iterator["Page"]:
         context: BrowserContext = self.browser.new_context(**options)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(120_000)
+        watch_runs(context)
         page = context.new_page()
         page.goto(self.app.url)
         yield page

@@ -30,6 +30,32 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
+# Says whether a run that the page has asked for has yet to begin: Streamlit's own mark knows only of those that have.
+# A BackMsg begins with field 11 (rerun_script); a ForwardMsg with field 4 (new_session) behind fields 1 and 2.
+_WATCH_RUNS = """
+window.runIsAwaited = false
+window.WebSocket = class extends window.WebSocket {
+  constructor(...given) {
+    super(...given)
+    this.addEventListener('close', () => { window.runIsAwaited = false })
+    this.addEventListener('message', ({data}) => {
+      const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : []
+      let at = 0
+      while (bytes[at] === 0x0a || bytes[at] === 0x12) {
+        let length = 0, shift = 0, byte
+        do { byte = bytes[++at]; length |= (byte & 127) << shift; shift += 7 } while (byte & 128)
+        at += 1 + length
+      }
+      if (bytes[at] === 0x22) window.runIsAwaited = false
+    })
+  }
+  send(data) {
+    if (new Uint8Array(data.buffer || data, data.byteOffset || 0)[0] === 0x5a) window.runIsAwaited = true
+    return super.send(data)
+  }
+}
+"""
+
 needs_browser = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
@@ -91,6 +117,7 @@ def chromium(profile: Path, width: int = 1280, height: int = 900, **options: Any
             profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": width, "height": height}, **options
         )
         context.set_default_timeout(120_000)
+        watch_runs(context)
         yield context
         context.close()
 
@@ -104,6 +131,11 @@ def tab_on(url: str, profile: Path, width: int = 1280, height: int = 900, **opti
         yield page
 
 
+def watch_runs(context: "BrowserContext") -> None:
+    """Let `idle` know of runs that pages of this context have asked for; before they are opened."""
+    context.add_init_script(_WATCH_RUNS)
+
+
 def go(page: "Page", name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
     page.get_by_role("heading", name=name, exact=True, level=1).wait_for()
@@ -115,9 +147,10 @@ def choose(page: "Page", option: str) -> None:
 
 
 def idle(page: "Page") -> None:
-    """Wait until the page's run is over."""
-    page.wait_for_timeout(300)
-    page.wait_for_function("!document.querySelector('[data-testid=stApp][data-test-script-state=running]')")
+    """Wait until the page's run is over, the one too that the last click asks for."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # React has had its turn
+    running = "document.querySelector('[data-testid=stApp][data-test-script-state=running]')"
+    page.wait_for_function(f"!window.runIsAwaited && !{running}")
 
 
 def send(page: "Page", text: str) -> None:
