@@ -1,6 +1,8 @@
 # The doors: setup, run, check, test, test-slow, bench, soak, mlflow-ui, audit, train. Each does all the set-up it needs.
-# The newest Python that the pins were tried with comes first.
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+# The Python that the pins were tried with most comes first. It is asked, not only looked for: a pyenv has names of Pythons that do not run.
+ifndef PYTHON
+PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell $(name) -c 'import sys; print(sys.executable)' 2>/dev/null)))
+endif
 PORT ?= 8501
 ADDRESS ?= 127.0.0.1
 MLFLOW_PORT ?= 5000
