@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 _ROOT = Path(__file__).resolve().parents[2]
 _HEAVY = (
     "numpy", "pandas", "pyarrow", "pyarrow.parquet", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.tracking.fluent", "fastapi", "uvicorn", "httpx", "psutil", "prometheus_client", "huggingface_hub", "yaml",
+    "mlflow.tracking.fluent", "fastapi", "uvicorn", "httpx2", "psutil", "prometheus_client", "huggingface_hub", "yaml",
     "torch", "transformers", "transformers.models.phi3.modeling_phi3", "transformers.models.auto.modeling_auto",
     "mlflow.transformers", "streamlit.web.cli", "streamlit.web.bootstrap", "plotly.graph_objects",
 )  # fmt: skip
