@@ -20,6 +20,8 @@ EndpointProtocol = Literal["openai", "invocations"]  # of an endpoint: OpenAI's 
 Precision = Literal["int4", "int8", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp32")
 
+WINDOW_TAG = "phi3kit.sliding_window"  # of an onnx model: how many tokens back its graph attends
+
 Interface = Literal["openai", "raw"]
 Origin = Literal["ui", "api", "batch"]
 FinishReason = Literal["stop", "length", "cancelled", "error", "other"]  # other: a remote endpoint gave none of these

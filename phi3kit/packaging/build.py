@@ -25,7 +25,7 @@ from mlflow.models.model import ModelInfo
 from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed, Phi3KitError
-from phi3kit.core.records import Message, Precision, WrapperName
+from phi3kit.core.records import WINDOW_TAG, Message, Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats import chat_template
 from phi3kit.packaging.events import BuildRequest, ReportEvent, StepProgress, StepReporter
@@ -92,6 +92,7 @@ def build(
     ):
         try:
             folder = _export(steps, source, temporary, request.precision) if wrapper == "onnx" else source.folder
+            facts |= _window(folder) if wrapper == "onnx" else {}
             notes = _prepared(steps, wrapper, source)  # after the export, which needs the memory of these libraries
             info = _logged(steps, wrapper, folder, source, run_id, facts)
             with steps.step("check"):
@@ -252,6 +253,13 @@ def template_difference(folder: Path) -> str | None:
                 f"apply: {own!r} against {rendered!r}."
             )
     return None
+
+
+def _window(onnx_folder: Path) -> dict[str, str]:
+    from phi3kit.packaging.export import window_of
+
+    window = window_of(onnx_folder)
+    return {WINDOW_TAG: str(window)} if window else {}
 
 
 def _export(steps: StepReporter, source: Source, temporary: Path, precision: Precision) -> Path:

@@ -48,6 +48,17 @@ def export_onnx(
         _run_builder(windowed, target, precision, on_phase)
 
 
+def window_of(folder: Path) -> int | None:
+    """How many tokens back an ONNX folder's graph attends; None: to the beginning."""
+    import onnx
+
+    file = folder / json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["filename"]
+    nodes = onnx.load(str(file), load_external_data=False).graph.node
+    attention = [node for node in nodes if node.op_type == "GroupQueryAttention"]
+    given = [{each.name: each.i for each in node.attribute}.get("local_window_size", -1) for node in attention]
+    return min(given) if given and min(given) > 0 else None
+
+
 @contextmanager
 def _with_window(source: Path, target: Path) -> Iterator[Path]:
     """The source as the builder must see it, so that each attention node gets the model's sliding window.

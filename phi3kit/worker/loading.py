@@ -12,7 +12,7 @@ import yaml
 
 from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError
 from phi3kit.core.machine import Threads, choose_threads, free_memory_bytes, is_out_of_memory
-from phi3kit.core.records import WrapperName
+from phi3kit.core.records import WINDOW_TAG, WrapperName
 from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.runtime import Runtime
 
@@ -75,14 +75,13 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
 def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
     """How many tokens back the model attends, by its configuration; None: to the beginning.
 
-    Phi-3-mini-4k has a window of 2,047. An export by phi3kit has none: its graph attends to everything.
+    Phi-3-mini-4k has a window of 2,047. Of an onnx model the build has read it from the graph.
     """
-    model = _model_folder(folder, wrapper)
     if wrapper == "onnx":
-        config = json.loads((model / "genai_config.json").read_text("utf-8"))
-        window = config["model"]["decoder"].get("sliding_window", {}).get("window_size")
+        described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
+        window = (described.get("metadata") or {}).get(WINDOW_TAG)
     else:
-        window = json.loads((model / "config.json").read_text("utf-8")).get("sliding_window")
+        window = json.loads((_model_folder(folder, wrapper) / "config.json").read_text("utf-8")).get("sliding_window")
     return int(window) if window else None
 
 

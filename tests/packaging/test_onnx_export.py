@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from phi3kit.embedded import MODEL_FOLDER
-from phi3kit.packaging.export import export_onnx
+from phi3kit.packaging.export import export_onnx, window_of
 from phi3kit.worker.runtime_onnx import OnnxRuntime
 
 TEXT = [int(token) for token in np.random.default_rng(0).integers(300, 4000, 60)]
@@ -42,6 +42,7 @@ def test_scores_beyond_the_window_are_those_of_transformers(tmp_path: Path, wind
     source = source_with(tmp_path / "source", window)
     export_onnx(source, tmp_path / "onnx", "fp32")
     assert windows_of(tmp_path / "onnx") == {window or -1}
+    assert window_of(tmp_path / "onnx") == window
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     with torch.inference_mode():
         expected = model(torch.tensor([TEXT])).logits[0].numpy()

@@ -60,10 +60,10 @@ class TestPieces:
         assert f"a{typed}b" in "".join(token.text for token in tokens)
         assert {token.span for token in tokens} == {None}
 
-    def test_the_transformers_wrapper_says_its_window_and_the_export_has_none(self, endpoint: Endpoint) -> None:
+    def test_both_wrappers_say_the_models_window(self, endpoint: Endpoint) -> None:
         found = client.tokenize(endpoint, "Hi")
         assert found.context_tokens == 4096
-        assert found.window_tokens == (2047 if endpoint.wrapper == "transformers" else None)
+        assert found.window_tokens == 2047
 
     def test_a_prompt_beyond_the_context_is_still_cut_and_counted(self, endpoint: Endpoint) -> None:
         assert client.tokenize(endpoint, "word " * 5_000).count > 4096

@@ -91,7 +91,7 @@ def show_meter(tokenized: Tokenized, max_tokens: int, key: str) -> bool:
     if window is not None and count > window:
         line += f":orange[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
     elif window is None and limit == PHI3_4K_CONTEXT:
-        line += f"This export reads all of it; the transformers wrapper looks {PHI3_4K_WINDOW:,} tokens back."
+        line += f"This export has no window: beyond {PHI3_4K_WINDOW:,} tokens it may answer noise. Build it again."
     st.caption(line)
     return fits
 
@@ -107,7 +107,7 @@ def _meter(tokenized: Tokenized, max_tokens: int) -> go.Figure:
     figure = go.Figure()
     for tokens, colour, opacity in ((tokenized.count, colours.prompt, 1.0), (answer, colours.completion, 0.35)):
         figure.add_bar(x=[tokens], y=[""], orientation="h", marker_color=colour, opacity=opacity, width=0.5)
-    # An export has no window. The other wrapper's is marked all the same: beyond it the two may answer differently.
+    # An export of an earlier phi3kit has no window. Phi-3's is marked all the same: beyond it such an export answers noise.
     window = tokenized.window_tokens or (PHI3_4K_WINDOW if limit == PHI3_4K_CONTEXT else limit)
     words = {0: "0", window: f"window {window:,}", limit: f"limit {limit:,}"}
     for mark, line in ((window, "dot"), (limit, "solid")):
