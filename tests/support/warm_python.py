@@ -105,8 +105,11 @@ class _Template:
         with self._one_at_a_time:
             if self._connection is None:
                 self._connection = _start_template()
-            _send(self._connection, vars(job), streams)
-            said, _ = _receive(self._connection)
+            try:
+                _send(self._connection, vars(job), streams)
+                said, _ = _receive(self._connection)
+            except (EOFError, OSError) as error:
+                raise RuntimeError("The template of warm Python has ended: it wrote why on stderr.") from error
         return int(said["pid"])
 
 
@@ -146,11 +149,11 @@ def _be_called(name: str) -> None:
 def _start_template() -> socket.socket:
     ours, theirs = socket.socketpair()
     environment = {**os.environ, **_BEFORE_IMPORTS}
-    with theirs, cold():
-        subprocess.Popen(
+    with theirs:
+        ColdPopen(
             [sys.executable, "-m", "tests.support.warm_python", str(theirs.fileno())],
             cwd=_ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=None if os.environ.get("PHI3KIT_TEST_TEMPLATE_SAYS") else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )  # fmt: skip
     return ours
 
