@@ -70,7 +70,7 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
     from sqlalchemy import insert
 
     from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
-    from phi3kit.usage.runs import PARAMS
+    from phi3kit.usage.turn_fields import PARAMS
     from phi3kit.usage.writer import metrics_of, tags_of
 
     open_store(settings)

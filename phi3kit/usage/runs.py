@@ -14,16 +14,7 @@ from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, Sql
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Connection, Engine, and_, case, func, select
 
-# Named like the fields of TurnRecord.
-METRICS = (
-    "prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens", "time_to_first_token_s", "duration_s",
-    "tokens_per_second",
-)  # fmt: skip
-PARAMS = ("temperature", "max_tokens", "top_p", "seed")
-TAGS = (
-    "wrapper", "interface", "origin", "user", "finish_reason", "error_code", "model_uri", "conversation_id", "turn_id",
-    "prompt_key", "tokens_counted",
-)  # fmt: skip
+from phi3kit.usage.turn_fields import METRICS, PARAMS, TAGS
 
 DAY_MS = 86_400_000
 

@@ -16,7 +16,7 @@ from mlflow.tracing.client import TracingClient
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_fixed
 
 from phi3kit.core.records import Message, TurnRecord
-from phi3kit.usage.runs import PARAMS
+from phi3kit.usage.turn_fields import PARAMS
 
 USER = "mlflow.trace.user"
 _PREVIEW_CHARACTERS = 1000  # MLflow's own bound

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from phi3kit.core.errors import RequestInvalid
-from phi3kit.usage.runs import METRICS, PARAMS, TAGS
+from phi3kit.usage.turn_fields import METRICS, PARAMS, TAGS
 
 COLUMNS = ("at", *TAGS[:6], *METRICS, *PARAMS, *TAGS[6:], "run_id")
 

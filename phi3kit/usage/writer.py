@@ -22,8 +22,8 @@ from phi3kit.core.records import TurnRecord
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.runs import METRICS, PARAMS, TAGS
 from phi3kit.usage.traces import trace_id_of, write_trace
+from phi3kit.usage.turn_fields import METRICS, PARAMS, TAGS
 from phi3kit.usage.votes import Votes, write_votes
 
 log = logging.getLogger(__name__)

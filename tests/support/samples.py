@@ -45,7 +45,7 @@ def table(*turns: TurnRecord) -> "pd.DataFrame":
     """Turns as the reader gives them."""
     import pandas as pd
 
-    from phi3kit.usage.runs import METRICS, PARAMS, TAGS
+    from phi3kit.usage.turn_fields import METRICS, PARAMS, TAGS
     from phi3kit.usage.turns_table import sort_out, turns_in
     from phi3kit.usage.writer import metrics_of, tags_of
 
@@ -54,7 +54,9 @@ def table(*turns: TurnRecord) -> "pd.DataFrame":
             "run_id": each.turn_id,
             "start_ms": int(each.at * 1000),
             **metrics_of(each),
-            **{name: getattr(each, name) for name in PARAMS},
+            **{
+                name: None if (value := getattr(each, name)) is None else str(value) for name in PARAMS
+            },  # as MLflow keeps them
             **{name.removeprefix("phi3kit."): value for name, value in tags_of(each).items()},
         }
         for each in turns

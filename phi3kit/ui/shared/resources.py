@@ -29,6 +29,7 @@ from phi3kit.endpoints.targets import Target
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.jobs import EvaluationJobs
 from phi3kit.evaluation.results import Evaluation, list_evaluations
+from phi3kit.jobs.job_folder import Job
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.plan import Plan, make_plan
@@ -120,19 +121,23 @@ def actor() -> Actor:
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _fresh(name: str, home: str) -> Any:
-    """A list from the store, at most a few seconds old."""
+def _fresh(name: str, home: str, job: tuple[str, str] | None) -> Any:
+    """A list from the store, at most a few seconds old, and read anew when the job that makes its entries has moved on."""
     return _LISTS[name](kit().settings)
+
+
+def _standing(job: Job | None) -> tuple[str, str] | None:
+    return (job.job_id, job.state) if job else None
 
 
 def models() -> list[LoggedModel]:
     """The built wrappers, newest first. Raises StorageFailed."""
-    return _fresh("models", str(settings().home))
+    return _fresh("models", str(settings().home), _standing(kit().builds.latest()))
 
 
 def registered() -> list[RegisteredModel]:
     """The registered models with their versions and aliases. Raises StorageFailed."""
-    return _fresh("registered", str(settings().home))
+    return _fresh("registered", str(settings().home), _standing(kit().builds.latest()))
 
 
 def choices() -> list[ModelChoice]:
@@ -142,7 +147,7 @@ def choices() -> list[ModelChoice]:
 
 def evaluations() -> list[Evaluation]:
     """The evaluations that were logged, newest first. Raises StorageFailed."""
-    return _fresh("evaluations", str(settings().home))
+    return _fresh("evaluations", str(settings().home), _standing(kit().evaluations.latest()))
 
 
 def connections() -> list[Connection]:
