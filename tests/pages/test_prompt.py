@@ -52,9 +52,9 @@ class TestTokens:
         assert words(app).count(":gray-badge[") == 4_002  # and one in the legend
         assert "are not drawn" not in words(app)
 
-    def test_the_meter_marks_the_window_of_the_wrapper_that_has_one(self, home: Built) -> None:
+    def test_the_meter_marks_the_window_of_both_wrappers(self, home: Built) -> None:
         app = lab("word " * 2_500)
-        assert "the transformers wrapper looks 2,047 tokens back" in words(app)
+        assert "Beyond its window of 2,047 tokens the model forgets the beginning." in words(app)
         next(each for each in app.segmented_control if each.label == "Wrapper").set_value("transformers").run()
         assert "Beyond its window of 2,047 tokens the model forgets the beginning." in words(app)
 
