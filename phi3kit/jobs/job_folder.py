@@ -263,6 +263,13 @@ def last_write(folder: Path) -> float:
     return max(path.stat().st_mtime for path in folder.iterdir())
 
 
+def last_event(folder: Path) -> float:
+    """When a job last reported a step or its end, in seconds since the epoch; 0 when it has reported nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / "events.jsonl").stat().st_mtime
+    return 0.0
+
+
 def alive(folder: Path) -> bool:
     """Whether a job's process lives."""
     return _process(folder) is not None

@@ -23,6 +23,7 @@ from phi3kit.jobs.job_folder import (
     alive,
     began_at,
     end_process,
+    last_event,
     say_cancelled,
     write_owner,
 )
@@ -48,6 +49,10 @@ class JobList(Generic[AnyJob]):
         jobs = self.all()
         under_way = [job for job in jobs if job.active]
         return under_way[-1] if under_way else jobs[0] if jobs else None
+
+    def last_event_at(self) -> float:
+        """When a job last reported a step or its end, in seconds since the epoch; 0 without jobs. Reads no job."""
+        return max((last_event(folder) for folder in self._kind.folders(self._settings)), default=0.0)
 
     def find(self, job_id: str) -> AnyJob | None:
         """One job."""

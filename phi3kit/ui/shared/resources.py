@@ -29,7 +29,6 @@ from phi3kit.endpoints.targets import Target
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.jobs import EvaluationJobs
 from phi3kit.evaluation.results import Evaluation, list_evaluations
-from phi3kit.jobs.job_folder import Job
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.plan import Plan, make_plan
@@ -121,23 +120,19 @@ def actor() -> Actor:
 
 
 @st.cache_data(ttl=_FRESH_S, show_spinner=False)
-def _fresh(name: str, home: str, job: tuple[str, str] | None) -> Any:
-    """A list from the store, at most a few seconds old, and read anew when the job that makes its entries has moved on."""
+def _fresh(name: str, home: str, last_event_at: float) -> Any:
+    """A list from the store, at most a few seconds old, and read anew when a job that makes its entries has reported."""
     return _LISTS[name](kit().settings)
-
-
-def _standing(job: Job | None) -> tuple[str, str] | None:
-    return (job.job_id, job.state) if job else None
 
 
 def models() -> list[LoggedModel]:
     """The built wrappers, newest first. Raises StorageFailed."""
-    return _fresh("models", str(settings().home), _standing(kit().builds.latest()))
+    return _fresh("models", str(settings().home), kit().builds.last_event_at())
 
 
 def registered() -> list[RegisteredModel]:
     """The registered models with their versions and aliases. Raises StorageFailed."""
-    return _fresh("registered", str(settings().home), _standing(kit().builds.latest()))
+    return _fresh("registered", str(settings().home), kit().builds.last_event_at())
 
 
 def choices() -> list[ModelChoice]:
@@ -147,7 +142,7 @@ def choices() -> list[ModelChoice]:
 
 def evaluations() -> list[Evaluation]:
     """The evaluations that were logged, newest first. Raises StorageFailed."""
-    return _fresh("evaluations", str(settings().home), _standing(kit().evaluations.latest()))
+    return _fresh("evaluations", str(settings().home), kit().evaluations.last_event_at())
 
 
 def connections() -> list[Connection]:
