@@ -1,6 +1,6 @@
 """Both wrappers, built once for all test processes and kept for the next run, as long as nothing changes that made them.
 
-Knows where they are kept: under PHI3KIT_TEST_CACHE, or beside the system's temporary files. Every process gets a copy.
+Knows where they are kept: in pytest's cache folder of this project. Every process gets a copy.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,6 @@ def _place() -> Path:
     sources = [path for path in (PROJECT_ROOT / "phi3kit").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     for path in [*sorted(sources), *sorted(PROJECT_ROOT.glob("requirements*.txt"))]:
         made_by.update(str(path.relative_to(PROJECT_ROOT)).encode() + path.read_bytes())
-    kept = os.environ.get("PHI3KIT_TEST_CACHE") or Path(tempfile.gettempdir()) / f"phi3kit-tests-{os.getuid()}"
-    Path(kept).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Path(kept) / f"built-{made_by.hexdigest()[:20]}"
+    kept = PROJECT_ROOT / ".pytest_cache" / "phi3kit"
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept / f"built-{made_by.hexdigest()[:20]}"
