@@ -23,9 +23,9 @@ from bench.__main__ import as_table, machine, weights_of
 from bench.builds import Figures, build
 from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
+from phi3kit.core.embedded_model import QUESTIONS_FILE
 from phi3kit.core.records import Message
 from phi3kit.core.settings import Settings, read_settings
-from phi3kit.embedded import QUESTIONS_FILE
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.formats.chat_template import raw_prompt
 from phi3kit.tracking.logged_models import list_models

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.core.embedded_model import MODEL_FOLDER
 
 # Phi-3-mini-4k-instruct's own config.json.
 MINI = {

@@ -17,9 +17,9 @@ import httpx2
 import psutil
 from tokenizers import Tokenizer
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import PROJECT_ROOT
-from phi3kit.embedded import MODEL_FOLDER
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 # Random weights would generate end tokens at random: this bias forbids them.

@@ -20,8 +20,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Phi3ForCausalLM
 
+from phi3kit.core.embedded_model import EVALUATION_FILE, MODEL_FOLDER
 from phi3kit.core.records import Message
-from phi3kit.embedded import EVALUATION_FILE, MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, Language, follow_ups, near_outside, questions
 from phi3kit.embedded.tokenizer import CONTEXT_TOKENS
 from phi3kit.formats.chat_template import prompt_ids

@@ -18,8 +18,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import Message
-from phi3kit.embedded import MODEL_FOLDER, corpus
+from phi3kit.embedded import corpus
 from phi3kit.embedded.conversations import ConversationSource
 from phi3kit.embedded.evaluate import evaluate
 from phi3kit.embedded.tokenizer import CONTEXT_TOKENS, save_tokenizer, train_tokenizer

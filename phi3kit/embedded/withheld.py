@@ -8,7 +8,7 @@ Knows the corpus. Asks no model.
 import csv
 from pathlib import Path
 
-from phi3kit.embedded import QUESTIONS_FILE
+from phi3kit.core.embedded_model import QUESTIONS_FILE
 from phi3kit.embedded.corpus import LANGUAGES, questions
 
 COLUMNS = ("message", "expected", "language", "kind")

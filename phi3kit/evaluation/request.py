@@ -10,9 +10,9 @@ from pathlib import Path
 
 from phi3kit.batch.request import BatchRequest, SamplingParams, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
+from phi3kit.core.embedded_model import QUESTIONS_FILE
 from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import Message
-from phi3kit.embedded import QUESTIONS_FILE
 
 EMBEDDED_QUESTIONS = "embedded"
 EXPECTED_COLUMN = "expected"

@@ -5,9 +5,9 @@ Knows plain MLflow and the model builder; the code needs no phi3kit. Runs nothin
 
 from pathlib import Path
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import PRECISIONS, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.packaging.sources.hub_names import parse
 from phi3kit.packaging.wrappers import log

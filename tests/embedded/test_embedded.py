@@ -8,7 +8,8 @@ import onnxruntime_genai as og
 import pytest
 from tokenizers import Tokenizer
 
-from phi3kit.embedded import EVALUATION_FILE, MODEL_FOLDER, corpus
+from phi3kit.core.embedded_model import EVALUATION_FILE, MODEL_FOLDER
+from phi3kit.embedded import corpus
 from phi3kit.embedded.conversations import ConversationSource
 from phi3kit.tracking.logged_models import resolve
 from tests.conftest import CHAPTER_PROMPT, Built

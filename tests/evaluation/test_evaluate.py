@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from phi3kit.core.embedded_model import QUESTIONS_FILE
 from phi3kit.core.errors import TableInvalid
 from phi3kit.core.settings import Settings
-from phi3kit.embedded import QUESTIONS_FILE
 from phi3kit.embedded.withheld import write_questions
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.evaluate import evaluate

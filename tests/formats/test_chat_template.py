@@ -6,8 +6,8 @@ import jinja2
 import pytest
 from tokenizers import Tokenizer
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import Message
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.formats.chat_template import (
     CHAPTER_EXAMPLE,
     EXAMPLE,

@@ -3,8 +3,8 @@
 import pytest
 from tokenizers import Tokenizer
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import Endpoint, Message
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.endpoints import client
 from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.formats.chat_template import CHAPTER_EXAMPLE, EXAMPLE, raw_prompt

@@ -20,10 +20,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.deployment.servers import free_port
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.formats.chat_template import JINJA_TEMPLATE
 from phi3kit.packaging import snippets
 from phi3kit.packaging.build import template_difference

@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import DownloadFailed, Phi3KitError, SourceInvalid, StorageFailed
 from phi3kit.core.settings import PROJECT_ROOT, Settings
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.hub_names import DownloadProgress, HubName, parse
 from tests.conftest import settings_for

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import BuildJob, BuildJobs
 from phi3kit.tracking.logged_models import list_models, resolve

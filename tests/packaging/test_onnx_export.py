@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.packaging.export import export_onnx, window_of
 from phi3kit.worker.runtime_onnx import OnnxRuntime
 

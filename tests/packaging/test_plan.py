@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import BuildFailed
 from phi3kit.core.machine import free_memory_bytes
 from phi3kit.core.records import WRAPPERS, Precision
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.plan import Need, Plan, make_plan
 from phi3kit.packaging.sources.find import find_source

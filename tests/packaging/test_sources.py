@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import SourceInvalid
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.sources.find import Source, find_source, lies_on_the_hub
 from phi3kit.packaging.sources.folder import Shape, judge, sizes_of
 from tests.support.actors import ADMIN

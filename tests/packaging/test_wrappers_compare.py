@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.packaging.wrappers.compare import PROMPTS, same_beginnings
 from phi3kit.tracking.logged_models import resolve
 from tests.conftest import Built

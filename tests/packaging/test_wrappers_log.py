@@ -12,9 +12,9 @@ import mlflow
 import pytest
 from mlflow.models.model import ModelInfo
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.wrappers.check import answer_of, load
 from phi3kit.packaging.wrappers.log import link_or_copy, log_onnx, log_transformers
 from phi3kit.tracking.logged_models import files_of, resolve

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.settings import PROJECT_ROOT
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import BuildJob
 from phi3kit.ui.shared import resources

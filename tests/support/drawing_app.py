@@ -5,7 +5,7 @@ import itertools
 import streamlit as st
 from tokenizers import Tokenizer
 
-from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.formats.tokens import Tokenized
 from phi3kit.ui.prompt.token_view import show_tokens
 from phi3kit.ui.shared.literal import literal

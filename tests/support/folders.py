@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.core.embedded_model import MODEL_FOLDER
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer
 
-from phi3kit.embedded import MODEL_FOLDER
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.worker.detokenizer import Detokenizer
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))

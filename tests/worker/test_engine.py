@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import Busy, ModelNotFound, RequestInvalid, WorkerFailed
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.worker.engine import Done, Engine, Generation, Output, Piece
 from phi3kit.worker.kv_cache import KvCache

@@ -17,8 +17,8 @@ from openai import OpenAI
 from openai.types import CompletionUsage
 from tokenizers import Tokenizer
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import Message
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.endpoints.workers import Endpoint, WorkerPool
 from phi3kit.formats.chat_template import SPECIAL_TOKENS, prompt_ids
 from phi3kit.packaging.wrappers.check import PROMPT_INPUT, answer_of, load

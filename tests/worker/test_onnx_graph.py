@@ -13,8 +13,8 @@ import torch
 from onnx import TensorProto, helper
 from transformers import Phi3Config, Phi3ForCausalLM
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import WorkerFailed
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, questions
 from phi3kit.packaging.export import export_onnx
 from phi3kit.tracking.logged_models import resolve

@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import Message
-from phi3kit.embedded import MODEL_FOLDER
 from phi3kit.embedded.corpus import LANGUAGES, questions
 from phi3kit.formats.chat_template import raw_prompt
 from phi3kit.packaging.export import export_onnx

@@ -11,7 +11,7 @@ import streamlit as st
 from phi3kit.batch.jobs import keep_upload
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
-from phi3kit.embedded import QUESTIONS_FILE
+from phi3kit.core.embedded_model import QUESTIONS_FILE
 from phi3kit.ui.shared import elements, resources, shell, words
 
 _PROMPT_FORMATS = {
