@@ -29,7 +29,12 @@ from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
 
 DEFAULT_MAX_TOKENS = 1024  # of a request without max_tokens; memory for them is reserved at once
 MAX_N = 8
-MAX_STOP_STRINGS = 16
+MAX_STOP_STRINGS, MAX_STOP_CHARACTERS = 16, 500
+MAX_LOGIT_BIASES = 1024
+MAX_MESSAGES = 10_000
+MAX_NAME_CHARACTERS = 512  # of a model, a user, an author
+MAX_TOKENS_LISTED = 131_072  # ids that /tokenize gives and /detokenize takes: the longest context of a Phi-3
+MAX_PIECES = 32_768  # tokens that /tokenize describes one by one
 MAX_LOGPROBS = 20
 QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: answers that waited before this one
 # HTTP status, type and code of an error. OutOfMemory is a WorkerFailed too, so it stands before it.
@@ -96,6 +101,7 @@ def _single_prompt(value: Any) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_whole_characters)]
+Name = Annotated[Text, Field(max_length=MAX_NAME_CHARACTERS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Refused = Annotated[Any, AfterValidator(_only_false)]
 
@@ -110,33 +116,34 @@ class _Request(BaseModel):
     """The fields that chat and raw completions share."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    model: str | None = None
+    model: Name | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stop: Annotated[
-        list[Text] | None,
+        list[Annotated[Text, Field(max_length=MAX_STOP_CHARACTERS)]] | None,
         Field(max_length=MAX_STOP_STRINGS),
         BeforeValidator(_stop_list),
         AfterValidator(_no_empty_strings),
     ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Text | None = None
+    user: Name | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] | None = (
-        None
-    )
+    logit_bias: Annotated[
+        dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] | None,
+        Field(max_length=MAX_LOGIT_BIASES),
+    ] = None
 
 
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Literal["system", "user", "assistant"]
     content: Annotated[Text, BeforeValidator(_joined_text_parts)]
-    name: str | None = None
+    name: Name | None = None
     refusal: Refused = None
 
     def as_message(self) -> Message:
@@ -146,7 +153,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(_Request):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -156,7 +163,9 @@ class ChatRequest(_Request):
     tool_choice: Refused = None
     functions: Refused = None
     response_format: Annotated[Any, AfterValidator(_only_text)] = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None, Field(max_length=16)
+    ] = None
     store: bool | None = None
 
     def likeliest(self) -> int | None:
@@ -223,9 +232,9 @@ class TokenizeRequest(BaseModel):
     """The body of POST /tokenize: a raw prompt or messages. return_pieces: each token's text, bytes, kind and span."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    model: str | None = None
+    model: Name | None = None
     prompt: Text | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage] | None, Field(max_length=MAX_MESSAGES)] = None
     return_pieces: bool = False
 
 
@@ -233,8 +242,8 @@ class DetokenizeRequest(BaseModel):
     """The body of POST /detokenize."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    model: Name | None = None
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=MAX_TOKENS_LISTED)]
 
 
 def new_id(kind: Literal["chatcmpl", "cmpl"]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from phi3kit.worker.stop_strings import StopStrings
 from phi3kit.worker.tokenization import special_ids
 
 _CONTEXT_TOKENS = 32  # of the prompt, decoded before the first token: more than one character's bytes
@@ -24,59 +25,50 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._before = _text_at_end(tokenizer, prompt_ids)
         self._decoder = DecodeStream(ids=self._before, skip_special_tokens=True)
-        self._stop = tuple(stop)
+        self._stop = StopStrings(stop)
         self._ids: list[int] = []
-        self._text = ""  # everything decoded so far
+        self._decoded: list[str] = []  # pieces of text, as they were decoded
+        self._held_back = ""  # decoded, and not given out
         self._given = 0  # characters given out
         self.stopped = False
 
     def push(self, token_id: int) -> str:
         """The text that is certain with this token; may be empty."""
+        if self.stopped:
+            return ""
         self._ids.append(token_id)
-        self._text += self._step(token_id)
-        return self._certain(held_back=self._held_back())
+        return self._certain(self._step(token_id))
 
     def _step(self, token_id: int) -> str:
         try:
             return self._decoder.step(self._tokenizer, token_id) or ""
         except Exception:  # tokenizers raises nothing narrower
             # A byte that is no UTF-8 changes how the bytes before it decode, and some were given out already.
-            whole = self._decoded()
+            end = self._tokenizer.decode(self._ids[-_CONTEXT_TOKENS:], skip_special_tokens=True)
             self._decoder = DecodeStream(ids=[token_id], skip_special_tokens=True)
-            return "\ufffd" + whole.rpartition("\ufffd")[2]
+            return "\ufffd" + end.rpartition("\ufffd")[2]
 
     def finish(self) -> str:
         """The text that was held back, after the last token."""
         if self.stopped:
             return ""
         # An answer may end inside a character: decode gives U+FFFD for its bytes.
-        whole = self._decoded()
-        if whole.startswith(self._text):
-            self._text = whole
-        elif whole.endswith("\ufffd"):
-            self._text += "\ufffd"
-        return self._certain(held_back=0)
-
-    def _decoded(self) -> str:
-        """The whole answer, decoded at once."""
         before = self._tokenizer.decode(self._before, skip_special_tokens=True)
-        return self._tokenizer.decode([*self._before, *self._ids], skip_special_tokens=True)[len(before) :]
+        whole = self._tokenizer.decode([*self._before, *self._ids], skip_special_tokens=True)[len(before) :]
+        decoded = "".join(self._decoded)
+        rest = whole[len(decoded) :] if whole.startswith(decoded) else "\ufffd" if whole.endswith("\ufffd") else ""
+        return self._certain(rest, is_last=True)
 
-    def _certain(self, held_back: int) -> str:
-        if self.stopped:
-            return ""
-        cut = min((at for at in (self._text.find(stop) for stop in self._stop) if at >= 0), default=None)
-        if cut is not None:
-            self.stopped = True
-        piece = self._text[self._given : cut if cut is not None else len(self._text) - held_back]
-        self._given += len(piece)
-        return piece
-
-    def _held_back(self) -> int:
-        """Characters at the end that may be the beginning of a stop string."""
-        text = self._text
-        lengths = (n for stop in self._stop for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n]))
-        return max(lengths, default=0)
+    def _certain(self, text: str, *, is_last: bool = False) -> str:
+        """What can be given out once `text` is decoded too: no stop string, nor its beginning unless this is the end."""
+        self._decoded.append(text)
+        found = self._stop.push(text)
+        self.stopped = found is not None
+        known = self._held_back + text
+        end = len(known) - (0 if is_last else self._stop.begun) if found is None else found - self._given
+        self._held_back = known[end:]
+        self._given += end
+        return known[:end]
 
 
 def _text_at_end(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[int]:

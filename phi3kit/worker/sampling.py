@@ -43,6 +43,8 @@ class Sampler:
         seed = None if sampling.seed is None else sampling.seed % 2**64  # a generator takes no negative seed
         self._random = np.random.default_rng(seed)
         self._written: Counter[int] = Counter()
+        self._biased = np.fromiter(sampling.logit_bias.keys(), dtype=np.int64)
+        self._biases = np.fromiter(sampling.logit_bias.values(), dtype=np.float32)
 
     def choose(self, logits: Logits) -> SampledToken:
         """The next token. logits: shape (vocabulary,)."""
@@ -67,8 +69,7 @@ class Sampler:
             ids = list(self._written)
             counts = np.array(list(self._written.values()), dtype=np.float32)
             scores[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
-        for token, bias in sampling.logit_bias.items():
-            scores[token] += bias
+        scores[self._biased] += self._biases
         return scores
 
     def _drawn(self, scores: Logits) -> int:
