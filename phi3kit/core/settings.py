@@ -5,6 +5,7 @@ Knows names, defaults and units. Opens nothing.
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,9 @@ PROJECT_ROOT = _PACKAGE.parent  # where Python finds phi3kit: the checkout, or s
 APP_FOLDER = _PACKAGE / "app" if INSTALLED else PROJECT_ROOT
 
 Word = TypeVar("Word", bound=str)
+
+# Strangers are let in anyway, and Community Cloud names itself to the app as it likes; its pages are of these names.
+_PUBLIC_HOST_NAMES = ("*", "*.streamlit.app", "share.streamlit.io")
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -52,6 +56,7 @@ class Settings:
     log_text: bool  # whether prompts and answers are kept and logged, or only what they cost
     profile: Profile  # for whom the app is open
     role_lists: RoleLists  # who gets which role in the profile team
+    host_names: tuple[str, ...]  # under which people reach the app and `phi3kit serve`, beside localhost and addresses
     limits: Limits
     allowed_hosts: tuple[str, ...] | None  # where remote endpoints may lie: hosts, addresses, networks; None: anywhere
     mlflow_url: str  # where MLflow's own pages are
@@ -118,6 +123,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
             claim=text("PHI3KIT_ROLE_CLAIM").strip() or None,
             default=_one_of(found, "PHI3KIT_DEFAULT_ROLE", (*LISTED_ROLES, "nobody"), "nobody"),
         ),
+        host_names=_host_names(found, profile),
         limits=replace(DEFAULTS[profile], **limits),
         allowed_hosts=_allowed_hosts(found, profile),
         mlflow_url=text(
@@ -141,6 +147,19 @@ def _one_of(found: Mapping[str, object], name: str, choices: tuple[Word, ...], d
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(each.strip() for each in text.split(",") if each.strip())
+
+
+def _host_names(found: Mapping[str, object], profile: Profile) -> tuple[str, ...]:
+    """PHI3KIT_HOST_NAMES, and the name to which people come back from the identity provider."""
+    if "PHI3KIT_HOST_NAMES" in found:
+        names = str(found["PHI3KIT_HOST_NAMES"]).split(",")
+    else:
+        names = list(_PUBLIC_HOST_NAMES) if profile == "public" else []
+    section = found.get("auth")
+    redirect = section.get("redirect_uri") if isinstance(section, Mapping) else None
+    with suppress(ValueError):  # the sign-in page says what is wrong with it
+        names.append(urlsplit(str(redirect or "")).hostname or "")
+    return tuple(each.strip().lower() for each in names if each.strip())
 
 
 def _allowed_hosts(found: Mapping[str, object], profile: Profile) -> tuple[str, ...] | None:

@@ -101,6 +101,7 @@ services:
     environment:
       MLFLOW_TRACKING_URI: http://mlflow:5000
       PHI3KIT_API_KEY: ${PHI3KIT_API_KEY:?set it in .env}
+      PHI3KIT_HOST_NAMES: worker
     volumes:
       - worker-data:/data
     ports:

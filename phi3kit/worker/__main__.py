@@ -19,6 +19,7 @@ from threading import Thread
 import uvicorn
 
 from phi3kit.access.keys import KeyStore
+from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
@@ -53,6 +54,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     # 1. What may be refused, before anything is loaded.
     settings = read_settings()
     keys = _keys(settings, arguments.host, managed=arguments.managed)
+    names = ServedNames.read(() if arguments.managed else settings.host_names)  # its app asks it by address
     listener = _listen(arguments.host, arguments.port)
     port = listener.getsockname()[1]
     # 2. The model, which the engine loads in its thread, and the routes before it.
@@ -62,7 +64,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     threads = threads_for(folder, settings.threads)
     engine = Engine(partial(load_model, folder, wrapper, threads.count, settings.kv_budget_mb), settings.max_queue)
     last_request = LastRequest()
-    app = create_app(WorkerConfig(folder, wrapper, model_uri, keys, threads, settings), engine, last_request)
+    app = create_app(WorkerConfig(folder, wrapper, model_uri, names, keys, threads, settings), engine, last_request)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
     # 3. Say where it listens, and watch for the reasons to end.
     if arguments.managed:

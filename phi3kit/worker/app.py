@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
+from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import Phi3KitError, RequestInvalid
 from phi3kit.core.machine import Threads
 from phi3kit.core.records import Message, WrapperName
@@ -62,6 +63,7 @@ class WorkerConfig:
     folder: Path
     wrapper: WrapperName
     model_uri: str
+    names: ServedNames
     keys: Keys
     threads: Threads
     settings: Settings
@@ -83,7 +85,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         recorder.close()
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, keys=config.keys, last_request=last_request)
+    app.add_middleware(Guard, names=config.names, keys=config.keys, last_request=last_request)
     _add_error_handlers(app)
 
     @app.get("/health")
@@ -150,7 +152,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         from phi3kit.worker.invocations import answer
 
         data = (await read_body(request)).decode("utf-8", errors="replace")
-        content_type = request.headers.get("content-type", "application/json")
+        content_type = request.headers["content-type"]
         caller = Caller.from_headers(request.headers, None, key_user(request))
         with recorder.counted(caller.turn_id, caller.user):
             status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)

@@ -1,4 +1,4 @@
-"""Request checks: what is refused before a route's own work: keys, sizes, JSON, and the shape of errors.
+"""Request checks: what is refused before a route's own work: other sites' pages, keys, sizes, JSON; the shape of errors.
 
 Knows OpenAI's error shape and the worker's bounds. Knows no model.
 """
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit.access.keys import KeyStore, looks_like_key
+from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import BudgetSpent, RequestInvalid, StorageFailed, TryLater
 from phi3kit.core.limits import Limits
 from phi3kit.core.records import Message
@@ -24,6 +25,8 @@ from phi3kit.formats import openai_schema
 Body = TypeVar("Body", bound=BaseModel)
 
 MAX_BODY_BYTES = 4 * 2**20
+# A page of another site sends neither without asking first. MLflow's protocol has the second.
+_JSON, _CSV = "application/json", "text/csv"
 
 
 class BodyTooLarge(Exception):
@@ -47,22 +50,29 @@ class Keys:
 
 
 class Guard:
-    """Checks keys and sizes before any route. Plain ASGI: FastAPI's middleware helper would hide a client's disconnect."""
+    """Checks origin, key, type and size before any route.
 
-    def __init__(self, app: ASGIApp, keys: Keys, last_request: LastRequest) -> None:
-        self._app, self._keys, self._last_request = app, keys, last_request
+    Plain ASGI: FastAPI's middleware helper would hide a client's disconnect.
+    """
+
+    def __init__(self, app: ASGIApp, names: ServedNames, keys: Keys, last_request: LastRequest) -> None:
+        self._app, self._names, self._keys, self._last_request = app, names, keys, last_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = await self._refused(Request(scope)) if scope["type"] == "http" else None
         await (refused or self._app)(scope, receive, send)
 
     async def _refused(self, request: Request) -> Response | None:
+        if why := self._names.refusal(request.scope["headers"]):
+            return refusal(403, why, "origin_not_allowed")
         if request.url.path == "/health":
             return None
         if request.url.path != "/metrics":  # a monitor does not keep an idle worker alive
             self._last_request.at = time.monotonic()
         if refused := await self._refused_key(request):
             return refused
+        if request.method == "POST" and (why := _wrong_type(request)):
+            return refusal(415, why, "unsupported_media_type")
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             return error_response(BodyTooLarge())
@@ -86,6 +96,12 @@ class Guard:
         if not self._keys.required:
             return None
         return refusal(401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key")
+
+
+def _wrong_type(request: Request) -> str | None:
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    taken = (_JSON, _CSV) if request.url.path == "/invocations" else (_JSON,)
+    return None if given in taken else f"Send the body with Content-Type: {' or '.join(taken)}."
 
 
 def key_user(request: Request) -> str | None:

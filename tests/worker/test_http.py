@@ -503,7 +503,7 @@ class TestRefusal:
     def test_half_a_character_is_a_400(self, http: httpx2.Client, path: str) -> None:
         half = "a\ud800"  # json.dumps writes it as \\ud800, which is JSON and no text
         content = json.dumps({"messages": user(half)} if path == CHAT else {"prompt": half})
-        error_of(http.post(path, content=content), 400)
+        error_of(http.post(path, content=content, headers={"Content-Type": "application/json"}), 400)
 
     def test_a_prompt_over_the_context_names_both_numbers(self, client: OpenAI) -> None:
         text = "the capital " * 3000
@@ -528,7 +528,8 @@ class TestRefusal:
     def test_a_body_of_5_megabytes_is_a_413(self, http: httpx2.Client, length: str) -> None:
         body = json.dumps({"messages": user("a" * 5_000_000)}).encode()
         parts = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
-        error = error_of(http.post(CHAT, content=body if length == "said" else parts), 413)
+        headers = {"Content-Type": "application/json"}
+        error = error_of(http.post(CHAT, content=body if length == "said" else parts, headers=headers), 413)
         assert "4,194,304" in error["message"]
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}], ids=["no key", "a wrong key"])
@@ -551,7 +552,7 @@ class TestRefusal:
         assert "POST" in error_of(http.post("/health"), 405)["message"]
 
     def test_after_every_refusal_the_worker_still_answers(self, http: httpx2.Client) -> None:
-        http.post(CHAT, content=b"\xff")
+        http.post(CHAT, content=b"\xff", headers={"Content-Type": "application/json"})
         http.post(CHAT, json={"messages": user("Hi"), "temperature": "hot"})
         assert http.post(CHAT, json={"messages": user("Hi"), "max_tokens": 2}).status_code == 200
 
