@@ -37,7 +37,7 @@ class ServedNames:
                 raise SettingInvalid(
                     "The setting PHI3KIT_HOST_NAMES cannot be used.",
                     f"{name!r} is no host name.",
-                    "Write names without a port, for example: phi3kit.lab.example,*.lab.example",
+                    "Write names without a port, for example: app.lab.example,*.lab.example",
                 )
         return cls(names)
 
