@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from phi3kit.core.limits import VARIABLES
+from phi3kit.core.loopback import ask_directly
 from phi3kit.core.redaction import SECRET_WORDS
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 
@@ -29,13 +30,15 @@ _OUTWARD_BEGINNINGS = ("AWS_", "AZURE_", "GOOGLE_", "BOTO_", "HTTP_PROXY", "HTTP
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """For a child that works with the store: the same settings, and how to sign in there."""
-    return {
+    environment = {
         **worker_environment(settings),
         **{name: value for name, value in os.environ.items() if name.upper().startswith(_OUTWARD_BEGINNINGS)},
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         **tracking_credentials(settings),
         **({"PHI3KIT_HF_TOKEN": settings.hub_token} if settings.hub_token else {}),
     }
+    ask_directly(environment)
+    return environment
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:

@@ -25,6 +25,7 @@ from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.invocations import ScoringResponse
+from phi3kit.endpoints.outbound import loopback_client
 from phi3kit.tracking.logged_models import resolve
 
 ServerState = Literal["starting", "ready", "ended"]
@@ -200,7 +201,8 @@ def _status(server: _Server) -> ServerStatus:
     code = server.process.poll()
     if code is None and not server.ready:
         try:
-            server.ready = httpx2.get(f"http://127.0.0.1:{server.first.port}/health", timeout=_LOOK_S).is_success
+            with loopback_client(f"http://127.0.0.1:{server.first.port}", _LOOK_S) as client:
+                server.ready = client.get("/health").is_success
         except httpx2.HTTPError:
             server.ready = False
     state: ServerState = "ended" if code is not None else "ready" if server.ready else "starting"

@@ -21,7 +21,15 @@ from phi3kit.core.records import Endpoint, FinishReason, Interface, Message, Tur
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.records import CONTINUES, Answer, Request, TurnContext, as_json
-from phi3kit.endpoints.transport import Cancellation, errors, http_client, json_of, not_the_protocol, parsing
+from phi3kit.endpoints.transport import (
+    Cancellation,
+    errors,
+    http_client,
+    json_of,
+    not_the_protocol,
+    parsing,
+    whole_number,
+)
 from phi3kit.formats.openai_schema import QUEUE_HEADER
 from phi3kit.formats.tokens import Tokenized, read_tokenized
 from phi3kit.usage.outbox import Outbox
@@ -125,7 +133,7 @@ def _streamed(
         reply: Any = create(**arguments, stream=True, stream_options=options, extra_headers=headers)
         if remote and not (kind := reply.headers.get("Content-Type", "nothing")).startswith("text/event-stream"):
             raise not_the_protocol(endpoint, f"It answered with {kind[:60]} and not with a stream of events.")
-        answer = Answer(queue_place=_whole(reply.headers.get(QUEUE_HEADER)), tokens_counted=not remote)
+        answer = Answer(queue_place=whole_number(reply.headers.get(QUEUE_HEADER)), tokens_counted=not remote)
         with parsing(endpoint), reply.parse() as chunks:
             yield answer
             for chunk in chunks:
@@ -194,10 +202,6 @@ def _arguments(request: Request, model: str) -> dict[str, Any]:
 def _resource(client: OpenAI, interface: Interface) -> Any:
     """The client's resource for the format. Any: its overloads take no dict of arguments."""
     return client.chat.completions if interface == "openai" else client.completions
-
-
-def _whole(header: str | None) -> int:
-    return int(header) if header and header.isdecimal() else 0
 
 
 def _whole_answer(request: Request, reply: Any, elapsed_s: float) -> Answer:

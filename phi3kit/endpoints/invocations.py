@@ -16,10 +16,9 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, FinishReason, Interface, Message
 from phi3kit.endpoints.records import Request, as_json
-from phi3kit.endpoints.transport import Cancellation, errors, http_client, not_the_protocol, parsing, status_error
+from phi3kit.endpoints.transport import Cancellation, errors, http_client, parsing, status_error
 from phi3kit.formats import chat_template
 
-_MOST_BYTES = 32 * 2**20  # of a remote answer
 _SECONDS = 300.0  # a worker loads MLflow and the model a second time for its first call
 
 
@@ -74,11 +73,11 @@ def invoke(
 ) -> Completion:
     """One question to a remote endpoint. Raises RequestInvalid, Busy or EndpointFailed."""
     with errors(endpoint):
-        response, content = _post(endpoint, json.dumps(body).encode(), headers, cancellation)
+        response = _post(endpoint, json.dumps(body).encode(), headers, cancellation)
         if not response.is_success:
-            raise status_error(endpoint, response, content.decode(errors="replace"))
+            raise status_error(endpoint, response, response.text)
         with parsing(endpoint):
-            return read_completion(json.loads(content), endpoint.takes)
+            return read_completion(response.json(), endpoint.takes)
 
 
 def send(
@@ -91,13 +90,13 @@ def send(
     began = time.perf_counter()
     try:
         content = payload.encode("utf-8", errors="surrogatepass")
-        response, answer = _post(replace(endpoint, silence_s=timeout_s), content, headers or {})
+        response = _post(replace(endpoint, silence_s=timeout_s), content, headers or {})
     except httpx2.HTTPError as error:
         raise WorkerFailed(
             "The worker did not answer the payload.", f"{str(error) or type(error).__name__}.", "Send it again."
         ) from error
     is_json = "json" in response.headers.get("content-type", "")
-    return ScoringResponse(response.status_code, answer.decode(errors="replace"), is_json, time.perf_counter() - began)
+    return ScoringResponse(response.status_code, response.text, is_json, time.perf_counter() - began)
 
 
 def score(endpoint: Endpoint, payload: str, actor: Actor, timeout_s: float = _SECONDS) -> ScoringResponse:
@@ -158,19 +157,8 @@ def _as_raw(messages: tuple[Message, ...]) -> str:
 
 def _post(
     endpoint: Endpoint, content: bytes, headers: Mapping[str, str], cancellation: Cancellation | None = None
-) -> tuple[httpx2.Response, bytes]:
-    """POST JSON to the endpoint's /invocations: the response and its whole content, whatever its status.
-
-    Raises what httpx2 raises, and EndpointFailed for an answer of a remote endpoint that is too long.
-    """
+) -> httpx2.Response:
+    """POST JSON to the endpoint's /invocations: the response, whatever its status. Raises what `errors` translates."""
     sent = {"Content-Type": "application/json", **headers}  # without the content type MLflow answers 500
-    answer = bytearray()
-    with (
-        http_client(endpoint, cancellation) as client,
-        client.stream("POST", f"{endpoint.base_url}/invocations", content=content, headers=sent) as response,
-    ):
-        for piece in response.iter_bytes():
-            answer += piece
-            if endpoint.wrapper == "remote" and len(answer) > _MOST_BYTES:
-                raise not_the_protocol(endpoint, f"Its answer is longer than {_MOST_BYTES // 2**20} MB.")
-    return response, bytes(answer)
+    with http_client(endpoint, cancellation) as client:
+        return client.post(f"{endpoint.base_url}/invocations", content=content, headers=sent)

@@ -17,6 +17,7 @@ from phi3kit.endpoints.transport import json_of, not_the_protocol, parsing
 
 _SILENCE_S = 15.0  # for a list of models; an answer may take as long as the connection allows
 _MOST_MODELS = 200
+_LONGEST_NAME = 200  # characters of a model's name
 _QUESTION = Request((Message("user", "What is MLflow?"),), max_tokens=8)
 _WRAPPERS = {"openai": "messages, as the transformers wrapper", "raw": "a prompt, as the onnx wrapper"}
 
@@ -41,7 +42,8 @@ def probe(connection: Connection, keys: Mapping[str, object], actor: Actor, sett
 def _models(endpoint: Endpoint, model: str) -> Probe:
     content = json_of(replace(endpoint, silence_s=_SILENCE_S), "GET", f"{endpoint.api_path}/models")
     with parsing(endpoint):
-        found = {str(each["id"]): each for each in content["data"]}
+        named = ((str(each["id"]), each) for each in content["data"])
+        found = {name: each for name, each in named if len(name) <= _LONGEST_NAME}
     models = tuple(found)[:_MOST_MODELS]
     if not models:
         raise not_the_protocol(endpoint, "Its list of models is empty.")

@@ -26,9 +26,11 @@ from phi3kit.core.errors import (
 )
 from phi3kit.core.records import Endpoint
 from phi3kit.core.redaction import masked
-from phi3kit.endpoints.outbound import OnlyAllowed
+from phi3kit.endpoints.bounded_body import bound
+from phi3kit.endpoints.outbound import outbound_client
 
 CONNECT_S = 10.0
+_SILENCES = 10  # that an answer of a remote endpoint may last: a byte a minute is no silence
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
 _SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
 _CORRECT = "Correct the URL under Connections."
@@ -70,22 +72,32 @@ class Cancellation:
 
 
 def http_client(endpoint: Endpoint, cancellation: Cancellation | None = None) -> httpx2.Client:
-    """A client that follows no redirect and sends an endpoint its own key and nobody else's."""
+    """A client that follows no redirect and sends an endpoint its own key and nobody else's; its answers are bounded.
+
+    The whole answer of a remote endpoint may take as long as ten silences, so such a client is for one request.
+    """
+    remote = endpoint.wrapper == "remote"
 
     def prepare(request: httpx2.Request) -> None:
         if cancellation:
             request.extensions = {**request.extensions, "trace": cancellation.trace}
-        if endpoint.wrapper == "remote":
+        request.headers["Accept-Encoding"] = "identity"
+        if remote:
             for name in _FOREIGN_HEADERS:
                 request.headers.pop(name, None)
         if endpoint.api_key:
             request.headers["Authorization"] = f"Bearer {endpoint.api_key}"
 
-    return httpx2.Client(
-        transport=None if endpoint.allowed_hosts is None else OnlyAllowed(endpoint.allowed_hosts),
+    def bounded(response: httpx2.Response) -> None:
+        bound(response, lambda why: _unbounded(endpoint, why))
+
+    return outbound_client(
+        endpoint.base_url,
+        endpoint.allowed_hosts,
+        _SILENCES * endpoint.silence_s,
+        (lambda: _late(endpoint)) if remote else None,
         timeout=httpx2.Timeout(endpoint.silence_s, connect=CONNECT_S),
-        follow_redirects=False,
-        event_hooks={"request": [prepare]},
+        event_hooks={"request": [prepare], "response": [bounded]},
     )
 
 
@@ -109,6 +121,8 @@ def errors(endpoint: Endpoint) -> Iterator[None]:
     except openai.APIStatusError as error:
         raise status_error(endpoint, error.response, error.body) from error
     except (openai.APIError, httpx2.HTTPError, OSError) as error:  # no connection, a broken one, an error in a stream
+        if deliberate := next((each for each in _causes(error) if isinstance(each, Phi3KitError)), None):
+            raise deliberate from error  # of the allow-list and the bounds; the `openai` client wraps what it meets
         raise (_remote(endpoint, error) if endpoint.wrapper == "remote" else _worker(endpoint, error)) from error
 
 
@@ -120,7 +134,7 @@ def parsing(endpoint: Endpoint) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError, RecursionError) as error:
         if endpoint.wrapper == "remote":
             raise not_the_protocol(endpoint, "Its answer has not the form that the protocol asks for.") from error
         if why := endpoint.why_gone():
@@ -141,7 +155,7 @@ def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) ->
     if not remote:
         return WorkerFailed(f"{who} answered {status}.", message, _SEND_AGAIN)
     if 300 <= status < 400:
-        to = httpx2.URL(response.headers.get("Location", "")).host or "another place"
+        to = _host(response.headers.get("Location", "")) or "another place"
         return EndpointFailed(
             f"{who} redirects to {to}.",
             "That is not followed: the message and the key would go there.",
@@ -170,10 +184,36 @@ def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
     )
 
 
+def whole_number(header: str | None) -> int:
+    """The number in a header; 0 for none, and for what is none."""
+    return int(header) if header and header.isascii() and header.isdecimal() and len(header) < 10 else 0
+
+
+def _unbounded(endpoint: Endpoint, why: str) -> EndpointFailed | WorkerFailed:
+    if endpoint.wrapper == "remote":
+        return not_the_protocol(endpoint, why)
+    return WorkerFailed("What answered was not the worker.", endpoint.why_gone() or why, _SEND_AGAIN)
+
+
+def _late(endpoint: Endpoint) -> EndpointFailed:
+    return EndpointFailed(
+        f"The endpoint {endpoint.name} did not answer in time.",
+        f"Its answer was not whole after {_SILENCES * endpoint.silence_s:,.0f} s.",
+        "Ask for a shorter answer, or give it more seconds under Connections.",
+        kind="timeout",
+    )
+
+
+def _host(location: str) -> str:
+    try:
+        return httpx2.URL(location).host
+    except httpx2.InvalidURL:
+        return ""
+
+
 def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) -> Busy | BudgetSpent | LimitReached:
     """The error for a 429: a full queue, or a worker's rate limit or spent budget."""
-    after = response.headers.get("Retry-After", "")
-    seconds = int(after) if after.isdecimal() else 2
+    seconds = whole_number(response.headers.get("Retry-After")) or 2
     message, code, _ = _said(endpoint, body)
     if endpoint.wrapper != "remote" and code == "insufficient_quota":
         return BudgetSpent(
@@ -205,8 +245,6 @@ def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
     def found(*kinds: type[BaseException]) -> BaseException | None:
         return next((each for each in chain if isinstance(each, kinds)), None)
 
-    if isinstance(refused := found(EndpointFailed), EndpointFailed):  # the allow-list's own refusal
-        return refused
     if tls := found(ssl.SSLError):
         why = f"TLS failed: {getattr(tls, 'verify_message', '') or getattr(tls, 'reason', '') or tls}."
         return failed(unreachable, why, "Use a certificate that this machine trusts, or check http and https.", "tls")
@@ -261,7 +299,7 @@ def _quoted(body: object) -> tuple[str, str | None, str | None]:
     if isinstance(text := body, str):
         try:
             body = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text, None, None
     said: dict[str, Any] = body if isinstance(body, dict) else {}
     if isinstance(said.get("error"), dict):

@@ -29,6 +29,7 @@ from phi3kit.core.operating_system import was_killed
 from phi3kit.core.processes import end, log_tail
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.endpoints.outbound import loopback_client
 from phi3kit.tracking.logged_models import ResolvedModel
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class WorkerProcess:
     def wait_until_ready(self) -> bool:
         """Wait until it has loaded its model; False when that takes too long. Raises ModelNotFound or WorkerFailed."""
         deadline = time.monotonic() + self._patience_s
-        with httpx2.Client(base_url=self.endpoint.base_url, timeout=5) as client:
+        with loopback_client(self.endpoint.base_url, timeout_s=5) as client:
             while not self._has_loaded(client):
                 if not self.alive:
                     raise self.not_started()
@@ -141,7 +142,7 @@ class WorkerProcess:
         """Its own figures; None when it gives none."""
         headers = {"Authorization": f"Bearer {self.endpoint.api_key}"}
         try:
-            with httpx2.Client(base_url=self.endpoint.base_url, headers=headers, timeout=_LOOK_S) as client:
+            with loopback_client(self.endpoint.base_url, _LOOK_S, headers) as client:
                 return _activity(client.get("/health").json(), client.get("/metrics").text)
         except (httpx2.HTTPError, ValueError, KeyError):  # it is ending, or too busy to answer
             return None
@@ -164,7 +165,7 @@ class WorkerProcess:
     def _watch(self) -> None:
         """For as long as it lives: end it when it hangs."""
         silent = 0
-        with httpx2.Client(base_url=self.endpoint.base_url, timeout=_SILENCE_S) as client:
+        with loopback_client(self.endpoint.base_url, _SILENCE_S) as client:
             while silent < _SILENT_LOOKS:
                 if not silent:
                     time.sleep(_WATCH_EVERY_S)

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from phi3kit.core.child_environment import tracking_credentials
 from phi3kit.core.data_folder import DISK_FULL, prepare_home, unwritable
 from phi3kit.core.errors import StorageFailed
+from phi3kit.core.loopback import ask_directly
 from phi3kit.core.settings import Settings
 from phi3kit.core.sqlite_file import probe
 
@@ -49,6 +50,7 @@ def open_store(settings: Settings) -> MlflowClient:
             probe(path, _LOCKED_S)
     with _opening:
         os.environ.update(tracking_credentials(settings))  # from secrets.toml; MLflow reads them nowhere else
+        ask_directly(os.environ)
         client = _open(settings.home, settings.tracking_uri)
         # MLflow's own functions use the process's store; another one may have been opened in between.
         if mlflow.get_tracking_uri() != settings.tracking_uri or mlflow.get_registry_uri() != settings.tracking_uri:

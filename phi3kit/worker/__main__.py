@@ -5,7 +5,6 @@ request came for PHI3KIT_IDLE_SECONDS. Knows sockets, keys and when to end. Know
 """
 
 import argparse
-import ipaddress
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ import uvicorn
 from phi3kit.access.keys import KeyStore
 from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
+from phi3kit.core.loopback import is_loopback
 from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.settings import Settings, read_settings
@@ -88,7 +88,7 @@ def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
     if managed:
         return Keys(settings.api_key, None, required=settings.api_key is not None)
     users = KeyStore(settings.home)
-    beyond = not _is_loopback(host)
+    beyond = not is_loopback(host)
     if beyond and settings.api_key is None and not users.any_live():
         raise SettingInvalid(
             what=f"The worker will not listen on {host} without a key.",
@@ -107,13 +107,6 @@ def _listen(host: str, port: int) -> socket.socket:
             why=f"{getattr(error, 'strerror', None) or error}.",
             next_step="Choose another --port, or end the program that uses this one.",
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _start_writer(settings: Settings) -> None:

@@ -22,6 +22,7 @@ class Scripted:
 
     port: int
     requests: list[str] = field(default_factory=list)
+    sent: int = 0  # bytes that callers took of `again`
 
     @property
     def url(self) -> str:
@@ -43,9 +44,18 @@ def event_stream(*events: str) -> bytes:
 
 @contextmanager
 def scripted(
-    answer: bytes, *, hold_open_s: float = 0, certificate: Path | None = None, port: int = 0
+    answer: bytes,
+    *,
+    hold_open_s: float = 0,
+    certificate: Path | None = None,
+    port: int = 0,
+    again: bytes = b"",
+    pause_s: float = 0,
 ) -> Iterator[Scripted]:
-    """Serve until the block ends. hold_open_s: keep the connection open so long behind the answer. port: 0 takes any."""
+    """Serve until the block ends. hold_open_s: keep the connection open so long behind the answer. port: 0 takes any.
+
+    again: sent behind the answer, over and over until the caller goes. pause_s: between two of them.
+    """
     listener = create_server(("127.0.0.1", port))
     server = Scripted(listener.getsockname()[1])
     ended = threading.Event()
@@ -60,6 +70,9 @@ def scripted(
                 talking = context.wrap_socket(connection, server_side=True) if context else connection
                 server.requests.append(_read_request(talking))
                 talking.sendall(answer)
+                while again and not ended.wait(pause_s):
+                    talking.sendall(again)
+                    server.sent += len(again)
                 ended.wait(hold_open_s)
                 talking.close()
             except OSError:

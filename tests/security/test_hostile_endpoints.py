@@ -1,0 +1,173 @@
+"""Hostile endpoints: whatever one answers, it takes bounded memory and time, and what it did has a name."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from phi3kit.core.errors import Busy, EndpointFailed
+from phi3kit.core.records import Endpoint, Message
+from phi3kit.core.settings import Settings
+from phi3kit.endpoints.client import ask
+from phi3kit.endpoints.connections import Connection, endpoint_of
+from phi3kit.endpoints.probe import probe
+from phi3kit.endpoints.records import Request, TurnContext
+from tests.conftest import settings_for
+from tests.support.actors import ADMIN, admin
+from tests.support.scripted_server import Scripted, event_stream, http_answer, scripted
+
+MB = 2**20
+QUESTION = Request((Message("user", "What is the capital of Spain?"),))
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+PROTOCOLS = pytest.mark.parametrize("protocol", ["openai", "invocations"])
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Settings:
+    return settings_for(tmp_path)
+
+
+def connection(server: Scripted, protocol: str = "openai") -> Connection:
+    return Connection("lab", server.url, protocol, model="phi3")  # type: ignore[arg-type]
+
+
+def to(server: Scripted, protocol: str = "openai", silence_s: float = 10) -> Endpoint:
+    return replace(endpoint_of(connection(server, protocol), {}, None), silence_s=silence_s)
+
+
+def failure(server: Scripted, here: Settings, protocol: str = "openai", silence_s: float = 10) -> EndpointFailed:
+    with pytest.raises(EndpointFailed) as caught:
+        ask(to(server, protocol, silence_s), QUESTION, TurnContext(admin("ada"), "ui"), here)
+    return caught.value
+
+
+def compressed(how: str, body: bytes) -> bytes:
+    packed = gzip.compress(body) if how == "gzip" else zlib.compress(body)
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: {how}\r\n"
+    return f"{head}Content-Length: {len(packed)}\r\n\r\n".encode() + packed
+
+
+class TestTooMuch:
+    @pytest.mark.parametrize(
+        "line", [b"x" * MB, b"data: " + b"y" * MB, b"data: z\n" * 1000], ids=["x", "data", "lines"]
+    )
+    def test_an_endless_event_is_read_for_a_megabyte(self, here: Settings, line: bytes) -> None:
+        with scripted(EVENTS, again=line) as server:
+            error = failure(server, here)
+        assert (error.kind, error.why) == ("protocol", "One event of its stream is longer than 1 MB.")
+        assert server.sent < 30 * MB  # what the sockets hold, and not what a person's memory does
+
+    def test_an_endless_stream_ends(self, here: Settings) -> None:
+        with scripted(EVENTS, again=b": nothing yet" * 60_000 + b"\n\n") as server:
+            error = failure(server, here)
+        assert (error.kind, error.why) == ("protocol", "Its answer is longer than 64 MB.")
+
+    @PROTOCOLS
+    def test_an_endless_answer_ends(self, here: Settings, protocol: str) -> None:
+        with scripted(JSON.replace(b"200 OK", b"500 Oh"), again=b"[" * MB) as server:
+            error = failure(server, here, protocol)
+        assert (error.kind, error.why) == ("protocol", "Its answer is longer than 8 MB.")
+        assert server.sent < 40 * MB
+
+    def test_an_endless_list_of_models_ends(self, here: Settings) -> None:
+        with scripted(JSON, again=b"[]," * MB) as server, pytest.raises(EndpointFailed, match="longer than 8 MB"):
+            probe(connection(server), {}, ADMIN, here)
+
+    @PROTOCOLS
+    @pytest.mark.parametrize("how", ["gzip", "deflate", "zstd, gzip"])
+    def test_nothing_is_unpacked(self, here: Settings, how: str, protocol: str) -> None:
+        with scripted(compressed(how, b" " * 100 * MB)) as server:
+            error = failure(server, here, protocol)
+            assert "accept-encoding: identity" in server.requests[0].lower()
+        assert error.kind == "protocol"
+        assert error.why == "Its answer is compressed, which was not asked for."
+
+    @PROTOCOLS
+    def test_a_charset_that_unpacks_is_not_followed(self, here: Settings, protocol: str) -> None:
+        packed = zlib.compress(b"z" * 64 * MB)
+        head = f"HTTP/1.1 500 Oh\r\nContent-Type: text/plain; charset=zip\r\nContent-Length: {len(packed)}\r\n\r\n"
+        with scripted(head.encode() + packed) as server:
+            error = failure(server, here, protocol)
+        assert error.kind == "server"
+        assert "zzz" not in error.why
+
+    @PROTOCOLS
+    def test_json_nested_deeper_than_python_goes_is_not_the_protocol(self, here: Settings, protocol: str) -> None:
+        deep = "[" * 100_000
+        answer = event_stream(deep) if protocol == "openai" else http_answer(200, deep)
+        with scripted(answer) as server:
+            assert failure(server, here, protocol).kind == "protocol"
+
+    @PROTOCOLS
+    def test_an_error_nested_deeper_than_python_goes_is_shown_in_part(self, here: Settings, protocol: str) -> None:
+        with scripted(http_answer(500, "[" * 100_000)) as server:
+            error = failure(server, here, protocol)
+        assert error.kind == "server"
+        assert len(error.why) <= 300
+
+
+class TestTooLong:
+    """Each silence is shorter than the limit, and all together are bounded as well."""
+
+    @pytest.mark.parametrize(
+        ("protocol", "begin"),
+        [("openai", b"HTTP/1.1 200 OK\r\nX-Slow: "), ("openai", EVENTS), ("invocations", JSON)],
+        ids=["head", "events", "body"],
+    )
+    def test_a_slow_drip_ends(self, here: Settings, begin: bytes, protocol: str) -> None:
+        with scripted(begin, again=b" ", pause_s=0.02) as server:
+            error = failure(server, here, protocol, silence_s=0.1)
+        assert (error.kind, error.why) == ("timeout", "Its answer was not whole after 1 s.")
+
+
+class TestWrongLengths:
+    @pytest.mark.parametrize(
+        "lengths",
+        ["Content-Length: 9999\r\n", "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: -5\r\n",
+         f"Content-Length: {'9' * 5000}\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 1\r\n"],
+    )  # fmt: skip
+    @PROTOCOLS
+    def test_each_is_a_failed_answer(self, here: Settings, lengths: str, protocol: str) -> None:
+        body = event_stream('{"choices": []}').partition(b"\r\n\r\n")[2] if protocol == "openai" else b'["Madrid."]'
+        kind = "text/event-stream" if protocol == "openai" else "application/json"
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{lengths}Connection: close\r\n\r\n"
+        with scripted(head.encode() + body) as server:
+            assert failure(server, here, protocol).kind in ("server", "protocol")
+
+    @pytest.mark.parametrize("after", ["9" * 5000, "-1", "soon", "²"])
+    def test_a_wait_that_is_no_number_is_two_seconds(self, here: Settings, after: str) -> None:
+        answer = http_answer(429, "{}", headers=f"Retry-After: {after}\r\n")
+        with scripted(answer) as server, pytest.raises(Busy) as caught:
+            ask(to(server), QUESTION, TurnContext(admin("ada"), "ui"), here)
+        assert caught.value.retry_after_s == 2
+
+
+class TestRedirects:
+    @pytest.fixture
+    def other(self) -> Iterator[Scripted]:
+        with scripted(http_answer(200, "{}")) as server:
+            yield server
+
+    @PROTOCOLS
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_none_is_followed(self, here: Settings, other: Scripted, status: int, protocol: str) -> None:
+        answer = http_answer(status, "", headers=f"Location: {other.url}/v1/chat/completions\r\n")
+        with scripted(answer) as server:
+            assert failure(server, here, protocol).kind == "redirect"
+        assert other.requests == []
+
+    @pytest.mark.parametrize("location", ["http://[::1", "http://\x7f", "//", "http://a" + "b" * 70_000])
+    def test_to_nowhere_is_one_too(self, here: Settings, location: str) -> None:
+        with scripted(http_answer(302, "", headers=f"Location: {location}\r\n")) as server:
+            assert failure(server, here).kind in ("redirect", "server")
+
+
+def test_names_of_models_are_short(here: Settings) -> None:
+    answer = http_answer(200, json.dumps({"data": [{"id": "x" * 100_000}, {"id": "phi3"}]}))
+    with scripted(answer) as server:
+        assert probe(connection(server), {}, ADMIN, here).models == ("phi3",)
