@@ -51,6 +51,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "PHI3KIT_MAX_QUEUE": str(settings.max_queue),
         **({"PHI3KIT_THREADS": str(settings.threads)} if settings.threads else {}),
         **({"PHI3KIT_KV_BUDGET_MB": str(settings.kv_budget_mb)} if settings.kv_budget_mb else {}),
+        **({"PHI3KIT_SHARED_SYSTEM": settings.shared_system} if settings.shared_system else {}),
         "PHI3KIT_USER": settings.user,
         "PHI3KIT_LOG_TEXT": "1" if settings.log_text else "0",
         "PHI3KIT_PROFILE": settings.profile,

@@ -52,6 +52,7 @@ class Settings:
     max_queue: int  # turns that may wait at one worker
     threads: int | None  # that compute one step; None: as many as the process has CPUs
     kv_budget_mb: int | None  # memory of a worker's conversations; None: two whole contexts, or a third of what is free
+    shared_system: str | None  # a system message whose keys and values users of a worker share
     user: str  # the name of whoever uses this machine without signing in
     log_text: bool  # whether prompts and answers are kept and logged, or only what they cost
     profile: Profile  # for whom the app is open
@@ -113,6 +114,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         max_queue=_whole_number(found, "PHI3KIT_MAX_QUEUE", 32),
         threads=optional_number("PHI3KIT_THREADS"),
         kv_budget_mb=optional_number("PHI3KIT_KV_BUDGET_MB"),
+        shared_system=text("PHI3KIT_SHARED_SYSTEM") or None,
         user=text("PHI3KIT_USER", "local"),
         log_text=log_text,
         profile=profile,

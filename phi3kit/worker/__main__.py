@@ -62,7 +62,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     sys.modules["scipy"] = None  # type: ignore[assignment]
     folder, wrapper, model_uri = arguments.folder, arguments.wrapper, arguments.model_uri
     threads = threads_for(folder, settings.threads)
-    engine = Engine(partial(load_model, folder, wrapper, threads.count, settings.kv_budget_mb), settings.max_queue)
+    load = partial(load_model, folder, wrapper, threads.count, settings.kv_budget_mb, settings.shared_system)
+    engine = Engine(load, settings.max_queue)
     last_request = LastRequest()
     app = create_app(WorkerConfig(folder, wrapper, model_uri, names, keys, threads, settings), engine, last_request)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))

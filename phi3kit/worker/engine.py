@@ -2,14 +2,15 @@
 
 Active answers advance together. In each round every answer that is being written gets one token, all in one step of the
 model, and one prompt is read a slice further. So no caller waits for another's whole answer, and between two tokens of an
-answer lies one slice at the most. An answer becomes active when there is memory for its prompt and max_tokens.
+answer lies one slice at the most. An answer becomes active when there is memory for its prompt and max_tokens; users
+take turns, so that nobody waits behind all that one of them asked for.
 Knows no HTTP.
 """
 
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -66,6 +67,7 @@ class Generation:
     emit: Callable[[Output], None]  # called on the engine's thread
     cancelled: threading.Event = field(default_factory=threading.Event)
     received_at: float = field(default_factory=time.perf_counter)
+    user: str = ""  # whose it is: users take turns, and their sequences in memory are kept apart
 
 
 class Engine:
@@ -196,20 +198,20 @@ class Engine:
             return bool(self._active) or not self._closing
 
     def _admit(self, runtime: Runtime, cache: KvCache) -> None:
-        """Make waiting generations active, first come first served, while there is memory."""
+        """Make waiting generations active while there is memory."""
         self._drop_cancelled()
         while self._waiting and len(self._active) < _MAX_ACTIVE:
-            generation = self._waiting[0]
+            generation = self._next()
             try:
-                slot = cache.acquire(generation.prompt_ids, generation.max_tokens)
+                slot = cache.acquire(generation.prompt_ids, generation.max_tokens, generation.user)
             except Exception as error:  # the library could not get the memory that was counted as free
                 log.exception("no memory for a sequence")
-                self._next()
+                self._take(generation)
                 generation.emit(_unwritten(generation, "error", _named(error)))
                 continue
             if slot is None:
                 return
-            self._next()
+            self._take(generation)
             self._active.append(_ActiveAnswer(generation, slot, runtime))
 
     def _drop_cancelled(self) -> None:
@@ -220,9 +222,15 @@ class Engine:
         for generation in cancelled:
             generation.emit(_unwritten(generation, "cancelled"))
 
-    def _next(self) -> None:
+    def _next(self) -> Generation:
+        """The waiting generation of the user who has fewest answers being written; of equals the one that came first."""
+        active = Counter(answer.user for answer in self._active)
         with self._changed:
-            self._waiting.popleft()
+            return min(self._waiting, key=lambda generation: active[generation.user])
+
+    def _take(self, generation: Generation) -> None:
+        with self._changed:
+            self._waiting.remove(generation)
 
 
 def _unwritten(generation: Generation, finish_reason: FinishReason, error: Exception | None = None) -> Done:
@@ -281,6 +289,11 @@ class _ActiveAnswer:
     def cancelled(self) -> bool:
         """Whether its caller has gone."""
         return self._generation.cancelled.is_set()
+
+    @property
+    def user(self) -> str:
+        """Whose it is."""
+        return self._generation.user
 
     @property
     def prompt_ids(self) -> Sequence[int]:

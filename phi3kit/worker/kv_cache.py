@@ -1,7 +1,9 @@
 """KV cache: sequences that stay in memory between turns, and how much memory they may take.
 
 A turn reuses the idle sequence that begins like its prompt and computes only the rest. A beginning that another sequence
-holds, such as a shared system message, is copied. Knows tokens and bytes. Not thread-safe: the engine's alone.
+holds, such as a system message, is copied. Only sequences of the same user are looked at: what is found in memory shows in
+counts and times, and would tell one user what another has asked. Of other users' sequences a turn finds no more than the
+beginning that the operator marked as shared. Knows tokens and bytes. Not thread-safe: the engine's alone.
 """
 
 import math
@@ -22,6 +24,7 @@ class Slot:
 
     sequence: TokenSequence
     reserved: int  # tokens: the most it may grow to while busy, what it holds while idle
+    user: str = ""  # whose turns it serves
     busy: bool = True
     used_at: float = field(default_factory=time.monotonic)
 
@@ -29,8 +32,10 @@ class Slot:
 class KvCache:
     """All sequences of one model, within a budget."""
 
-    def __init__(self, runtime: Runtime, budget_bytes: int) -> None:
+    def __init__(self, runtime: Runtime, budget_bytes: int, shared_ids: Sequence[int] = ()) -> None:
+        """shared_ids: the beginning of prompts that all users share."""
         self._runtime = runtime
+        self._shared_ids = shared_ids
         self._slots: list[Slot] = []
         self.budget_bytes = budget_bytes
         runtime.limit(min(runtime.context_tokens, budget_bytes // runtime.bytes_per_token))
@@ -44,7 +49,7 @@ class KvCache:
         """Whether one sequence of so many tokens is within the whole budget."""
         return self._rounded(tokens) <= self._budget
 
-    def acquire(self, prompt_ids: Sequence[int], max_tokens: int) -> Slot | None:
+    def acquire(self, prompt_ids: Sequence[int], max_tokens: int, user: str = "") -> Slot | None:
         """A sequence with memory reserved for prompt and answer; it holds the beginning of the prompt where one is kept.
 
         It holds fewer tokens than the prompt has. None while busy sequences leave too little memory: try again when
@@ -55,8 +60,9 @@ class KvCache:
         busy = [slot for slot in self._slots if slot.busy]
         if sum(slot.reserved for slot in busy) + needed > self._budget or len(busy) == self._runtime.max_sequences:
             return None
-        shared = {slot: _common(slot.sequence.ids, prompt_ids) for slot in self._slots if slot.sequence.serves(longest)}
-        slot = self._to_go_on_with(shared, prompt_ids)
+        shared = {slot: self._common(slot, prompt_ids, user) for slot in self._slots if slot.sequence.serves(longest)}
+        own = {slot: length for slot, length in shared.items() if slot.user == user}
+        slot = self._to_go_on_with(own, prompt_ids)
         slot = self._after_evictions(slot, self._to_copy(shared), needed)
         # The last token is always computed: its scores are needed.
         if slot is not None and not slot.sequence.truncate(min(shared[slot], len(prompt_ids) - 1)):
@@ -65,14 +71,14 @@ class KvCache:
         if slot is None:
             slot = Slot(self._runtime.open(longest), needed)
             self._slots.append(slot)
-        slot.busy, slot.reserved = True, needed
+        slot.busy, slot.reserved, slot.user = True, needed, user
         return slot
 
     def extend(self, slot: Slot, prompt_ids: Sequence[int]) -> int:
         """Copy the part of the prompt that another sequence has beyond this one, if it is long; how many tokens."""
         held = len(slot.sequence.ids)
         others = {
-            other: min(_common(other.sequence.ids, prompt_ids), len(prompt_ids) - 1)
+            other: min(self._common(other, prompt_ids, slot.user), len(prompt_ids) - 1)
             for other in self._slots
             if other is not slot and len(other.sequence.ids) >= held + _FEW
         }
@@ -87,6 +93,11 @@ class KvCache:
         slot.reserved = self._rounded(len(slot.sequence.ids))
         if not keep or not slot.sequence.ids:
             self._close(slot)
+
+    def _common(self, slot: Slot, prompt_ids: Sequence[int], user: str) -> int:
+        """How many tokens of the prompt a user's turn may find in a slot."""
+        common = _common(slot.sequence.ids, prompt_ids)
+        return common if slot.user == user else min(common, _common(self._shared_ids, prompt_ids))
 
     def _to_go_on_with(self, shared: dict[Slot, int], prompt_ids: Sequence[int]) -> Slot | None:
         """The idle sequence that shares most with the prompt, if it is worth cutting to that."""

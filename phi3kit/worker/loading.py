@@ -12,9 +12,10 @@ import yaml
 
 from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError
 from phi3kit.core.machine import Threads, choose_threads, free_memory_bytes, is_out_of_memory
-from phi3kit.core.records import WINDOW_TAG, WrapperName
+from phi3kit.core.records import WINDOW_TAG, Message, WrapperName
 from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.runtime import Runtime
+from phi3kit.worker.tokenization import ids_of
 
 _SMALL_BYTES = 64_000_000  # of a logged model
 
@@ -33,10 +34,16 @@ def threads_for(folder: Path, setting: int | None) -> Threads:
     return threads
 
 
-def load_model(folder: Path, wrapper: WrapperName, threads: int, kv_budget_mb: int | None) -> tuple[Runtime, KvCache]:
-    """The model and the memory for its conversations. kv_budget_mb: PHI3KIT_KV_BUDGET_MB. Raises as load_runtime does."""
+def load_model(
+    folder: Path, wrapper: WrapperName, threads: int, kv_budget_mb: int | None, shared_system: str | None = None
+) -> tuple[Runtime, KvCache]:
+    """The model and the memory for its conversations. Raises as load_runtime does.
+
+    kv_budget_mb: PHI3KIT_KV_BUDGET_MB. shared_system: PHI3KIT_SHARED_SYSTEM.
+    """
     runtime = load_runtime(folder, wrapper, threads)
-    return runtime, KvCache(runtime, budget_for(runtime, kv_budget_mb, free_memory_bytes()))
+    shared_ids = ids_of((Message("system", shared_system),), runtime, begun=True) if shared_system else ()
+    return runtime, KvCache(runtime, budget_for(runtime, kv_budget_mb, free_memory_bytes()), shared_ids)
 
 
 def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:

@@ -166,7 +166,7 @@ class Turn:
             sampling = replace(sampling, seed=sampling.seed + index)
         return Generation(
             self.prompt_ids, self.max_tokens, sampling, self.stop,
-            emit=lambda output: outputs.put(index, output), received_at=self.received_at,
+            emit=lambda output: outputs.put(index, output), received_at=self.received_at, user=self.caller.user,
         )  # fmt: skip
 
     def _take(self, outputs: list[tuple[int, Output]]) -> list[TurnPart]:
