@@ -17,6 +17,7 @@ Headers = Iterable[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
 _AUTHORITY = re.compile(r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\\\s]+)", re.ASCII)
+_PAGE = re.compile(rf"{_ORIGIN.pattern}/", re.ASCII)
 _ENTRY = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 _USUAL_PORTS = {"http": "80", "https": "443"}
 _LONGEST_SHOWN = 100  # characters of a header in a refusal
@@ -79,6 +80,18 @@ class ServedNames:
     def _is_listed(self, host: str) -> bool:
         name = host.rstrip(".")
         return name in self.names or any(each.startswith("*.") and name.endswith(each[1:]) for each in self.names)
+
+
+def is_own_click(headers: Headers) -> bool:
+    """Whether a page of this very server led to a request, and no link of elsewhere. After `ServedNames.refusal`.
+
+    Browsers send Sec-Fetch-Site by TLS and to this machine; otherwise Referer tells.
+    """
+    given = {name: value.decode("latin-1").lower() for name, value in headers}
+    if (site := given.get(b"sec-fetch-site")) is not None:
+        return site == "same-origin"
+    page, host = _PAGE.match(given.get(b"referer", "")), given.get(b"host")
+    return page is not None and page["authority"] == host
 
 
 def _is_address(host: str) -> bool:

@@ -1,16 +1,21 @@
-"""Web: what surrounds every page: security headers, bounded uploads, and what is said of an unexpected error.
+"""Web: what surrounds every page: whose requests are answered, security headers, bounded uploads, unexpected errors.
 
 Knows HTTP and Streamlit's hooks. Draws one sentence.
 """
 
 import logging
+import re
+import secrets
+from collections import OrderedDict
 
 import streamlit as st
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit import config as st_config
 
+from phi3kit.access.same_origin import ServedNames, is_own_click
 from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.settings import read_settings
 from phi3kit.ui.shared import resources
@@ -26,14 +31,89 @@ _CONTENT = (
 )
 
 
+_FRAMES = "frame-ancestors 'self' https://*.streamlit.app https://share.streamlit.io"  # Community Cloud's own pages
+_NO_FRAMES = "frame-ancestors 'none'"
+
+_LOGOUT, _MEDIA, _FIRST_ASKED = "/auth/logout", "/media/", "/_stcore/health"
+_BROWSER = "phi3kit_browser"  # the cookie that tells browsers apart; its value says nothing of their owners
+_FILE = re.compile(rb"/media/([0-9a-f]{16,128})")
+_MOST_FILES = 20_000  # that are remembered as sent, the latest
+
+
+class OwnPages:
+    """Answers this app's own pages, and no other site's; signs out only after a click within the app. Plain ASGI."""
+
+    def __init__(self, app: ASGIApp, names: ServedNames) -> None:
+        self._app, self._names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._names.refusal(scope["headers"]) if scope["type"] in ("http", "websocket") else None
+        if refused is None and scope["type"] == "http" and scope["path"].endswith(_LOGOUT):
+            refused = None if is_own_click(scope["headers"]) else "Sign out by the button in the app."
+        if refused is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()  # its connect
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await PlainTextResponse(refused, 403)(scope, receive, send)
+
+
+class OwnFiles:
+    """Gives a page's files (downloads, images) only to the browser to which their address was sent. Plain ASGI.
+
+    Streamlit gives them to whoever knows an address, which is made of the content alone.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._sent: OrderedDict[tuple[str, bytes], None] = OrderedDict()  # browser and file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        browser = _browser_of(scope)
+        if scope["type"] == "http" and _MEDIA in scope["path"]:
+            found = _FILE.fullmatch((_MEDIA + scope["path"].rpartition(_MEDIA)[2].partition(".")[0]).encode())
+            if not browser or not found or (browser, found[1]) not in self._sent:
+                await PlainTextResponse("There is no such file.", 404)(scope, receive, send)
+                return
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "websocket.send" and browser:
+                for file in _FILE.findall(message.get("bytes") or b""):
+                    self._note(browser, file)
+            elif message["type"] == "http.response.start" and not browser and scope["path"].endswith(_FIRST_ASKED):
+                cookie = f"{_BROWSER}={secrets.token_urlsafe(24)}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax"
+                MutableHeaders(scope=message).append("Set-Cookie", cookie)
+            await send(message)
+
+        await self._app(scope, receive, noted)
+
+    def _note(self, browser: str, file: bytes) -> None:
+        self._sent[browser, file] = None
+        self._sent.move_to_end((browser, file))
+        if len(self._sent) > _MOST_FILES:
+            self._sent.popitem(last=False)
+
+
+def _browser_of(scope: Scope) -> str:
+    """What the browser's cookie says; empty without one."""
+    cookie = Headers(scope=scope).get("cookie", "")
+    found = re.search(rf"(?:^|;\s*){_BROWSER}=([\w-]{{32}})(?:;|$)", cookie, re.ASCII)
+    return found[1] if found else ""
+
+
 class SecurityHeaders:
     """Adds security headers to every response. Plain ASGI: a web socket passes through."""
 
     def __init__(self, app: ASGIApp, framed: bool) -> None:
-        """framed: other sites may show the app inside theirs. Community Cloud does so; no account can be abused there."""
+        """framed: Community Cloud may show the app inside its page; no account can be abused there."""
         self._app = app
         self._headers = {
-            "Content-Security-Policy": _CONTENT if framed else f"{_CONTENT}; frame-ancestors 'self'",
+            "Content-Security-Policy": f"{_CONTENT}; {_FRAMES if framed else _NO_FRAMES}",
+            **({} if framed else {"X-Frame-Options": "DENY"}),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",
             "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
@@ -79,9 +159,15 @@ def middleware() -> list[Middleware]:
     """What every request passes. Settings that cannot be read are reported by the pages."""
     try:
         settings = read_settings(resources.secrets())
-    except SettingInvalid:
-        return [Middleware(SecurityHeaders, framed=False)]
+        names = ServedNames.read(settings.host_names)
+    except SettingInvalid as error:
+        log.error("%s", error)
+        return [Middleware(SecurityHeaders, framed=False), Middleware(OwnPages, names=ServedNames(frozenset()))]
+    # Streamlit judges the origin of its socket too, and knows no name of a proxy that sends a Host of its own.
+    listed = [f"https://{name}" for name in settings.host_names if "*" not in name]
+    st_config.set_option("server.corsAllowedOrigins", [*st_config.get_option("server.corsAllowedOrigins"), *listed])
     found = [Middleware(SecurityHeaders, framed=settings.profile == "public")]
+    found += [Middleware(OwnPages, names=names), Middleware(OwnFiles)]
     if upload_mb := settings.limits.upload_mb:
         found.append(Middleware(BoundedUploads, most_bytes=upload_mb * 1_000_000))
     return found
