@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from pydantic import ValidationError
 from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import Phi3KitError, RequestInvalid
 from phi3kit.core.machine import Threads
-from phi3kit.core.records import Message, WrapperName
+from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats import openai_schema
 from phi3kit.formats.openai_schema import (
+    MAX_PIECES,
     QUEUE_HEADER,
     ChatRequest,
     ChoicePart,
@@ -38,6 +40,7 @@ from phi3kit.worker.engine import Engine
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
 from phi3kit.worker.openapi_document import Error, add_schemas, takes
+from phi3kit.worker.pools import ThreadPool, TokenMeter
 from phi3kit.worker.request_checks import (
     BodyTooLarge,
     Guard,
@@ -50,7 +53,7 @@ from phi3kit.worker.request_checks import (
     read_body,
     refusal,
 )
-from phi3kit.worker.tokenization import ids_of, raw_tokens, tokens_of
+from phi3kit.worker.text_work import TEXT_TOKENS_A_TOKEN, TextWork, detokenized, tokenized
 from phi3kit.worker.turns import Caller, Turn, TurnPart, turn_of
 
 Parts = AsyncGenerator[list[TurnPart], None]
@@ -75,6 +78,8 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     metrics = WorkerMetrics(config.wrapper)
     outbox = Outbox(config.settings.home)
     recorder = OutboxRecorder(outbox, limits, log_text=config.settings.log_text, count=metrics.count)
+    tokenizing = ThreadPool("tokenizing", threads=4)
+    text_meter = TokenMeter(limits.user_minute_tokens and limits.user_minute_tokens * TEXT_TOKENS_A_TOKEN)
     started_at = int(time.time())
 
     @contextlib.asynccontextmanager
@@ -117,35 +122,42 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         return await complete(request, await parse(request, CompletionRequest))
 
     async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
-        check_length(body.conversation() if isinstance(body, ChatRequest) else body.raw_prompt(), limits)
+        prompt = body.conversation() if isinstance(body, ChatRequest) else body.raw_prompt()
+        check_length(prompt, limits, engine.runtime.context_tokens)
         caller = Caller.from_headers(request.headers, body.user, key_user(request))
-        # In a thread: a text of megabytes takes seconds to cut, and /health must answer meanwhile.
-        turn = await asyncio.to_thread(turn_of, body, caller, engine, config.wrapper, config.model_uri)
-        return await _respond(request, body, turn, recorder)
+        work = partial(turn_of, body, caller, engine, config.wrapper, config.model_uri)
+        return await _respond(request, body, await tokenizing.run(caller.user, work), recorder)
+
+    async def text_work(request: Request, work: Callable[[], TextWork]) -> Response:
+        user = Caller.from_headers(request.headers, None, key_user(request)).user
+        text_meter.check(user)
+        try:
+            done = await tokenizing.run(user, work)
+        except RequestInvalid:
+            text_meter.add(user, MAX_PIECES)  # what is refused may have been cut before
+            raise
+        text_meter.add(user, done.tokens)
+        return Response(done.json, media_type="application/json")
 
     @app.post("/tokenize", openapi_extra=takes(TokenizeRequest))
-    async def tokenize(request: Request) -> dict[str, Any]:
+    async def tokenize(request: Request) -> Response:
         body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RequestInvalid("The request is unclear.", "It needs either prompt or messages.", "Send one of them.")
         messages = tuple(message.as_message() for message in body.messages or ())
         prompt = messages if body.prompt is None else body.prompt
-        check_length(prompt, limits)
-        return await asyncio.to_thread(_tokenized, prompt, engine, config, pieces=body.return_pieces)
+        check_length(prompt, limits, engine.runtime.context_tokens)
+
+        def work() -> TextWork:
+            window = sliding_window(config.folder, config.wrapper)
+            return tokenized(prompt, engine.runtime, window, pieces=body.return_pieces)
+
+        return await text_work(request, work)
 
     @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
-    async def detokenize(request: Request) -> dict[str, Any]:
+    async def detokenize(request: Request) -> Response:
         body = await parse(request, DetokenizeRequest)
-        vocabulary = engine.runtime.tokenizer.get_vocab_size()
-        for position, token in enumerate(body.tokens):
-            if token >= vocabulary:
-                raise RequestInvalid(
-                    what=f"tokens[{position}] is no token.",
-                    why=f"It is {token}; ids go from 0 to {vocabulary - 1}.",
-                    next_step="Send ids that /tokenize gave.",
-                    param=f"tokens[{position}]",
-                )
-        return {"prompt": engine.runtime.tokenizer.decode(body.tokens, skip_special_tokens=False)}
+        return await text_work(request, partial(detokenized, body.tokens, engine.runtime))
 
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
@@ -184,20 +196,6 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def other(request: Request, error: Exception) -> Response:
         return error_response(error)
-
-
-def _tokenized(
-    prompt: tuple[Message, ...] | str, engine: Engine, config: WorkerConfig, *, pieces: bool
-) -> dict[str, Any]:
-    runtime = engine.runtime
-    ids = ids_of(prompt, runtime)
-    answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": runtime.context_tokens}
-    if pieces:
-        tokenizer = runtime.tokenizer
-        tokens = raw_tokens(tokenizer, prompt) if isinstance(prompt, str) else tokens_of(tokenizer, ids)
-        answer["pieces"] = [token.as_json() for token in tokens]
-        answer["sliding_window"] = sliding_window(config.folder, config.wrapper)
-    return answer
 
 
 async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn: Turn, recorder: Recorder) -> Response:

@@ -24,7 +24,8 @@ from phi3kit.formats import openai_schema
 
 Body = TypeVar("Body", bound=BaseModel)
 
-MAX_BODY_BYTES = 4 * 2**20
+MAX_BODY_BYTES = 2**20
+_CHARACTERS_A_TOKEN = 64  # beyond them a text fits no context: a token has 4 characters or so
 # A page of another site sends neither without asking first. MLflow's protocol has the second.
 _JSON, _CSV = "application/json", "text/csv"
 
@@ -131,16 +132,25 @@ async def parse(request: Request, kind: type[Body]) -> Body:
     return kind.model_validate(values)
 
 
-def check_length(prompt: tuple[Message, ...] | str, limits: Limits) -> None:
+def check_length(prompt: tuple[Message, ...] | str, limits: Limits, context_tokens: int) -> None:
     """Refuse a text before it is cut into tokens, which takes seconds for megabytes. Raises RequestInvalid."""
     length = len(prompt) if isinstance(prompt, str) else sum(len(message.content) for message in prompt)
+    param = "prompt" if isinstance(prompt, str) else "messages"
     if limits.prompt_characters is not None and length > limits.prompt_characters:
         raise RequestInvalid(
             "The text is too long.",
             f"It has {length:,} characters, and {limits.prompt_characters:,} are allowed here.",
             "Shorten it or start a new conversation.",
-            param="prompt" if isinstance(prompt, str) else "messages",
+            param=param,
             code="string_above_max_length",
+        )
+    if length > context_tokens * _CHARACTERS_A_TOKEN:
+        raise RequestInvalid(
+            "The prompt is too long.",
+            f"It has {length:,} characters, and the model's context holds {context_tokens:,} tokens, answer included.",
+            "Shorten the prompt or start a new conversation.",
+            param=param,
+            code="context_length_exceeded",
         )
 
 

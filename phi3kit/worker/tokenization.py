@@ -5,9 +5,10 @@ Knows the tokenizers and the chat template. Knows no model and no stop strings.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from phi3kit.core.records import Message
 from phi3kit.formats.chat_template import ASSISTANT, END, prompt_ids
@@ -24,17 +25,28 @@ def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     return structure, text
 
 
+def encoded(tokenizer: Tokenizer, text: str) -> Encoding:
+    """A text cut into tokens. In a batch of one: `encode` holds Python's lock, for seconds where a text is long."""
+    return tokenizer.encode_batch([text], add_special_tokens=False)[0]
+
+
+def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of tokens, special ones too. In a batch of one: `decode` holds Python's lock."""
+    return str(tokenizer.decode_batch([list(ids)], skip_special_tokens=False)[0])
+
+
 def ids_of(prompt: tuple[Message, ...] | str, runtime: Runtime, *, begun: bool = False) -> list[int]:
     """Token ids of a raw prompt, where special tokens are structure, or of messages, where they are text.
 
     begun: the last message is the beginning of the answer. It stays open, and no new answer begins behind it.
     """
 
+    @cache
     def structure(text: str) -> list[int]:
-        return list(runtime.tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(encoded(runtime.tokenizer, text).ids)
 
     def text_alone(text: str) -> list[int]:
-        return list(runtime.text_tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(encoded(runtime.text_tokenizer, text).ids)
 
     if isinstance(prompt, str):
         return structure(prompt)
@@ -58,7 +70,7 @@ def special_ids(tokenizer: Tokenizer) -> set[int]:
 
 def raw_tokens(tokenizer: Tokenizer, text: str) -> list[Token]:
     """The tokens of a raw prompt, with the characters that each stands for."""
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    encoding = encoded(tokenizer, text)
     return tokens_of(tokenizer, encoding.ids, encoding.offsets)
 
 
@@ -66,14 +78,14 @@ def tokens_of(tokenizer: Tokenizer, ids: Sequence[int], spans: Sequence[tuple[in
     """The tokens of ids. spans: the characters of each, where they are known."""
     special = special_ids(tokenizer)
 
-    def kind(token_id: int) -> TokenKind:
-        if token_id in special:
-            return "special"
-        return "byte" if _BYTE_TOKEN.fullmatch(tokenizer.id_to_token(token_id) or "") else "text"
-
-    tokens = []
-    for index, token_id in enumerate(ids):
+    @cache  # a text has few different tokens
+    def described(token_id: int) -> tuple[str, tuple[int, ...], TokenKind]:
         written = token_bytes(tokenizer, token_id)
-        span = None if spans is None else spans[index]
-        tokens.append(Token(token_id, written.decode(errors="replace"), tuple(written), kind(token_id), span))
-    return tokens
+        is_byte = _BYTE_TOKEN.fullmatch(tokenizer.id_to_token(token_id) or "")
+        kind: TokenKind = "special" if token_id in special else "byte" if is_byte else "text"
+        return written.decode(errors="replace"), tuple(written), kind
+
+    return [
+        Token(token_id, *described(token_id), None if spans is None else spans[index])
+        for index, token_id in enumerate(ids)
+    ]

@@ -530,7 +530,7 @@ class TestRefusal:
         parts = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
         headers = {"Content-Type": "application/json"}
         error = error_of(http.post(CHAT, content=body if length == "said" else parts, headers=headers), 413)
-        assert "4,194,304" in error["message"]
+        assert "1,048,576" in error["message"]
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}], ids=["no key", "a wrong key"])
     @pytest.mark.parametrize("path", ["/v1/models", CHAT, "/tokenize", "/invocations", "/metrics", "/nothing"])

@@ -1,0 +1,84 @@
+"""Pools: threads for work that would hold up the event loop, and how much of it one user may have.
+
+Tokenizing has a pool here. Bookkeeping in SQLite has the event loop's own (asyncio.to_thread), and nothing else uses that.
+Scoring has a process (see invocations). Knows users. Knows no work.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from phi3kit.core.errors import Busy, LimitReached
+
+Result = TypeVar("Result")
+
+_MOST_WAITING = 64  # calls of one user
+_MINUTE_S = 60
+
+
+class TakingTurns:
+    """One call of each user at a time: many calls of one user are slow for that user alone."""
+
+    def __init__(self, most_waiting: int = _MOST_WAITING) -> None:
+        self._most_waiting = most_waiting
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._calls: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def turn(self, user: str) -> AsyncIterator[None]:
+        """Wait for the user's earlier calls. Raises Busy when too many wait already."""
+        if self._calls[user] > self._most_waiting:
+            raise Busy(waiting=self._most_waiting, retry_after_s=2)
+        self._calls[user] += 1
+        try:
+            async with self._locks.setdefault(user, asyncio.Lock()):
+                yield
+        finally:
+            self._calls[user] -= 1
+            if not self._calls[user]:
+                del self._calls[user], self._locks[user]
+
+
+class ThreadPool:
+    """Threads for one kind of work; users take turns."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._turns = TakingTurns()
+
+    async def run(self, user: str, work: Callable[[], Result]) -> Result:
+        """The result of `work`, done in a thread. Raises Busy, or what it raises."""
+        async with self._turns.turn(user):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+class TokenMeter:
+    """Tokens of work that is no turn, by user, within the present minute."""
+
+    def __init__(self, most: int | None) -> None:
+        """most: tokens of one user in a minute; None: no bound."""
+        self._most = most
+        self._minute = 0
+        self._tokens: Counter[str] = Counter()
+
+    def check(self, user: str) -> None:
+        """Raises LimitReached when the user's minute is used up."""
+        minute, second = divmod(int(time.time()), _MINUTE_S)
+        if minute != self._minute:
+            self._minute = minute
+            self._tokens.clear()
+        if self._most is not None and self._tokens[user] >= self._most:
+            raise LimitReached(
+                "That is too fast.",
+                f"You had {self._tokens[user]:,} tokens cut or joined in this minute, and {self._most:,} are allowed.",
+                f"Try again in {_MINUTE_S - second} s.",
+                retry_after_s=_MINUTE_S - second,
+            )
+
+    def add(self, user: str, tokens: int) -> None:
+        """Count tokens."""
+        self._tokens[user] += tokens

@@ -1,0 +1,65 @@
+"""Text work: what /tokenize and /detokenize answer, bounded by tokens.
+
+Knows tokenizers and the JSON of both routes. Knows no HTTP; runs in a thread.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from phi3kit.core.errors import RequestInvalid
+from phi3kit.core.records import Message
+from phi3kit.formats.openai_schema import MAX_PIECES, MAX_TOKENS_LISTED
+from phi3kit.worker.runtime import Runtime
+from phi3kit.worker.tokenization import decoded, ids_of, raw_tokens, tokens_of
+
+TEXT_TOKENS_A_TOKEN = 50  # that may be cut or joined for one token of a user's minute
+
+
+@dataclass(frozen=True)
+class TextWork:
+    """An answer, and how many tokens were cut or joined for it."""
+
+    json: bytes
+    tokens: int
+
+
+def tokenized(
+    prompt: tuple[Message, ...] | str, runtime: Runtime, window_tokens: int | None, *, pieces: bool
+) -> TextWork:
+    """The tokens of a prompt. pieces: each described. Raises RequestInvalid when there are too many to list."""
+    ids = ids_of(prompt, runtime)
+    if len(ids) > (most := MAX_PIECES if pieces else MAX_TOKENS_LISTED):
+        raise RequestInvalid(
+            what="There are too many tokens to list.",
+            why=f"The text has {len(ids):,}, and {most:,} are listed at most{' with return_pieces' if pieces else ''}.",
+            next_step="Send a part of it.",
+            param="prompt" if isinstance(prompt, str) else "messages",
+            code="string_above_max_length",
+        )
+    answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": runtime.context_tokens}
+    if pieces:
+        tokenizer = runtime.tokenizer
+        tokens = raw_tokens(tokenizer, prompt) if isinstance(prompt, str) else tokens_of(tokenizer, ids)
+        answer["pieces"] = [token.as_json() for token in tokens]
+        answer["sliding_window"] = window_tokens
+    return _done(answer, len(ids))
+
+
+def detokenized(ids: Sequence[int], runtime: Runtime) -> TextWork:
+    """The text of token ids. Raises RequestInvalid when one is no token."""
+    vocabulary = runtime.tokenizer.get_vocab_size()
+    for position, token in enumerate(ids):
+        if token >= vocabulary:
+            raise RequestInvalid(
+                what=f"tokens[{position}] is no token.",
+                why=f"It is {token}; ids go from 0 to {vocabulary - 1}.",
+                next_step="Send ids that /tokenize gave.",
+                param=f"tokens[{position}]",
+            )
+    return _done({"prompt": decoded(runtime.tokenizer, ids)}, len(ids))
+
+
+def _done(answer: dict[str, Any], tokens: int) -> TextWork:
+    return TextWork(json.dumps(answer, ensure_ascii=False).encode(), tokens)

@@ -1,0 +1,138 @@
+"""The event loop of a worker waits for nobody: not for a long text, not for a locked file, not for a user's many calls."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from phi3kit.core.embedded_model import MODEL_FOLDER
+from phi3kit.core.errors import Busy, LimitReached
+from phi3kit.core.limits import Limits
+from phi3kit.worker.pools import TakingTurns, ThreadPool, TokenMeter
+from phi3kit.worker.tokenization import decoded, encoded, load_tokenizers
+from tests.conftest import Built
+from tests.support.worker_app import as_user, worker_app
+
+LONG = "🚀" * 60_000  # 240,000 tokens of one byte each
+
+
+@pytest.fixture(scope="module")
+def client(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with worker_app(built, tmp_path_factory.mktemp("home"), limits=Limits(user_minute_tokens=4000)) as client:
+        yield client
+
+
+class TestLongTexts:
+    def test_python_goes_on_while_one_is_cut_and_while_it_is_joined(self) -> None:
+        tokenizer, _ = load_tokenizers(MODEL_FOLDER)
+        ticks: list[float] = []
+        ended = threading.Event()
+
+        def tick() -> None:
+            while not ended.wait(0.001):
+                ticks.append(time.perf_counter())
+
+        clock = threading.Thread(target=tick)
+        clock.start()
+        began = time.perf_counter()
+        ids = encoded(tokenizer, LONG).ids
+        cut = time.perf_counter()
+        assert decoded(tokenizer, ids) == LONG
+        joined = time.perf_counter()
+        ended.set()
+        clock.join()
+        # Python's lock was held until the end: not one tick fell in between.
+        assert sum(began < tick < cut for tick in ticks) >= 10
+        assert sum(cut < tick < joined for tick in ticks) >= 2
+
+    @pytest.mark.parametrize(
+        ("path", "body", "code"),
+        [
+            ("/tokenize", {"prompt": "a" * 300_000}, "context_length_exceeded"),
+            ("/v1/completions", {"prompt": "a" * 300_000}, "context_length_exceeded"),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 300_000}]}, "context_length_exceeded"),
+            ("/tokenize", {"prompt": "a" * 40_000, "return_pieces": True}, "string_above_max_length"),
+            ("/tokenize", {"prompt": LONG}, "string_above_max_length"),
+        ],
+    )  # fmt: skip
+    def test_more_than_can_be_used_is_refused_before_it_costs_anything(
+        self, client: TestClient, path: str, body: dict[str, Any], code: str
+    ) -> None:
+        began = time.perf_counter()
+        answer = client.post(path, json=body, headers=as_user("long"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+        assert time.perf_counter() - began < 10  # 3.6 MB in pieces took 31 s and 2 GB
+
+    def test_a_body_that_no_prompt_needs_is_not_read(self, client: TestClient) -> None:
+        answer = client.post("/tokenize", content=b"[" * (2**20 + 1), headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413
+
+    def test_pieces_of_a_whole_context_are_given(self, client: TestClient) -> None:
+        answer = client.post("/tokenize", json={"prompt": "a" * 4096, "return_pieces": True}, headers=as_user("whole"))
+        assert len(answer.json()["pieces"]) == answer.json()["count"] == 4096
+
+
+class TestOneUsersCalls:
+    def test_text_work_is_metered_by_tokens_and_only_its_user_is_refused(self, client: TestClient) -> None:
+        body = {"tokens": [300] * 100_000}
+        answers = [client.post("/detokenize", json=body, headers=as_user("ada")) for _ in range(3)]
+        assert [each.status_code for each in answers] in (
+            [200, 200, 429],
+            [200, 200, 200],
+        )  # a minute may begin between
+        assert client.post("/detokenize", json=body, headers=as_user("bob")).status_code == 200
+
+    def test_the_meter_begins_again_each_minute(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 120.0
+        monkeypatch.setattr(time, "time", lambda: now)
+        meter = TokenMeter(100)
+        meter.check("ada")
+        meter.add("ada", 100)
+        with pytest.raises(
+            LimitReached, match="100 tokens cut or joined in this minute, and 100 are allowed"
+        ) as caught:
+            meter.check("ada")
+        assert caught.value.retry_after_s == 60
+        meter.check("bob")
+        now = 180.0
+        meter.check("ada")
+
+    def test_many_of_them_stand_in_front_of_no_other_users_call(self) -> None:
+        async def order() -> list[str]:
+            pool, done = ThreadPool("test", threads=1), []
+            let_go = threading.Event()
+
+            async def call(user: str) -> None:
+                await pool.run(user, let_go.wait)
+                done.append(user)
+
+            calls = [asyncio.create_task(call(user)) for user in ["ada"] * 20 + ["bob"]]
+            await asyncio.sleep(0)
+            let_go.set()
+            await asyncio.gather(*calls)
+            return done
+
+        assert asyncio.run(order()).index("bob") <= 1
+
+    def test_too_many_of_them_are_refused_and_the_places_are_free_again(self) -> None:
+        async def refused() -> None:
+            turns = TakingTurns(most_waiting=1)
+            async with turns.turn("ada"):
+                waits = asyncio.create_task(_once(turns, "ada"))
+                await asyncio.sleep(0)
+                with pytest.raises(Busy):
+                    await _once(turns, "ada")
+                await _once(turns, "bob")
+            await waits
+            await _once(turns, "ada")
+
+        asyncio.run(refused())
+
+
+async def _once(turns: TakingTurns, user: str) -> None:
+    async with turns.turn(user):
+        pass
