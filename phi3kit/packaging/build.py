@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from phi3kit.core.errors import BuildFailed, Phi3KitError
 from phi3kit.core.records import WINDOW_TAG, Message, Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats import chat_template
+from phi3kit.formats.model_copy import copy_model
 from phi3kit.packaging.events import BuildRequest, ReportEvent, StepProgress, StepReporter
 from phi3kit.packaging.sources.find import Source, fetch
 from phi3kit.packaging.sources.hub_names import DownloadProgress
@@ -91,9 +92,12 @@ def build(
         _run(client, wrapper, {"phi3kit.wrapper": wrapper, **facts}, settings) as (run_id, temporary),
     ):
         try:
+            source, left_out = _known(source, temporary)
             folder = _export(steps, source, temporary, request.precision) if wrapper == "onnx" else source.folder
             facts |= _window(folder) if wrapper == "onnx" else {}
-            notes = _prepared(steps, wrapper, source)  # after the export, which needs the memory of these libraries
+            notes = _prepared(
+                steps, wrapper, source, left_out
+            )  # after the export, which needs the memory of these libraries
             info = _logged(steps, wrapper, folder, source, run_id, facts)
             with steps.step("check"):
                 model, answer = _checked(info.model_uri, wrapper)
@@ -204,12 +208,19 @@ def _precision(wrapper: WrapperName, source: Source, wanted: Precision) -> str:
     return "as exported" if source.kind == "onnx" else wanted
 
 
-def _prepared(steps: StepReporter, wrapper: WrapperName, source: Source) -> list[str]:
+def _known(source: Source, temporary: Path) -> tuple[Source, list[str]]:
+    """The source as the libraries get to see it, and remarks on what that lacks. Raises SourceInvalid."""
+    folder = temporary / "source" / re.sub(r"[^\w.-]", "-", source.folder.name)
+    remarks = copy_model(source.name, [source.folder], folder)
+    return replace(source, folder=folder), remarks
+
+
+def _prepared(steps: StepReporter, wrapper: WrapperName, source: Source, remarks: list[str]) -> list[str]:
     """Load the libraries; notes on what they read of the source."""
     with steps.step("prepare"):
         if wrapper == "transformers":
             from mlflow import transformers  # noqa: F401  (seconds of import belong to this step, not to "log")
-        notes = _notes(source)
+        notes = remarks + _notes(source)
     for note in notes:
         steps.note(note)
     return notes

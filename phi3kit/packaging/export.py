@@ -18,7 +18,8 @@ from typing import Literal
 from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed
 from phi3kit.core.records import Precision
-from phi3kit.packaging.wrappers.log import link_or_copy
+from phi3kit.formats import onnx_file
+from phi3kit.formats.model_copy import link_or_copy
 
 ExportPhase = Literal["read weights", "export", "quantize"]
 
@@ -50,13 +51,9 @@ def export_onnx(
 
 def window_of(folder: Path) -> int | None:
     """How many tokens back an ONNX folder's graph attends; None: to the beginning."""
-    import onnx
-
-    file = folder / json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["filename"]
-    nodes = onnx.load(str(file), load_external_data=False).graph.node
-    attention = [node for node in nodes if node.op_type == "GroupQueryAttention"]
-    given = [{each.name: each.i for each in node.attribute}.get("local_window_size", -1) for node in attention]
-    return min(given) if given and min(given) > 0 else None
+    file = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["filename"]
+    window = min(onnx_file.read(folder / file).windows, default=-1)
+    return window if window > 0 else None
 
 
 @contextmanager

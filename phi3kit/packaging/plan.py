@@ -13,9 +13,9 @@ from phi3kit.core.errors import BuildFailed
 from phi3kit.core.machine import choose_threads, free_disk_bytes, free_memory_bytes
 from phi3kit.core.records import Precision, WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.formats.model_folder import NUMBER_BYTES
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.sources.find import EMBEDDED, Source
-from phi3kit.packaging.sources.folder import NUMBER_BYTES
 
 Fit = Literal["fits", "tight", "too much"]
 

@@ -1,18 +1,22 @@
 """Loading: from a logged model's folder to a runtime and its KV cache.
 
-Knows the MLmodel file of both wrappers. Imports only the library that the wrapper needs.
+Knows the MLmodel file of both wrappers. Another program may have logged the model: the libraries load a copy of what is
+known in it (formats/model_copy.py). Imports only the library that the wrapper needs.
 """
 
 import json
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError
+from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError, SourceInvalid
 from phi3kit.core.machine import Threads, choose_threads, free_memory_bytes, is_out_of_memory
+from phi3kit.core.operating_system import link
 from phi3kit.core.records import WINDOW_TAG, Message, WrapperName
+from phi3kit.formats.model_copy import copy_model
 from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.tokenization import ids_of
@@ -53,14 +57,23 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
     Raises ModelNotFound when a part is missing, OutOfMemory, or WorkerFailed when the graph cannot be run here.
     """
     try:
-        model = _model_folder(folder, wrapper)
-        if wrapper == "transformers":
-            from phi3kit.worker.runtime_transformers import TransformersRuntime
+        # Windows removes no file that is in use.
+        with tempfile.TemporaryDirectory(prefix="phi3kit-model-", ignore_cleanup_errors=True) as temporary:
+            model = Path(temporary) / "model"
+            copy_known(folder, wrapper, model)
+            if wrapper == "transformers":
+                from phi3kit.worker.runtime_transformers import TransformersRuntime
 
-            return TransformersRuntime(model, folder / "components/tokenizer", threads)
-        from phi3kit.worker.runtime_onnx import OnnxRuntime
+                return TransformersRuntime(model, model, threads)
+            from phi3kit.worker.runtime_onnx import OnnxRuntime
 
-        return OnnxRuntime(model, threads)
+            return OnnxRuntime(model, threads)
+    except SourceInvalid as error:
+        raise ModelNotFound(
+            what="The logged model cannot be loaded.",
+            why=f"Its artifacts are missing or damaged, or not such as phi3kit logs: {error.why}",
+            next_step="Build it again on Build.",
+        ) from error
     except Phi3KitError:
         raise
     except Exception as error:  # YAML, JSON, tokenizers, safetensors and both runtimes raise their own kinds
@@ -92,10 +105,25 @@ def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
     return int(window) if window else None
 
 
+def copy_known(folder: Path, wrapper: WrapperName, target: Path) -> None:
+    """Write what is known of a logged model's artifacts to `target`, with links to its weights. Raises SourceInvalid."""
+    folders = [_model_folder(folder, wrapper)]
+    if wrapper == "transformers":
+        folders.append(_inside(folder, "components/tokenizer"))
+    copy_model("of the logged model", folders, target, lambda real, place: link(place, real))
+
+
 def _model_folder(folder: Path, wrapper: WrapperName) -> Path:
-    """Where a logged model's weights and configuration lie, as its MLmodel file says."""
+    """Where a logged model's weights and configuration lie, as its MLmodel file says. Raises SourceInvalid."""
     flavors: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))["flavors"]
     if wrapper == "transformers":
-        return folder / flavors["transformers"]["model_binary"]
+        return _inside(folder, flavors["transformers"]["model_binary"])
     (artifact,) = flavors["python_function"]["artifacts"].values()
-    return folder / artifact["path"]
+    return _inside(folder, artifact["path"])
+
+
+def _inside(folder: Path, path: str) -> Path:
+    if not (found := (folder / path).resolve()).is_relative_to(folder.resolve()):
+        why = f"Its MLmodel file names {path!r:.100}, which lies elsewhere."
+        raise SourceInvalid("The logged model cannot be loaded.", why, "Build it again on Build.")
+    return found

@@ -208,8 +208,12 @@ def exported_with_a_window(exported: Path, folder: Path) -> Path:
 
 
 def damaged(folder: Path) -> Path:
+    """Weights whose header can be read, with a tensor of another length than its shape says."""
     shutil.copytree(MODEL_FOLDER, folder)
-    (folder / "model.safetensors").write_bytes(b"not weights")
+    content = (folder / "model.safetensors").read_bytes()
+    shape = b'"model.norm.weight":{"dtype":"F16","shape":[256]'
+    assert content.count(shape) == 1
+    (folder / "model.safetensors").write_bytes(content.replace(shape, shape.replace(b"256", b"255")))
     return folder
 
 
@@ -388,7 +392,7 @@ class TestFailure:
         assert "Traceback" not in made.stderr
         last = made.stderr.strip().splitlines()[-1]
         assert last.startswith(("phi3kit: Building the transformers wrapper failed", "phi3kit: The ONNX export failed"))
-        assert "Error while deserializing header: header too large. " in last
+        assert "Error while deserializing header: " in last
         assert_nothing_half_built(made.settings)
 
     def test_a_data_folder_that_is_a_file_is_named(self, tmp_path: Path) -> None:

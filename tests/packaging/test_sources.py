@@ -9,8 +9,8 @@ import pytest
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import SourceInvalid
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
+from phi3kit.formats.model_folder import Shape, judge, sizes_of
 from phi3kit.packaging.sources.find import Source, find_source, lies_on_the_hub
-from phi3kit.packaging.sources.folder import Shape, judge, sizes_of
 from tests.support.actors import ADMIN
 from tests.support.folders import edit_json
 
@@ -27,6 +27,7 @@ CONFIG = {
     "vocab_size": 32064,
     "torch_dtype": "bfloat16",
 }
+WEIGHT_BYTES = 15_300_000_000  # as float32
 # What microsoft/Phi-3-mini-4k-instruct-onnx says of itself, as far as it is read.
 GENAI_CONFIG: dict[str, Any] = {
     "model": {
@@ -49,7 +50,8 @@ GENAI_CONFIG: dict[str, Any] = {
 def folder(tmp_path: Path) -> Path:
     """A folder that looks like a downloaded Phi-3: what a source is judged by, without the gigabytes."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    with (tmp_path / "model.safetensors").open("wb") as weights:
+        weights.truncate(WEIGHT_BYTES)  # takes no room on the disk
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text("{}")
     return tmp_path
@@ -97,8 +99,8 @@ class TestFindSource:
         assert (source.name, source.folder) == (str(folder), folder)
         assert source.shape == Shape(4096, 32, 3072, 32, 96, 32064, "bfloat16")
         assert source.shape.kv_numbers == 2 * 32 * 32 * 96
-        assert source.files.weight_bytes == 1000
-        assert source.files.size_bytes == 1000 + 2 * len("{}") + len(json.dumps(CONFIG))
+        assert source.files.weight_bytes == WEIGHT_BYTES
+        assert source.files.size_bytes == WEIGHT_BYTES + 2 * len("{}") + len(json.dumps(CONFIG))
 
     def test_a_relative_folder_is_found_whatever_the_working_folder_is_later(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,7 +166,7 @@ class TestFindSource:
         assert refusal(folder).why == "model-00002-of-00002.safetensors is missing."
         (folder / shards["b"]).write_bytes(b"x")
         source = find(folder)
-        assert (source.shape.layers, source.files.weight_bytes) == (32, 1001)
+        assert (source.shape.layers, source.files.weight_bytes) == (32, WEIGHT_BYTES + 1)
 
     @pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}'])
     def test_a_damaged_index_of_shards_is_named(self, folder: Path, index: str):

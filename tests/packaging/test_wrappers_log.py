@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from mlflow.models.model import ModelInfo
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.formats.model_copy import copy_model, link_or_copy
 from phi3kit.packaging.wrappers.check import answer_of, load
-from phi3kit.packaging.wrappers.log import link_or_copy, log_onnx, log_transformers
+from phi3kit.packaging.wrappers.log import log_onnx, log_transformers
 from phi3kit.tracking.logged_models import files_of, resolve
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from tests.conftest import Built
@@ -41,15 +43,22 @@ class Logged:
 
 
 def log(wrapper: WrapperName, source: Path, settings: Settings) -> Logged:
+    """Log the known part of a folder, as a build does."""
     open_store(settings)
-    with mlflow.start_run(experiment_id=experiment_id(settings, BUILDS_EXPERIMENT)):
-        if wrapper == "transformers":
-            info = log_transformers(source, "a name", {"phi3kit.source": "a name"})
-        else:
-            info = log_onnx(source, {"phi3kit.source": "a name"})
+    with tempfile.TemporaryDirectory(dir=settings.home) as temporary:
+        known = Path(temporary) / source.name
+        copy_model("a name", [source], known)
+        info = _logged(wrapper, known, settings)
     folder = resolve(info.model_uri, settings).folder
     inside = folder / "model" if wrapper == "transformers" else next((folder / "artifacts").iterdir())
     return Logged(source, info, folder, inside, settings)
+
+
+def _logged(wrapper: WrapperName, source: Path, settings: Settings) -> ModelInfo:
+    with mlflow.start_run(experiment_id=experiment_id(settings, BUILDS_EXPERIMENT)):
+        if wrapper == "transformers":
+            return log_transformers(source, "a name", {"phi3kit.source": "a name"})
+        return log_onnx(source, {"phi3kit.source": "a name"})
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -134,7 +143,8 @@ class TestWeights:
         folder = transformers_logged.weights
         assert sorted(weight_files(folder)) == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
         index = "model.safetensors.index.json"
-        assert (folder / index).read_bytes() == (transformers_logged.source / index).read_bytes()
+        places = (read_json(each / index)["weight_map"] for each in (folder, transformers_logged.source))
+        assert next(places) == next(places)
         assert read_json(folder / "config.json")["dtype"] == "float16"
 
     @two_file_systems
@@ -190,10 +200,13 @@ class TestSmallFiles:
         assert source.pop("sliding_window")["window_size"] == 2047  # the source is as it was
         assert read_json(onnx_logged.weights / "genai_config.json")["model"]["decoder"] == source
 
-    def test_have_the_sources_license_and_what_is_no_config_as_it_is(self, transformers_logged: Logged):
+    def test_have_the_sources_license_and_what_is_known_and_nothing_else(self, transformers_logged: Logged):
         assert (transformers_logged.folder / "LICENSE.txt").read_text() == "MIT License"
-        for name in ("README.md", "LICENSE", "notes.json", "tokenizer.json", "generation_config.json"):
+        for name in ("README.md", "LICENSE"):
             assert (transformers_logged.weights / name).read_bytes() == (transformers_logged.source / name).read_bytes()
+        for name in ("tokenizer.json", "generation_config.json"):
+            assert read_json(transformers_logged.weights / name) == read_json(transformers_logged.source / name)
+        assert not (transformers_logged.weights / "notes.json").exists()
 
     def test_lie_under_a_name_that_mlflow_can_read(self, onnx_logged: Logged):
         assert onnx_logged.weights.name == "cpu-int4--1--41--"

@@ -12,8 +12,8 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import Phi3KitError, SourceInvalid
 from phi3kit.core.settings import Settings
+from phi3kit.formats.model_folder import JUDGED_BY, Files, Shape, SourceKind, judge, sizes_of
 from phi3kit.packaging.sources import hub
-from phi3kit.packaging.sources.folder import JUDGED_BY, Files, Shape, SourceKind, judge, sizes_of
 from phi3kit.packaging.sources.hub_names import HubSnapshot, OnProgress, parse
 
 EMBEDDED = "embedded"

@@ -2,10 +2,10 @@
 
 MLflow's own log_model loads the weights whole, writes them to a temporary folder and copies them into the store. Here
 MLflow writes everything else; the weights go straight to the model's artifacts.
-Knows mlflow.transformers and mlflow.pyfunc. Exports nothing, checks nothing, opens no run.
+Knows mlflow.transformers and mlflow.pyfunc. Exports nothing, checks nothing, opens no run: a folder that is logged whole must
+be one that formats/model_copy.py or the export wrote.
 """
 
-import json
 import os
 import re
 import shutil
@@ -22,6 +22,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from phi3kit.core.operating_system import link
+from phi3kit.formats.model_copy import link_or_copy
 from phi3kit.tracking.logged_models import ONNX_ARTIFACT
 
 MODEL_NAMES = {"transformers": "phi3-transformers", "onnx": "phi3-onnx"}
@@ -36,9 +37,7 @@ TRANSFORMERS_MODEL_CONFIG = {"max_new_tokens": 512, "do_sample": True, "temperat
 ONNX_MODEL_CONFIG = {"max_tokens": 512}
 
 _MODEL_FOLDER = "model"  # where mlflow.transformers looks for config and weights
-_WEIGHTS = (".safetensors", ".onnx", ".data", ".onnx_data")
-# Endings of a source's small files that belong into a logged model; no code, no pickle.
-_SMALL = (".json", ".jinja", ".model", ".txt", ".md")
+_SMALL = (".json", ".jinja", ".md")  # endings of a model's files that are no weights
 
 
 def pip_requirements(wrapper: str) -> list[str]:
@@ -59,7 +58,6 @@ def log_transformers(folder: Path, source_name: str, metadata: Mapping[str, str]
     model.name_or_path = f"phi3kit {source_name}"
     model.save_pretrained = lambda save_directory, **_: _copy_small(folder, Path(save_directory))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    tokenizer.init_kwargs.pop("auto_map", None)  # MLflow saves the tokenizer a second time
     pipeline = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer, device="meta")
 
     def save(path: str, mlflow_model: Model) -> None:
@@ -122,7 +120,7 @@ def _log(
     inside: str,
 ) -> ModelInfo:
     """Log through MLflow, then put the weights of `folder` into the model's subfolder `inside`."""
-    weights = [path for path in folder.iterdir() if path.suffix in _WEIGHTS]
+    weights = [path for path in folder.iterdir() if _is_weights(path)]
     flavor = _Flavor(save, sum(path.stat().st_size for path in weights))
     info = Model.log(
         None,
@@ -152,32 +150,12 @@ def _place(model_id: str, weights: list[Path], inside: str) -> None:
         client.log_model_artifacts(model_id, temporary, inside)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file at a second place too, as a copy where the file system has no hard links."""
-    real = source.resolve()  # not a link into the download's cache
-    try:
-        os.link(real, target)
-    except OSError:
-        shutil.copyfile(real, target)
-
-
 def _copy_small(folder: Path, target: Path) -> None:
-    """Copy the small files, and mend the configs."""
     target.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if path.is_file() and (path.suffix in _SMALL or path.name.startswith("LICENSE")):
+        if not _is_weights(path):
             shutil.copyfile(path, target / path.name)
-    for name in ("config.json", "tokenizer_config.json", "genai_config.json"):
-        if (target / name).exists():
-            _mend(target / name)
 
 
-def _mend(path: Path) -> None:
-    """Remove from a config what must not be in a logged model."""
-    config = json.loads(path.read_text("utf-8"))
-    config.pop("auto_map", None)  # code of the repository
-    if path.name == "genai_config.json":
-        # It caps the KV cache at the window while the graph attends to everything: generation crashes past
-        # 2,063 tokens. (The sliding_window of a config.json is right.)
-        config["model"]["decoder"].pop("sliding_window", None)
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
+def _is_weights(path: Path) -> bool:
+    return path.suffix not in _SMALL and not path.name.startswith("LICENSE")

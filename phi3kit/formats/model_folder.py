@@ -1,15 +1,18 @@
-"""A source's folder: whether it holds a Phi-3 that the kit can wrap, and what its config says.
+"""A model's folder: whether it holds a Phi-3 that the kit can wrap, and what its config says.
 
-Judges by names, sizes and small JSON files: of a repository, before its weights are downloaded. Reads no weights.
+Judges by names, sizes and small JSON files: of a repository, before its weights are downloaded. Follows no link out of the
+folder. Reads no weights.
 """
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from phi3kit.core.errors import SourceInvalid
+from phi3kit.formats.model_configs import LARGEST, WEIGHT_DTYPES, is_plain
 
 SourceKind = Literal["weights", "onnx"]
 
@@ -19,8 +22,11 @@ JUDGED_BY = (CONFIG, GENAI_CONFIG, WEIGHTS_INDEX)  # the files that are read her
 _ARCHITECTURE = "Phi3ForCausalLM"
 _CHOOSE = "Choose the embedded model or another source on Build."
 _AGAIN = "Download the model again, or choose another source."
-_LARGEST_CONTEXT = 10_000_000  # tokens; more is a mistake in a config
-NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_MOST_LAYERS = 512
+_LARGEST_SIZE = 65_536  # of a layer's side, and of heads
+_LARGEST_CONFIG = 16_000_000  # bytes; the index of a big model's weights takes 1 MB
+_WEIGHTS_AT_LEAST = 0.9  # of what the config promises
+NUMBER_BYTES = {dtype: 4 if dtype == "float32" else 2 for dtype in WEIGHT_DTYPES}
 
 
 @dataclass(frozen=True)
@@ -65,41 +71,71 @@ def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
             raise _unusable(name, f"{graph}, the graph that its genai_config.json names, is missing.", _AGAIN)
         weights = [file for file in sizes if file.endswith((".onnx", ".data", ".onnx_data"))]
     else:
-        shape = _weights_shape(name, folder)
+        shape, promised_bytes = _weights_shape(name, folder)
         weights = _weight_files(name, folder, sizes)
+        if (there := sum(sizes[file] for file in weights)) < _WEIGHTS_AT_LEAST * promised_bytes:
+            why = f"Its config.json describes {promised_bytes:,} bytes of weights, and it has {there:,}."
+            raise _unusable(name, why, _AGAIN)
     for needed in ("tokenizer.json", "tokenizer_config.json"):
         if needed not in sizes:
             raise _unusable(name, f"{needed} is missing.", _AGAIN)
     return Files(kind, shape, sum(sizes[file] for file in weights), sum(sizes.values()), sliding_window)
 
 
+def files_in(folder: Path) -> dict[str, Path]:
+    """The files directly in a folder: their names, and where they really lie.
+
+    A link counts only where it leads to another file of the folder, or from a snapshot of the hub's cache to its blobs:
+    whoever can write the folder could name any file of this machine by one.
+    """
+    folder = folder.resolve()
+    snapshots = next((above for above in folder.parents if above.name == "snapshots"), None)
+    allowed = {folder} | ({snapshots.parent / "blobs"} if snapshots else set())
+    real = {path.name: path.resolve() for path in folder.iterdir()}
+    return {
+        name: path
+        for name, path in real.items()
+        if path.parent in allowed and path.exists() and stat.S_ISREG(path.stat().st_mode)
+    }
+
+
 def sizes_of(folder: Path) -> dict[str, int]:
     """The files directly in a folder, in bytes."""
-    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    return {name: path.stat().st_size for name, path in files_in(folder).items()}
 
 
-def _weights_shape(name: str, folder: Path) -> Shape:
+def _weights_shape(name: str, folder: Path) -> tuple[Shape, int]:
+    """The shape, and the bytes of weights that make a model of it."""
     config = _json(name, folder, CONFIG)
+    if config.get("model_type", "phi3") != "phi3":
+        raise _not_phi3(name, f"Its config.json says model_type {config['model_type']!r}; phi3 is needed.")
+    if config.get("quantization_config"):
+        raise _unusable(name, "Its weights are quantized already.", "Use the model that they were made from.")
     architectures = config.get("architectures") or []
     architectures = architectures if isinstance(architectures, list) else [architectures]
     if _ARCHITECTURE not in architectures:
         found = ", ".join(map(str, architectures)) or "no architecture"
         raise _not_phi3(name, f"Its config.json names {found}; {_ARCHITECTURE} is needed.")
-    heads = _number(name, config, CONFIG, "num_attention_heads")
-    hidden_size = _number(name, config, CONFIG, "hidden_size")
+    hidden_size = _number(name, config, CONFIG, "hidden_size", _LARGEST_SIZE)
+    heads = _number(name, config, CONFIG, "num_attention_heads", hidden_size)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if dtype not in NUMBER_BYTES:
         why = f"Its config.json says that the weights are {dtype}."
         raise _unusable(name, why, f"Use weights in {', '.join(NUMBER_BYTES)}.")
-    return Shape(
+    shape = Shape(
         context_tokens=_context(name, config, CONFIG, "max_position_embeddings"),
-        layers=_number(name, config, CONFIG, "num_hidden_layers"),
+        layers=_number(name, config, CONFIG, "num_hidden_layers", _MOST_LAYERS),
         hidden_size=hidden_size,
-        kv_heads=_number(name, {"num_key_value_heads": heads, **config}, CONFIG, "num_key_value_heads"),
+        kv_heads=_number(name, {"num_key_value_heads": heads, **config}, CONFIG, "num_key_value_heads", heads),
         head_size=hidden_size // heads,
-        vocabulary=_number(name, config, CONFIG, "vocab_size"),
+        vocabulary=_number(name, config, CONFIG, "vocab_size", LARGEST),
         dtype=dtype,
     )
+    # As Phi3Config has it when nothing is said.
+    inner = _number(name, {"intermediate_size": 8192, **config}, CONFIG, "intermediate_size", _LARGEST_SIZE)
+    attention = 2 * hidden_size**2 + 2 * hidden_size * shape.kv_heads * shape.head_size
+    weights = shape.layers * (attention + 3 * hidden_size * inner) + shape.vocabulary * hidden_size
+    return shape, weights * NUMBER_BYTES[dtype]
 
 
 def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
@@ -117,18 +153,20 @@ def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
             why = f"It was made for {device}, and this machine's CPU cannot run it."
             raise _unusable(name, why, "Choose a folder for the CPU.")
     graph = decoder.get("filename")
-    if not isinstance(graph, str) or not graph or Path(graph).name != graph:
+    if not is_plain(graph) or not str(graph).endswith(".onnx"):
         raise _unusable(name, "Its genai_config.json names no graph in the folder.", _AGAIN)
     shape = Shape(
         context_tokens=_context(name, model, GENAI_CONFIG, "context_length"),
-        layers=_number(name, decoder, GENAI_CONFIG, "num_hidden_layers"),
-        hidden_size=_number(name, decoder, GENAI_CONFIG, "hidden_size"),
-        kv_heads=_number(name, decoder, GENAI_CONFIG, "num_key_value_heads"),
-        head_size=_number(name, decoder, GENAI_CONFIG, "head_size"),
-        vocabulary=_number(name, model, GENAI_CONFIG, "vocab_size"),
+        layers=_number(name, decoder, GENAI_CONFIG, "num_hidden_layers", _MOST_LAYERS),
+        hidden_size=_number(name, decoder, GENAI_CONFIG, "hidden_size", _LARGEST_SIZE),
+        kv_heads=_number(name, decoder, GENAI_CONFIG, "num_key_value_heads", _LARGEST_SIZE),
+        head_size=_number(name, decoder, GENAI_CONFIG, "head_size", _LARGEST_SIZE),
+        vocabulary=_number(name, model, GENAI_CONFIG, "vocab_size", LARGEST),
         dtype="",
     )
-    return shape, graph, "sliding_window" in decoder
+    if shape.kv_heads * shape.head_size > _LARGEST_SIZE:
+        raise _unusable(name, "Its genai_config.json describes bigger heads than any Phi-3 has.", _AGAIN)
+    return shape, str(graph), "sliding_window" in decoder
 
 
 def _weight_files(name: str, folder: Path, sizes: Mapping[str, int]) -> list[str]:
@@ -140,18 +178,28 @@ def _weight_files(name: str, folder: Path, sizes: Mapping[str, int]) -> list[str
         raise _unusable(name, why, "Use a source whose weights are safetensors.")
     if WEIGHTS_INDEX in sizes:
         try:
-            shards = set(json.loads((folder / WEIGHTS_INDEX).read_text("utf-8"))["weight_map"].values())
+            shards = set(read_json(folder, WEIGHTS_INDEX)["weight_map"].values())
             missing = sorted(shards - set(sizes))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise _unusable(name, f"{WEIGHTS_INDEX} cannot be read.", _AGAIN) from error
         if missing:
             raise _unusable(name, f"{missing[0]} is missing.", _AGAIN)
     return found
 
 
+def read_json(folder: Path, file: str, most_bytes: int = _LARGEST_CONFIG) -> Any:
+    """A JSON file of a folder. Raises FileNotFoundError (also for a link that leads out), ValueError or RecursionError."""
+    path = files_in(folder).get(file)
+    if path is None:
+        raise FileNotFoundError(file)
+    if path.stat().st_size > most_bytes:
+        raise ValueError("It is too big.")
+    return json.loads(path.read_text("utf-8"))
+
+
 def _json(name: str, folder: Path, file: str) -> dict[str, Any]:
     try:
-        config = json.loads((folder / file).read_text("utf-8"))
+        config = read_json(folder, file)
     except FileNotFoundError as error:
         raise _unusable(name, f"{file} is missing.", _CHOOSE) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -161,16 +209,18 @@ def _json(name: str, folder: Path, file: str) -> dict[str, Any]:
     return config
 
 
-def _number(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
+def _number(name: str, config: Mapping[str, Any], file: str, key: str, most: int | None = None) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _unusable(name, f"{key} in its {file} is {value!r}; a whole number of 1 or more is needed.", _AGAIN)
+        raise _unusable(name, f"{key} in its {file} is {value!r:.80}; a whole number of 1 or more is needed.", _AGAIN)
+    if most is not None and value > most:
+        raise _unusable(name, f"{key} in its {file} is {value:,}; the most that can be is {most:,}.", _AGAIN)
     return value
 
 
 def _context(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
     tokens = _number(name, config, file, key)
-    if tokens > _LARGEST_CONTEXT:
+    if tokens > LARGEST:
         why = f"{key} in its {file} is {tokens:,} tokens, which no Phi-3 has."
         raise _unusable(name, why, f"Correct {key}: 4096 or 131072.")
     return tokens

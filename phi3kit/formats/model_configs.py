@@ -1,0 +1,246 @@
+"""Model configs: which keys of a model's JSON files reach the libraries that load it, and which values.
+
+Everything else is left out: a config can name native code, code of its repository, files to write and other places to
+load from. Knows keys and kinds of values. Opens no file, loads no library.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Check = Callable[[Any], bool]
+Spec = Mapping[str, "Check | Spec"]
+
+WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
+LARGEST = 1_048_576  # of tokens in a context, of tokens in a vocabulary, and of every id
+_LARGEST_TEMPLATE = 100_000  # characters
+_NAME = re.compile(r"[\w./-]{1,100}")
+_NUMBERED_NAME = re.compile(r"[\w./-]{1,100}%d[\w./-]{0,100}")  # a format of C's printf: this and nothing else of it
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 100
+
+
+def _one_of(*values: str) -> Check:
+    return lambda value: value in values
+
+
+def _list_of(check: Check, most: int) -> Check:
+    return lambda value: isinstance(value, list) and len(value) <= most and all(map(check, value))
+
+
+def _table_of(check: Check, most: int) -> Check:
+    return lambda value: isinstance(value, dict) and len(value) <= most and all(map(check, value.values()))
+
+
+def _ids(value: Any) -> bool:
+    return _whole(value) or _list_of(_whole, 100)(value)
+
+
+def _token(value: Any) -> bool:
+    fields = ("content", "lstrip", "normalized", "rstrip", "single_word", "special", "__type", "id")
+    return _word(value) or (
+        isinstance(value, dict)
+        and set(value) <= set(fields)
+        and all(_flag(v) or _word(v) or _whole(v) for v in value.values())
+    )
+
+
+def _template(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LARGEST_TEMPLATE
+
+
+_tokens = _list_of(_token, 10_000)
+_factors = _list_of(_number, 4096)
+_ROTATION: Spec = {
+    **dict.fromkeys(("type", "rope_type"), _one_of("default", "longrope", "su", "yarn")),
+    **dict.fromkeys(("short_factor", "long_factor"), _factors),
+    **dict.fromkeys(("rope_theta", "partial_rotary_factor", "factor", "attention_factor", "short_mscale", "long_mscale"), _number),
+    "original_max_position_embeddings": _whole,
+}  # fmt: skip
+_ENDS: Spec = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _ids)
+
+CONFIG: Spec = {
+    "architectures": _list_of(_word, 10),
+    "model_type": _one_of("phi3"),
+    **_ENDS,
+    **dict.fromkeys(
+        (
+            "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+            "num_key_value_heads", "original_max_position_embeddings", "sliding_window", "vocab_size",
+        ),
+        _whole,
+    ),
+    **dict.fromkeys(
+        (
+            "attention_dropout", "embd_pdrop", "initializer_range", "partial_rotary_factor", "resid_pdrop", "rms_norm_eps",
+            "rope_theta",
+        ),
+        _number,
+    ),
+    **dict.fromkeys(("attention_bias", "lm_head_bias", "mlp_bias", "tie_word_embeddings", "use_cache"), _flag),
+    "hidden_act": _one_of("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"),
+    **dict.fromkeys(("dtype", "torch_dtype"), _one_of(*WEIGHT_DTYPES)),
+    "layer_types": _list_of(_one_of("sliding_attention", "full_attention"), 512),
+    **dict.fromkeys(("rope_parameters", "rope_scaling"), _ROTATION),
+    "transformers_version": _word,
+}  # fmt: skip
+
+GENERATION: Spec = {
+    **_ENDS,
+    **dict.fromkeys(("do_sample", "_from_model_config"), _flag),
+    **dict.fromkeys(("temperature", "top_p", "repetition_penalty"), _number),
+    **dict.fromkeys(("top_k", "max_length", "max_new_tokens"), _whole),
+    "transformers_version": _word,
+}
+
+_SPECIAL: Spec = {
+    **dict.fromkeys(
+        ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"), _token
+    ),
+    **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), _tokens),
+}
+TOKENIZER: Spec = {
+    **_SPECIAL,
+    # Those that are made of tokenizer.json alone, without code or files of their own.
+    "tokenizer_class": _one_of(
+        "LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", "GPT2Tokenizer", "GPT2TokenizerFast"
+    ),
+    "added_tokens_decoder": _table_of(_token, 10_000),
+    **dict.fromkeys(
+        (
+            "add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "legacy",
+            "spaces_between_special_tokens", "split_special_tokens", "use_default_system_prompt",
+        ),
+        _flag,
+    ),
+    "model_max_length": _number,
+    **dict.fromkeys(("padding_side", "truncation_side"), _one_of("left", "right")),
+    "chat_template": _template,
+}  # fmt: skip
+SPECIAL_TOKENS: Spec = _SPECIAL
+
+_INPUTS: Spec = {
+    **dict.fromkeys(("input_ids", "attention_mask", "position_ids"), lambda value: _matches(_NAME, value)),
+    **dict.fromkeys(("past_key_names", "past_value_names"), lambda value: _matches(_NUMBERED_NAME, value)),
+}
+_OUTPUTS: Spec = {
+    "logits": lambda value: _matches(_NAME, value),
+    **dict.fromkeys(("present_key_names", "present_value_names"), lambda value: _matches(_NUMBERED_NAME, value)),
+}
+GENAI: Spec = {
+    "model": {
+        **_ENDS,
+        "type": _one_of("phi3"),
+        **dict.fromkeys(("context_length", "vocab_size"), _whole),
+        "decoder": {
+            "session_options": {"log_id": _one_of("onnxruntime-genai"), "provider_options": _one_of([])},  # type: ignore[arg-type]
+            "filename": lambda value: is_plain(value) and value.endswith(".onnx"),
+            **dict.fromkeys(
+                ("head_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads"), _whole
+            ),
+            "inputs": _INPUTS,
+            "outputs": _OUTPUTS,
+        },
+    },
+    "search": {
+        **dict.fromkeys(("do_sample", "early_stopping", "past_present_share_buffer"), _flag),
+        **dict.fromkeys(("diversity_penalty", "length_penalty", "repetition_penalty", "temperature", "top_p"), _number),
+        **dict.fromkeys(("max_length", "min_length", "no_repeat_ngram_size", "top_k"), _whole),
+        **dict.fromkeys(("num_beams", "num_return_sequences"), lambda value: value is not True and value == 1),
+    },
+}
+
+# Steps of a tokenizer.json. What they do with a text ends after one pass over it, but for a pattern: see _PATTERNS.
+_STEPS = {
+    *("Sequence", "Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Metaspace", "ByteLevel"),
+    *("Split", "Digits", "Punctuation", "TemplateProcessing", "ByteFallback", "Fuse"),
+}
+_LONGEST_PIECE = 64  # characters that one step writes or looks for
+_MOST_PARTS = 2_000  # of all steps together
+_TOKENIZER_KEYS = {
+    *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"),
+    "model",
+}
+_BPE_KEYS = {
+    *("type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback"),
+    *("ignore_merges", "vocab", "merges"),
+}
+# A pattern of somebody else's may take a text's length to the power of anything. These are GPT-2's and its successors'.
+_PATTERNS = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+
+
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def is_plain(name: Any) -> bool:
+    """Whether it is the name of a file in the same folder, and of nothing else on any system."""
+    return isinstance(name, str) and re.fullmatch(r"\w[\w.+-]{0,150}", name, re.ASCII) is not None and ".." not in name
+
+
+def cleaned(content: Mapping[str, Any], spec: Spec, inside: str = "") -> tuple[dict[str, Any], list[str]]:
+    """What a config says as far as the spec knows it, and the names of what was left out."""
+    kept: dict[str, Any] = {}
+    left_out: list[str] = []
+    for key, value in content.items():
+        known = spec.get(key)
+        if isinstance(known, Mapping) and isinstance(value, dict):
+            kept[key], more = cleaned(value, known, f"{inside}{key}.")
+            left_out += more
+        elif known is not None and (value is None or (not isinstance(known, Mapping) and known(value))):
+            kept[key] = value
+        else:
+            left_out.append(f"{inside}{key}"[:100])
+    return kept, left_out
+
+
+def tokenizer_flaw(content: Mapping[str, Any]) -> str | None:
+    """Why a tokenizer.json is not used, as it follows "Its tokenizer.json"; None when it is."""
+    if more := sorted(set(content) - _TOKENIZER_KEYS):
+        return f"has {more[0][:100]!r}, which is not known here"
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or set(model) - _BPE_KEYS or model.get("dropout"):
+        return "has another model than byte-pair encoding"
+    vocabulary, merges = model.get("vocab"), model.get("merges")
+    if not _table_of(_whole, LARGEST)(vocabulary) or not isinstance(merges, list) or len(merges) > LARGEST:
+        return "has no vocabulary, or too big a one"
+    if not _tokens(content.get("added_tokens") or []) or content.get("truncation") or content.get("padding"):
+        return "has added tokens, truncation or padding that are not known here"
+    waiting: list[Any] = [content.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
+    for _ in range(_MOST_PARTS):
+        if not waiting:
+            return None
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "type" in part and part["type"] not in _STEPS:
+                return f"has a step {str(part['type'])[:100]!r}, which is not known here"
+            if "Regex" in part and part["Regex"] not in _PATTERNS:
+                return "splits by a pattern that is not known here, and may take for ever"
+            waiting += [value for key, value in part.items() if key != "Regex"]
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, str) and len(part) > _LONGEST_PIECE:
+            return "has a step that writes long texts"
+        elif _number(part) and not _whole(part):
+            return "has a step with a number that no step needs"
+    return "has too many steps"

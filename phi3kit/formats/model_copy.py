@@ -1,0 +1,210 @@
+"""Model copy: a model's folder as libraries get to see it, written anew from what the allow-lists know.
+
+Every build and every worker loads from such a copy, never from the folder that somebody else wrote. The weights in it are
+the same files under a second name. Knows both kinds of folders; loads no library.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from phi3kit.core.errors import SourceInvalid
+from phi3kit.formats import model_configs as configs
+from phi3kit.formats import onnx_file
+from phi3kit.formats.model_folder import CONFIG, GENAI_CONFIG, WEIGHTS_INDEX, Shape, files_in, judge
+
+_SPECS = {
+    CONFIG: configs.CONFIG,
+    GENAI_CONFIG: configs.GENAI,
+    "generation_config.json": configs.GENERATION,
+    "tokenizer_config.json": configs.TOKENIZER,
+    "special_tokens_map.json": configs.SPECIAL_TOKENS,
+}
+_TEXTS = re.compile(r"LICENSE[\w.-]{0,20}|README\.md|chat_template\.jinja", re.ASCII)
+_LARGEST_TEXT = 1_000_000  # bytes
+_LARGEST_JSON = 64_000_000  # bytes; Phi-3's tokenizer.json has 2 MB
+_LARGEST_HEADER = 16_000_000  # bytes, of a file of weights; Phi-3's have 30 kB
+_LAYER = re.compile(r"model\.layers\.(\d{1,6})\..+")
+
+# What onnxruntime-genai's builder makes a Phi-3 of. Nothing here loops, or opens a file.
+_OPERATORS = {
+    "": (
+        "Add And Cast Clip Concat Constant ConstantOfShape Cos DequantizeLinear Div Equal Exp Expand Flatten Gather "
+        "Gelu Greater GreaterOrEqual Identity If LayerNormalization Less LessOrEqual Log MatMul Mul Neg Not Or Pow "
+        "QuantizeLinear Range Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Shape Sigmoid "
+        "SimplifiedLayerNormalization Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where"
+    ),
+    "com.microsoft": (
+        "FastGelu FusedMatMul GatherBlockQuantized GroupQueryAttention MatMulNBits MultiHeadAttention QuickGelu "
+        "RotaryEmbedding SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization"
+    ),
+}
+_KNOWN = {(domain, kind) for domain, kinds in _OPERATORS.items() for kind in kinds.split()}
+_KNOWN |= {("ai.onnx", kind) for domain, kind in _KNOWN if not domain}
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file at a second place too, as a copy where the file system has no hard links."""
+    real = source.resolve()  # not a link into the download's cache
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+
+
+Place = Callable[[Path, Path], None]
+
+
+def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = link_or_copy) -> list[str]:
+    """Write the copy to `target`, a new folder; remarks on what was left out or mended.
+
+    name: of the model, in errors. folders: where its files lie, the configs in the first; the last one that has a file counts. place: gives a file of
+    weights a second name.
+    Raises SourceInvalid when something in it is not known, or OSError.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found |= files_in(folder)
+    judge(name, folders[0], {file: path.stat().st_size for file, path in found.items()})
+    target.mkdir(parents=True)
+    kind = GENAI_CONFIG if GENAI_CONFIG in found else CONFIG
+    notes = []
+    # 1. The small files, as far as they are known.
+    for file, spec in _SPECS.items():
+        if file in found and file not in {CONFIG, GENAI_CONFIG} - {kind}:
+            left_out = _copy_config(name, found[file], target / file, spec)
+            if file == GENAI_CONFIG and left_out:
+                notes.append(f"Its {file} says more than a build takes over; left out: {', '.join(left_out[:8])}.")
+    if "tokenizer.json" in found:
+        tokenizer = _read(name, found["tokenizer.json"])
+        if flaw := configs.tokenizer_flaw(tokenizer):
+            raise _unfit(name, f"Its tokenizer.json {flaw}.")
+        _write(target / "tokenizer.json", tokenizer)
+    for file, path in found.items():
+        if _TEXTS.fullmatch(file) and path.stat().st_size <= _LARGEST_TEXT:
+            shutil.copyfile(path, target / file)
+    # 2. The weights, and the shape that they must have.
+    if kind == GENAI_CONFIG:
+        model = _read(name, target / kind).get("model") or {}
+        _place_graph(name, model.get("decoder") or {}, found, target, place)
+    else:
+        tensors = _place_weights(name, found, target, place)
+    shape = judge(name, target, {path.name: path.stat().st_size for path in target.iterdir()}).shape
+    if kind == CONFIG:
+        _check_tensors(name, tensors, shape)
+    return notes
+
+
+def _copy_config(name: str, path: Path, target: Path, spec: configs.Spec) -> list[str]:
+    kept, left_out = configs.cleaned(_read(name, path), spec)
+    if target.name == CONFIG:
+        kept["model_type"] = "phi3"
+    if (
+        target.name == GENAI_CONFIG
+        and isinstance(kept.get("model"), dict)
+        and isinstance(kept["model"].get("decoder"), dict)
+    ):
+        kept["model"]["decoder"]["session_options"] = {"log_id": "onnxruntime-genai", "provider_options": []}
+    _write(target, kept)
+    # The window is spoken of elsewhere; the other is written anew just above.
+    return [
+        key
+        for key in left_out
+        if not key.endswith((".sliding_window", ".session_options", ".provider_options", ".log_id"))
+    ]
+
+
+def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], target: Path, place: Place) -> None:
+    """The graph and the data files that it names, when all that it names is known."""
+    file = decoder.get("filename")
+    if file not in found:
+        return  # judge says what is missing
+    try:
+        graph = onnx_file.read(found[file])
+    except onnx_file.OnnxUnreadable as error:
+        raise _unfit(name, f"Its graph {file} cannot be used: {error}.") from error
+    if unknown := sorted(graph.operators - _KNOWN):
+        domain, kind = unknown[0]
+        raise _unfit(
+            name, f"Its graph has the operator {kind[:80]!r} of {domain[:80] or 'ONNX'!r}, which is not known here."
+        )
+    for data in sorted(graph.data_files):
+        if not configs.is_plain(data) or not data.endswith((".data", ".onnx_data")) or data not in found:
+            raise _unfit(name, f"Its graph takes weights from {data[:150]!r}, which is no file of the folder.")
+        place(found[data], target / data)
+    past = (decoder.get("inputs") or {}).get("past_key_names") or "past_key_values.%d.key"
+    layers = decoder.get("num_hidden_layers")
+    pasts = sum(past % layer in graph.inputs for layer in range(512))
+    if layers != pasts:
+        raise _unfit(name, f"Its genai_config.json says {layers} layers, and its graph has {pasts}.")
+    place(found[file], target / file)
+
+
+def _place_weights(name: str, found: dict[str, Path], target: Path, place: Place) -> dict[str, list[int]]:
+    """The files of weights; each tensor's shape."""
+    files = [file for file in found if file.endswith(".safetensors") and configs.is_plain(file)]
+    if WEIGHTS_INDEX in found:
+        places = _read(name, found[WEIGHTS_INDEX]).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+            raise _unfit(name, f"Its {WEIGHTS_INDEX} cannot be read.")
+        _write(target / WEIGHTS_INDEX, {"metadata": {}, "weight_map": places})
+        files = [file for file in files if file in {*places.values(), "model.safetensors"}]
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        shapes |= _shapes(name, found[file])
+        place(found[file], target / file)
+    return shapes
+
+
+def _shapes(name: str, path: Path) -> dict[str, list[int]]:
+    """Each tensor's shape, from the header of a file of weights. Source: github.com/huggingface/safetensors, Format."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
+            raise _unfit(name, f"{path.name} is damaged: its header says that it has {length:,} bytes.")
+        try:
+            header = json.loads(file.read(length))
+            tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+            for value in tensors.values():
+                begin, end = value["data_offsets"]
+                if not 0 <= begin <= end <= size - 8 - length:
+                    raise ValueError
+            return {key: list(map(int, value["shape"])) for key, value in tensors.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _unfit(name, f"{path.name} is damaged: its header cannot be read.") from error
+
+
+def _check_tensors(name: str, tensors: dict[str, list[int]], shape: Shape) -> None:
+    """Whether the weights are those that the config describes: what is missing would be made up by chance."""
+    layers = {int(found[1]) for key in tensors if (found := _LAYER.fullmatch(key))}
+    if layers != set(range(shape.layers)):
+        raise _unfit(name, f"Its config.json says {shape.layers} layers, and its weights have {len(layers)}.")
+    table = tensors.get("model.embed_tokens.weight")
+    if table != [shape.vocabulary, shape.hidden_size]:
+        said = f"{shape.vocabulary:,} tokens of {shape.hidden_size:,} numbers"
+        raise _unfit(name, f"Its config.json says {said}, and its weights have {str(table)[:50]}.")
+
+
+def _read(name: str, path: Path) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, RecursionError):
+        if path.stat().st_size <= _LARGEST_JSON and isinstance(content := json.loads(path.read_text("utf-8")), dict):
+            return content
+    raise _unfit(name, f"Its {path.name} cannot be read as a JSON object.")
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(
+        json.dumps(content, ensure_ascii=False, indent=None if path.name == "tokenizer.json" else 2), "utf-8"
+    )
+
+
+def _unfit(name: str, why: str) -> SourceInvalid:
+    return SourceInvalid(
+        f"The source {name} cannot be used.", why, "Use another source, or the weights that it was made from."
+    )

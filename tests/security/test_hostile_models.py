@@ -1,0 +1,458 @@
+"""Hostile model folders: what they try reaches no library, in a build and in a worker. Small, and made here."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import helper
+
+from phi3kit.core.embedded_model import MODEL_FOLDER
+from phi3kit.core.errors import ModelNotFound, SourceInvalid
+from phi3kit.core.records import WrapperName
+from phi3kit.formats.model_copy import copy_model
+from phi3kit.packaging.sources.find import find_source
+from phi3kit.tracking.logged_models import resolve
+from phi3kit.worker.loading import load_runtime
+from tests.conftest import Built, run_cli, settings_for
+from tests.support.actors import ADMIN
+from tests.support.folders import edit_json
+from tests.support.samples import new_store
+
+SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The embedded model in a folder that anybody may have written."""
+    shutil.copytree(MODEL_FOLDER, tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def exported(built: Built, tmp_path: Path) -> Path:
+    """Its export, likewise."""
+    (graph,) = resolve(built.uri("onnx"), built.settings).folder.rglob("model.onnx")
+    shutil.copytree(graph.parent, tmp_path / "exported")
+    return tmp_path / "exported"
+
+
+def known_part(folder: Path) -> Path:
+    """What the libraries get to see of a folder."""
+    target = folder.with_name("known")
+    copy_model("hostile", [folder], target)
+    return target
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(SourceInvalid) as refused:
+        known_part(folder)
+    return refused.value.why
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def edit_decoder(folder: Path, **values: Any) -> None:
+    model = read(folder / "genai_config.json")["model"]
+    edit_json(folder / "genai_config.json", model={**model, "decoder": {**model["decoder"], **values}})
+
+
+def edit_graph(folder: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+    change(model)
+    (folder / "model.onnx").unlink()  # a link to the built model's own
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def relocate(place: str) -> Callable[[onnx.ModelProto], None]:
+    """Take a tensor from elsewhere."""
+
+    def change(model: onnx.ModelProto) -> None:
+        next(entry for entry in model.graph.initializer[0].external_data if entry.key == "location").value = place
+
+    return change
+
+
+def add_node(kind: str, domain: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+        model.graph.node.append(helper.make_node(kind, ["input_ids"], ["more"], domain=domain))
+
+    return change
+
+
+def add_nested(model: onnx.ModelProto) -> None:
+    """The operator lies in a branch of an If, and its weights in an attribute."""
+    tensor = onnx.TensorProto(name="t", data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    inner = helper.make_graph([helper.make_node("Constant", [], ["out"], value=tensor)], "inner", [], [])
+    model.graph.node.append(helper.make_node("If", ["input_ids"], ["more"], then_branch=inner, else_branch=inner))
+
+
+def add_function(model: onnx.ModelProto) -> None:
+    model.functions.append(
+        helper.make_function(
+            "evil", "F", ["x"], ["y"], [helper.make_node("Abs", ["x"], ["y"])], [helper.make_opsetid("", 21)]
+        )
+    )
+
+
+class TestGenaiConfig:
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            ({"custom_ops_library": "model.onnx_data"}, "session_options.custom_ops_library"),
+            ({"enable_profiling": "/tmp/profile"}, "session_options.enable_profiling"),
+            ({"ep.context_file_path": "/tmp/x"}, "session_options.ep.context_file_path"),
+        ],
+    )
+    def test_session_options_are_written_anew(self, exported: Path, options: dict[str, Any], named: str) -> None:
+        before = read(exported / "genai_config.json")
+        edit_decoder(exported, session_options={**before["model"]["decoder"]["session_options"], **options})
+        target = exported.with_name("known")
+        (note,) = copy_model("hostile", [exported], target)
+        assert named in note
+        assert read(target / "genai_config.json") == before
+
+    @pytest.mark.parametrize("key", ["run_options", "pipeline", "sliding_window", "anything"])
+    def test_what_is_not_known_of_the_decoder_is_left_out(self, exported: Path, key: str) -> None:
+        before = read(exported / "genai_config.json")
+        edit_decoder(exported, **{key: {"custom_ops_library": "x"}})
+        assert read(known_part(exported) / "genai_config.json") == before
+
+    def test_other_models_beside_the_decoder_are_left_out(self, exported: Path) -> None:
+        before = read(exported / "genai_config.json")
+        model = {
+            **before["model"],
+            "vision": {"filename": "evil.onnx"},
+            "encoder": {},
+            "speech": {"config_filename": "/x"},
+        }
+        edit_json(exported / "genai_config.json", model=model, engine={"dynamic_batching": {}})
+        assert read(known_part(exported) / "genai_config.json") == before
+
+    @pytest.mark.parametrize("name", ["%s%n.%d", "%n", "past.%d.%d", "p%100000d", 7, "x" * 1000])
+    def test_a_name_that_is_a_format_of_printf_is_not_taken(self, exported: Path, name: object) -> None:
+        edit_decoder(exported, inputs={"past_key_names": name})
+        assert "past_key_names" not in read(known_part(exported) / "genai_config.json")["model"]["decoder"]["inputs"]
+
+    def test_searches_that_take_all_memory_are_not_taken(self, exported: Path) -> None:
+        edit_json(
+            exported / "genai_config.json", search={"num_beams": 10**6, "num_return_sequences": 500, "top_k": 1e400}
+        )
+        assert read(known_part(exported) / "genai_config.json")["search"] == {}
+
+    @pytest.mark.parametrize("graph", ["model.ort", "/etc/passwd", "../model.onnx", "model.onnx\n", "a..onnx", ".onnx"])
+    def test_a_graph_has_a_plain_name(self, exported: Path, graph: str) -> None:
+        edit_decoder(exported, filename=graph)
+        assert refusal(exported) == "Its genai_config.json names no graph in the folder."
+
+    def test_the_layers_are_those_of_the_graph(self, exported: Path) -> None:
+        edit_decoder(exported, num_hidden_layers=5)
+        assert refusal(exported) == "Its genai_config.json says 5 layers, and its graph has 4."
+        edit_decoder(exported, num_hidden_layers=200_000)
+        assert refusal(exported).startswith("num_hidden_layers in its genai_config.json is 200,000")
+
+    def test_a_whole_build_writes_no_profile_and_logs_no_name_of_a_library(
+        self, exported: Path, tmp_path: Path
+    ) -> None:
+        """The attack itself: the build's check opened the session with these options."""
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        edit_decoder(exported, session_options={"enable_profiling": str(outside / "profile")})
+        home = tmp_path / "home"
+        home.mkdir()
+        new_store(home)
+        done = run_cli("build", "--wrapper", "onnx", "--source", str(exported), "--json", home=home)
+        assert done.returncode == 0, done.stderr
+        assert list(outside.iterdir()) == []
+        (logged,) = (home / "artifacts").rglob("genai_config.json")
+        assert "profil" not in logged.read_text()
+        assert "left out: model.decoder.session_options.enable_profiling." in done.stdout
+
+
+class TestGraph:
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            (add_node("Anything", "evil.ops"), "the operator 'Anything' of 'evil.ops'"),
+            (add_node("Loop", ""), "the operator 'Loop' of 'ONNX'"),
+            (add_node("BeamSearch", "com.microsoft"), "the operator 'BeamSearch' of 'com.microsoft'"),
+            (add_node("EPContext", "com.microsoft"), "the operator 'EPContext'"),
+            (add_function, "functions or training steps of its own"),
+            (add_nested, "weights from '/etc/passwd'"),
+        ],
+    )
+    def test_operators_are_those_that_a_phi3_needs(
+        self, exported: Path, change: Callable[[onnx.ModelProto], None], why: str
+    ) -> None:
+        edit_graph(exported, change)
+        assert why in refusal(exported)
+
+    @pytest.mark.parametrize(
+        "place",
+        ["/etc/passwd", "../outside.data", "*/_ORT_MEM_ADDR_/*", "tokenizer.json", "none.data", "sub/x.data", ""],
+    )
+    def test_weights_lie_in_the_folder(self, exported: Path, place: str) -> None:
+        (exported.parent / "outside.data").write_bytes(b"x" * 10**7)
+        edit_graph(exported, relocate(place))
+        assert refusal(exported) == f"Its graph takes weights from {place!r}, which is no file of the folder."
+
+    def test_weights_that_are_a_link_lie_elsewhere(self, exported: Path) -> None:
+        (exported / "model.onnx.data").rename(exported.parent / "outside.data")
+        (exported / "model.onnx.data").symlink_to(exported.parent / "outside.data")
+        assert refusal(exported).startswith("Its graph takes weights from 'model.onnx.data'")
+
+    def test_data_files_that_the_graph_does_not_name_are_not_taken(self, exported: Path) -> None:
+        (exported / "more.onnx_data").write_bytes(b"\x7fELF")
+        assert not (known_part(exported) / "more.onnx_data").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"\x08", b"ORTM" * 9, b"\xff" * 99, b"\x3a\xff\xff\xff\x7f", b"\x0b" * 9])
+    def test_what_is_no_graph_is_said(self, exported: Path, content: bytes) -> None:
+        (exported / "model.onnx").unlink()
+        (exported / "model.onnx").write_bytes(content)
+        assert refusal(exported).startswith("Its graph model.onnx cannot be used: it ")
+
+    def test_graphs_within_graphs_end_somewhere(self, exported: Path) -> None:
+        def change(model: onnx.ModelProto) -> None:
+            inner = helper.make_graph([], "inner", [], [])
+            for _ in range(30):
+                inner = helper.make_graph([helper.make_node("If", ["x"], ["y"], then_branch=inner)], "g", [], [])
+            model.graph.node.append(inner.node[0])
+
+        edit_graph(exported, change)
+        assert refusal(exported).endswith("its graphs lie too deep in each other.")
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"auto_map": {"AutoConfig": "evil.Config"}},
+            {"_attn_implementation": "someone/kernel"},
+            {"attn_implementation": "someone/kernel"},
+            {"transformers_weights": "/etc/passwd"},
+            {"_name_or_path": "someone/else", "custom_pipelines": {"text-generation": {"impl": "evil.P"}}},
+        ],
+        ids=lambda values: next(iter(values)),
+    )
+    def test_names_no_code_and_no_other_place(self, weights: Path, values: dict[str, Any]) -> None:
+        before = read(weights / "config.json")
+        edit_json(weights / "config.json", **values)
+        assert read(known_part(weights) / "config.json") == before
+
+    @pytest.mark.parametrize(
+        ("values", "why"),
+        [
+            (
+                {"num_hidden_layers": 200_000},
+                "num_hidden_layers in its config.json is 200,000; the most that can be is 512",
+            ),
+            ({"num_hidden_layers": 500}, "bytes of weights, and it has 10,231,120"),
+            ({"num_hidden_layers": 3}, "says 3 layers, and its weights have 4"),
+            ({"vocab_size": 10**9}, "vocab_size in its config.json is 1,000,000,000"),
+            ({"vocab_size": 4095}, "says 4,095 tokens of 256 numbers, and its weights have [4096, 256]"),
+            ({"hidden_size": 10**8}, "hidden_size in its config.json is 100,000,000"),
+            ({"num_attention_heads": 10**6}, "num_attention_heads in its config.json is 1,000,000"),
+            ({"num_key_value_heads": 10**6}, "num_key_value_heads in its config.json is 1,000,000"),
+            ({"max_position_embeddings": 9_999_999}, "9,999,999 tokens, which no Phi-3 has"),
+            ({"model_type": "bark"}, "model_type 'bark'"),
+            ({"quantization_config": {"quant_method": "someone"}}, "quantized already"),
+        ],
+    )
+    def test_describes_the_weights_that_are_there(self, weights: Path, values: dict[str, Any], why: str) -> None:
+        edit_json(weights / "config.json", **values)
+        assert why in refusal(weights)
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize("content", ["[" * 10**5, '{"a":' * 10**5, "9" * 10**5, "[" + " " * (7 * 10**7)], ids=len)
+    def test_bombs_of_json_are_refused(self, weights: Path, name: str, content: str) -> None:
+        (weights / name).write_text(content)
+        assert "cannot be read" in refusal(weights)
+
+    def test_code_pickles_and_adapters_are_not_taken(self, weights: Path) -> None:
+        names = (
+            "adapter_config.json",
+            "pytorch_model.bin",
+            "modeling_phi3.py",
+            "processor_config.json",
+            "tokenizer.model",
+        )
+        for name in names:
+            (weights / name).write_text('{"base_model_name_or_path": "someone/else"}')
+        assert not {path.name for path in known_part(weights).iterdir()} & set(names)
+
+
+class TestWeights:
+    @pytest.mark.parametrize(
+        ("header", "why"),
+        [
+            (b"", "its header says that it has"),
+            (b"[]", "its header cannot be read"),
+            (b'{"a":3}', "its header cannot be read"),
+            (b'{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,99999999999]}}', "its header cannot be read"),
+            (b'{"a":' * 5000, "its header cannot be read"),
+        ],
+    )
+    def test_a_header_is_read_before_the_library_reads_it(self, weights: Path, header: bytes, why: str) -> None:
+        size = (weights / "model.safetensors").stat().st_size
+        with (weights / "model.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(size)
+        assert why in refusal(weights)
+
+    def test_a_huge_header_is_not_read_at_all(self, weights: Path) -> None:
+        with (weights / "model.safetensors").open("wb") as file:
+            file.write((90_000_000).to_bytes(8, "little"))
+            file.truncate(100_000_000)
+        assert refusal(weights) == "model.safetensors is damaged: its header says that it has 90,000,000 bytes."
+
+    def test_an_index_that_leads_out_names_no_file_here(self, weights: Path) -> None:
+        (weights.parent / "outside.safetensors").write_bytes(b"x")
+        index = {"weight_map": {"a": "../outside.safetensors"}}
+        (weights / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert refusal(weights) == "../outside.safetensors is missing."
+
+
+class TestTokenizer:
+    def test_its_config_names_no_code_and_no_file(self, weights: Path) -> None:
+        before = read(weights / "tokenizer_config.json")
+        evil = {
+            "auto_map": {"AutoTokenizer": ["evil.T", None]},
+            "tokenizer_file": "/etc/passwd",
+            "vocab_file": "/etc/passwd",
+        }
+        edit_json(
+            weights / "tokenizer_config.json", **evil, name_or_path="someone/else", gguf_file="x", processor_class="P"
+        )
+        assert read(known_part(weights) / "tokenizer_config.json") == before
+
+    def test_a_class_with_code_or_files_of_its_own_is_not_taken(self, weights: Path) -> None:
+        edit_json(weights / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer")
+        assert "tokenizer_class" not in read(known_part(weights) / "tokenizer_config.json")
+
+    @pytest.mark.parametrize(
+        ("values", "why"),
+        [
+            (
+                {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}},
+                "take for ever",
+            ),
+            ({"normalizer": {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}}, "take for ever"),
+            (
+                {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "x" * 10**6}},
+                "writes long texts",
+            ),
+            ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "step 'Precompiled'"),
+            ({"decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"}] * 10**4}}, "too many steps"),
+            ({"model": {"type": "WordPiece", "vocab": {}}}, "another model than byte-pair encoding"),
+            ({"model": {"type": "BPE", "vocab": [], "merges": []}}, "no vocabulary"),
+            ({"truncation": {"max_length": 1}}, "truncation or padding"),
+            ({"more": 1}, "'more'"),
+        ],
+    )
+    def test_its_steps_are_known(self, weights: Path, values: dict[str, Any], why: str) -> None:
+        edit_json(weights / "tokenizer.json", **values)
+        assert why in refusal(weights)
+
+    def test_a_template_of_megabytes_is_not_taken(self, weights: Path) -> None:
+        edit_json(weights / "tokenizer_config.json", chat_template="x" * 10**6)
+        assert "chat_template" not in read(known_part(weights) / "tokenizer_config.json")
+
+
+class TestLinks:
+    @pytest.mark.parametrize("name", [*SMALL, "model.safetensors"])
+    def test_a_file_that_is_a_link_to_elsewhere_is_not_there(self, weights: Path, name: str) -> None:
+        private = weights.parent / "private"
+        (weights / name).rename(private)
+        (weights / name).symlink_to(private)
+        if name == "generation_config.json":  # which a model need not have
+            assert not (known_part(weights) / name).exists()
+            return
+        with pytest.raises(SourceInvalid, match=r"missing|no weights"):
+            find_source(str(weights), ADMIN, settings_for(weights.parent))
+        assert "missing" in (why := refusal(weights)) or "no weights" in why
+
+    @pytest.mark.parametrize(
+        "name", ["README.md", "LICENSE", "LICENSE.txt", "chat_template.jinja", "special_tokens_map.json"]
+    )
+    def test_no_private_file_gets_into_the_store_by_a_link(self, weights: Path, name: str) -> None:
+        private = weights.parent / "private"
+        private.write_text('{"secret": 1}')
+        (weights / name).symlink_to(private)
+        assert not (known_part(weights) / name).exists()
+
+    def test_a_pipe_stops_nobody(self, weights: Path) -> None:
+        os.mkfifo(weights / "README.md")
+        assert not (known_part(weights) / "README.md").exists()
+
+    def test_the_hubs_own_cache_is_made_of_links_and_can_be_built_from(self, weights: Path, tmp_path: Path) -> None:
+        blobs, snapshot = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "c0ffee"
+        shutil.copytree(weights, blobs)
+        snapshot.mkdir(parents=True)
+        for path in blobs.iterdir():
+            (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+        assert {path.name for path in known_part(snapshot).iterdir()} == {*SMALL, "model.safetensors"}
+        (snapshot / "README.md").symlink_to(tmp_path / "private")
+        (tmp_path / "private").write_text("secret")
+        target = tmp_path / "again"
+        copy_model("hostile", [snapshot], target)
+        assert not (target / "README.md").exists()
+
+
+class TestLoggedModel:
+    """Another program logged it: a worker judges it as a build does."""
+
+    def logged(self, wrapper: WrapperName, built: Built, tmp_path: Path) -> Path:
+        shutil.copytree(resolve(built.uri(wrapper), built.settings).folder, tmp_path / "logged")
+        return tmp_path / "logged"
+
+    def why(self, folder: Path, wrapper: WrapperName) -> str:
+        with pytest.raises(ModelNotFound) as refused:
+            load_runtime(folder, wrapper, 1)
+        return refused.value.why
+
+    def test_layers_without_end_are_refused(self, built: Built, tmp_path: Path) -> None:
+        folder = self.logged("transformers", built, tmp_path)
+        edit_json(folder / "model/config.json", num_hidden_layers=100_000)
+        assert "num_hidden_layers in its config.json is 100,000" in self.why(folder, "transformers")
+
+    def test_an_operator_of_somebody_elses_is_refused_before_a_session_opens(
+        self, built: Built, tmp_path: Path
+    ) -> None:
+        folder = self.logged("onnx", built, tmp_path)
+        (graph,) = folder.rglob("model.onnx")
+        edit_graph(graph.parent, add_node("Anything", "evil.ops"))
+        assert "the operator 'Anything' of 'evil.ops'" in self.why(folder, "onnx")
+
+    def test_weights_outside_are_refused(self, built: Built, tmp_path: Path) -> None:
+        folder = self.logged("onnx", built, tmp_path)
+        (data,) = folder.rglob("model.onnx.data")
+        data.rename(tmp_path / "outside.data")
+        data.symlink_to(tmp_path / "outside.data")
+        assert "which is no file of the folder" in self.why(folder, "onnx")
+
+    @pytest.mark.parametrize("wrapper", ["transformers", "onnx"])
+    def test_a_folder_outside_is_refused(self, wrapper: WrapperName, built: Built, tmp_path: Path) -> None:
+        folder = self.logged(wrapper, built, tmp_path)
+        (inside,) = folder.glob("model" if wrapper == "transformers" else "artifacts/*")
+        shutil.copytree(inside, tmp_path / "outside")
+        described = (folder / "MLmodel").read_text()
+        (folder / "MLmodel").write_text(
+            described.replace("model_binary: model", "model_binary: ../outside").replace(
+                f"path: artifacts/{inside.name}", "path: ../outside"
+            )
+        )
+        assert "'../outside', which lies elsewhere" in self.why(folder, wrapper)
+
+    def test_a_tokenizer_that_may_take_for_ever_is_refused(self, built: Built, tmp_path: Path) -> None:
+        folder = self.logged("transformers", built, tmp_path)
+        pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+        edit_json(folder / "components/tokenizer/tokenizer.json", pre_tokenizer=pattern)
+        assert "splits by a pattern" in self.why(folder, "transformers")
