@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from phi3kit.batch import parquet_rows
 from phi3kit.batch.request import RESULT_COLUMNS, RowResult
 from phi3kit.batch.tables import BATCH_ROWS, Table, format_of, read_rows
 from phi3kit.core.errors import Phi3KitError, StorageFailed, TableInvalid
@@ -119,11 +120,9 @@ def _whole(row: dict[str, Any]) -> dict[str, Any]:
 def _arrow_schema(table: Table) -> Any:
     """The output's types. A CSV's are all texts, a JSONL file's are found by reading it."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if table.format == "parquet":
-        with pq.ParquetFile(table.path) as file:
-            schema = file.schema_arrow
+        schema, _ = parquet_rows.describe(table.path)
     elif table.format == "csv":
         schema = pa.schema([(column, pa.string()) for column in table.columns])
     else:

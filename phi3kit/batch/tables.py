@@ -11,18 +11,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
+from phi3kit.batch import parquet_rows
 from phi3kit.core.errors import TableInvalid
 
 TableFormat = Literal["csv", "jsonl", "parquet"]
 TABLE_FORMATS: dict[str, TableFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
-BATCH_ROWS = 1000  # of a Parquet file that are in memory at once
+BATCH_ROWS = 1000  # that are written at once
+MOST_COLUMNS, MOST_ROW_CHARACTERS = parquet_rows.MOST_COLUMNS, parquet_rows.MOST_ROW_BYTES
 
 _PIECE = 1 << 20  # bytes that are hashed and decoded at once
 _DELIMITERS = ",;\t|"  # the first one where a line has none
+_NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")  # Python's own, some slow
 _BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -85,24 +88,21 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[di
             for _, row in _jsonl_rows(table.path):
                 yield {column: row.get(column) for column in table.columns}
         else:
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(table.path) as file:
-                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns) if columns else None):
-                    yield from batch.to_pylist()
+            yield from parquet_rows.read(table.path, columns or table.columns)
 
 
 def _open_csv(path: Path, reading: ReadOptions) -> Table:
     encoding = _encoding(path, reading)
     sha256 = _decoded(path, encoding)
     with path.open(encoding=encoding, newline="") as file:
-        first_line = next((line for line in file if line.strip()), "")
+        first_line = next((line for line in _Lines(file, path) if line.strip()), "")
     delimiter = reading.delimiter or ("\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=first_line.count))
     draft = Table(path, "csv", (), 0, sha256, reading.header, encoding, delimiter)
     first = next(_csv_lines(draft), None)
     if first is None:
         raise TableInvalid(f"{path.name} is empty.", "It has no row.", "Choose a file with rows.")
     line, names = first
+    _check_width(path, len(names))
     columns = tuple(names) if reading.header else tuple(f"column_{place}" for place in range(1, len(names) + 1))
     for place, name in enumerate(columns):
         if name in columns[:place]:
@@ -130,11 +130,13 @@ def _csv_rows(table: Table) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_lines(table: Table) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(2**31 - 1)  # a prompt may be longer than the module's 131,072 characters
+    csv.field_size_limit(MOST_ROW_CHARACTERS)  # a prompt may be longer than the module's 131,072 characters
     with table.path.open(encoding=table.encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=table.delimiter, strict=True)
+        lines = _Lines(file, table.path)
+        reader = csv.reader(lines, delimiter=table.delimiter, strict=True)
         try:
             for cells in reader:
+                lines.characters = 0
                 if cells:
                     yield reader.line_num, cells
         except csv.Error as error:
@@ -145,10 +147,36 @@ def _csv_lines(table: Table) -> Iterator[tuple[int, list[str]]]:
             ) from error
 
 
+class _Lines:
+    """The lines of a file, as many as one row may have; `characters` begins anew with each row. Raises TableInvalid."""
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._file, self._path, self.characters = file, path, 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(MOST_ROW_CHARACTERS):
+            self.characters += len(line)
+            if self.characters >= MOST_ROW_CHARACTERS:
+                raise TableInvalid(
+                    f"A row of {self._path.name} is too long.",
+                    f"It has more than {MOST_ROW_CHARACTERS:,} characters.",
+                    "Shorten it. In a CSV, a quotation mark that is not closed joins all rows behind it.",
+                )
+            yield line
+
+
+def _check_width(path: Path, columns: int) -> None:
+    if columns > MOST_COLUMNS:
+        why = f"It has {columns:,}, and {MOST_COLUMNS:,} are allowed."
+        raise TableInvalid(f"{path.name} has too many columns.", why, "Leave out those that no prompt needs.")
+
+
 def _encoding(path: Path, reading: ReadOptions) -> str:
     if reading.encoding:
         try:
             found = codecs.lookup(reading.encoding).name
+            if found in _NOT_OF_FILES:
+                raise LookupError(f"{found} is no encoding of files")
             "".encode(found)  # some codecs are not of texts
         except LookupError as error:
             raise TableInvalid(
@@ -188,13 +216,16 @@ def _open_jsonl(path: Path) -> Table:
     rows = 0
     for _, row in _jsonl_rows(path):
         columns |= dict.fromkeys(row)
+        _check_width(path, len(columns))
         rows += 1
     return Table(path, "jsonl", tuple(columns), rows, sha256)
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for line, text in enumerate(file, start=1):
+        lines = _Lines(file, path)
+        for line, text in enumerate(lines, start=1):
+            lines.characters = 0
             if not text.strip():
                 continue
             try:
@@ -213,11 +244,10 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _open_parquet(path: Path) -> Table:
-    import pyarrow.parquet as pq
-
-    with path.open("rb") as raw, pq.ParquetFile(path) as file:
+    schema, rows = parquet_rows.describe(path)
+    with path.open("rb") as raw:
         sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-        return Table(path, "parquet", tuple(file.schema_arrow.names), file.metadata.num_rows, sha256)
+    return Table(path, "parquet", tuple(schema.names), rows, sha256)
 
 
 @contextmanager

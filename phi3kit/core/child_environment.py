@@ -41,10 +41,17 @@ def child_environment(settings: Settings) -> dict[str, str]:
     return environment
 
 
+def bare_environment() -> dict[str, str]:
+    """For a child that needs no setting: no secrets, and where Python finds phi3kit."""
+    # What is installed is found by itself; then the folder that the app was started in must not be looked at first.
+    place = {"PYTHONSAFEPATH": "1"} if INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}
+    return {**_harmless(os.environ), **place}
+
+
 def worker_environment(settings: Settings) -> dict[str, str]:
     """For a child that only computes: the same settings without secrets."""
     return {
-        **_harmless(os.environ),
+        **bare_environment(),
         "PHI3KIT_HOME": str(settings.home),
         "PHI3KIT_IDLE_SECONDS": str(settings.idle_seconds),
         "PHI3KIT_START_SECONDS": str(settings.start_seconds),
@@ -57,8 +64,6 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "PHI3KIT_PROFILE": settings.profile,
         **{VARIABLES[name]: str(value) for name, value in vars(settings.limits).items() if value is not None},
         **({"PHI3KIT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts)} if settings.allowed_hosts is not None else {}),
-        # What is installed is found by itself; then the folder that the app was started in must not be looked at first.
-        **({"PYTHONSAFEPATH": "1"} if INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}),
         "HF_ENDPOINT": settings.hub_endpoint,
         "HF_HOME": str(settings.home / "hub"),
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # only a download asks the hub

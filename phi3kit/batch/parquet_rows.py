@@ -1,0 +1,106 @@
+"""Parquet rows: the rows of a Parquet file, decoded by a child of bounded memory: 300 bytes of it may stand for gigabytes.
+
+    python -m phi3kit.batch.parquet_rows FILE [COLUMN…]
+
+The child writes Arrow's stream of record batches to stdout; its schema also holds the number of rows. Knows Arrow. Does not
+know what the rows are for.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi3kit.core.child_environment import bare_environment
+from phi3kit.core.operating_system import limit_memory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_ROWS = 10_000_000
+MOST_COLUMNS = 1_000
+MOST_ROW_BYTES = 4_000_000
+
+_MEMORY_BYTES = 512_000_000  # of the child, beside its libraries
+_ROWS = b"phi3kit.rows"  # in the schema's metadata
+_ROWS_AT_ONCE = 32  # as many of the biggest rows are half the child's memory
+
+
+def describe(path: Path) -> tuple["pa.Schema", int]:
+    """The file's schema and the number of its rows. Raises ValueError with a sentence."""
+    with _decoded(path, []) as batches:
+        schema = batches.schema
+        return schema.remove_metadata(), int(schema.metadata[_ROWS])
+
+
+def read(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows, in their order, with these columns. Raises ValueError with a sentence."""
+    with _decoded(path, columns) as batches:
+        for batch in batches:
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _decoded(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    import pyarrow as pa
+
+    command = [sys.executable, "-m", "phi3kit.batch.parquet_rows", str(path), *columns]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=bare_environment(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as child:
+        try:
+            yield pa.ipc.open_stream(child.stdout)
+            ended = child.wait() if columns else 0  # a caller that takes no rows leaves it in the middle
+        except (pa.ArrowInvalid, OSError):
+            ended = child.wait() or 1
+        finally:
+            child.kill()  # a caller may have gone
+        assert child.stderr is not None
+        if ended:
+            said = child.stderr.read().decode(errors="replace").strip().splitlines()
+            raise ValueError(said[-1] if said else "Its rows need more memory than is allowed")
+
+
+def main(path: str, columns: Sequence[str]) -> int:
+    """Decode the file; the exit code."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pa.set_memory_pool(pa.system_memory_pool())  # the others reserve gigabytes of addresses
+    limit_memory(_MEMORY_BYTES)
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            if rows > MOST_ROWS or len(schema) > MOST_COLUMNS:
+                raise ValueError(
+                    f"It has {rows:,} rows and {len(schema):,} columns; {MOST_ROWS:,} and {MOST_COLUMNS:,} are allowed"
+                )
+            fields = [schema.field(name) for name in columns] if columns else list(schema)
+            schema = pa.schema(fields, {_ROWS: str(rows)})
+            with pa.ipc.new_stream(sys.stdout.buffer, schema) as written:
+                if columns:
+                    _write(file, columns, written)
+    except MemoryError:
+        print("Its rows need more memory than is allowed", file=sys.stderr)
+        return 1
+    except (ValueError, KeyError, OSError) as error:
+        print(str(error).splitlines()[0], file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write(file: Any, columns: Sequence[str], written: Any) -> None:
+    done = 0
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(columns), use_threads=False):
+        for place in range(batch.num_rows if batch.nbytes > MOST_ROW_BYTES else 0):
+            if (size := batch.slice(place, 1).nbytes) > MOST_ROW_BYTES:
+                raise ValueError(
+                    f"Row {done + place + 1:,} has {size / 1e6:,.0f} MB; {MOST_ROW_BYTES / 1e6:,.0f} are allowed"
+                )
+        done += batch.num_rows
+        written.write_batch(batch)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,123 @@
+"""Hostile tables: a small file that stands for a large one is refused in bounded memory, in every format."""
+
+import os
+import tracemalloc
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from phi3kit.batch import parquet_rows
+from phi3kit.batch.tables import MOST_ROW_CHARACTERS, ReadOptions, open_table, read_rows
+from phi3kit.core.errors import TableInvalid
+
+MB = 1_000_000
+BIG = "x" * MB
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Python's own memory stays small; Arrow's lies in the child, which has a bound of its own."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120 * MB
+
+
+def parquet(path: Path, column: object, **how: object) -> Path:
+    pq.write_table(
+        pa.table({"message": column}), path, compression="zstd", write_statistics=False, store_schema=False, **how
+    )
+    return path
+
+
+def dictionary(path: Path) -> Path:
+    """A thousand rows that are one entry of a dictionary."""
+    return parquet(path, pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array([BIG])))
+
+
+def prefixes(path: Path) -> Path:
+    """A thousand rows that each begin as the one before, whole."""
+    encoding = {"message": "DELTA_BYTE_ARRAY"}
+    return parquet(path, pa.array([BIG] * 1000), use_dictionary=False, column_encoding=encoding)
+
+
+@pytest.mark.parametrize("make", [dictionary, prefixes])
+@pytest.mark.usefixtures("bounded")
+def test_the_first_rows_of_a_file_that_stands_for_a_gigabyte(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    path = make(tmp_path / "in.parquet")
+    assert path.stat().st_size < 600
+    table = open_table(path)
+    assert (table.columns, table.rows) == (("message",), 1000)
+    assert [row["message"] for row in islice(read_rows(table), 5)] == [BIG] * 5
+
+
+@pytest.mark.usefixtures("bounded")
+def test_a_cell_beyond_the_bound_is_refused(tmp_path: Path) -> None:
+    table = open_table(parquet(tmp_path / "in.parquet", ["a", "x" * 5 * MB]))
+    with pytest.raises(TableInvalid) as caught:
+        list(read_rows(table))
+    assert caught.value.why == "Row 2 has 5 MB; 4 are allowed."
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="only Linux bounds the memory of one process")
+@pytest.mark.usefixtures("bounded")
+def test_a_cell_beyond_memory_is_refused(tmp_path: Path) -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 32, pa.int32()), pa.array(["x" * 20 * MB]))
+    table = open_table(parquet(tmp_path / "in.parquet", column))
+    with pytest.raises(TableInvalid) as caught:
+        list(read_rows(table))
+    assert caught.value.why == "Its rows need more memory than is allowed."
+
+
+def test_the_child_that_decodes_has_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHI3KIT_HF_TOKEN", "hf_secret")
+    given = []
+    monkeypatch.setattr(parquet_rows.subprocess, "Popen", lambda *_, env, **__: given.append(env) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        open_table(parquet(tmp_path / "in.parquet", ["a"]))
+    assert "hf_secret" not in given[0].values()
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl", "in.parquet"])
+@pytest.mark.usefixtures("bounded")
+def test_more_columns_than_a_table_has(tmp_path: Path, name: str) -> None:
+    names = [f"c{number}" for number in range(200_000 if name == "in.csv" else 1_001)]
+    path = tmp_path / name
+    if name == "in.csv":
+        path.write_text(",".join(names))
+    elif name == "in.jsonl":
+        path.write_text("".join(f'{{"{each}": 1}}\n' for each in names))
+    else:
+        pq.write_table(pa.table({each: [1] for each in names}), path)
+    with pytest.raises(TableInvalid, match="columns"):
+        open_table(path)
+
+
+@pytest.mark.parametrize(("name", "begin"), [("in.csv", ""), ("in.csv", 'message\n"'), ("in.jsonl", "")])
+@pytest.mark.usefixtures("bounded")
+def test_a_row_without_end(tmp_path: Path, name: str, begin: str) -> None:
+    path = tmp_path / name
+    path.write_text(begin + "[" * 2 * MOST_ROW_CHARACTERS)
+    with pytest.raises(TableInvalid, match="is too long"):
+        open_table(path)
+
+
+@pytest.mark.usefixtures("bounded")
+def test_a_row_of_many_lines_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("message\n" + '"x\n",' * MB)
+    with pytest.raises(TableInvalid, match="is too long"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("encoding", ["zip", "punycode", "idna", "rot13", "undefined"])
+def test_a_codec_that_is_no_encoding_of_files(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("message\nHello\n")
+    with pytest.raises(TableInvalid, match="There is no encoding"):
+        open_table(path, ReadOptions(encoding=encoding))
