@@ -4,6 +4,7 @@ Knows what a batch reports. Imports nothing that a batch needs.
 """
 
 import hashlib
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from phi3kit.access.actor import Actor
 from phi3kit.batch.events import BatchSummary, RowProgress
 from phi3kit.batch.request import BatchRequest
-from phi3kit.core.data_folder import check_room, writing
+from phi3kit.core.data_folder import check_room, disk_bytes, writing
 from phi3kit.core.errors import TableInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.jobs import job_folder
@@ -20,7 +21,8 @@ from phi3kit.jobs.job_list import JobList
 from phi3kit.jobs.kinds import BATCHES
 
 _GO_ON = "What was computed is kept. Start the same batch again and it goes on from there."
-_UPLOADS_KEPT = 20
+_UPLOADS_KEPT = 20  # of each person
+_UPLOADED_BYTES_KEPT = 1_000_000_000  # of each person; the newest upload is kept whatever it has
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,13 @@ class BatchJobs(JobList[BatchJob]):
         check_room(self._settings)
         with writing(self._settings.home):
             folder = BATCHES.new_folder(self._settings)
+            request = replace(request, input=keep_input(request.input, folder, self._settings))
         request = replace(request, output=folder / request.output.name)
         return self.launch(request, actor, folder)
 
 
-def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
-    """Put an uploaded table into the data folder; the oldest uploads make room for it.
+def keep_upload(name: str, content: bytes, actor: Actor, settings: Settings) -> Path:
+    """Put an uploaded table into the data folder; the same person's oldest uploads make room for it.
 
     Raises TableInvalid, LimitReached or StorageFailed.
     """
@@ -67,7 +70,7 @@ def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
             "The file is too big.", f"It has {len(content) / 1e6:,.1f} MB, and {most:,} are allowed.", "Split it."
         )
     check_room(settings)
-    folder = settings.home / "batches" / "uploads" / hashlib.sha256(content).hexdigest()[:16]
+    folder = _uploads(settings) / _digest(actor.name.encode()) / _digest(content)
     file = folder / Path(name).name
     with writing(settings.home):
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +79,44 @@ def keep_upload(name: str, content: bytes, settings: Settings) -> Path:
             draft.write_bytes(content)
             draft.replace(file)
         folder.touch()
-        for old in sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-_UPLOADS_KEPT]:
-            for each in old.iterdir():
-                each.unlink()
-            old.rmdir()
+        _make_room(folder.parent)
     return file
+
+
+def keep_input(file: Path, folder: Path, settings: Settings) -> Path:
+    """An uploaded table under a second name in its job's folder, so that it stays until the job is gone; others as they are.
+
+    Raises OSError.
+    """
+    if not file.is_relative_to(_uploads(settings)) and not file.is_relative_to(BATCHES.home(settings)):
+        return file
+    kept = folder / "input" / file.name
+    kept.parent.mkdir()
+    try:
+        kept.hardlink_to(file)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, kept)
+    return kept
+
+
+def _uploads(settings: Settings) -> Path:
+    return BATCHES.home(settings) / "uploads"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _make_room(uploads: Path) -> None:
+    """Remove one person's oldest uploads. Another tab may do the same at this moment."""
+    held = 0
+    newest = sorted(uploads.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
+    for place, folder in enumerate(newest):
+        held += disk_bytes(folder)
+        if place and (place >= _UPLOADS_KEPT or held > _UPLOADED_BYTES_KEPT):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(folder: Path) -> BatchJob:

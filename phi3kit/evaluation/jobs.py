@@ -3,14 +3,15 @@
 Knows what an evaluation reports. Imports nothing that an evaluation needs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi3kit.access.actor import Actor
 from phi3kit.batch.events import RowProgress
-from phi3kit.core.data_folder import check_room
+from phi3kit.batch.jobs import keep_input
+from phi3kit.core.data_folder import check_room, writing
 from phi3kit.core.settings import Settings
-from phi3kit.evaluation.request import EvaluationRequest
+from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.jobs import job_folder
 from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
@@ -39,7 +40,12 @@ class EvaluationJobs(JobList[EvaluationJob]):
         """
         actor.require("evaluate")
         check_room(self._settings)
-        return self.launch(request, actor)
+        if request.data == EMBEDDED_QUESTIONS:
+            return self.launch(request, actor)
+        with writing(self._settings.home):
+            folder = EVALUATIONS.new_folder(self._settings)
+            data = keep_input(Path(request.data), folder, self._settings)
+        return self.launch(replace(request, data=str(data)), actor, folder)
 
 
 def _read(folder: Path) -> EvaluationJob:

@@ -317,7 +317,7 @@ class TestAnswering:
 class TestJobs:
     def test_a_batch_is_a_process_whose_result_lies_in_its_folder(self, settings: Settings, tmp_path: Path) -> None:
         (uri,) = [model.model_uri for model in models(settings) if model.wrapper == "onnx"]
-        path = keep_upload("../../in.csv", table_of(tmp_path, "Hello", "").read_bytes(), settings)
+        path = keep_upload("../../in.csv", table_of(tmp_path, "Hello", "").read_bytes(), ADMIN, settings)
         assert path.is_relative_to(settings.home / "batches" / "uploads")
         jobs = BatchJobs(settings)
         job = jobs.start(BatchRequest(uri, path, Path("out.csv")), ADMIN)
@@ -335,7 +335,7 @@ class TestJobs:
     def test_a_stopped_job_says_that_it_can_go_on(self, settings: Settings, tmp_path: Path) -> None:
         (uri,) = [model.model_uri for model in models(settings) if model.wrapper == "onnx"]
         path = keep_upload(
-            "in.csv", table_of(tmp_path, *(["List the capitals of the world."] * 200)).read_bytes(), settings
+            "in.csv", table_of(tmp_path, *(["List the capitals of the world."] * 200)).read_bytes(), ADMIN, settings
         )
         jobs = BatchJobs(settings)
         job = jobs.start(BatchRequest(uri, path, Path("out.csv")), ADMIN)

@@ -91,7 +91,8 @@ class TestBatch:
         assert resources.kit().batches.all()[0].state == "cancelled"
         click(open_page("batch"), "Go on")
         jobs = resources.kit().batches.all()
-        assert (len(jobs), jobs[0].request.input) == (2, jobs[1].request.input)
+        assert len(jobs) == 2
+        assert jobs[0].request.input.samefile(jobs[1].request.input)
         click(open_page("batch"), "Stop")
 
 

@@ -107,7 +107,7 @@ class TestRoom:
 
     def test_an_upload_that_is_too_big_is_refused(self, settings: Settings):
         with pytest.raises(TableInvalid, match=r"2\.0 MB, and 1 are allowed"):
-            keep_upload("in.csv", b"x" * 2_000_000, replace(settings, limits=Limits(upload_mb=1)))
+            keep_upload("in.csv", b"x" * 2_000_000, ADMIN, replace(settings, limits=Limits(upload_mb=1)))
 
     def test_models_are_bounded(self, built: Built):
         full = replace(built.settings, limits=Limits(models=3))

@@ -34,7 +34,7 @@ def choose_file() -> Path | None:
         given = st.file_uploader(
             "File", type=types, key="batch_file", help="CSV, JSONL or Parquet, with a column of prompts."
         )
-    return keep_upload(given.name, given.getvalue(), resources.settings()) if given else None
+    return keep_upload(given.name, given.getvalue(), resources.actor(), resources.settings()) if given else None
 
 
 def show_table(file: Path) -> tuple[Table, ReadOptions]:

@@ -25,7 +25,9 @@ def choose_questions() -> str | None:
             "File", type=["csv", "tsv", "jsonl", "parquet"], key="evaluate_file",
             help="A table with a column message (or prompt) and a column expected.",
         )  # fmt: skip
-    return str(keep_upload(given.name, given.getvalue(), resources.settings())) if given else None
+    if given is None:
+        return None
+    return str(keep_upload(given.name, given.getvalue(), resources.actor(), resources.settings()))
 
 
 def start(request: EvaluationRequest) -> None:

@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 
 import streamlit as st
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +15,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config as st_config
+from streamlit.runtime import get_instance
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 
 from phi3kit.access.same_origin import ServedNames, is_own_click
 from phi3kit.core.errors import SettingInvalid
@@ -21,6 +24,13 @@ from phi3kit.core.settings import read_settings
 from phi3kit.ui.shared import resources
 
 log = logging.getLogger(__name__)
+
+_UPLOADS = "/_stcore/upload_file/"
+_TAB_FILES, _TAB_BIGGEST, _ALL_BIGGEST = (
+    10,
+    2,
+    20,
+)  # files of a tab; files of the biggest size of a tab, and of all tabs
 
 # Streamlit's own pages need inline styles, evaluated scripts (plotly, its data grid) and blobs (workers, downloads).
 # Nothing is loaded from, or sent to, another host: an image in somebody's text reaches nobody.
@@ -130,10 +140,12 @@ class SecurityHeaders:
 
 
 class BoundedUploads:
-    """Refuses uploads bigger than allowed while they arrive: Streamlit holds them in memory."""
+    """Refuses what is more than allowed while it arrives: Streamlit holds uploads in memory as long as their tab lives."""
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
-        self._app, self._most = app, most_bytes
+    def __init__(self, app: ASGIApp, most_bytes: int, held: Callable[[], MemoryUploadedFileManager]) -> None:
+        """most_bytes: of one file. held: the files that are there."""
+        self._app, self._most, self._held = app, most_bytes, held
+        self._coming: list[tuple[str, int]] = []  # tab and bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("PUT", "POST"):
@@ -143,6 +155,34 @@ class BoundedUploads:
         if not length.isdecimal() or int(length) > self._most:
             await PlainTextResponse("The file is too big for this app.", 413)(scope, receive, send)
             return
+        if _UPLOADS not in scope["path"]:
+            await self._pass(scope, receive, send)
+            return
+        tab, _, file = scope["path"].rpartition("/")
+        coming = (tab, int(length) or self._most)
+        if not self._has_room(tab, file, coming[1]):
+            await PlainTextResponse("This tab holds too many files. Load the page again.", 413)(scope, receive, send)
+            return
+        self._coming.append(coming)
+        try:
+            await self._pass(scope, receive, send)
+        finally:
+            self._coming.remove(coming)
+
+    def _has_room(self, tab: str, file: str, size: int) -> bool:
+        """Whether the file may come, which may be there already."""
+        stored = self._held().file_storage
+        own = [len(each.data) for name, each in stored.get(tab.rpartition("/")[2], {}).items() if name != file]
+        own += [bytes_ for other, bytes_ in self._coming if other == tab]
+        everybody = sum(len(each.data) for files in list(stored.values()) for each in list(files.values()))
+        everybody += sum(bytes_ for _, bytes_ in self._coming)
+        return (
+            len(own) < _TAB_FILES
+            and sum(own) + size <= _TAB_BIGGEST * self._most
+            and everybody + size <= _ALL_BIGGEST * self._most
+        )
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         came = 0
 
         async def bounded() -> Message:
@@ -168,9 +208,17 @@ def middleware() -> list[Middleware]:
     st_config.set_option("server.corsAllowedOrigins", [*st_config.get_option("server.corsAllowedOrigins"), *listed])
     found = [Middleware(SecurityHeaders, framed=settings.profile == "public")]
     found += [Middleware(OwnPages, names=names), Middleware(OwnFiles)]
-    if upload_mb := settings.limits.upload_mb:
-        found.append(Middleware(BoundedUploads, most_bytes=upload_mb * 1_000_000))
+    # Streamlit's own bound is of a file; a request has some lines around it.
+    streamlits = (int(st.get_option("server.maxUploadSize")) + 1) * 2**20
+    most_bytes = settings.limits.upload_mb * 1_000_000 if settings.limits.upload_mb else streamlits
+    found.append(Middleware(BoundedUploads, most_bytes=most_bytes, held=_uploads))
     return found
+
+
+def _uploads() -> MemoryUploadedFileManager:
+    manager = get_instance().uploaded_file_mgr
+    assert isinstance(manager, MemoryUploadedFileManager)
+    return manager
 
 
 def on_script_error(error: Exception) -> bool:
