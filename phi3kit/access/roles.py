@@ -10,13 +10,13 @@ from phi3kit.core.profiles import Role
 
 Act = Literal[
     "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys",
-    "connect", "delete", "serve", "watch", "administer",
+    "build_folder", "connect", "delete", "serve", "watch", "administer",
 ]  # fmt: skip
 
 
 _USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys")
 _MAY: dict[Role, tuple[Act, ...]] = {
-    "admin": (*_USER, "connect", "delete", "serve", "watch", "administer"),
+    "admin": (*_USER, "build_folder", "connect", "delete", "serve", "watch", "administer"),
     "user": _USER,
     "viewer": ("watch",),
     "visitor": ("talk", "build"),  # a stranger: the embedded model, and nothing else
@@ -27,6 +27,7 @@ _WORDS: dict[Act, str] = {
     "talk": "ask a model",
     "build": "build",
     "build_any": "build from another source than the embedded model",
+    "build_folder": "build from a folder of the server",
     "batch": "answer a table",
     "evaluate": "evaluate a model",
     "invoke": "send payloads to /invocations",

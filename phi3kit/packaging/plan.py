@@ -15,7 +15,7 @@ from phi3kit.core.records import Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats.model_folder import NUMBER_BYTES
 from phi3kit.packaging.events import BuildRequest
-from phi3kit.packaging.sources.find import EMBEDDED, Source
+from phi3kit.packaging.sources.find import Source, allow_source
 
 Fit = Literal["fits", "tight", "too much"]
 
@@ -88,7 +88,7 @@ class Plan:
 
 def allow(request: BuildRequest, actor: Actor) -> None:
     """Let the actor ask for this build. Raises NotAllowed."""
-    actor.require("build" if request.source == EMBEDDED else "build_any")
+    allow_source(request.source, actor)
     if request.register:
         actor.require("register")
 

@@ -53,14 +53,15 @@ class TestRoles:
             ("user", "talk build build_any batch evaluate invoke register keep keys"),
             (
                 "admin",
-                "talk build build_any batch evaluate invoke register keep keys connect delete serve watch administer",
+                "talk build build_any batch evaluate invoke register keep keys "
+                "build_folder connect delete serve watch administer",
             ),
         ],
     )
     def test_may_do_exactly_this(self, role: Role, acts: str):
         every: tuple[Act, ...] = (
             "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys",
-            "connect", "delete", "serve", "watch", "administer",
+            "build_folder", "connect", "delete", "serve", "watch", "administer",
         )  # fmt: skip
         assert [act for act in every if may(role, act)] == acts.split()
 
@@ -191,7 +192,7 @@ def test_somebody_elses_job_is_theirs_to_end(tmp_path: Path):
     settings = settings_for(tmp_path)
     ada, bob = Actor("ada", "user"), Actor("bob", "user")
     jobs = BuildJobs(settings)
-    job = jobs.start(BuildRequest(("onnx",), str(tmp_path), "int4"), ada)
+    job = jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), ada)
     with pytest.raises(NotAllowed, match="belongs to others"):
         jobs.cancel(job, bob)
     jobs.cancel(job, ada)

@@ -55,8 +55,8 @@ def find_source(name: str, actor: Actor, settings: Settings) -> Source:
 
     Raises SourceInvalid with the reason, DownloadFailed, or NotAllowed.
     """
-    actor.require("build" if name == EMBEDDED else "build_any")
-    folder = _folder(name)
+    allow_source(name, actor)
+    folder = _folder(name) if name == EMBEDDED or actor.may("build_folder") else None
     if folder is not None:
         return Source(name, folder, judge(name, folder, sizes_of(folder)))
     repository = parse(name)
@@ -69,11 +69,20 @@ def find_source(name: str, actor: Actor, settings: Settings) -> Source:
     try:
         snapshot = hub.look_up(repository, settings)
     except Phi3KitError as error:  # a mistyped folder looks like a repository too
+        if not actor.may("build_folder"):
+            raise
         raise type(error)(error.what, f"{error.why} There is no such folder here either.", error.next_step) from error
     inside = f"{repository.subfolder}/" if repository.subfolder else ""
     sizes = {file.path.removeprefix(inside): file.size_bytes for file in snapshot.files}
     folder = hub.fetch_small(snapshot, settings, [name for name in JUDGED_BY if name in sizes])
     return Source(name, folder, judge(name, folder, sizes), snapshot, hub.bytes_to_download(snapshot, settings))
+
+
+def allow_source(name: str, actor: Actor) -> None:
+    """Let the actor name this source. Raises NotAllowed, before anything is looked for on this machine."""
+    actor.require("build" if name == EMBEDDED else "build_any")
+    if name != EMBEDDED and parse(name) is None:
+        actor.require("build_folder")
 
 
 def lies_on_the_hub(name: str) -> bool:

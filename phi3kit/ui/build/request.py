@@ -47,7 +47,9 @@ _VERDICTS = {
 
 def choose_request() -> BuildRequest:
     """What should be built; its source is empty until one is chosen."""
-    kinds = list(_SOURCE_HELP) if permissions.may("build_any") else ["embedded (small)"]
+    kinds = ["embedded (small)"]
+    kinds += ["Hugging Face"] if permissions.may("build_any") else []
+    kinds += ["folder"] if permissions.may("build_folder") else []
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wrapper = elements.choose_one("Wrapper", _WRAPPERS, "build_wrapper")
         kind = elements.choose_one("Source", kinds, "build_source")
