@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 
 from phi3kit.access.actor import process_actor
-from phi3kit.access.keys import KeyStore
+from phi3kit.access.keys import MOST_DAYS, USUAL_DAYS, KeyStore
 from phi3kit.cli.arguments import Commands
 from phi3kit.core.settings import read_settings
 
@@ -18,6 +18,7 @@ def add(commands: Commands) -> None:
     create = acts.add_parser("create", help="make a key; it is printed once")
     create.add_argument("user", metavar="USER", help="whose turns it makes: the name that Access shows")
     create.add_argument("--note", default="", metavar="TEXT", help="what it is for")
+    create.add_argument("--days", type=int, default=USUAL_DAYS, help=f"how long it lives (1 to {MOST_DAYS})")
     create.set_defaults(run=_create)
     listed = acts.add_parser("list", help="everybody's keys, newest first")
     listed.add_argument("--json", action="store_true")
@@ -29,8 +30,8 @@ def add(commands: Commands) -> None:
 
 def _create(arguments: argparse.Namespace) -> None:
     settings = read_settings()
-    key, token = KeyStore(settings.home).create(arguments.user, arguments.note, process_actor(settings))
-    print(f"Key {key.id} of {key.user}. It is not shown again:", file=sys.stderr)
+    key, token = KeyStore(settings.home).create(arguments.user, arguments.note, process_actor(settings), arguments.days)
+    print(f"Key {key.id} of {key.user}, until {_moment(key.expires_at)}. It is not shown again:", file=sys.stderr)
     print(token)
 
 
@@ -42,8 +43,8 @@ def _list(arguments: argparse.Namespace) -> None:
         return
     for key in found:
         used = f"used {_moment(key.last_used_at)}" if key.last_used_at else "not used"
-        state = f"revoked {_moment(key.revoked_at)}" if key.revoked_at else used
-        print(f"{key.id}  {key.user:24}  {_moment(key.created_at)}  {state:24}  {key.note}")
+        state = f"revoked {_moment(key.revoked_at)}" if key.revoked_at else f"until {_moment(key.expires_at)}"
+        print(f"{key.id}  {key.user:24}  {_moment(key.created_at)}  {state:24}  {used:21}  {key.note}")
 
 
 def _revoke(arguments: argparse.Namespace) -> None:

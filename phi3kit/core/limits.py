@@ -32,6 +32,11 @@ class Limits:
         bounds = (self.user_daily_turns, self.user_minute_tokens, self.user_minute_turns, self.user_turns_at_once)
         return any(bound is not None for bound in bounds)
 
+    @property
+    def bounds_users(self) -> bool:
+        """Whether it matters whose a turn is."""
+        return self.paces_users or self.user_daily_tokens is not None
+
 
 # The environment variables; the first two are older than the rule.
 VARIABLES: dict[str, str] = {

@@ -31,7 +31,7 @@ _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 @dataclass(frozen=True)
 class RoleLists:
-    """The people of each role, by name as an operator wrote it, and the claim that gives a role."""
+    """The people of each role, each as `email:`, `sub:ISSUER#SUBJECT` or `group:`, and the claim that gives a role."""
 
     admins: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
@@ -119,9 +119,9 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         log_text=log_text,
         profile=profile,
         role_lists=RoleLists(
-            admins=_names(text("PHI3KIT_ADMINS")),
-            users=_names(text("PHI3KIT_USERS")),
-            viewers=_names(text("PHI3KIT_VIEWERS")),
+            admins=_people("PHI3KIT_ADMINS", text("PHI3KIT_ADMINS")),
+            users=_people("PHI3KIT_USERS", text("PHI3KIT_USERS")),
+            viewers=_people("PHI3KIT_VIEWERS", text("PHI3KIT_VIEWERS")),
             claim=text("PHI3KIT_ROLE_CLAIM").strip() or None,
             default=_one_of(found, "PHI3KIT_DEFAULT_ROLE", (*LISTED_ROLES, "nobody"), "nobody"),
         ),
@@ -147,8 +147,24 @@ def _one_of(found: Mapping[str, object], name: str, choices: tuple[Word, ...], d
     raise _invalid(name, f"It is {given!r}.", f"Set it to {', '.join(choices[:-1])} or {choices[-1]}.")
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(each.strip() for each in text.split(",") if each.strip())
+def _people(name: str, text: str) -> frozenset[str]:
+    """Entries of a list of people; an address alone means `email:`. Raises SettingInvalid."""
+    found = set()
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        kind, _, value = entry.partition(":")
+        if kind == "email" or (":" not in entry and "@" in entry):
+            address = value if kind == "email" else entry
+            # Only in ASCII: some other letters would become ASCII letters.
+            found.add(f"email:{address.lower() if address.isascii() else address}")
+        elif (kind == "sub" and "#" in value) or (kind == "group" and value):
+            found.add(entry)
+        else:
+            raise _invalid(
+                name,
+                f"{entry!r} does not say which claim it is.",
+                "Write email:ADDRESS, sub:ISSUER#SUBJECT or group:NAME; the sign-in page shows people what fits them.",
+            )
+    return frozenset(found)
 
 
 def _host_names(found: Mapping[str, object], profile: Profile) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from threading import Thread
 import uvicorn
 
 from phi3kit.access.keys import KeyStore
+from phi3kit.access.people import role_of_key
 from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.core.loopback import is_loopback
@@ -87,7 +88,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
     """The keys that are accepted; a managed worker has its app's alone. Raises SettingInvalid or StorageFailed."""
     if managed:
-        return Keys(settings.api_key, None, required=settings.api_key is not None)
+        return Keys(settings.api_key, None, required=settings.api_key is not None, managed=True)
     users = KeyStore(settings.home)
     beyond = not is_loopback(host)
     if beyond and settings.api_key is None and not users.any_live():
@@ -96,7 +97,8 @@ def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
             why="Anyone who reaches this machine could use it.",
             next_step="Set PHI3KIT_API_KEY, make a key with phi3kit keys create, or leave out --host.",
         )
-    return Keys(settings.api_key, users, required=beyond or settings.api_key is not None or settings.profile == "team")
+    required = beyond or settings.api_key is not None or settings.profile == "team"
+    return Keys(settings.api_key, users, required, role_of=lambda user: role_of_key(user, settings))
 
 
 def _listen(host: str, port: int) -> socket.socket:

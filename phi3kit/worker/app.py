@@ -48,6 +48,7 @@ from phi3kit.worker.request_checks import (
     LastRequest,
     check_length,
     error_response,
+    is_from_app,
     key_user,
     parse,
     read_body,
@@ -121,15 +122,22 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     async def completions(request: Request) -> Response:
         return await complete(request, await parse(request, CompletionRequest))
 
+    def caller_of(request: Request, user: str | None) -> Caller:
+        """user: the request's own `user` field, which counts where no user has limits: anybody could write any."""
+        if is_from_app(request):
+            return Caller.from_headers(request.headers, user)
+        unbound = config.settings.profile == "local" and not limits.bounds_users
+        return Caller.named(key_user(request) or (user if unbound and user else "api"))
+
     async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
         prompt = body.conversation() if isinstance(body, ChatRequest) else body.raw_prompt()
         check_length(prompt, limits, engine.runtime.context_tokens)
-        caller = Caller.from_headers(request.headers, body.user, key_user(request))
+        caller = caller_of(request, body.user)
         work = partial(turn_of, body, caller, engine, config.wrapper, config.model_uri)
         return await _respond(request, body, await tokenizing.run(caller.user, work), recorder)
 
     async def text_work(request: Request, work: Callable[[], TextWork]) -> Response:
-        user = Caller.from_headers(request.headers, None, key_user(request)).user
+        user = caller_of(request, None).user
         text_meter.check(user)
         try:
             done = await tokenizing.run(user, work)
@@ -165,7 +173,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
 
         data = (await read_body(request)).decode("utf-8", errors="replace")
         content_type = request.headers["content-type"]
-        caller = Caller.from_headers(request.headers, None, key_user(request))
+        caller = caller_of(request, None)
         with recorder.counted(caller.turn_id, caller.user):
             status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
         return Response(content, status, media_type=media_type)

@@ -1,12 +1,13 @@
-"""Request checks: what is refused before a route's own work: other sites' pages, keys, sizes, JSON; the shape of errors.
+"""Request checks: what is refused before a route's own work: other sites' pages, keys, roles, sizes, JSON; errors' shape.
 
-Knows OpenAI's error shape and the worker's bounds. Knows no model.
+Knows every route by what it asks of its callers, OpenAI's error shape and the worker's bounds. Knows no model.
 """
 
 import asyncio
 import hmac
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,9 +17,12 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi3kit.access.keys import KeyStore, looks_like_key
+from phi3kit.access.roles import Act, may
+from phi3kit.access.roles import refusal as role_refusal
 from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import BudgetSpent, RequestInvalid, StorageFailed, TryLater
 from phi3kit.core.limits import Limits
+from phi3kit.core.profiles import Role
 from phi3kit.core.records import Message
 from phi3kit.formats import openai_schema
 
@@ -28,6 +32,30 @@ MAX_BODY_BYTES = 2**20
 _CHARACTERS_A_TOKEN = 64  # beyond them a text fits no context: a token has 4 characters or so
 # A page of another site sends neither without asking first. MLflow's protocol has the second.
 _JSON, _CSV = "application/json", "text/csv"
+
+
+@dataclass(frozen=True)
+class RouteRule:
+    """What a route asks of its callers."""
+
+    act: Act | None  # that the role of a key's user must allow; None: no key is asked
+    takes: tuple[str, ...] = ()  # content types of its body
+    keeps_alive: bool = True  # whether it keeps an idle worker from ending: a monitor does not
+
+
+# Every route. One that is not here asks for a key, takes JSON alone, and is a 404 behind that.
+ROUTES = {
+    "/health": RouteRule(None, keeps_alive=False),
+    "/metrics": RouteRule("talk", keeps_alive=False),
+    "/openapi.json": RouteRule("talk"),
+    "/v1/models": RouteRule("talk"),
+    "/v1/chat/completions": RouteRule("talk", (_JSON,)),
+    "/v1/completions": RouteRule("talk", (_JSON,)),
+    "/tokenize": RouteRule("talk", (_JSON,)),
+    "/detokenize": RouteRule("talk", (_JSON,)),
+    "/invocations": RouteRule("invoke", (_JSON, _CSV)),
+}
+_ANY_OTHER = RouteRule("talk", (_JSON,))
 
 
 class BodyTooLarge(Exception):
@@ -43,11 +71,13 @@ class LastRequest:
 
 @dataclass(frozen=True)
 class Keys:
-    """Which keys a worker accepts."""
+    """Which keys a worker accepts, and whom they stand for."""
 
-    own: str | None  # of whoever started the worker: its X-Phi3kit-* headers are believed
+    own: str | None  # of whoever started the worker
     users: KeyStore | None  # each names its user, whatever the headers say
     required: bool  # whether a request without one is refused
+    managed: bool = False  # the own key is the app's alone: its X-Phi3kit-* headers are believed
+    role_of: Callable[[str], Role] = lambda user: "user"  # of a key's user, now
 
 
 class Guard:
@@ -66,43 +96,57 @@ class Guard:
     async def _refused(self, request: Request) -> Response | None:
         if why := self._names.refusal(request.scope["headers"]):
             return refusal(403, why, "origin_not_allowed")
-        if request.url.path == "/health":
-            return None
-        if request.url.path != "/metrics":  # a monitor does not keep an idle worker alive
+        rule = ROUTES.get(request.url.path, _ANY_OTHER)
+        if rule.keeps_alive:
             self._last_request.at = time.monotonic()
-        if refused := await self._refused_key(request):
+        if rule.act is None:
+            return None
+        if refused := await self._refused_key(request, rule.act):
             return refused
-        if request.method == "POST" and (why := _wrong_type(request)):
+        if request.method == "POST" and (why := _wrong_type(request, rule.takes)):
             return refusal(415, why, "unsupported_media_type")
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             return error_response(BodyTooLarge())
         return None
 
-    async def _refused_key(self, request: Request) -> Response | None:
+    async def _refused_key(self, request: Request, act: Act) -> Response | None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if self._keys.own is not None and hmac.compare_digest(given.encode(), self._keys.own.encode()):
+            request.state.from_app = self._keys.managed
             return None
         # Also where no key is required: a revoked key must not work as an anonymous caller.
         if self._keys.users is not None and looks_like_key(given):
             try:
                 # In a thread: the file may be locked by another process.
-                user = await asyncio.to_thread(self._keys.users.user_of, given)
+                user, role = await asyncio.to_thread(self._user_and_role, self._keys.users, given)
             except StorageFailed as error:
                 return error_response(error)
-            if user is not None:
-                request.state.key_user = user
-                return None
-            return refusal(401, "The key is unknown or was revoked. Make a new one on Access.", "invalid_api_key")
+            if user is None:
+                why = "The key is unknown, has expired or was revoked. Make a new one on Access."
+                return refusal(401, why, "invalid_api_key")
+            if not may(role, act):
+                return refusal(403, str(role_refusal(role, act)), "role_not_allowed")
+            request.state.key_user = user
+            return None
         if not self._keys.required:
             return None
         return refusal(401, "The key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key")
 
+    def _user_and_role(self, users: KeyStore, token: str) -> tuple[str | None, Role]:
+        """With each request anew: a key ends when it is revoked, and when its user loses the role."""
+        user = users.user_of(token)
+        return user, "nobody" if user is None else self._keys.role_of(user)
 
-def _wrong_type(request: Request) -> str | None:
+
+def _wrong_type(request: Request, taken: tuple[str, ...]) -> str | None:
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    taken = (_JSON, _CSV) if request.url.path == "/invocations" else (_JSON,)
-    return None if given in taken else f"Send the body with Content-Type: {' or '.join(taken)}."
+    return None if given in taken else f"Send the body with Content-Type: {' or '.join(taken) or _JSON}."
+
+
+def is_from_app(request: Request) -> bool:
+    """Whether the app itself sent a request, with the key that only it and its worker have."""
+    return getattr(request.state, "from_app", False)
 
 
 def key_user(request: Request) -> str | None:

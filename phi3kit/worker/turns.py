@@ -35,7 +35,7 @@ _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request, as its headers say; a plain client sends none of them."""
+    """Who sent a request."""
 
     turn_id: str
     conversation_id: str
@@ -43,14 +43,13 @@ class Caller:
     origin: Origin
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, str], user: str | None, key_user: str | None = None) -> "Caller":
-        """Read the X-Phi3kit-* headers. user: the request's own `user` field.
+    def named(cls, user: str) -> "Caller":
+        """Somebody from outside. A turn's id from there would let many turns count as one."""
+        return cls(uuid.uuid4().hex, uuid.uuid4().hex, user[:_MAX_HEADER_TEXT] or "api", "api")
 
-        key_user: whose key came with the request; the headers are then ignored. A turn's id from outside would let many
-        turns count as one.
-        """
-        if key_user is not None:
-            return cls(uuid.uuid4().hex, uuid.uuid4().hex, key_user, "api")
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str], user: str | None) -> "Caller":
+        """Whom the X-Phi3kit-* headers of the app name. user: the request's own `user` field."""
 
         def text(name: str) -> str:
             return headers.get(f"x-phi3kit-{name}", "")[:_MAX_HEADER_TEXT]

@@ -43,21 +43,25 @@ PEOPLE: dict[str, Any] = {
     "bob": {"sub": "2", "email": f"bob@{LAB}", "email_verified": True},
     "bea": {"sub": "3", "preferred_username": "bea", "groups": ["staff", "phi3kit-user"]},
     "vera": {"sub": "4", "preferred_username": "vera"},
-    "nemo": {"sub": "5", "email": f"nemo@{LAB}", "groups": ["staff"]},
-    "brief": {"sub": "6", "email": f"ada@{LAB}", "_lifetime_s": 8},
+    "nemo": {"sub": "5", "email": f"nemo@{LAB}", "email_verified": True, "groups": ["staff"]},
+    "brief": {"sub": "6", "email": f"ada@{LAB}", "email_verified": True, "_lifetime_s": 8},
     # Nobody of these is who they say.
+    "not said": {"sub": "7", "email": f"ada@{LAB}", "preferred_username": f"ada@{LAB}"},
+    "null": {"sub": f"ada@{LAB}", "email": f"ada@{LAB}", "email_verified": None},
+    "no": {"sub": "8", "email": f"ada@{LAB}", "email_verified": "no", "name": f"ada@{LAB}"},
+    "zero": {"sub": "9", "email": f"ada@{LAB}", "email_verified": 0, "groups": [f"email:ada@{LAB}", f"ada@{LAB}"]},
     "unverified": {"sub": "mallory-7", "email": f"ada@{LAB}", "email_verified": False, "preferred_username": "vera"},
-    "other key": {"sub": "8", "email": f"ada@{LAB}", "_key": "other"},
-    "no signature": {"sub": "9", "email": f"ada@{LAB}", "_key": "none"},
-    "public key as secret": {"sub": "10", "email": f"ada@{LAB}", "_key": "public"},
-    "other app": {"sub": "11", "email": f"ada@{LAB}", "aud": "another-app"},
-    "other issuer": {"sub": "12", "email": f"ada@{LAB}", "iss": "https://evil.example"},
-    "other nonce": {"sub": "13", "email": f"ada@{LAB}", "nonce": "replayed"},
-    "run out": {"sub": "14", "email": f"ada@{LAB}", "_lifetime_s": -3600},
+    "other key": {"sub": "8", "email": f"ada@{LAB}", "email_verified": True, "_key": "other"},
+    "no signature": {"sub": "9", "email": f"ada@{LAB}", "email_verified": True, "_key": "none"},
+    "public key as secret": {"sub": "10", "email": f"ada@{LAB}", "email_verified": True, "_key": "public"},
+    "other app": {"sub": "11", "email": f"ada@{LAB}", "email_verified": True, "aud": "another-app"},
+    "other issuer": {"sub": "12", "email": f"ada@{LAB}", "email_verified": True, "iss": "https://evil.example"},
+    "other nonce": {"sub": "13", "email": f"ada@{LAB}", "email_verified": True, "nonce": "replayed"},
+    "run out": {"sub": "14", "email": f"ada@{LAB}", "email_verified": True, "_lifetime_s": -3600},
 }
 ROLES = {
-    "PHI3KIT_PROFILE": "team", "PHI3KIT_ADMINS": f"ada@{LAB}", "PHI3KIT_USERS": f"bob@{LAB}",
-    "PHI3KIT_VIEWERS": "vera", "PHI3KIT_ROLE_CLAIM": "groups",
+    "PHI3KIT_PROFILE": "team", "PHI3KIT_ADMINS": f"ada@{LAB}", "PHI3KIT_USERS": f"email:bob@{LAB}",
+    "PHI3KIT_ROLE_CLAIM": "groups",
 }  # fmt: skip
 
 
@@ -91,8 +95,9 @@ def team(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tea
     with running_provider(callback, PEOPLE) as provider:
         secrets = tmp_path_factory.mktemp("secrets") / "secrets.toml"
         secrets.write_text(provider.secrets_toml(callback))
+        roles = ROLES | {"PHI3KIT_VIEWERS": f"sub:{provider.url}#4"}
         with (
-            running_app(home, port=port, options=["--secrets.files", str(secrets)], **ROLES) as app,
+            running_app(home, port=port, options=["--secrets.files", str(secrets)], **roles) as app,
             sync_playwright() as engine,
         ):
             browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -149,7 +154,7 @@ class TestRoles:
     def test_a_users_role_may_come_from_a_claim_and_does_not_administer(self, team: Team):
         with team.tab() as page:
             sign_in(page, "bea")
-            assert "bea · user" in sidebar(page)
+            assert "sub:3 · user" in sidebar(page)
             go(page, "Access")
             idle(page)
             text = main_text(page)
@@ -161,7 +166,7 @@ class TestRoles:
     def test_a_viewer_asks_nothing_and_makes_no_key(self, team: Team):
         with team.tab() as page:
             sign_in(page, "vera")
-            assert "vera · viewer" in sidebar(page)
+            assert "sub:4 · viewer" in sidebar(page)
             for name in ("Chat", "Compare"):
                 go(page, name)
                 page.get_by_text("Your role is viewer; it takes user.").wait_for()
@@ -182,11 +187,15 @@ class TestRoles:
             page.goto(f"{team.app.url}/models")
             page.get_by_text("You may not use this app yet.").wait_for()
 
-    def test_an_address_that_was_not_verified_gives_nobodys_rights(self, team: Team):
+    @pytest.mark.parametrize(
+        ("person", "subject"),
+        [("unverified", "mallory-7"), ("not said", "7"), ("null", f"ada@{LAB}"), ("no", "8"), ("zero", "9")],
+    )
+    def test_an_address_that_was_not_verified_gives_nobodys_rights(self, team: Team, person: str, subject: str):
         with team.tab() as page:
-            sign_in(page, "unverified")
+            sign_in(page, person)
             assert "You may not use this app yet." in main_text(page)
-            assert "mallory-7" in main_text(page)
+            assert f"sub:{team.provider.url}#{subject}" in main_text(page)
 
 
 class TestConversations:

@@ -10,13 +10,19 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.access.keys import KeyStore
+from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.usage.outbox import Outbox
 from tests.support.in_app import app_on, click, errors, open_page, words
 from tests.support.samples import turn
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
-TEAM = {"PHI3KIT_PROFILE": "team", "PHI3KIT_ADMINS": "ada", "PHI3KIT_USERS": "bob", "PHI3KIT_VIEWERS": "vera"}
+ISSUER = "https://id.example"
+TEAM = {
+    "PHI3KIT_PROFILE": "team", "PHI3KIT_ADMINS": f"sub:{ISSUER}#ada", "PHI3KIT_USERS": f"sub:{ISSUER}#bob",
+    "PHI3KIT_VIEWERS": f"sub:{ISSUER}#vera",
+}  # fmt: skip
+BOB = Person(ISSUER, "bob", None, ()).name
 AUTH = {
     "redirect_uri": "https://phi.example/oauth2callback",
     "cookie_secret": "c" * 32,
@@ -31,7 +37,7 @@ def page_of(name: str, page: str = "access", auth: dict[str, Any] | None = AUTH,
     app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120)
     if auth is not None:
         app.secrets["auth"] = auth
-    app.user = {"is_logged_in": True, "sub": name, **claims} if name else {"is_logged_in": False}
+    app.user = {"is_logged_in": True, "iss": ISSUER, "sub": name, **claims} if name else {"is_logged_in": False}
     app = app.run()
     if page != "home":
         app = app.switch_page(f"pages/{page}.py").run()
@@ -81,7 +87,8 @@ class TestDoor:
     def test_who_is_on_no_list_is_told_their_name_and_whom_to_ask(self, tmp_path: Path):
         with app_on(tmp_path, **TEAM):
             app = page_of("nemo", "home")
-        assert "You signed in as nemo, and this name has no role here." in app.warning[0].value
+        assert "You signed in as sub:nemo, and you have no role here." in app.warning[0].value
+        assert app.code[0].value == f"sub:{ISSUER}#nemo"
         assert labels(app) == ["Sign out"]
 
     @pytest.mark.parametrize(
@@ -137,14 +144,15 @@ class TestWho:
         with app_on(tmp_path, **TEAM):
             app = page_of(name)
         text = words(app)
-        assert f"You are **{name}**, role **{role}**." in text
+        shown = Person(ISSUER, name, None, ()).name.replace("#", "\\#")
+        assert f"You are **{shown}**, role **{role}**." in text
         assert any(":material/check:" in each.value and allowed in each.value for each in app.markdown)
         assert forbidden is None or any("Not:" in each.value and forbidden in each.value for each in app.markdown)
 
     def test_name_role_and_the_way_out_are_in_the_sidebar(self, tmp_path: Path):
         with app_on(tmp_path, **TEAM):
             app = page_of("bob", "home")
-        assert any("bob · user" in each.value for each in app.sidebar.markdown)
+        assert any("sub:bob · user" in each.value for each in app.sidebar.markdown)
         assert [each.label for each in app.sidebar.button] == ["Sign out"]
 
     def test_on_ones_own_machine_everything_is_on_and_nobody_signs_out(self, tmp_path: Path):
@@ -162,7 +170,7 @@ class TestWho:
 
 class TestLimits:
     def test_each_limit_says_how_much_of_it_is_used(self, tmp_path: Path):
-        Outbox(tmp_path).add(turn("a", user="bob", at=time.time()))
+        Outbox(tmp_path).add(turn("a", user=BOB, at=time.time()))
         with app_on(tmp_path, **TEAM, PHI3KIT_DAILY_TOKENS_PER_USER="60"):
             said = [each.proto.text for each in page_of("bob").get("progress")]
         assert said == ["0 of 60 turns in the last minute", "0 of 4 answers being written", "15 of 60 tokens today"]
@@ -185,11 +193,11 @@ class TestKeys:
             token, request = [each.value for each in app.code]
             assert re.fullmatch(r"phi3kit_[0-9a-f]{12}_[\w-]{43}", token)
             assert f"Authorization: Bearer {token}" in request
-            assert KeyStore(tmp_path).user_of(token) == "bob"
+            assert KeyStore(tmp_path).user_of(token) == BOB
             app = app.run()
             assert token[-43:] not in str([each.value for each in app.code])
             (row,) = app.dataframe[0].value.to_dict("records")
-        assert (row["User"], row["Note"], row["State"]) == ("bob", "notebook", "live")
+        assert (row["User"], row["Note"], row["State"]) == (BOB, "notebook", "live")
 
     def test_a_viewer_makes_none(self, tmp_path: Path):
         with app_on(tmp_path, **TEAM):
@@ -198,7 +206,7 @@ class TestKeys:
         assert any("Your role is viewer; it takes user." in each.value for each in app.info)
 
     def test_only_an_admin_sees_everybodys_keys_and_use(self, tmp_path: Path):
-        Outbox(tmp_path).add(turn("a", user="bob", at=time.time()))
+        Outbox(tmp_path).add(turn("a", user=BOB, at=time.time()))
         with app_on(tmp_path, **TEAM):
             self.create(page_of("bob"), "of bob")
             admin = page_of("ada")
@@ -208,7 +216,7 @@ class TestKeys:
             keys, uses = (each.value.to_dict("records") for each in admin.dataframe)
             user = page_of("bob")
         assert [row["Note"] for row in keys] == ["of bob"]
-        assert [(row["User"], row["Tokens today"]) for row in uses] == [("bob", 15)]
+        assert [(row["User"], row["Tokens today"]) for row in uses] == [(BOB, 15)]
         assert (len(user.toggle), len(user.dataframe), "Everybody's use" in words(user)) == (0, 1, False)
 
 

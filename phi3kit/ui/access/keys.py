@@ -3,13 +3,16 @@
 Knows how they are drawn. Does not know how a key is made or checked.
 """
 
+import time
+
 import streamlit as st
 
 from phi3kit.access.actor import Actor
-from phi3kit.access.keys import ApiKey, KeyStore
+from phi3kit.access.keys import MOST_DAYS, USUAL_DAYS, ApiKey, KeyStore
 from phi3kit.core.settings import Settings
 from phi3kit.ui.shared import actions, elements, pages, permissions, shell, words
 
+_DAYS = (7, 30, USUAL_DAYS, MOST_DAYS)
 _BODY = '{"model": "phi3", "messages": [{"role": "user", "content": "What is the capital of Spain?"}]}'
 
 
@@ -32,10 +35,11 @@ def _show_form(store: KeyStore, actor: Actor) -> None:
         user = actor.name
         if actor.may("administer"):
             user = st.text_input("For", actor.name, max_chars=200, width=260, help="Whose turns the key makes.")
-        note = st.text_input("Note", max_chars=200, width=320, placeholder="What it is for")
+        note = st.text_input("Note", max_chars=200, width=260, placeholder="What it is for")
+        days = st.selectbox("Days", _DAYS, _DAYS.index(USUAL_DAYS), width=90, help="How long it lives.")
         create = st.form_submit_button("Create a key", type="primary", icon=":material/key:")
     if create:
-        key, token = store.create(user, note, actor)
+        key, token = store.create(user, note, actor, days)
         _show_new(key, token)
 
 
@@ -58,19 +62,22 @@ def _show_list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
     if not keys:
         st.markdown("There are none yet.")
         return
+    now = time.time()
     rows = [
         {
             "Key": f"phi3kit_{key.id}_…",
             "User": key.user,
             "Note": key.note,
-            "State": "revoked" if key.revoked_at else "live",
+            "State": key.state(now),
             "Created": words.local(key.created_at),
+            "Ends": words.local(key.expires_at),
             "Last used": words.local(key.last_used_at) if key.last_used_at else None,
         }
         for key in keys
     ]
-    at = elements.choose_row(rows, "access_keys", "API keys", {"Created": elements.DATE, "Last used": elements.DATE})
-    live = None if at is None or keys[at].revoked_at else keys[at]
+    dates = dict.fromkeys(("Created", "Ends", "Last used"), elements.DATE)
+    at = elements.choose_row(rows, "access_keys", "API keys", dates)
+    live = keys[at] if at is not None and keys[at].state(now) == "live" else None
     st.button(
         f"Revoke {live.id}" if live else "Revoke",
         icon=":material/block:",

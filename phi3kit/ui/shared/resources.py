@@ -15,6 +15,7 @@ import streamlit as st
 from mlflow.models import ModelSignature
 
 from phi3kit.access.actor import Actor
+from phi3kit.access.people import People
 from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.tables import ReadOptions, Table, open_table
 from phi3kit.core.errors import Phi3KitError
@@ -91,6 +92,8 @@ def kit() -> Kit:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = read_settings(secrets())
     open_store(settings)
+    if settings.profile == "team":
+        People(settings.home).reread(settings.role_lists)
     pool = WorkerPool(settings)
     shared = Kit(
         settings=settings,

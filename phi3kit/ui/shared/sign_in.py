@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.access import sign_in_setup
+from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.errors import Phi3KitError, SettingInvalid
 from phi3kit.ui.shared import resources, shell, visitors, words
 
@@ -25,8 +26,8 @@ def show_outside() -> None:
     """What is shown instead of every page."""
     st.title("phi3kit")
     with shell.errors_shown():
-        if name := resources.actor().name:
-            _show_without_role(name)
+        if person := visitors.person(resources.settings()):
+            _show_without_role(person)
         else:
             _show_providers(_section())
 
@@ -60,18 +61,20 @@ def show_person() -> None:
     if resources.settings().profile != "team":
         return
     actor = resources.actor()
-    st.markdown(f":material/account_circle: {words.plain(actor.name)} · {actor.role}")
+    person = visitors.person(resources.settings())
+    label = person.label if person else actor.name
+    st.markdown(f":material/account_circle: {words.plain(label)} · {actor.role}")
     _sign_out_button()
 
 
-def _show_without_role(name: str) -> None:
+def _show_without_role(person: Person) -> None:
     st.warning(
-        f"You signed in as {words.plain(name)}, and this name has no role here.\n\n"
-        "Ask whoever runs this app to put this name on one of its lists, then sign in again.",
+        f"You signed in as {words.plain(person.label)}, and you have no role here.\n\n"
+        "Ask whoever runs this app to put one of these lines on one of its lists, then sign in again.",
         title="You may not use this app yet.",
         icon=":material/lock:",
     )
-    st.code(name, language=None)
+    st.code("\n".join(person.entries), language=None)
     _sign_out_button()
 
 

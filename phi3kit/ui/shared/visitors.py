@@ -8,12 +8,16 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import streamlit as st
 
 from phi3kit.access.actor import Actor
-from phi3kit.access.sign_in_claims import has_expired, name_of, role_of
+from phi3kit.access.people import People
+from phi3kit.access.sign_in_claims import Person, has_expired, person_of, role_of
+from phi3kit.core.errors import StorageFailed
+from phi3kit.core.profiles import Role
 from phi3kit.core.settings import Settings
 
 _COOKIE_S = 31 * 86_400.0  # Streamlit takes no older cookie
@@ -25,11 +29,32 @@ def actor(settings: Settings) -> Actor:
         return Actor(settings.user, "admin")
     if settings.profile == "public":
         return Actor(_guest(), "visitor")
-    claims = _claims()
-    name = name_of(claims)
-    if name is None:
+    found = person(settings)
+    if found is None:
         return Actor("", "nobody")
-    return Actor(name, role_of(name, claims, settings.role_lists))
+    role = role_of(found, settings.role_lists)
+    _note(found, role, settings)
+    return Actor(found.name, role)
+
+
+def person(settings: Settings) -> Person | None:
+    """Who signed in at this tab; None for nobody."""
+    return person_of(_claims(), settings.role_lists)
+
+
+def _note(found: Person, role: Role, settings: Settings) -> None:
+    """Keep the role for this person's keys, when it is not what was kept last."""
+    kept = _noted()
+    if kept.get(found.name) != (found, role):
+        with suppress(StorageFailed):  # tried again with the next run; until then keys act in the role before
+            People(settings.home).note(found, role)
+            kept[found.name] = (found, role)
+
+
+@st.cache_resource
+def _noted() -> dict[str, tuple[Person, Role]]:
+    """What this process has kept of people."""
+    return {}
 
 
 def has_session_ended() -> bool:
