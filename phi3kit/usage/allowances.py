@@ -32,6 +32,7 @@ class UserUsage:
 
     counts: UserCounts
     tokens_today: int  # of this day in UTC
+    refused_today: int  # requests beyond a limit or a budget
 
 
 def allowances(limits: Limits, outbox: Outbox, user: str) -> list[Allowance]:
@@ -68,6 +69,10 @@ def everybody(actor: Actor, limits: Limits, outbox: Outbox) -> list[UserUsage]:
     """What each user used, most tokens of today first. Raises NotAllowed or StorageFailed."""
     actor.require("administer")
     counted = {each.user: each for each in RequestCounts(outbox.home).all()} if limits.paces_users else {}
-    spent = outbox.spenders(budgets.today())
-    found = [UserUsage(counted.get(user, UserCounts(user)), spent.get(user, 0)) for user in {**counted, **spent}]
+    day = budgets.today()
+    spent, refused = outbox.spenders(day), outbox.refusals(day)
+    found = [
+        UserUsage(counted.get(user, UserCounts(user)), spent.get(user, 0), refused.get(user, 0))
+        for user in {**counted, **spent, **refused}
+    ]
     return sorted(found, key=lambda each: (-each.tokens_today, each.counts.user))

@@ -62,8 +62,10 @@ create table if not exists turns (
     claimed integer not null default 0
 );
 create table if not exists spent (day text, user text, tokens integer not null, primary key (day, user));
+create table if not exists refusals (day text, user text, number integer not null, primary key (day, user));
 create table if not exists secrets (name text primary key, value blob not null);
 """
+_SPEND = "insert into spent values (?, ?, ?) on conflict do update set tokens = tokens + excluded.tokens"
 # Columns that the first phi3kit did not have. `state` alone says what the others mean together.
 _ADDED_COLUMNS = {
     "owner": "text",
@@ -130,13 +132,23 @@ class Outbox:
             )
             is_new = connection.execute(query, (turn.turn_id, record)).rowcount == 1
             if is_new and turn.total_tokens:
-                connection.execute(
-                    "insert into spent values (?, ?, ?) on conflict do update set tokens = tokens + excluded.tokens",
-                    (day_of(turn.at), turn.user, turn.total_tokens),
-                )
+                connection.execute(_SPEND, (day_of(turn.at), turn.user, turn.total_tokens))
             return is_new
 
         return self._with_reserve(insert)
+
+    def spend(self, day: str, user: str, tokens: int) -> None:
+        """Count tokens of a call that is no turn against the budgets of a day (YYYY-MM-DD, UTC)."""
+        self._with_reserve(lambda connection: connection.execute(_SPEND, (day, user, tokens)))
+
+    def count_refusal(self, day: str, user: str) -> None:
+        """Count a request that a limit or a budget refused: a number a user and day, however many they are."""
+        query = "insert into refusals values (?, ?, 1) on conflict do update set number = number + 1"
+        self._run(query, day, user)
+
+    def refusals(self, day: str) -> dict[str, int]:
+        """How many requests of each user were refused on a day (YYYY-MM-DD, UTC), most first."""
+        return dict(self._run("select user, number from refusals where day = ? order by number desc, user", day))
 
     def withdraw(self, turn_id: str) -> None:
         """Forget a turn that was begun and refused: there is nothing to log."""
@@ -204,6 +216,7 @@ class Outbox:
         with suppress(StorageFailed):
             self._run("delete from turns where state = 'written' and written_at < ?", old)
             self._run("delete from spent where day < ?", day_of(old))
+            self._run("delete from refusals where day < ?", day_of(old))
         self._processes.tidy()
         with suppress(OSError):
             if not self._reserve.exists() or self._reserve.stat().st_size < _RESERVE_BYTES:

@@ -8,16 +8,15 @@ import hmac
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from phi3kit.core.errors import BudgetSpent, StorageFailed
+from phi3kit.core.errors import BudgetSpent, LimitReached, StorageFailed
 from phi3kit.core.limits import Limits
 from phi3kit.core.records import Message, TurnRecord
 from phi3kit.formats.chat_template import raw_prompt
-from phi3kit.usage.budgets import check
+from phi3kit.usage.budgets import check, today
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.request_counts import RequestCounts
 
@@ -71,9 +70,8 @@ class OutboxRecorder:
         return len(self._waiting)
 
     def admit(self, turn: TurnRecord, answers: int = 1) -> None:
-        """Let a turn begin, or refuse it. A turn beyond a budget is logged as refused.
+        """Let a turn begin, or refuse it. A refused one is counted and not logged: refusals could fill the log without end.
 
-        A turn beyond a limit is not logged: refusals could fill the log without end.
         Raises LimitReached, BudgetSpent, or StorageFailed when too many turns are in memory only.
         """
         if self.in_memory >= _MOST_IN_MEMORY:
@@ -82,18 +80,26 @@ class OutboxRecorder:
                 why=f"The data folder takes no more, and {self.in_memory:,} turns are in memory.",
                 next_step="Free some space in the data folder, then send it again.",
             )
-        # Counts that cannot be read stop no turn; it is kept in memory if need be.
-        # A batch was admitted as a whole: its rows come one after the other.
-        if self._counts and turn.origin != "batch":
-            with suppress(StorageFailed):
-                self._counts.begin(turn.turn_id, turn.user, answers, self._limits)
+        # A batch was admitted as a whole: its rows come one after the other. Only the app says that a turn is of one.
+        self._admit(turn.turn_id, turn.user, answers, turn.prompt_tokens, paced=turn.origin != "batch")
+
+    def admit_call(self, call_id: str, user: str, prompt_tokens: int) -> None:
+        """Let a call begin that is not logged as a turn, or refuse it. Raises LimitReached or BudgetSpent."""
+        self._admit(call_id, user, 1, prompt_tokens, paced=True)
+
+    def _admit(self, request_id: str, user: str, answers: int, prompt_tokens: int, *, paced: bool) -> None:
         try:
+            # Counts that cannot be read stop no turn; it is kept in memory if need be.
+            if self._counts and paced:
+                with suppress(StorageFailed):
+                    self._counts.begin(request_id, user, answers, self._limits)
             with suppress(StorageFailed):
-                check(self._limits, self._outbox, turn.user, turn.prompt_tokens)
-        except BudgetSpent:
-            self.withdraw(turn)
-            refused = replace(turn, prompt_tokens=0, finish_reason="error", error_code="insufficient_quota")
-            self.end(refused)
+                check(self._limits, self._outbox, user, prompt_tokens)
+        except (BudgetSpent, LimitReached):
+            with suppress(StorageFailed):
+                self._outbox.count_refusal(today(), user)
+                if self._counts:
+                    self._counts.end(request_id, 0)  # what a budget refuses stays among the user's turns of the minute
             raise
 
     def withdraw(self, turn: TurnRecord) -> None:
@@ -103,19 +109,12 @@ class OutboxRecorder:
             if self._counts:
                 self._counts.withdraw(turn.turn_id)
 
-    @contextmanager
-    def counted(self, call_id: str, user: str) -> Iterator[None]:
-        """Count a call that is not logged as a turn against the user's limits. Raises LimitReached."""
-        if self._counts is None:
-            yield
-            return
+    def end_call(self, call_id: str, user: str, tokens: int) -> None:
+        """Count what a call took that was admitted and is not logged."""
         with suppress(StorageFailed):
-            self._counts.begin(call_id, user, 1, self._limits)
-        try:
-            yield
-        finally:
-            with suppress(StorageFailed):
-                self._counts.end(call_id, 0)
+            self._outbox.spend(today(), user, tokens)
+            if self._counts:
+                self._counts.end(call_id, tokens)
 
     def begin(self, turn: TurnRecord) -> None:
         """Note a turn that is being made; it is logged as broken when this process dies before it ends."""

@@ -37,6 +37,7 @@ from phi3kit.formats.openai_schema import (
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder, Recorder
 from phi3kit.worker.engine import Engine
+from phi3kit.worker.invocations import Scoring
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
 from phi3kit.worker.openapi_document import Error, add_schemas, takes
@@ -55,6 +56,7 @@ from phi3kit.worker.request_checks import (
     refusal,
 )
 from phi3kit.worker.text_work import TEXT_TOKENS_A_TOKEN, TextWork, detokenized, tokenized
+from phi3kit.worker.tokenization import encoded
 from phi3kit.worker.turns import Caller, Turn, TurnPart, turn_of
 
 Parts = AsyncGenerator[list[TurnPart], None]
@@ -80,6 +82,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     outbox = Outbox(config.settings.home)
     recorder = OutboxRecorder(outbox, limits, log_text=config.settings.log_text, count=metrics.count)
     tokenizing = ThreadPool("tokenizing", threads=4)
+    scoring = Scoring(config.folder, config.settings)
     text_meter = TokenMeter(limits.user_minute_tokens and limits.user_minute_tokens * TEXT_TOKENS_A_TOKEN)
     started_at = int(time.time())
 
@@ -88,7 +91,8 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         engine.start()
         yield
         engine.close()
-        recorder.close()
+        await scoring.close()
+        await asyncio.to_thread(recorder.close)
 
     app = FastAPI(title="phi3kit worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, names=config.names, keys=config.keys, last_request=last_request)
@@ -169,14 +173,20 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
 
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
-        from phi3kit.worker.invocations import answer
-
         data = (await read_body(request)).decode("utf-8", errors="replace")
-        content_type = request.headers["content-type"]
+        check_length(data, limits, engine.runtime.context_tokens)
         caller = caller_of(request, None)
-        with recorder.counted(caller.turn_id, caller.user):
-            status, media_type, content = await asyncio.to_thread(answer, config.folder, data, content_type)
-        return Response(content, status, media_type=media_type)
+        tokens = await tokens_in(caller.user, data)
+        await asyncio.to_thread(recorder.admit_call, caller.turn_id, caller.user, tokens)
+        try:
+            scored = await scoring.answer(caller.user, data, request.headers["content-type"])
+            tokens += await tokens_in(caller.user, scored.content)
+        finally:
+            await asyncio.to_thread(recorder.end_call, caller.turn_id, caller.user, tokens)
+        return Response(scored.content, scored.status, media_type=scored.media_type)
+
+    async def tokens_in(user: str, text: str) -> int:
+        return await tokenizing.run(user, lambda: len(encoded(engine.runtime.tokenizer, text)))
 
     @app.get("/metrics")
     async def prometheus() -> Response:

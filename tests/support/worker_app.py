@@ -37,7 +37,7 @@ def worker_app(
     settings = replace(read_settings({"PHI3KIT_HOME": str(home), **environment}), limits=limits or Limits())
     folder = resolve(built.uri(wrapper), built.settings).folder
     engine = Engine(partial(load_model, folder, wrapper, 1, None, settings.shared_system), settings.max_queue)
-    keys = Keys(OWN_KEY, KeyStore(home), required=True)
+    keys = Keys(OWN_KEY, KeyStore(home), required=True, managed=True)
     config = WorkerConfig(
         folder, wrapper, built.uri(wrapper), ServedNames.read(()), keys, Threads(1, "a test"), settings
     )

@@ -8,6 +8,7 @@ from phi3kit.core.errors import BudgetSpent, StorageFailed
 from phi3kit.core.limits import Limits
 from phi3kit.core.records import Message, TurnRecord
 from phi3kit.usage import recorder as recorder_module
+from phi3kit.usage.budgets import today
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder
 from tests.support.samples import turn
@@ -80,14 +81,12 @@ class TestAdmit:
         with pytest.raises(StorageFailed, match="No turn can be logged"):
             recorder.admit(turn("c"))
 
-    def test_a_turn_beyond_the_budget_is_refused_and_logged_as_such(self, tmp_path: Path):
+    def test_a_turn_beyond_the_budget_is_refused_and_counted_and_not_logged(self, tmp_path: Path):
         outbox = Outbox(tmp_path)
         recorder = OutboxRecorder(outbox, Limits(daily_tokens=1), log_text=False)
         with pytest.raises(BudgetSpent):
             recorder.admit(turn(completion_tokens=0))
-        refused = outbox.find("t1")
-        assert refused is not None
-        assert (refused.finish_reason, refused.error_code, refused.total_tokens) == ("error", "insufficient_quota", 0)
+        assert (outbox.find("t1"), outbox.waiting(), outbox.refusals(today())) == (None, 0, {turn().user: 1})
 
 
 class TestPromptKey:

@@ -65,6 +65,7 @@ def show_everybody(actor: Actor, settings: Settings) -> None:
             {
                 "User": each.counts.user,
                 "Tokens today": each.tokens_today,
+                "Refused today": each.refused_today,
                 "Turns, 24 hours": each.counts.daily_turns,
                 "Turns, last minute": each.counts.minute_turns,
                 "Tokens, last minute": each.counts.minute_tokens,

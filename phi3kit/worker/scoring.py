@@ -1,0 +1,42 @@
+"""The scoring process: `python -m phi3kit.worker.scoring FOLDER` answers calls as plain MLflow serves the logged model.
+
+Reads a call from each line of stdin, writes an answer to each line of stdout, and ends with its stdin.
+Knows MLflow. Knows no HTTP and no users.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+_NICENESS = 10  # turns of the worker come first
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print to stdout
+    if sys.platform != "win32":
+        os.nice(_NICENESS)
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(str(Path(sys.argv[1])))
+    for line in sys.stdin:
+        print(json.dumps(_answer(model, **json.loads(line))), file=answers, flush=True)
+
+
+def _answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
+    """Status, media type and content, as `mlflow models serve` gives them."""
+    from mlflow.pyfunc import scoring_server
+
+    try:
+        result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
+    except Exception as error:  # MLflow's own server answers whatever predict raises with a 400
+        body = {"error_code": "BAD_REQUEST", "message": str(error) or type(error).__name__}
+        return {"status": 400, "media_type": "application/json", "content": json.dumps(body)}
+    return {"status": result.status, "media_type": result.mimetype, "content": result.response}
+
+
+if __name__ == "__main__":
+    main()
