@@ -1,4 +1,4 @@
-"""Request snippets, each run exactly as shown: against a worker, plain MLflow, `mlflow models serve`."""
+"""Request snippets, each run exactly as shown: against a worker and plain MLflow; tests of recipes ask `mlflow models serve`."""
 
 import json
 import os
@@ -57,27 +57,10 @@ def worker_url(built: Built, wrapper: WrapperName) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def scoring_url(built: Built, wrapper: WrapperName) -> Iterator[str]:
-    """`mlflow models serve`, as the snippet says to start it."""
-    port = free_port()
-    command = [
-        f"{BIN}/mlflow",
-        "models",
-        "serve",
-        "-m",
-        built.uri(wrapper),
-        "--env-manager",
-        "local",
-        "--port",
-        str(port),
-    ]
-    with serving(command, f"http://127.0.0.1:{port}", MLFLOW_TRACKING_URI=built.settings.tracking_uri) as url:
-        yield url
-
-
 def run(snippet: Snippet, folder: Path) -> str:
-    """The output of the code, run as a script without phi3kit."""
+    """The output of the code, run as a script that uses nothing of phi3kit."""
+    assert "import phi3kit" not in snippet.code
+    assert "from phi3kit" not in snippet.code
     file = folder / ("snippet.py" if snippet.language == "python" else "snippet.sh")
     file.write_text(snippet.code, "utf-8")
     program = sys.executable if snippet.language == "python" else "bash"
@@ -169,16 +152,6 @@ class TestPyfunc:
         assert printed == "The capital of Spain is \n"
         printed = run(of("Python (mlflow.pyfunc)", HARD_ONE, wrapper, built), tmp_path)
         assert 0 < len(printed) < 120, "20 tokens at most"
-
-
-class TestCurlInvocations:
-    def test_mlflows_own_server_says_the_same(
-        self, wrapper: WrapperName, built: Built, scoring_url: str, tmp_path: Path
-    ) -> None:
-        answer = json.loads(run(of("curl (/invocations)", FOLLOW_UP, wrapper, built, scoring=scoring_url), tmp_path))
-        text = answer[0] if wrapper == "onnx" else answer[0]["choices"][0]["message"]["content"]
-        assert text == "The capital of France is Paris."
-        json.loads(run(of("curl (/invocations)", HARD_ONE, wrapper, built, scoring=scoring_url), tmp_path))
 
 
 class TestNotes:

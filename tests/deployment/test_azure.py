@@ -240,6 +240,7 @@ def check(azure_python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 class TestAzuresOwnLoader:
     def test_it_reads_endpoint_and_deployment(self, azure_python: Path, unpacked: tuple[WrapperName, Path]) -> None:
         wrapper, folder = unpacked

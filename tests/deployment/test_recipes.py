@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +25,11 @@ from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.deployment import compose, recipes
 from phi3kit.deployment.recipes import Recipe, RecipeStep
 from phi3kit.deployment.servers import free_port
+from phi3kit.endpoints.records import Request
 from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import LoggedModel, list_models
 from tests.conftest import Built, settings_for
+from tests.conversations.test_request_snippets import FOLLOW_UP, HARD_ONE, of, run
 from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for_server
@@ -70,8 +72,10 @@ def serving(script: str, port: int, folder: Path, **environment: str) -> Iterato
         process.communicate(timeout=30)
 
 
-def run_as_shown(recipe: Recipe, port: int, folder: Path, settings: Settings) -> str:
-    """Type the steps of a recipe; the output of the last one."""
+def run_as_shown(
+    recipe: Recipe, port: int, folder: Path, settings: Settings, also: Callable[[], None] = lambda: None
+) -> str:
+    """Type the steps of a recipe; the output of the last one. also: done while it serves."""
     prepare = recipes.shell(settings).command
     server = next((step.command for step in recipe.steps if step.serves), None)
     ask = recipe.steps[-1].command
@@ -80,6 +84,7 @@ def run_as_shown(recipe: Recipe, port: int, folder: Path, settings: Settings) ->
         done = bash(ask, folder)
         output, _ = done.communicate(timeout=60)
         assert done.returncode == 0, output
+        also()
     return output
 
 
@@ -94,14 +99,25 @@ class TestServers:
         assert answer["choices"][0]["message"]["content"].strip() == ANSWER
 
     @pytest.mark.parametrize("wrapper", WRAPPERS)
-    def test_mlflow_models_serve_answers_the_call_that_is_shown(
-        self, settings: Settings, wrapper: WrapperName, tmp_path: Path
+    def test_mlflow_models_serve_answers_the_calls_that_are_shown_here_and_beside_an_answer(
+        self, built: Built, settings: Settings, wrapper: WrapperName, tmp_path: Path
     ) -> None:
         port = free_port()
+
+        def text(output: str) -> str:
+            (answer,) = json.loads(output)
+            return str(answer if wrapper == "onnx" else answer["choices"][0]["message"]["content"])
+
+        def snippets() -> None:
+            def asked(request: Request) -> str:
+                code = of("curl (/invocations)", request, wrapper, built, scoring=f"http://127.0.0.1:{port}")
+                return text(run(code, tmp_path))
+
+            assert asked(FOLLOW_UP) == "The capital of France is Paris."
+            assert asked(HARD_ONE)
+
         recipe = recipes.scoring_server(f"models:/phi3-{wrapper}/1", wrapper, port, settings)
-        (answer,) = json.loads(run_as_shown(recipe, port, tmp_path, settings))
-        text = answer if wrapper == "onnx" else answer["choices"][0]["message"]["content"]
-        assert text.strip() == ANSWER
+        assert text(run_as_shown(recipe, port, tmp_path, settings, snippets)).strip() == ANSWER
 
     def test_a_password_of_the_store_is_not_shown(self, tmp_path: Path) -> None:
         settings = settings_for(tmp_path, MLFLOW_TRACKING_URI="postgresql://ada:s3cr3t@db.example:5432/mlflow")
@@ -242,7 +258,10 @@ class TestCompose:
         command = re.sub(r"--host \S+ --port 5000", f"--host 127.0.0.1 --port {port}", services["mlflow"]["command"])
         command = command.replace("/artifacts", str(tmp_path / "artifacts"))
         script = f"{recipes.shell(settings).command}\n{command} --workers 1"
-        store = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'store.db'}"}
+        store = {
+            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'store.db'}",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
         with serving(script, port, tmp_path, **store):
 
             def status(host: str) -> int:

@@ -290,6 +290,7 @@ class TestResult:
 
 
 class TestWithoutPhi3kit:
+    @pytest.mark.usefixtures("cold_python")
     @pytest.mark.parametrize("wrapper", WRAPPERS)
     def test_a_logged_model_answers_where_phi3kit_is_not_installed(
         self, built: Built, wrapper: WrapperName, tmp_path: Path

@@ -1,7 +1,7 @@
 """Warm Python: children of the tests are forked from a process that has imported the libraries and the kit once.
 
-Knows how `subprocess.Popen` starts a child on Linux, and how Python runs `-m` and `-c`. Knows nothing of what a child does.
-Elsewhere than on Linux, for other commands and inside `cold()`, children start as usual; and so does code that a test
+Knows how `subprocess.Popen` starts a child on Linux, and how Python runs `-m`, `-c` and a script. Knows nothing of what a
+child does. Elsewhere than on Linux, for other commands and inside `cold()`, children start as usual; and so does code that a test
 gives to `-c`, for that is mostly about what is imported, or about a machine without the kit.
 
 A child is a real child of the process that asked for it, with its own pid, environment, folder and streams: the template
@@ -60,7 +60,7 @@ _cold = False
 
 @dataclass(frozen=True)
 class _Job:
-    """What a child runs. argv: behind the interpreter's name, so that it begins with -m or -c."""
+    """What a child runs. argv: behind the interpreter's name, so that it begins with -m, -c or a script's path."""
 
     argv: list[str]
     environment: dict[str, str]
@@ -120,7 +120,8 @@ def _popen_on(template: _Template, *kinds: str) -> type:
         def _execute_child(self, *given: Any) -> None:
             asked = inspect.signature(ColdPopen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
             command = [asked["args"]] if isinstance(asked["args"], str) else [os.fspath(each) for each in asked["args"]]
-            warm = command[0] == sys.executable and command[1:2] in [[kind] for kind in kinds] and len(command) > 2
+            kind = command[1] if len(command) > 1 else ""
+            warm = command[0] == sys.executable and (kind in kinds or kind.endswith(".py"))
             odd = asked["shell"] or asked["preexec_fn"] or asked["pass_fds"] or not asked["close_fds"]
             if _cold or odd or not warm or asked["process_group"] not in (-1, None):
                 super()._execute_child(*given)  # type: ignore[misc]
@@ -224,19 +225,22 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     time.tzset()
     random.seed()
     importlib.reload(sys.modules["huggingface_hub.constants"])  # it has read the template's environment
-    kind, name, *rest = job.argv
+    kind, name, *rest = job.argv if job.argv[0] in ("-m", "-c") else ("script", *job.argv)
     own: tuple[socket.socket, int] | None = None
     if kind == "-m" and name in _START_CHILDREN:
         _take_orphans_in()
         own = _fork_template()
         subprocess.Popen = _popen_on(_Template(own[0]), "-m", "-c")  # type: ignore[misc]
     path = [each for each in job.environment.get("PYTHONPATH", "").split(os.pathsep) if each]
-    sys.path[:] = ["" if kind == "-c" else job.folder, *path, *_PATH]
-    sys.argv = [kind, *rest]
+    first = {"-c": "", "-m": job.folder}.get(kind, os.path.dirname(os.path.abspath(name)))
+    sys.path[:] = [first, *path, *_PATH]
+    sys.argv = [name if kind == "script" else kind, *rest]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         if kind == "-m":
             runpy._run_module_as_main(name)  # type: ignore[attr-defined]
+        elif kind == "script":
+            runpy.run_path(name, run_name="__main__")
         else:
             exec(compile(name, "<string>", "exec"), vars(sys.modules["__main__"]))  # noqa: S102
         code = 0
