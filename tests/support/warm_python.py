@@ -35,7 +35,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _HEAVY = (
     "numpy", "pandas", "pyarrow", "pyarrow.parquet", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking.fluent", "fastapi", "uvicorn", "httpx2", "psutil", "prometheus_client", "huggingface_hub", "yaml",
-    "torch", "transformers", "transformers.models.phi3.modeling_phi3", "transformers.models.auto.modeling_auto",
+    "onnx", "onnx_ir", "torch", "transformers", "transformers.models.phi3.modeling_phi3", "transformers.models.auto.modeling_auto",
     "mlflow.transformers", "streamlit.web.cli", "streamlit.web.bootstrap", "plotly.graph_objects",
 )  # fmt: skip
 # Read while those are imported: as the kit's own processes have it.
