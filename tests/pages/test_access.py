@@ -14,7 +14,7 @@ from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.usage.outbox import Outbox
 from tests.support.in_app import app_on, click, errors, open_page, words
-from tests.support.samples import turn
+from tests.support.samples import new_store, turn
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
 ISSUER = "https://id.example"
@@ -30,6 +30,11 @@ AUTH = {
     "client_secret": "secret",
     "server_metadata_url": "https://id.example/.well-known/openid-configuration",
 }
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path) -> None:
+    new_store(tmp_path)
 
 
 def page_of(name: str, page: str = "access", auth: dict[str, Any] | None = AUTH, **claims: Any) -> AppTest:

@@ -15,6 +15,7 @@ from tests.conftest import CHAPTER_PROMPT, Built
 from tests.support.actors import ADMIN
 from tests.support.hub_server import local_hub
 from tests.support.in_app import app_on, errors, open_page, words
+from tests.support.samples import new_store
 from tests.support.waiting import wait_for
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
@@ -33,6 +34,7 @@ def ended_build() -> BuildJob:
 @pytest.fixture
 def empty_home(tmp_path: Path) -> Iterator[Path]:
     """An app without models and turns."""
+    new_store(tmp_path)
     with app_on(tmp_path):
         yield tmp_path
 
