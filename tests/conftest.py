@@ -19,7 +19,7 @@ import pytest
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
-from tests.support import warm_python
+from tests.support import made_tables, warm_python
 from tests.support.built_store import built_store
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
@@ -56,6 +56,7 @@ def run_cli(
 
 
 warm_python.install()
+made_tables.install()
 
 _main = sys.modules["__main__"]
 if _main.__spec__ is None and not hasattr(_main, "__file__"):

@@ -2,14 +2,13 @@
 
 import shutil
 import sqlite3
-import tempfile
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3kit.core.records import TurnRecord
 from phi3kit.core.settings import Settings, read_settings
+from tests.support.made_tables import new_database
 
 if TYPE_CHECKING:  # pandas and MLflow are imported late: test processes that only add turns start quickly
     import pandas as pd
@@ -64,20 +63,9 @@ def table(*turns: TurnRecord) -> "pd.DataFrame":
     return turns_in(sort_out(pd.DataFrame(stored, columns=["run_id", "start_ms", *METRICS, *PARAMS, *TAGS])))
 
 
-@cache
-def _empty_database() -> bytes:
-    """MLflow's own tables, made once a session: that takes seconds."""
-    from phi3kit.tracking.store import open_store
-
-    with tempfile.TemporaryDirectory() as folder:
-        settings = read_settings({"PHI3KIT_HOME": folder})
-        open_store(settings)
-        return (settings.home / "mlflow.db").read_bytes()
-
-
 def new_store(home: Path) -> Settings:
     """Settings whose store lies in `home` and has no experiments of phi3kit yet."""
-    (home / "mlflow.db").write_bytes(_empty_database())
+    new_database(home / "mlflow.db")
     return read_settings({"PHI3KIT_HOME": str(home)})
 
 

@@ -284,6 +284,7 @@ def _import_all() -> None:
     sys.modules["scipy"] = None  # type: ignore[assignment]  # as a worker has it
     for name in (*_HEAVY, *_parts_of_the_kit()):
         importlib.import_module(name)
+    importlib.import_module("tests.support.made_tables").install()
     del sys.modules["scipy"]
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
