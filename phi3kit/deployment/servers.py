@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,9 @@ from phi3kit.endpoints import invocations
 from phi3kit.endpoints.invocations import ScoringResponse
 from phi3kit.endpoints.outbound import loopback_client
 from phi3kit.tracking.logged_models import resolve
+from phi3kit.usage.budgets import check
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.recorder import OutboxRecorder
 
 ServerState = Literal["starting", "ready", "ended"]
 
@@ -96,6 +100,27 @@ class ScoringServers:
             servers = list(self._servers.values())
         return [_status(server) for server in servers]
 
+    def ask(self, server: ServerStatus, body: str, actor: Actor) -> ScoringResponse:
+        """Send JSON to a server's /invocations in the actor's name; its answer, which may be an error of any status.
+
+        MLflow's server knows no users: the call counts against the actor's limits here.
+        Raises NotAllowed, LimitReached or BudgetSpent; WorkerFailed while the server starts, and when it has ended.
+        """
+        actor.require("invoke")
+        if server.state == "starting":
+            raise WorkerFailed("The server is not ready yet.", "It loads the model.", "Send it again in some seconds.")
+        endpoint = Endpoint(server.url.removesuffix("/invocations"), "", server.model_uri, server.wrapper)
+        outbox = Outbox(self._settings.home)
+        check(self._settings.limits, outbox, actor.name)
+        recorder = OutboxRecorder(outbox, self._settings.limits, log_text=False)
+        try:
+            with recorder.counted(uuid.uuid4().hex, actor.name):
+                return invocations.send(endpoint, body, timeout_s=TIMEOUT_S)
+        except WorkerFailed as error:
+            tail = " ".join(log_tail(server.log_file, 2))
+            what = f"The server at {server.url} did not answer."
+            raise WorkerFailed(what, f"{error.why} {tail}", "Start it again.") from error
+
     def stop(self, model_uri: str, actor: Actor) -> None:
         """End the model's server, if there is one. model_uri: as statuses() names it. Raises NotAllowed."""
         actor.require("serve")
@@ -147,22 +172,6 @@ def environment(settings: Settings) -> dict[str, str]:
     programs = str(Path(sys.executable).parent)
     path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
     return child_environment(settings) | {"PATH": path, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-
-
-def ask(server: ServerStatus, body: str) -> ScoringResponse:
-    """Send JSON to a server's /invocations; its answer, which may be an error of any status.
-
-    Raises WorkerFailed while it starts, and when it has ended.
-    """
-    if server.state == "starting":
-        raise WorkerFailed("The server is not ready yet.", "It loads the model.", "Send it again in some seconds.")
-    endpoint = Endpoint(server.url.removesuffix("/invocations"), "", server.model_uri, server.wrapper)
-    try:
-        return invocations.send(endpoint, body, timeout_s=TIMEOUT_S)
-    except WorkerFailed as error:
-        tail = " ".join(log_tail(server.log_file, 2))
-        what = f"The server at {server.url} did not answer."
-        raise WorkerFailed(what, f"{error.why} {tail}", "Start it again.") from error
 
 
 def free_port() -> int:

@@ -13,7 +13,6 @@ from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import ModelNotFound, RequestInvalid, WorkerFailed
 from phi3kit.core.processes import log_tail
 from phi3kit.core.settings import PROJECT_ROOT
-from phi3kit.deployment import servers
 from phi3kit.deployment.servers import ScoringServers, ServerStatus
 from tests.conftest import Built
 from tests.support.actors import ADMIN
@@ -48,13 +47,13 @@ class TestScoringServers:
         first = scoring.start(built.uri("onnx"), ADMIN)
         assert (first.state, first.wrapper) == ("starting", "onnx")
         with pytest.raises(WorkerFailed, match="not ready yet"):
-            servers.ask(first, "{}")
+            scoring.ask(first, "{}", ADMIN)
         assert scoring.start(built.uri("onnx"), ADMIN).pid == first.pid  # one a model
         status = ready(scoring)
-        answer = servers.ask(status, json.dumps(PROMPT))
+        answer = scoring.ask(status, json.dumps(PROMPT), ADMIN)
         assert (answer.status, json.loads(answer.text)) == (200, ["The capital of Spain is Madrid."])
         assert 0 < answer.seconds < 30
-        wrong = servers.ask(status, json.dumps(QUESTION))
+        wrong = scoring.ask(status, json.dumps(QUESTION), ADMIN)
         assert wrong.status == 400
         assert "prompt" in wrong.text
         assert any("Uvicorn running" in line for line in log_tail(status.log_file, 50))
@@ -64,7 +63,7 @@ class TestScoringServers:
         assert [has_ended(each.pid) for each in processes] == [True] * len(processes)
         assert scoring.statuses() == []
         with pytest.raises(WorkerFailed, match="did not answer"):
-            servers.ask(status, "{}")
+            scoring.ask(status, "{}", ADMIN)
 
     def test_a_port_in_use_is_said_before_anything_starts(self, scoring: ScoringServers, built: Built) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

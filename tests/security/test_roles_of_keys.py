@@ -17,10 +17,11 @@ from phi3kit.access.people import People, role_of_key
 from phi3kit.access.roles import may
 from phi3kit.access.same_origin import ServedNames
 from phi3kit.access.sign_in_claims import Person
-from phi3kit.core.errors import RequestInvalid
+from phi3kit.core.errors import LimitReached, NotAllowed, RequestInvalid, WorkerFailed
 from phi3kit.core.machine import Threads
 from phi3kit.core.profiles import Role
 from phi3kit.core.settings import RoleLists
+from phi3kit.deployment.servers import ScoringServers, ServerStatus, free_port
 from phi3kit.usage.request_counts import RequestCounts
 from phi3kit.worker.app import WorkerConfig, create_app
 from phi3kit.worker.engine import Engine
@@ -116,6 +117,27 @@ class TestLife:
         for days in (0, -1, MOST_DAYS + 1):
             with pytest.raises(RequestInvalid, match="life of a key"):
                 store.create("ada", "", ADMIN, days)
+
+
+class TestScoringServer:
+    """MLflow's own server, which knows no users, as Deploy asks it."""
+
+    @pytest.fixture
+    def running(self, tmp_path: Path) -> ServerStatus:
+        return ServerStatus("models:/m-1", "onnx", free_port(), "ready", None, 1, 0.0, "mlflow", tmp_path / "log")
+
+    @pytest.mark.parametrize("role", EVERY_ROLE)
+    def test_only_who_may_invoke_reaches_it(self, tmp_path: Path, running: ServerStatus, role: Role):
+        servers = ScoringServers(settings_for(tmp_path))
+        refused = WorkerFailed if may(role, "invoke") else NotAllowed
+        with pytest.raises(refused):
+            servers.ask(running, "{}", Actor("eve", role))
+
+    def test_its_calls_count_against_the_callers_limits(self, tmp_path: Path, running: ServerStatus):
+        servers = ScoringServers(settings_for(tmp_path, PHI3KIT_USER_MINUTE_TURNS="2"))
+        for expected in (WorkerFailed, WorkerFailed, LimitReached):
+            with pytest.raises(expected):
+                servers.ask(running, "{}", Actor("bob", "user"))
 
 
 class TestTable:

@@ -87,6 +87,7 @@ def _choose_preset(presets: Presets) -> None:
 def _save_preset(presets: Presets, settings: ChatSettings) -> None:
     def save() -> None:
         try:
+            resources.actor().require("keep")
             name = presets.save(str(st.session_state.get(_NAME) or ""), settings)
         except Phi3KitError as error:
             open_conversation.note(str(error))

@@ -102,6 +102,8 @@ def _show_status(status: ServerStatus) -> None:
         )
     elif status.state == "starting":
         st.caption(f"MLflow loads the model · {words.duration(time.time() - status.started_at)}")
+    if not permissions.may("serve"):  # what others sent may stand in the log
+        return
     with st.expander("Log", expanded=status.state == "ended"):
         st.code("\n".join(log_tail(status.log_file, _LOG_LINES)) or "Nothing yet.", language=None, height=200)
 
@@ -109,9 +111,9 @@ def _show_status(status: ServerStatus) -> None:
 def _show_call(status: ServerStatus) -> None:
     native = json.dumps(recipes.native_input(status.wrapper), ensure_ascii=False, indent=2)
     body = st.text_area("Request", native, height=180, key=f"call_{status.wrapper}")
-    if st.button("Send", icon=":material/send:", key="send_call"):
+    if permissions.button("Send", "invoke", icon=":material/send:", key="send_call"):
         with shell.errors_shown(), st.spinner("Waiting for the answer"):
-            reply = servers.ask(status, body or "")
+            reply = resources.kit().servers.ask(status, body or "", resources.actor())
             mark = ":green-badge" if reply.status == 200 else ":red-badge"
             st.markdown(f"{mark}[{reply.status}] {words.seconds(reply.seconds)}")
             try:
