@@ -28,7 +28,6 @@ from phi3kit.endpoints import invocations
 from phi3kit.endpoints.invocations import ScoringResponse
 from phi3kit.endpoints.outbound import loopback_client
 from phi3kit.tracking.logged_models import resolve
-from phi3kit.usage.budgets import check
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder
 
@@ -37,6 +36,7 @@ ServerState = Literal["starting", "ready", "ended"]
 TIMEOUT_S = 600  # of one request; MLflow's own 60 s are too few for a real Phi-3 on a CPU
 _GRACE_S = 10.0  # of the supervisor, which itself gives the server up to 9 s
 _LOOK_S = 2.0
+_BYTES_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,19 @@ class ScoringServers:
         if server.state == "starting":
             raise WorkerFailed("The server is not ready yet.", "It loads the model.", "Send it again in some seconds.")
         endpoint = Endpoint(server.url.removesuffix("/invocations"), "", server.model_uri, server.wrapper)
-        outbox = Outbox(self._settings.home)
-        check(self._settings.limits, outbox, actor.name)
-        recorder = OutboxRecorder(outbox, self._settings.limits, log_text=False)
+        recorder = OutboxRecorder(Outbox(self._settings.home), self._settings.limits, log_text=False)
+        call_id, tokens = uuid.uuid4().hex, _tokens_in(body)
+        recorder.admit_call(call_id, actor.name, tokens)
         try:
-            with recorder.counted(uuid.uuid4().hex, actor.name):
-                return invocations.send(endpoint, body, timeout_s=TIMEOUT_S)
+            answer = invocations.send(endpoint, body, timeout_s=TIMEOUT_S)
+            tokens += _tokens_in(answer.text)
+            return answer
         except WorkerFailed as error:
             tail = " ".join(log_tail(server.log_file, 2))
             what = f"The server at {server.url} did not answer."
             raise WorkerFailed(what, f"{error.why} {tail}", "Start it again.") from error
+        finally:
+            recorder.end_call(call_id, actor.name, tokens)
 
     def stop(self, model_uri: str, actor: Actor) -> None:
         """End the model's server, if there is one. model_uri: as statuses() names it. Raises NotAllowed."""
@@ -172,6 +175,11 @@ def environment(settings: Settings) -> dict[str, str]:
     programs = str(Path(sys.executable).parent)
     path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
     return child_environment(settings) | {"PATH": path, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+def _tokens_in(text: str) -> int:
+    """About how many, for limits: MLflow's server counts none, and no tokenizer is loaded here."""
+    return len(text.encode(errors="replace")) // _BYTES_A_TOKEN
 
 
 def free_port() -> int:
