@@ -29,6 +29,7 @@ def route() -> None:
 if __name__ == "__main__":  # Streamlit runs this file as a script, once for each visit and click
     route()
 else:  # and its server imports it before, once, and finds the application here
+    web.check_address()
     keep_heap_whole()
     # Streamlit takes pages/ for its older kind of app until st.navigation was called once: without this, the first
     # visitor of a new server who comes by a link to a page would get that page without the router.

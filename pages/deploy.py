@@ -30,7 +30,11 @@ with shell.errors_shown():
             why = "The first free one from the usual one on."
             suggested = suggested_port(usual)
             port = int(st.number_input("Port", 1, 65_535, suggested, key=f"port_{route}", width=150, help=why))
-    uri, wrapper, settings = choice.model_uri, choice.model.wrapper, resources.settings()
+    uri, wrapper, settings = choice.plain_uri, choice.model.wrapper, resources.settings()
+    if uri != choice.model_uri:
+        st.caption(
+            "The name has characters that files and shells read in ways of their own: the model's own URI stands here."
+        )
     if route == "phi3kit serve":
         show_recipe(recipes.worker(uri, port, settings))
     elif route == "mlflow models serve":

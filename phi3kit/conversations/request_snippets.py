@@ -76,7 +76,7 @@ def _openai(request: Request, model: str, base_url: str, key_name: str) -> str:
 
 from openai import OpenAI
 
-client = OpenAI(base_url="{base_url}", api_key={key})
+client = OpenAI(base_url={_python(base_url)}, api_key={key})
 answer = client.{call}.create(
 {arguments})
 print(answer.choices[0].{text})
@@ -126,7 +126,7 @@ def _curl_scoring(request: Request, wrapper: WrapperName, model_uri: str, tracki
     port = scoring_url.rpartition(":")[2]
     serve = f"mlflow models serve -m {shlex.quote(model_uri)} --env-manager local --port {port}"
     store = "" if "@" in tracking_uri else f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri)} "
-    first = f"# First, in another terminal:\n#   {store}{serve}\n"
+    first = _first(f"{store}{serve}")
     if wrapper == "transformers":
         body, notes = _chat_body(request), _chat_notes(request)
         if request.seed is not None:
@@ -141,13 +141,18 @@ def _curl_scoring(request: Request, wrapper: WrapperName, model_uri: str, tracki
 
 def _serve(model_uri: str, worker_url: str) -> str:
     port = worker_url.rpartition(":")[2]
-    return f"# First, in another terminal:\n#   python -m phi3kit serve {shlex.quote(model_uri)} --port {port}\n"
+    return _first(f"python -m phi3kit serve {shlex.quote(model_uri)} --port {port}")
+
+
+def _first(command: str) -> str:
+    """A command as a comment; a quoted word may have several lines."""
+    return "# First, in another terminal:\n" + "".join(f"#   {line}\n" for line in command.splitlines())
 
 
 def _post(url: str, body: dict[str, Any], key_name: str = "") -> str:
     key = f' -H "Authorization: Bearer ${{{key_name}:-none}}"' if key_name else ""
     # The body is standard input: an argument may not be longer than 128 KB. No line of the body is "JSON".
-    return f"""curl -s {url}{key} \\
+    return f"""curl -s {shlex.quote(url)}{key} \\
   -H 'Content-Type: application/json' --data-binary @- <<'JSON'
 {_json(body)}
 JSON

@@ -1,10 +1,13 @@
 """Loopback: which hosts are this machine itself, and that no proxy stands before them.
 
-Knows names and variables. Opens no connection.
+Knows names, variables and who may listen where. Opens no connection.
 """
 
 import ipaddress
 from collections.abc import MutableMapping
+
+from phi3kit.core.errors import SettingInvalid
+from phi3kit.core.profiles import Profile
 
 _NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -15,6 +18,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_listening(host: str | None, profile: Profile) -> None:
+    """Let something listen there, None: on every address. Raises SettingInvalid beyond this machine in the profile local.
+
+    In that profile whoever comes is the machine's own user, an admin.
+    """
+    if profile == "local" and not (host and is_loopback(host)):
+        raise SettingInvalid(
+            what=f"Nothing listens on {host or 'every address'} in the profile local.",
+            why="Whoever reaches it there could do everything: nobody signs in.",
+            next_step="Listen on 127.0.0.1, or set PHI3KIT_PROFILE to team or public (in a container too).",
+        )
 
 
 def ask_directly(environment: MutableMapping[str, str]) -> None:

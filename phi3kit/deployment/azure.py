@@ -7,6 +7,7 @@ Calls no Azure and loads no weights. The same model gives the same bytes.
 import contextlib
 import copy
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
         raise ModelNotFound(
             f"{model_uri} cannot be bundled.", f"One of its files cannot be read: {error}.", "Build it again on Build."
         ) from error
-    short = model.model_uri.rpartition("-")[2][:8].lower()
+    short = re.sub(r"[^a-z0-9]", "", model.model_uri.rpartition("-")[2].lower())[:8]
     name = f"phi3-{model.wrapper}-{short}"
     pins = [line.strip() for line in requirements if line.strip()]
     python = ".".join(str(described["flavors"]["python_function"]["python_version"]).split(".")[:2])

@@ -3,15 +3,21 @@
 Knows Docker Compose and how to repeat a build there. Runs nothing.
 """
 
+import re
 import shlex
 from pathlib import Path
 
+import yaml
+
+from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.records import PRECISIONS
 from phi3kit.core.settings import INSTALLED
 from phi3kit.deployment.recipes import Recipe, RecipeFile, RecipeStep
 from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.tracking.logged_models import LoggedModel
+from phi3kit.tracking.model_uris import is_plain
 
+_SOURCE = re.compile(r"(?!-)[^:\x00-\x1f\x7f-\x9f\u2028\u2029]*")  # a colon would name what a volume is mounted as
 POSTGRES_DRIVER = "psycopg2-binary==2.9.13"
 
 DOCKERFILE = f"""# phi3kit: app, worker and MLflow's server are one image with three commands.
@@ -23,7 +29,10 @@ COPY requirements.txt .
 # torch first and alone. For an image without CUDA's gigabytes add: --index-url https://download.pytorch.org/whl/cpu
 RUN pip install "$(grep '^torch==' requirements.txt)"
 RUN pip install -r requirements.txt {POSTGRES_DRIVER}
-COPY . .
+COPY streamlit_app.py .
+COPY .streamlit/config.toml .streamlit/
+COPY pages pages
+COPY phi3kit phi3kit
 RUN useradd --create-home phi3kit && mkdir /data /artifacts && chown phi3kit /data /artifacts
 USER phi3kit
 ENV PHI3KIT_HOME=/data
@@ -32,15 +41,25 @@ CMD ["streamlit", "run", "streamlit_app.py", "--server.address", "0.0.0.0", "--s
      "--server.fileWatcherType", "none"]
 """
 
-DOCKERIGNORE = """.git
-.venv
-.phi3kit
-.env
-**/__pycache__
+DOCKERIGNORE = """# Nothing goes into the image but what is listed here.
+*
+!requirements.txt
+!streamlit_app.py
+!.streamlit/config.toml
+!pages/*.py
+!phi3kit/**/*.py
+!phi3kit/embedded/questions.csv
+!phi3kit/embedded/corpus/*.toml
+!phi3kit/embedded/corpus/*.csv
+!phi3kit/embedded/model/*.json
+!phi3kit/embedded/model/model.safetensors
+!phi3kit/ui/shared/icon.png
+!phi3kit/ui/shared/logo.svg
 """
 
 _COMPOSE = """# phi3kit for a team. Passwords and the worker's key come from .env; nothing listens beyond this machine:
-# put a proxy with TLS and sign-in before ports 8501 and 8000.
+# put a proxy with TLS before ports 8501 and 8000. People sign in: .streamlit/secrets.toml says where, with its section
+# [auth], and may hold PHI3KIT_ADMINS and the other lists of docs/settings.md.
 name: phi3kit
 
 x-phi3kit: &phi3kit
@@ -85,9 +104,11 @@ services:
   app:
     <<: *phi3kit
     environment:
+      PHI3KIT_PROFILE: team
       MLFLOW_TRACKING_URI: http://mlflow:5000
     volumes:
       - data:/data
+      - ./.streamlit/secrets.toml:/app/.streamlit/secrets.toml:ro
     ports:
       - 127.0.0.1:8501:8501
     depends_on:
@@ -97,8 +118,9 @@ services:
   worker:
     <<: *phi3kit
     # An alias (models:/NAME@champion) is followed when the worker starts: docker compose restart worker.
-    command: [python, -m, phi3kit, serve, "@MODEL_URI@", --host, 0.0.0.0, --port, "8000"]
+    command: @COMMAND@
     environment:
+      PHI3KIT_PROFILE: team
       MLFLOW_TRACKING_URI: http://mlflow:5000
       PHI3KIT_API_KEY: ${PHI3KIT_API_KEY:?set it in .env}
       PHI3KIT_HOST_NAMES: worker
@@ -130,7 +152,9 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
 
     registered_as: the model's name in the containers' own store, where it is built again.
     """
-    name = registered_as or f"phi3-{model.wrapper}"
+    named = registered_as is not None and is_plain(f"models:/{registered_as}/1")
+    name = registered_as if registered_as and named else f"phi3-{model.wrapper}"
+    command = ["python", "-m", "phi3kit", "serve", f"models:/{name}/1", "--host", "0.0.0.0", "--port", "8000"]  # noqa: S104
     return Recipe(
         "Compose",
         "Everything for a team on one machine: the app, MLflow's server on PostgreSQL, and a worker with a key.",
@@ -143,19 +167,32 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
             RecipeStep("Start the worker", "docker compose up --detach worker", needs="docker"),
         ),
         (
-            RecipeFile("compose.yaml", "yaml", _COMPOSE.replace("@MODEL_URI@", f"models:/{name}/1")),
+            RecipeFile("compose.yaml", "yaml", _COMPOSE.replace("@COMMAND@", _flow(command))),
             RecipeFile("Dockerfile", "dockerfile", DOCKERFILE),
             RecipeFile(".dockerignore", "text", DOCKERIGNORE),
         ),
         (
             "The containers have a store of their own: the model is built in it once more, from the same weights.",
+            "People sign in: write .streamlit/secrets.toml first, as the app's sign-in page shows it, readable by the user 1000.",
             *(["The image is made from a checkout: clone phi3kit's repository first."] if INSTALLED else []),
         ),
     )
 
 
+def _flow(words: list[str]) -> str:
+    """A list in one line of YAML. Compose reads a dollar sign as a variable's, unless it is doubled."""
+    return yaml.safe_dump(words, default_flow_style=True, allow_unicode=True, width=1_000).strip().replace("$", "$$")
+
+
 def _build(model: LoggedModel, name: str) -> str:
     folder = Path(model.source).is_absolute()
+    if not _SOURCE.fullmatch(model.source):
+        raise RequestInvalid(
+            f"The source {model.source!r} cannot stand in a command.",
+            "It begins with a hyphen, or has a colon or characters that cannot be seen.",
+            "Build the model from a folder of another name.",
+            param="source",
+        )
     command = ["docker", "compose", "run", "--rm"]
     command += ["--volume", f"{model.source}:/source:ro"] if folder else []
     command += ["app", "python", "-m", "phi3kit", "build", "--wrapper", model.wrapper]

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
+from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 from phi3kit.deployment.servers import TIMEOUT_S, serve_command
 from phi3kit.packaging.wrappers.check import MESSAGES_INPUT, PROMPT_INPUT
+from phi3kit.tracking.model_uris import is_plain
 
 Syntax = Literal["bash", "ini", "yaml", "dockerfile", "text"]
 Needs = Literal["", "docker", "root"]
 
 UNIT = "phi3kit-worker.service"
+_UNIT_ESCAPES = {"\\": "\\\\", '"': '\\"', "%": "%%"}
 _KEY_FILE = "/etc/phi3kit/worker.env"
 
 
@@ -57,7 +60,7 @@ class Recipe:
 
 def worker(model_uri: str, port: int, settings: Settings) -> Recipe:
     """phi3kit's own worker in the foreground."""
-    serve = shlex.join(["python", "-m", "phi3kit", "serve", model_uri, "--port", str(port)])
+    serve = shlex.join(["python", "-m", "phi3kit", "serve", plain(model_uri), "--port", str(port)])
     messages = json.dumps({**MESSAGES_INPUT, "max_tokens": 64})
     return Recipe(
         "phi3kit serve",
@@ -68,7 +71,7 @@ def worker(model_uri: str, port: int, settings: Settings) -> Recipe:
             RecipeStep("Ask, in another shell", _curl(port, "/v1/chat/completions", messages)),
         ),
         notes=(
-            "Other machines need a key: set PHI3KIT_API_KEY, add --host 0.0.0.0, and send it as Authorization: Bearer KEY.",
+            "For other machines set PHI3KIT_PROFILE=team and PHI3KIT_API_KEY, add --host 0.0.0.0, and send Authorization: Bearer KEY.",
             "An alias is followed when the worker starts; start it again after the alias has moved.",
         ),
     )
@@ -81,7 +84,7 @@ def scoring_server(model_uri: str, wrapper: WrapperName, port: int, settings: Se
         "MLflow's scoring protocol, as any MLflow client expects it; needs no phi3kit where it runs.",
         (
             shell(settings),
-            RecipeStep("Serve on this machine", shlex.join(serve_command(model_uri, port)), serves=True),
+            RecipeStep("Serve on this machine", shlex.join(serve_command(plain(model_uri), port)), serves=True),
             RecipeStep("Ask, in another shell", _curl(port, "/invocations", json.dumps(native_input(wrapper)))),
         ),
         notes=(
@@ -95,7 +98,7 @@ def scoring_server(model_uri: str, wrapper: WrapperName, port: int, settings: Se
 
 def image(model_uri: str, wrapper: WrapperName, port: int, settings: Settings) -> Recipe:
     """An image of MLflow's scoring server."""
-    name = f"phi3-{wrapper}"
+    name, model_uri = f"phi3-{wrapper}", plain(model_uri)
     folder = f"{name}-image"
     return Recipe(
         "mlflow models build-docker",
@@ -118,8 +121,9 @@ def image(model_uri: str, wrapper: WrapperName, port: int, settings: Settings) -
 def unit(model_uri: str, port: int, settings: Settings) -> Recipe:
     """A systemd unit around phi3kit's worker."""
     folder = str(settings.home if INSTALLED else PROJECT_ROOT).replace("%", "%%")
+    model_uri = plain(model_uri)
     text = f"""[Unit]
-Description=phi3kit worker for {model_uri.replace("%", "%%")}
+Description=phi3kit worker for {model_uri}
 After=network-online.target
 Wants=network-online.target
 
@@ -130,7 +134,7 @@ WorkingDirectory={folder}
 Environment={_in_unit(f"PHI3KIT_HOME={settings.home}")}
 Environment={_in_unit(f"MLFLOW_TRACKING_URI={shown_store(settings)}")}
 EnvironmentFile=-{_KEY_FILE}
-ExecStart={_in_unit(sys.executable)} -m phi3kit serve {_in_unit(model_uri)} --host 127.0.0.1 --port {port}
+ExecStart={_in_unit(sys.executable).replace("$", "$$")} -m phi3kit serve {model_uri} --host 127.0.0.1 --port {port}
 Restart=on-failure
 RestartSec=5
 TimeoutStopSec=10
@@ -151,7 +155,10 @@ WantedBy=multi-user.target
             RecipeStep("See how it is", f"systemctl status {UNIT}\njournalctl --unit {UNIT} --lines 50", needs="root"),
         ),
         (RecipeFile(UNIT, "ini", text),),
-        (f"A key goes into {_KEY_FILE} as PHI3KIT_API_KEY=…, readable by root only; then --host may be another one.",),
+        (
+            f"A key goes into {_KEY_FILE} as PHI3KIT_API_KEY=…, readable by root only; with PHI3KIT_PROFILE=team there, --host "
+            "may be another one.",
+        ),
     )  # fmt: skip
 
 
@@ -180,12 +187,32 @@ def native_input(wrapper: WrapperName) -> dict[str, object]:
     return dict(MESSAGES_INPUT if wrapper == "transformers" else PROMPT_INPUT)
 
 
+def plain(model_uri: str) -> str:
+    """The URI itself. Raises RequestInvalid for one that a shell or a file could read as more than a name."""
+    if not is_plain(model_uri):
+        raise RequestInvalid(
+            f"{model_uri!r} cannot stand in a file.",
+            "A name there has letters, digits, dots, hyphens and underscores.",
+            "Take the model's own URI (models:/m-…), or register it under another name.",
+            param="model_uri",
+        )
+    return model_uri
+
+
 def _curl(port: int, path: str, body: str) -> str:
     content = "-H 'Content-Type: application/json'"
     return f"curl -sS http://127.0.0.1:{port}{path} {content} -d {shlex.quote(body)}"
 
 
 def _in_unit(word: str) -> str:
-    """A word of a unit file, with specifiers and quotes escaped."""
-    word = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
-    return f'"{word}"' if any(char in word for char in " \t'\\") else word
+    """A word of a unit file.
+
+    Source: systemd.syntax(7), "Quoting": double quotes with C's escapes; systemd.unit(5), "Specifiers": %% is a percent
+    sign. In ExecStart a dollar sign is doubled as well (systemd.service(5), "Command lines").
+    """
+    escaped = "".join(_UNIT_ESCAPES.get(char) or (char if char.isprintable() else _escaped(char)) for char in word)
+    return f'"{escaped}"' if escaped != word.replace("%", "%%") or any(char in word for char in " ';#") else escaped
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))

@@ -38,7 +38,7 @@ class Connection:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_url(self.url)
-        if self.key_name and not (self.key_name.startswith(KEY_PREFIX) and self.key_name.isidentifier()):
+        if self.key_name and not _is_key_name(self.key_name):
             raise ConnectionInvalid(
                 f"The key name {self.key_name!r} cannot be used.",
                 f"Only secrets whose name begins with {KEY_PREFIX} are sent to remote endpoints.",
@@ -103,7 +103,7 @@ def remove_connection(name: str, actor: Actor, settings: Settings) -> None:
 
 def key_names(keys: Mapping[str, object]) -> list[str]:
     """The secrets that a connection may name, sorted."""
-    return sorted(name for name, key in keys.items() if name.startswith(KEY_PREFIX) and name.isidentifier() and key)
+    return sorted(name for name, key in keys.items() if _is_key_name(name) and key)
 
 
 def endpoint_of(connection: Connection, keys: Mapping[str, object], allowed_hosts: tuple[str, ...] | None) -> Endpoint:
@@ -145,6 +145,10 @@ def _parts(connection: Connection) -> tuple[str, str]:
     if not urlsplit(url).path or url.endswith("/v1"):
         return url.removesuffix("/v1"), "/v1"
     return url, ""
+
+
+def _is_key_name(name: str) -> bool:
+    return name.startswith(KEY_PREFIX) and name.isascii() and name.isidentifier()
 
 
 def _check_name(name: str) -> None:

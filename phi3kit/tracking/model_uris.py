@@ -4,6 +4,7 @@ An alias is followed to where it points now, so whoever keeps a name apart from 
 Reads the registry; opens no files.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,15 @@ from mlflow import MlflowClient
 from phi3kit.core.errors import ModelNotFound
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import known, open_store, storage_errors
+
+# Letters and digits of any script, _ . and -: what no shell, unit file or YAML reads as more than a name.
+_NAME = r"\w[\w.-]*"
+_PLAIN_URI = re.compile(rf"models:/{_NAME}([/@]{_NAME})?|runs:/{_NAME}(/{_NAME})*")
+
+
+def is_plain(model_uri: str) -> bool:
+    """Whether the URI may stand in a file or a command that is made of it: other programs register what they like."""
+    return bool(_PLAIN_URI.fullmatch(model_uri))
 
 
 def canonical(model_uri: str, settings: Settings) -> str:

@@ -18,7 +18,7 @@ from phi3kit.core.errors import ModelNotFound, RequestInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.tracking import logged_models
 from phi3kit.tracking.logged_models import LoggedModel
-from phi3kit.tracking.model_uris import canonical, logged_model_uri
+from phi3kit.tracking.model_uris import canonical, is_plain, logged_model_uri
 from phi3kit.tracking.store import open_store, storage_errors
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # MLflow's own examples of aliases
@@ -64,6 +64,11 @@ class ModelChoice:
     label: str  # the alias or version; empty for a logged model, which pages name by source and date
     model: LoggedModel
     registered_as: str | None = None  # the name of an alias or a version
+
+    @property
+    def plain_uri(self) -> str:
+        """For files and commands: the logged model's own URI where the name has characters of more than a name."""
+        return self.model_uri if is_plain(self.model_uri) else self.model.model_uri
 
 
 def list_registered(settings: Settings) -> list[RegisteredModel]:

@@ -21,7 +21,7 @@ from phi3kit.access.keys import KeyStore
 from phi3kit.access.people import role_of_key
 from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
-from phi3kit.core.loopback import is_loopback
+from phi3kit.core.loopback import check_listening, is_loopback
 from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.settings import Settings, read_settings
@@ -97,6 +97,7 @@ def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
             why="Anyone who reaches this machine could use it.",
             next_step="Set PHI3KIT_API_KEY, make a key with phi3kit keys create, or leave out --host.",
         )
+    check_listening(host, settings.profile)
     required = beyond or settings.api_key is not None or settings.profile == "team"
     return Keys(settings.api_key, users, required, role_of=lambda user: role_of_key(user, settings))
 

@@ -45,7 +45,7 @@ def show_bundle(choice: ModelChoice) -> None:
         )
         _show_zip(bundle)
         st.markdown("The same from the command line")
-        command = shlex.join(["python", "-m", "phi3kit", "azure", choice.model_uri, "-o", f"{bundle.name}.zip"])
+        command = shlex.join(["python", "-m", "phi3kit", "azure", choice.plain_uri, "-o", f"{bundle.name}.zip"])
         st.code(f"{recipes.shell(settings).command}\n{command}", language="bash", wrap_lines=True)
         for path, tab in zip(_FILES, st.tabs(list(_FILES)), strict=True):
             with tab:

@@ -6,6 +6,7 @@ Knows HTTP and Streamlit's hooks. Draws one sentence.
 import logging
 import re
 import secrets
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 
 from phi3kit.access.same_origin import ServedNames, is_own_click
 from phi3kit.core.errors import SettingInvalid
+from phi3kit.core.loopback import check_listening
 from phi3kit.core.settings import read_settings
 from phi3kit.ui.shared import resources
 
@@ -193,6 +195,19 @@ class BoundedUploads:
             return {"type": "http.disconnect"} if came > self._most else message
 
         await self._app(scope, bounded, send)
+
+
+def check_address() -> None:
+    """End the process, with a sentence, where Streamlit is about to listen beyond what the profile allows."""
+    try:
+        settings = read_settings(resources.secrets())
+    except SettingInvalid:  # nothing but this error is served
+        return
+    try:
+        check_listening(st.get_option("server.address"), settings.profile)
+    except SettingInvalid as error:
+        print(f"phi3kit: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def middleware() -> list[Middleware]:
