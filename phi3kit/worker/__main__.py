@@ -26,6 +26,7 @@ from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.settings import Settings, read_settings
 from phi3kit.worker.app import WorkerConfig, create_app
+from phi3kit.worker.connections import server_for
 from phi3kit.worker.engine import Engine
 from phi3kit.worker.loading import load_model, threads_for
 from phi3kit.worker.request_checks import Keys, LastRequest
@@ -67,7 +68,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     engine = Engine(load, settings.max_queue)
     last_request = LastRequest()
     app = create_app(WorkerConfig(folder, wrapper, model_uri, names, keys, threads, settings), engine, last_request)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
+    server = server_for(app)
     # 3. Say where it listens, and watch for the reasons to end.
     if arguments.managed:
         print(json.dumps({"port": port}), flush=True)

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.errors import Phi3KitError, RequestInvalid
@@ -58,6 +59,8 @@ from phi3kit.worker.request_checks import (
 from phi3kit.worker.text_work import TEXT_TOKENS_A_TOKEN, TextWork, detokenized, tokenized
 from phi3kit.worker.tokenization import encoded
 from phi3kit.worker.turns import Caller, Turn, TurnPart, turn_of
+
+_GONE = 499  # the status, in logs of proxies, of an answer that nobody waited for
 
 Parts = AsyncGenerator[list[TurnPart], None]
 
@@ -208,6 +211,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def wrong_method(request: Request, error: Exception) -> Response:
         return refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed")
 
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=_GONE)  # nobody is there to read it, and nothing is wrong here
+
     @app.exception_handler(Phi3KitError)
     @app.exception_handler(ValidationError)
     @app.exception_handler(BodyTooLarge)
@@ -227,7 +234,7 @@ async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn
         headers["Cache-Control"] = "no-cache"
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
     if not await _run_unless_gone(request, parts):
-        return Response(status_code=499)  # nobody is there to read it
+        return Response(status_code=_GONE)
     if turn.error:
         raise turn.error
     choices = [

@@ -1,0 +1,104 @@
+"""Connections: how long one may take to send a request or to read an answer, how big its headers are, how many are open.
+
+Knows uvicorn's protocol of a connection. Knows no routes.
+"""
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_HEADERS_S = 10.0  # from the first byte of a request, or from the connection, to the end of the headers
+_BODY_S = 60.0  # from there to the end of the body
+_UNREAD_S = 60.0  # with an answer of which nothing is read
+_MOST_OPEN = 200
+_MOST_HEADER_BYTES = 2**16
+_END_S = 3  # for answers under way when the worker ends
+
+
+def server_for(app: ASGIApp) -> uvicorn.Server:
+    """A server whose connections are bounded."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, http=BoundedConnection, log_level="warning", access_log=False, timeout_graceful_shutdown=_END_S
+        )
+    )
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """A connection that is closed when its client takes too long, or when others need its place."""
+
+    _timer: asyncio.TimerHandle | None = None  # for the client to send
+    _unread: asyncio.TimerHandle | None = None  # for the client to read
+    _used_at = 0.0  # when its client last sent something
+    _in_headers = True
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol: the oldest connection without a whole request makes room."""
+        super().connection_made(transport)
+        self._used_at = self.loop.time()
+        self._wait(_HEADERS_S)
+        if len(self.connections) > _MOST_OPEN:
+            others = [each for each in self.connections if isinstance(each, BoundedConnection) and not each._is_busy]
+            min(others, key=lambda each: each._used_at, default=self).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self._used_at = self.loop.time()
+        super().data_received(data)
+        self._header_bytes = self._header_bytes + len(data) if self._in_headers else 0
+        if self._header_bytes > _MOST_HEADER_BYTES:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_headers = True
+        if self._timer is None:
+            self._wait(_HEADERS_S)
+
+    def on_headers_complete(self) -> None:
+        """Its body follows."""
+        self._in_headers = False
+        self._wait(_BODY_S)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """It is whole."""
+        self._wait(None)
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the answer comes."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        self._read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._wait(None)
+        self._read()
+        super().connection_lost(exc)
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a whole request is being answered."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.more_body and not cycle.response_complete
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
