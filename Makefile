@@ -71,10 +71,9 @@ check: $(TOOLS)
 test: check
 	$(BIN)/pytest $(PYTEST_OPTIONS) -m "not slow"
 
-# What needs a package index, Spark or minutes; then a stranger in the public app, from an environment that has no tools.
+# What needs a package index, Spark, minutes, or an environment without tools: that of a stranger in the public app.
 test-slow: $(TOOLS) $(SPARK)/.installed $(PUBLIC)/.installed
-	$(SPARK)/bin/python -m pytest $(PYTEST_OPTIONS) -m slow
-	PHI3KIT_TEST_PYTHON=$(CURDIR)/$(PUBLIC)/bin/python $(BIN)/pytest tests/browser/test_public.py
+	PHI3KIT_TEST_PYTHON=$(CURDIR)/$(PUBLIC)/bin/python $(SPARK)/bin/python -m pytest $(PYTEST_OPTIONS) -m slow
 
 mlflow-ui: $(APP)
 	MLFLOW_DISABLE_TELEMETRY=$${MLFLOW_DISABLE_TELEMETRY:-true} $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" --port $(MLFLOW_PORT)

@@ -21,7 +21,7 @@ from tests.support.in_browser import App, go, idle, last_answer, main_text, need
 from tests.support.system_limits import MemoryGroup, memory_group
 from tests.support.waiting import wait_for
 
-pytestmark = needs_browser
+pytestmark = [*needs_browser, pytest.mark.slow]
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -93,7 +93,6 @@ def test_4_the_next_question_within_a_minute_is_refused_with_a_sentence(page: "p
     for _ in range(3):
         idle(page)
         send(page, "hello")
-        page.wait_for_timeout(500)
     page.get_by_text(re.compile("That is too fast|has to wait")).first.wait_for()
     assert "4 are allowed" in main_text(page)
 

@@ -32,6 +32,7 @@ def mlflow_run(entry_point: str, home: Path, tmp_path: Path, *parameters: str) -
 
 
 class TestMlflowRun:
+    @pytest.mark.slow
     def test_build_appears_in_the_store_that_mlflow_run_was_given(self, tmp_path: Path) -> None:
         done = mlflow_run("build", tmp_path / "home", tmp_path, "wrapper=onnx")
         assert done.returncode == 0, done.stderr[-2000:]

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.endpoints.client import ask, stream
 from phi3kit.endpoints.records import Answer, Request, TurnContext
-from phi3kit.endpoints.worker_process import WorkerStatus
+from phi3kit.endpoints.worker_process import WorkerProcess, WorkerStatus
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.usage.outbox import Outbox
@@ -113,14 +114,23 @@ class TestHung:
             pool.close()
 
     def test_a_worker_that_was_stopped_for_a_moment_is_left_alone(
-        self, own_pool: WorkerPool, built: Built, settings: Settings
+        self, own_pool: WorkerPool, built: Built, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        real, found_silent = WorkerProcess._is_silent, threading.Event()
+
+        def watched(worker: WorkerProcess, client: httpx2.Client) -> bool:
+            silent = real(worker, client)
+            if silent:
+                found_silent.set()
+            return silent
+
+        monkeypatch.setattr(WorkerProcess, "_is_silent", watched)
         uri, context = built.uri("onnx"), a_context()
         answers = stream(own_pool.endpoint(uri), LISTED, context, settings)
         next(answers)
         process = psutil.Process(only(own_pool).pid)
         process.suspend()
-        time.sleep(4)
+        assert found_silent.wait(60)
         process.resume()
         *_, answer = answers
         assert answer.finish_reason in ("stop", "length")
