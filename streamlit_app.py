@@ -3,6 +3,7 @@
 import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
 
+from phi3kit.core.data_folder import keep_private
 from phi3kit.core.machine import keep_heap_whole
 from phi3kit.ui.shared import pages, shell, sign_in, web
 
@@ -29,6 +30,7 @@ def route() -> None:
 if __name__ == "__main__":  # Streamlit runs this file as a script, once for each visit and click
     route()
 else:  # and its server imports it before, once, and finds the application here
+    keep_private()
     web.check_address()
     keep_heap_whole()
     # Streamlit takes pages/ for its older kind of app until st.navigation was called once: without this, the first

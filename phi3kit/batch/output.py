@@ -4,18 +4,20 @@ The file appears whole or not at all. Knows files. Knows no models.
 """
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from phi3kit.batch import parquet_rows
 from phi3kit.batch.request import RESULT_COLUMNS, RowResult
 from phi3kit.batch.tables import BATCH_ROWS, Table, format_of, read_rows
 from phi3kit.core.errors import Phi3KitError, StorageFailed, TableInvalid
+from phi3kit.formats.spreadsheet import as_text
 
 Write = Callable[[list[dict[str, Any]]], None]
 
@@ -52,6 +54,16 @@ def write_output(table: Table, results: Iterator[RowResult], output: Path) -> No
             draft.unlink(missing_ok=True)
 
 
+def for_spreadsheets(table: Table) -> bytes:
+    """A written CSV with an apostrophe before each cell that a spreadsheet would compute. The file itself is exact."""
+    text = io.StringIO(newline="")
+    with table.path.open(encoding="utf-8", newline="") as file:
+        write = _csv_writer(text, table.delimiter)
+        for cells in csv.reader(file, delimiter=table.delimiter):
+            write([as_text(cell) for cell in cells])
+    return text.getvalue().encode()
+
+
 def _draft(output: Path) -> Path:
     return output.with_name(f".{output.name}.part")
 
@@ -84,10 +96,22 @@ def _writer(table: Table, path: Path, kind: str) -> Iterator[Write]:
     else:
         delimiter = "\t" if path.name.endswith(".tsv.part") else table.delimiter
         with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
-            lines = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+            write_row = _csv_writer(file, delimiter)
             if table.header or table.format != "csv":
-                lines.writerow(columns)
-            yield lambda rows: lines.writerows([_cell(row[column]) for column in columns] for row in rows)
+                write_row(columns)
+
+            def write(rows: list[dict[str, Any]]) -> None:
+                for row in rows:
+                    write_row([_cell(row[column]) for column in columns])
+
+            yield write
+
+
+def _csv_writer(file: TextIO, delimiter: str) -> Callable[[list[str]], object]:
+    """Writes a row. With this line end Python puts no quotation marks around a carriage return, which readers take for one."""
+    usual = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    quoted = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    return lambda cells: (quoted if any("\r" in cell for cell in cells) else usual).writerow(cells)
 
 
 def _cell(value: object) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from phi3kit.cli import app, azure, batch, build, chat, evaluate, keys, serve, signatures, usage
+from phi3kit.core.data_folder import keep_private
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.redaction import hide_in_logs
 
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = parser().parse_args(argv)
     _quiet()
+    keep_private()
     hide_in_logs(os.environ)
     try:
         arguments.run(arguments)

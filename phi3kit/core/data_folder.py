@@ -5,6 +5,7 @@ Knows its size and its errors. Knows not what lies in it.
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,10 +17,16 @@ from phi3kit.core.settings import Settings
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def keep_private() -> None:
+    """Let what this process and its children write be read by its user alone."""
+    os.umask(0o077)
+
+
 def prepare_home(home: Path) -> None:
     """Make the data folder and see that it can be written. Raises StorageFailed."""
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
+        _close_to_others(home)
         with tempfile.TemporaryFile(dir=home) as probe:
             probe.write(b"x" * 4096)
 
@@ -44,7 +51,17 @@ def unwritable(home: Path, why: str) -> StorageFailed:
 
 def disk_bytes(home: Path) -> int:
     """The size of a folder; a file with two names (hard links) counts once."""
-    return sum({stat.st_ino: stat.st_size for stat in _stats(home)}.values())
+    return sum({found.st_ino: found.st_size for _, found in files_under(home)}.values())
+
+
+def files_under(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files of a folder; links are none. What is deleted at this moment, a file or a whole folder, is left out."""
+    for place, _, names in os.walk(folder):  # rglob would raise for a folder that goes
+        for name in names:
+            path = Path(place, name)
+            with suppress(OSError):
+                if stat.S_ISREG((found := path.lstat()).st_mode):
+                    yield path, found
 
 
 def check_room(settings: Settings) -> None:
@@ -60,8 +77,9 @@ def check_room(settings: Settings) -> None:
         )
 
 
-def _stats(folder: Path) -> Iterator[os.stat_result]:
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # it may be deleted at this moment
-            if path.is_file() and not path.is_symlink():
-                yield path.stat()
+def _close_to_others(home: Path) -> None:
+    """Let only its owner into the data folder. A folder that everybody shares, as /tmp, stays as it is."""
+    with suppress(OSError):  # another user's, or a file system without owners
+        mode = home.stat().st_mode
+        if mode & 0o077 and not mode & stat.S_ISVTX:
+            home.chmod(stat.S_IMODE(mode) & 0o700)

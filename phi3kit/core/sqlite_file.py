@@ -28,7 +28,7 @@ def connect(
     Raises sqlite3.Error or OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)  # nobody else reads what people write
+    path.touch(mode=0o600)  # nobody else reads what people write, also where a process has not called keep_private
     connection = sqlite3.connect(path, timeout=_WAIT_S, check_same_thread=not any_thread)
     try:
         connection.execute("pragma journal_mode=wal")

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from phi3kit.access.actor import Actor
+from phi3kit.core.data_folder import files_under
 from phi3kit.core.errors import ModelNotFound, StorageFailed
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
@@ -157,7 +158,7 @@ def instance_for(model_bytes: int) -> str:
 
 
 def _model_files(folder: Path) -> tuple[str, ...]:
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path, _ in files_under(folder))
     return tuple(sorted(name for name in names if name not in _LEFT_OUT))
 
 

@@ -5,16 +5,17 @@ Reads the runs of phi3kit-evaluations. Evaluates nothing.
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import mlflow
 import pandas as pd
 
 from phi3kit.core.errors import StorageFailed
-from phi3kit.core.records import WrapperName
+from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.evaluation.scores import SCORES
+from phi3kit.tracking.foreign_values import measure, moment, one_of, whole
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
 
 DIGEST_TAG = "phi3kit.questions"  # the same for two evaluations that asked the same
@@ -82,9 +83,18 @@ def answers_of(run_id: str, settings: Settings) -> pd.DataFrame:
     """
     open_store(settings)
     with storage_errors(settings.home):
-        table = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{_TABLE}"))
-    found = pd.DataFrame(table["data"], columns=table["columns"])
-    return found.rename(columns={f"{name}/score": name for name in SCORES})
+        text = mlflow.artifacts.load_text(f"runs:/{run_id}/{_TABLE}")
+    try:
+        table = json.loads(text)
+        found = pd.DataFrame(table["data"], columns=table["columns"])
+        found = found.rename(columns={f"{name}/score": name for name in SCORES})
+        return found.astype({"question": str, "expected": str, "answer": str, **dict.fromkeys(SCORES, float)})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StorageFailed(
+            f"The answers of the evaluation {run_id} cannot be read.",
+            "Another program wrote its table, or changed it.",
+            "Evaluate the model again.",
+        ) from error
 
 
 def compare_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -107,19 +117,16 @@ def compare_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 def _evaluation(run: Any) -> Evaluation | None:
     """None for another program's run, or one that was changed."""
     metrics, params, tags = run.data.metrics, run.data.params, run.data.tags
-    try:
-        return Evaluation(
-            run_id=run.info.run_id,
-            at=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-            model_uri=tags["phi3kit.model_uri"],
-            asked_as=params["model_uri"],
-            wrapper=tags["phi3kit.wrapper"],
-            data=params["data"],
-            digest=tags[DIGEST_TAG],
-            questions=int(metrics["questions"]),
-            failed=int(metrics["failed"]),
-            **{name: float(metrics[name]) for name in (*SCORES, "completion_tokens", "latency_s", "latency_p95_s")},
-            at_once=int(params["at_once"]),
-        )
-    except (KeyError, ValueError):
-        return None
+    found: dict[str, Any] = {
+        "at": moment(run.info.start_time),
+        "model_uri": tags.get("phi3kit.model_uri"),
+        "asked_as": params.get("model_uri"),
+        "wrapper": one_of(tags.get("phi3kit.wrapper"), WRAPPERS),
+        "data": params.get("data"),
+        "digest": tags.get(DIGEST_TAG),
+        "questions": whole(metrics.get("questions")),
+        "failed": whole(metrics.get("failed")),
+        **{name: measure(metrics.get(name)) for name in (*SCORES, "completion_tokens", "latency_s", "latency_p95_s")},
+        "at_once": whole(params.get("at_once"), 1),
+    }
+    return None if None in found.values() else Evaluation(run_id=run.info.run_id, **found)

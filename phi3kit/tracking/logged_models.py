@@ -6,7 +6,7 @@ Knows MLflow's logged models. Loads no weights.
 import contextlib
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from phi3kit.core.data_folder import writing
+from phi3kit.core.data_folder import disk_bytes, files_under, writing
 from phi3kit.core.errors import ModelNotFound
-from phi3kit.core.records import WrapperName
+from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.tracking import foreign_values
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
 
@@ -64,32 +65,29 @@ def list_models(settings: Settings, wrapper: WrapperName | None = None) -> list[
             order_by=[{"field_name": "creation_timestamp", "ascending": False}],
             output_format="list",
         )
-    models = [_listed(model) for model in found]
+    models = filter(None, map(_listed, found))
     return [model for model in models if wrapper is None or model.wrapper == wrapper]
 
 
-def _listed(model: Any) -> LoggedModel:
+def _listed(model: Any) -> LoggedModel | None:
+    """None for another program's model that has the tag of a checked one."""
+    kind = foreign_values.one_of(model.tags.get("phi3kit.wrapper"), WRAPPERS)
+    created_at = foreign_values.moment(model.creation_timestamp)
+    if kind is None or created_at is None:
+        return None
     folder = _local_folder(model)
-    size = _size(folder) if folder and folder.is_dir() else int(model.tags.get(SIZE_TAG, 0)) or None
+    size = disk_bytes(folder) if folder and folder.is_dir() else foreign_values.whole(model.tags.get(SIZE_TAG), 1)
     return LoggedModel(
         model_uri=f"models:/{model.model_id}",
-        wrapper=model.tags["phi3kit.wrapper"],
+        wrapper=kind,
         source=model.tags.get("phi3kit.source", ""),
         precision=model.tags.get("phi3kit.precision", ""),
-        context_tokens=int(model.tags.get("phi3kit.context_tokens", _CONTEXT_TOKENS)),
-        created_at=datetime.fromtimestamp(model.creation_timestamp / 1000, UTC),
+        context_tokens=foreign_values.whole(model.tags.get("phi3kit.context_tokens"), 1) or _CONTEXT_TOKENS,
+        created_at=created_at,
         run_id=model.source_run_id or "",
         size_bytes=size,
         files_gone=folder is not None and not (folder / "MLmodel").is_file(),
     )
-
-
-def _size(folder: Path) -> int:
-    sizes = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it may be deleted at this moment
-            sizes.append(path.stat().st_size if path.is_file() else 0)
-    return sum(sizes)
 
 
 def resolve(model_uri: str, settings: Settings) -> ResolvedModel:
@@ -126,8 +124,7 @@ def signature_of(model_uri: str, settings: Settings) -> ModelSignature:
 def files_of(model_uri: str, settings: Settings) -> list[tuple[str, int]]:
     """The logged files: (path inside the model, bytes), sorted by path."""
     folder = _download(model_uri, settings)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
+    return sorted((path.relative_to(folder).as_posix(), stat.st_size) for path, stat in files_under(folder))
 
 
 def _mlmodel(model_uri: str, folder: Path) -> Model:

@@ -17,6 +17,8 @@ from typing import TypeVar
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.utils.uri import get_uri_scheme
 from sqlalchemy.exc import SQLAlchemyError
 
 from phi3kit.core.child_environment import tracking_credentials
@@ -79,8 +81,9 @@ def experiment_id(settings: Settings, name: str) -> str:
     with storage_errors(settings.home):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            # A SQLite store would put artifacts under ./mlruns of whatever folder the process runs in.
-            location = (settings.home / "artifacts" / name).as_uri() if settings.own_store else None
+            # A database would put artifacts under ./mlruns of whatever folder the process runs in.
+            in_database = get_uri_scheme(settings.tracking_uri) in DATABASE_ENGINES
+            location = (settings.home / "artifacts" / name).as_uri() if in_database else None
             try:
                 return str(client.create_experiment(name, artifact_location=location))
             except MlflowException as error:

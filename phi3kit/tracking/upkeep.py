@@ -4,6 +4,7 @@ What is registered, running or waiting is never touched, nor is what people save
 """
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -74,12 +75,14 @@ def _held(settings: Settings) -> int:
 
 def _remove_old(folder: Path, before: float) -> None:
     """Files that were not written lately, and the folders that are empty then."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        with suppress(OSError):  # somebody else removed it, or just put something into it
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
-            elif path.lstat().st_mtime < before:
-                path.unlink()
+    for place, folders, names in os.walk(folder, topdown=False):
+        for name in names:
+            with suppress(OSError):  # somebody else removed it
+                if (path := Path(place, name)).lstat().st_mtime < before:
+                    path.unlink()
+        for name in folders:
+            with suppress(OSError):  # there is something in it, or it is a link
+                Path(place, name).rmdir()
 
 
 def _expire_models(settings: Settings, before: float, loaded: Collection[str]) -> int:

@@ -12,13 +12,20 @@ import pandas as pd
 import pyarrow as pa
 
 from phi3kit.core.errors import RequestInvalid, StorageFailed
+from phi3kit.formats.spreadsheet import FORMULA_BEGINNINGS
 
 Format = Literal["table", "csv", "json", "parquet"]
 _SHOWN = ("at", "wrapper", "interface", "origin", "prompt_tokens", "completion_tokens", "total_tokens", "finish_reason")
 
 
 def to_csv(turns: pd.DataFrame) -> str:
-    """Comma-separated values with a header; times in ISO 8601, UTC."""
+    """Comma-separated values with a header; times in ISO 8601, UTC. An apostrophe stands before what would be a formula."""
+    for name in turns.columns:
+        if pd.api.types.is_string_dtype(turns[name]):
+            formulas = turns[name].str.startswith(FORMULA_BEGINNINGS).eq(True)
+            turns = turns.assign(**{name: turns[name].mask(formulas, "'" + turns[name])}) if formulas.any() else turns
+            if turns[name].str.contains("\r").any():  # the writer would leave it without quotation marks: a new row
+                turns = turns.assign(**{name: turns[name].str.replace("\r", " ")})
     return str(turns.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ"))
 
 

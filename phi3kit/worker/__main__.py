@@ -20,6 +20,7 @@ import uvicorn
 from phi3kit.access.keys import KeyStore
 from phi3kit.access.people import role_of_key
 from phi3kit.access.same_origin import ServedNames
+from phi3kit.core.data_folder import keep_private
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.core.loopback import check_listening, is_loopback
 from phi3kit.core.records import WRAPPERS
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--managed", action="store_true")
     arguments = parser.parse_args()
+    keep_private()
     hide_in_logs(os.environ)
     try:
         return _serve(arguments)

@@ -10,11 +10,13 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.batch.jobs import BatchJob
+from phi3kit.batch.output import for_spreadsheets
 from phi3kit.batch.request import BatchRequest
 from phi3kit.batch.tables import ReadOptions, read_rows
 from phi3kit.ui.shared import actions, elements, job_view, pages, resources, shell, words
 
 _RESULT_ROWS = 500
+_APOSTROPHES = "An apostrophe stands before what a spreadsheet would take for a formula. JSONL, Parquet and the command line's files are exact."
 _STATES = {
     "queued": "Waiting for the batch before it",
     "running": "Computing",
@@ -97,14 +99,16 @@ def _show_result(job: BatchJob) -> None:
     if not output.is_file():
         st.caption("Its output is no longer there.")
         return
+    table = resources.table(output, ReadOptions(header=job.request.reading.header))
+    is_csv = table.format == "csv"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            f"Download {output.name}", output.read_bytes, file_name=output.name, icon=":material/download:",
-            on_click="ignore", key="batch_download",
+            f"Download {words.plain(output.name)}", partial(for_spreadsheets, table) if is_csv else output.read_bytes,
+            file_name=output.name, icon=":material/download:", on_click="ignore", key="batch_download",
+            help=_APOSTROPHES if is_csv else None,
         )  # fmt: skip
         only_failed = st.toggle("Failed rows only", key="batch_failed", disabled=not summary.failed)
         pages.link("usage", "What it cost")
-    table = resources.table(output, ReadOptions(header=job.request.reading.header))
     rows = read_rows(table)
     *columns, completion, prompt_tokens, completion_tokens, finish_reason, error = table.columns
     if only_failed:

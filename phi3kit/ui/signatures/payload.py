@@ -3,6 +3,7 @@
 Knows widgets. Does not know how a payload is judged, converted or written as code.
 """
 
+import shlex
 from collections.abc import Iterator
 
 import streamlit as st
@@ -140,4 +141,5 @@ def show_forms(a: Side, b: Side) -> None:
                 st.caption(literal(name))
                 st.code(text, language=language, wrap_lines=True)
             st.caption("For curl, serve the model first:")
-            st.code(f"python -m phi3kit serve {side.choice.model_uri}", language="bash", wrap_lines=True)
+            command = shlex.join(["python", "-m", "phi3kit", "serve", side.choice.plain_uri])
+            st.code(command, language="bash", wrap_lines=True)

@@ -1,0 +1,112 @@
+"""Foreign values: whatever another program tagged a model or a run with, it is read as what it should be or as nothing."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3kit.core.errors import StorageFailed
+from phi3kit.core.settings import Settings
+from phi3kit.evaluation import results
+from phi3kit.tracking import foreign_values
+from phi3kit.tracking.logged_models import list_models
+from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store
+from tests.support.samples import logged_model, new_store
+
+ODD = ["x", "", "-1", "1e3", "١", "9" * 5000, "NaN", "Infinity", "0x10", " 4096", "<b>4096</b>", "null", "4096.5"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return new_store(tmp_path)
+
+
+def tagged(settings: Settings, **tags: str) -> str:
+    uri = logged_model(settings)
+    client = open_store(settings)
+    client.set_logged_model_tags(uri.removeprefix("models:/"), {f"phi3kit.{name}": tag for name, tag in tags.items()})
+    return uri
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_models_odd_numbers_are_the_defaults(settings: Settings, odd: str) -> None:
+    uri = tagged(settings, context_tokens=odd, size_bytes=odd)
+    (model,) = list_models(settings)
+    assert (model.model_uri, model.context_tokens, model.size_bytes) == (uri, 4096, 1000)
+
+
+def test_a_model_of_another_kind_is_not_listed(settings: Settings) -> None:
+    sound = logged_model(settings)
+    for odd in ("x", "remote", "ONNX", "<script>"):
+        tagged(settings, wrapper=odd)
+    open_store(settings).delete_logged_model_tag(tagged(settings).removeprefix("models:/"), "phi3kit.wrapper")
+    assert [model.model_uri for model in list_models(settings)] == [sound]
+
+
+class TestEvaluations:
+    def logged(self, settings: Settings, metrics: dict[str, float], params: dict[str, str], **tags: str) -> str:
+        client = open_store(settings)
+        run = client.create_run(
+            experiment_id(settings, EVALUATIONS_EXPERIMENT),
+            tags={
+                "phi3kit.model_uri": "models:/m-1", "phi3kit.wrapper": "onnx", results.DIGEST_TAG: "d",
+                **{f"phi3kit.{name}": tag for name, tag in tags.items()},
+            },
+        ).info.run_id  # fmt: skip
+        sound = dict.fromkeys(
+            ("exact", "contains", "word_f1", "completion_tokens", "latency_s", "latency_p95_s", "questions", "failed"),
+            1.0,
+        )
+        for name, value in {**sound, **metrics}.items():
+            client.log_metric(run, name, value)
+        for name, text in {"model_uri": "models:/m-1", "data": "embedded", "at_once": "1", **params}.items():
+            client.log_param(run, name, text)
+        client.set_terminated(run)
+        return str(run)
+
+    def test_only_sound_ones_are_listed(self, settings: Settings) -> None:
+        sound = self.logged(settings, {}, {})
+        for value in (math.inf, -1.0, 1e300, math.nan, 0.5):
+            self.logged(settings, {"questions": value}, {})
+        self.logged(settings, {"exact": math.nan}, {})
+        self.logged(settings, {"latency_s": math.inf}, {})
+        for odd in ("x", "0", "9" * 400):
+            self.logged(settings, {}, {"at_once": odd})
+        self.logged(settings, {}, {}, wrapper="x")
+        assert [each.run_id for each in results.list_evaluations(settings)] == [sound]
+
+    @pytest.mark.parametrize(
+        "table",
+        ["", "[]", "{}", '{"data": 1, "columns": ["question"]}', '{"data": [[1]], "columns": ["a", "b"]}', "[" * 100_000,
+         '{"data": [["q"]], "columns": ["question"]}',
+         '{"data": [["q", "e", "a", "x", 0, 0]], "columns": ["question", "expected", "answer", "exact/score", "contains/score",'
+         ' "word_f1/score"]}'],
+    )  # fmt: skip
+    def test_a_damaged_table_is_one_error(
+        self, settings: Settings, table: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(results.mlflow.artifacts, "load_text", lambda uri: table)
+        with pytest.raises(StorageFailed, match="cannot be read"):
+            results.answers_of("r1", settings)
+
+
+@pytest.mark.parametrize("value", [*ODD, None, [], {}, math.nan, math.inf, -1, 2**60, b"1"])
+def test_nothing_odd_is_a_number(value: Any) -> None:
+    assert foreign_values.whole(value) is None
+    assert foreign_values.moment(value) is None
+
+
+def test_what_is_one_is_read() -> None:
+    assert [foreign_values.whole(each) for each in (4096, 4096.0, "4096", "0")] == [4096, 4096, 4096, 0]
+    assert foreign_values.whole("0", 1) is None
+    assert [foreign_values.measure(each) for each in (1, 0.5, math.nan, math.inf, -1, "1")] == [
+        1.0,
+        0.5,
+        None,
+        None,
+        None,
+        None,
+    ]
+    assert foreign_values.one_of("onnx", ("transformers", "onnx")) == "onnx"
+    assert str(foreign_values.moment(0)) == "1970-01-01 00:00:00+00:00"
