@@ -46,7 +46,7 @@ def end_group(leader: int, *, kill: bool) -> None:
 def become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
     """Go on as another program. On Windows this process waits for it, as exec there returns the terminal at once."""
     if sys.platform == "win32":
-        sys.exit(subprocess.call(command, env=environment))
+        sys.exit(subprocess.call(command, env=environment))  # noqa: S603 -- a list of our own making
     os.execve(command[0], command, environment)  # noqa: S606
 
 

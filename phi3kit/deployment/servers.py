@@ -148,7 +148,7 @@ class ScoringServers:
         log_file = logs / f"scoring-{wrapper}-{port}.log"
         command = serve_command(model_uri, port)
         with log_file.open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 -- a list of our own making
                 [sys.executable, "-m", "phi3kit.deployment.supervisor", *command],
                 env=environment(self._settings),
                 cwd=logs,  # not the project: MLflow puts the working folder on the model's import path

@@ -24,7 +24,7 @@ def main(command: list[str]) -> int:
     """Run the command until it ends, stdin closes or SIGTERM comes. Returns its exit code."""
     to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: to_end.set())
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 -- a list of our own making
     threading.Thread(target=_wait_for_parent, args=(to_end,), daemon=True).start()
     while child.poll() is None and not to_end.wait(_LOOK_S):
         pass

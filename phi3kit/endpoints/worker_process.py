@@ -97,7 +97,7 @@ class WorkerProcess:
         environment = worker_environment(settings) | {"PHI3KIT_API_KEY": key}
         self._started_at, began = time.time(), time.monotonic()
         with printed:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 -- a list of our own making
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=printed, text=True
             )
         # 3. Its port, which it prints first.

@@ -70,7 +70,7 @@ class JobList(Generic[AnyJob]):
         with writing(self._settings.home):
             folder = folder or self._kind.new_folder(self._settings)
             with (folder / "log.txt").open("wb") as log_file:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: S603 -- a list of our own making
                     [sys.executable, "-m", "phi3kit", *request.command(), *options],
                     env=child_environment(self._settings) | actor.environment() | {JOB_VARIABLE: folder.name},
                     stdin=subprocess.DEVNULL,

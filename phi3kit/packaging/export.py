@@ -101,7 +101,7 @@ def _run_builder(source: Path, target: Path, precision: Precision, on_phase: Cal
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     on_phase("read weights")
     tail: deque[str] = deque(maxlen=20)
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 -- a list of our own making
         command,
         env=environment,
         stdin=subprocess.PIPE,  # closes when this process ends, which ends the builder

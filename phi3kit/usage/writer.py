@@ -94,7 +94,7 @@ class UsageWriter:
                 self._problem = f"{type(error).__name__}: {error}"
                 log.exception("turns wait")
             # Jitter: the writers of a team should not all come when their server is back.
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S) * random.uniform(0.75, 1.25)
+            wait_s = min(wait_s * 2, _LONGEST_WAIT_S) * random.uniform(0.75, 1.25)  # noqa: S311 -- spreads load, guards nothing
             self._next_try_at = time.time() + wait_s
 
 
