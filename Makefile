@@ -76,7 +76,7 @@ test-slow: $(TOOLS) $(SPARK)/.installed $(PUBLIC)/.installed
 	PHI3KIT_TEST_PYTHON=$(CURDIR)/$(PUBLIC)/bin/python $(SPARK)/bin/python -m pytest $(PYTEST_OPTIONS) -m slow
 
 mlflow-ui: $(APP)
-	MLFLOW_DISABLE_TELEMETRY=$${MLFLOW_DISABLE_TELEMETRY:-true} $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" --port $(MLFLOW_PORT)
+	MLFLOW_DISABLE_TELEMETRY=$${MLFLOW_DISABLE_TELEMETRY:-true} MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$${PHI3KIT_HOME:-$(CURDIR)/.phi3kit}/mlflow.db}" $(BIN)/mlflow ui --port $(MLFLOW_PORT)
 
 bench: $(APP)
 	$(BIN)/python -m bench

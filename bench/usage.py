@@ -75,7 +75,7 @@ def fill_store(settings: Settings, turns: list[TurnRecord]) -> str:
 
     open_store(settings)
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
-    store: Any = _get_store(settings.tracking_uri)
+    store: Any = _get_store(settings.tracking_uri.reveal())
     statuses = {"error": "FAILED", "cancelled": "KILLED"}
     for begin in range(0, len(turns), _BATCH):
         runs, metrics, params, tags = [], [], [], []

@@ -28,5 +28,5 @@ def _run(arguments: argparse.Namespace) -> None:
         *("--wrapper", model.wrapper, "--host", arguments.host, "--port", str(arguments.port)),
     ]
     # The worker starts from a clean process: MLflow, which found the model, would cost it 150 MB.
-    key = {"PHI3KIT_API_KEY": settings.api_key} if settings.api_key else {}
+    key = {"PHI3KIT_API_KEY": settings.api_key.reveal()} if settings.api_key else {}
     become(command, child_environment(settings) | key)

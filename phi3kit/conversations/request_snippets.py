@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from phi3kit.core.records import Message, WrapperName
+from phi3kit.core.secret import SecretUrl
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.records import Request
 from phi3kit.formats.chat_template import SPECIAL_TOKENS, raw_prompt
@@ -31,7 +32,7 @@ def snippets(
     request: Request,
     wrapper: WrapperName,
     model_uri: str,
-    tracking_uri: str,
+    tracking_uri: SecretUrl,
     worker_url: str = WORKER_URL,
     scoring_url: str = SCORING_URL,
 ) -> list[Snippet]:
@@ -89,11 +90,11 @@ def _curl(request: Request, model: str, base_url: str, key_name: str) -> str:
     return _post(f"{base_url}/{route}", request.body(model), key_name)
 
 
-def _pyfunc(request: Request, wrapper: WrapperName, model_uri: str, tracking_uri: str) -> str:
+def _pyfunc(request: Request, wrapper: WrapperName, model_uri: str, tracking_uri: SecretUrl) -> str:
     stop = "".join(f"text = text.split({_python(each)})[0]\n" for each in request.stop)
-    secret = "@" in tracking_uri  # it may hold a password
+    secret = tracking_uri.hides_something
     seeded = wrapper == "transformers" and request.seed is not None
-    store = 'os.environ["MLFLOW_TRACKING_URI"]' if secret else _python(tracking_uri)
+    store = 'os.environ["MLFLOW_TRACKING_URI"]' if secret else _python(tracking_uri.reveal())
     imports = ("import os\n\n" if secret else "") + "import mlflow\n" + ("import transformers\n" if seeded else "")
     head = f"""{imports}
 mlflow.set_tracking_uri({store})
@@ -122,10 +123,12 @@ wrapper.search_options = {_python(options)}
 """
 
 
-def _curl_scoring(request: Request, wrapper: WrapperName, model_uri: str, tracking_uri: str, scoring_url: str) -> str:
+def _curl_scoring(
+    request: Request, wrapper: WrapperName, model_uri: str, tracking_uri: SecretUrl, scoring_url: str
+) -> str:
     port = scoring_url.rpartition(":")[2]
     serve = f"mlflow models serve -m {shlex.quote(model_uri)} --env-manager local --port {port}"
-    store = "" if "@" in tracking_uri else f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri)} "
+    store = "" if tracking_uri.hides_something else f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri.reveal())} "
     first = _first(f"{store}{serve}")
     if wrapper == "transformers":
         body, notes = _chat_body(request), _chat_notes(request)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from phi3kit.core.limits import VARIABLES
 from phi3kit.core.loopback import ask_directly
-from phi3kit.core.redaction import SECRET_WORDS
+from phi3kit.core.secret import SECRET_WORDS, revealed
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 
 # Variables of the parent that a child may need; no others are passed on.
@@ -33,9 +33,10 @@ def child_environment(settings: Settings) -> dict[str, str]:
     environment = {
         **worker_environment(settings),
         **{name: value for name, value in os.environ.items() if name.upper().startswith(_OUTWARD_BEGINNINGS)},
-        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "MLFLOW_TRACKING_URI": settings.tracking_uri.reveal(),
         **tracking_credentials(settings),
-        **({"PHI3KIT_HF_TOKEN": settings.hub_token} if settings.hub_token else {}),
+        "HF_ENDPOINT": settings.hub_endpoint.reveal(),
+        **({"PHI3KIT_HF_TOKEN": settings.hub_token.reveal()} if settings.hub_token else {}),
     }
     ask_directly(environment)
     return environment
@@ -64,7 +65,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "PHI3KIT_PROFILE": settings.profile,
         **{VARIABLES[name]: str(value) for name, value in vars(settings.limits).items() if value is not None},
         **({"PHI3KIT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts)} if settings.allowed_hosts is not None else {}),
-        "HF_ENDPOINT": settings.hub_endpoint,
+        "HF_ENDPOINT": str(settings.hub_endpoint),
         "HF_HOME": str(settings.home / "hub"),
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # only a download asks the hub
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -79,8 +80,8 @@ def tracking_credentials(settings: Settings) -> dict[str, str]:
     """Variables by which MLflow signs in at a tracking server."""
     values = {
         "MLFLOW_TRACKING_USERNAME": settings.tracking_username,
-        "MLFLOW_TRACKING_PASSWORD": settings.tracking_password,
-        "MLFLOW_TRACKING_TOKEN": settings.tracking_token,
+        "MLFLOW_TRACKING_PASSWORD": revealed(settings.tracking_password),
+        "MLFLOW_TRACKING_TOKEN": revealed(settings.tracking_token),
     }
     return {name: value for name, value in values.items() if value}
 

@@ -7,10 +7,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
-SECRET_WORDS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIAL")  # in the name of a variable
-MASK = "•••"
+from phi3kit.core.secret import MASK, SECRET_WORDS, secrets_of_url
+
 _SHORTEST = 6  # characters; shorter ones may be ordinary words
 
 _hidden: set[str] = set()
@@ -34,8 +33,7 @@ def secrets_among(told: Mapping[str, object]) -> Iterator[str]:
         elif any(word in name.upper() for word in SECRET_WORDS):
             yield value
         elif "://" in value:
-            with suppress(ValueError):  # no address after all
-                yield urlsplit(value).password or ""
+            yield from secrets_of_url(value)
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
@@ -43,6 +41,11 @@ def masked(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return text
+
+
+def without_secrets(text: str) -> str:
+    """A text of somebody else's without the secrets that this process was told."""
+    return masked(text, _hidden)
 
 
 def _masking(make: Any) -> Any:

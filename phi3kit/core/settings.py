@@ -6,7 +6,7 @@ Knows names, defaults and units. Opens nothing.
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.limits import DEFAULTS, VARIABLES, Limits
 from phi3kit.core.profiles import LISTED_ROLES, PROFILES, Profile, Role
+from phi3kit.core.secret import Secret, SecretUrl
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries the app (streamlit_app.py, pages, .streamlit) within the package; a checkout has it beside.
@@ -45,8 +46,8 @@ class Settings:
     """Everything that can be set; docs/settings.md describes the variables."""
 
     home: Path  # the data folder; nothing is written elsewhere
-    tracking_uri: str
-    api_key: str | None = field(repr=False)  # what `phi3kit serve` asks of its callers
+    tracking_uri: SecretUrl
+    api_key: Secret | None  # what `phi3kit serve` asks of its callers
     idle_seconds: int  # a worker without a request for so long ends itself
     start_seconds: int  # a worker that is not ready after so long has failed
     max_queue: int  # turns that may wait at one worker
@@ -62,20 +63,20 @@ class Settings:
     allowed_hosts: tuple[str, ...] | None  # where remote endpoints may lie: hosts, addresses, networks; None: anywhere
     mlflow_url: str  # where MLflow's own pages are
     tracking_username: str | None  # for a tracking server that asks
-    tracking_password: str | None = field(repr=False)
-    tracking_token: str | None = field(repr=False)
-    hub_endpoint: str  # where Hugging Face's HTTP is spoken
-    hub_token: str | None = field(repr=False)  # opens gated repositories; never logged
+    tracking_password: Secret | None
+    tracking_token: Secret | None
+    hub_endpoint: SecretUrl  # where Hugging Face's HTTP is spoken
+    hub_token: Secret | None  # opens gated repositories; never logged
 
     @property
     def own_store(self) -> bool:
         """Whether the tracking store is the SQLite file in the data folder."""
-        return self.tracking_uri == f"sqlite:///{self.home / 'mlflow.db'}"
+        return self.tracking_uri == SecretUrl(f"sqlite:///{self.home / 'mlflow.db'}")
 
     @property
     def store_name(self) -> str:
         """The store as the pages name it: no path, no password."""
-        return "mlflow.db" if self.own_store else self.tracking_uri.split("@")[-1].split("://")[-1]
+        return "mlflow.db" if self.own_store else self.tracking_uri.place
 
 
 def read_settings(values: Mapping[str, object] | None = None) -> Settings:
@@ -107,8 +108,8 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
     limits = {name: value for name, variable in VARIABLES.items() if (value := optional_number(variable)) is not None}
     return Settings(
         home=home,
-        tracking_uri=tracking_uri,
-        api_key=text("PHI3KIT_API_KEY") or None,
+        tracking_uri=SecretUrl(tracking_uri),
+        api_key=_secret(text("PHI3KIT_API_KEY")),
         idle_seconds=_whole_number(found, "PHI3KIT_IDLE_SECONDS", 900),
         start_seconds=_whole_number(found, "PHI3KIT_START_SECONDS", 120),
         max_queue=_whole_number(found, "PHI3KIT_MAX_QUEUE", 32),
@@ -128,15 +129,19 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         host_names=_host_names(found, profile),
         limits=replace(DEFAULTS[profile], **limits),
         allowed_hosts=_allowed_hosts(found, profile),
-        mlflow_url=text(
-            "PHI3KIT_MLFLOW_URL", _without_password(tracking_uri) if is_server else "http://127.0.0.1:5000"
+        mlflow_url=_without_password(
+            text("PHI3KIT_MLFLOW_URL", tracking_uri if is_server else "http://127.0.0.1:5000")
         ).rstrip("/"),
         tracking_username=text("MLFLOW_TRACKING_USERNAME") or None,
-        tracking_password=text("MLFLOW_TRACKING_PASSWORD") or None,
-        tracking_token=text("MLFLOW_TRACKING_TOKEN") or None,
-        hub_endpoint=text("HF_ENDPOINT", "https://huggingface.co").rstrip("/"),
-        hub_token=text("PHI3KIT_HF_TOKEN") or text("HF_TOKEN") or None,
+        tracking_password=_secret(text("MLFLOW_TRACKING_PASSWORD")),
+        tracking_token=_secret(text("MLFLOW_TRACKING_TOKEN")),
+        hub_endpoint=SecretUrl(text("HF_ENDPOINT", "https://huggingface.co").rstrip("/")),
+        hub_token=_secret(text("PHI3KIT_HF_TOKEN") or text("HF_TOKEN")),
     )
+
+
+def _secret(text: str) -> Secret | None:
+    return Secret(text) if text else None
 
 
 def _one_of(found: Mapping[str, object], name: str, choices: tuple[Word, ...], default: Word) -> Word:
@@ -197,14 +202,15 @@ def _is_on_this_machine(tracking_uri: str) -> bool:
 
 def _without_password(url: str) -> str:
     parts = _parts(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _parts(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError as error:
-        raise _invalid("MLFLOW_TRACKING_URI", f"{error}.", "Write it like http://mlflow.example:5000.") from error
+    except ValueError:  # its text has the address in it
+        why = "It is no address."
+        raise _invalid("MLFLOW_TRACKING_URI", why, "Write it like http://mlflow.example:5000.") from None
 
 
 def _switch(found: Mapping[str, object], name: str, *, default: bool) -> bool:

@@ -11,7 +11,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.records import WrapperName
@@ -175,11 +174,7 @@ def shell(settings: Settings) -> RecipeStep:
 
 def shown_store(settings: Settings) -> str:
     """The tracking URI for pages, with PASSWORD in place of a password."""
-    parts = urlsplit(settings.tracking_uri)
-    if not parts.password:
-        return settings.tracking_uri
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:PASSWORD@{host}"))
+    return settings.tracking_uri.shown("PASSWORD")
 
 
 def native_input(wrapper: WrapperName) -> dict[str, object]:

@@ -23,11 +23,14 @@ def build_code(wrapper: WrapperName, source: str, commit: str | None, precision:
 
     source, commit, precision: as the built model's record has them.
     """
+    secret = settings.tracking_uri.hides_something
+    store = 'os.environ["MLFLOW_TRACKING_URI"]' if secret else repr(settings.tracking_uri.reveal())
     hub = "from huggingface_hub import snapshot_download\n" if commit else ""
     packages = "".join(f"\n            {each!r}," for each in log.pip_requirements(wrapper))
-    head = f"""import mlflow
+    head = f"""{"import os" if secret else ""}
+import mlflow
 {hub}
-mlflow.set_tracking_uri({settings.tracking_uri!r})
+mlflow.set_tracking_uri({store})
 mlflow.set_experiment({BUILDS_EXPERIMENT!r})
 folder = {_folder(source, commit)}
 """

@@ -25,6 +25,7 @@ from phi3kit.core.child_environment import tracking_credentials
 from phi3kit.core.data_folder import DISK_FULL, prepare_home, unwritable
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.loopback import ask_directly
+from phi3kit.core.redaction import without_secrets
 from phi3kit.core.settings import Settings
 from phi3kit.core.sqlite_file import probe
 
@@ -45,19 +46,20 @@ _opening = threading.Lock()  # sessions and the writer open the store at the sam
 
 def open_store(settings: Settings) -> MlflowClient:
     """Point MLflow at the store, create what is missing, and return a client. Raises StorageFailed."""
-    path = Path(settings.tracking_uri.removeprefix("sqlite:///"))
-    if settings.tracking_uri.startswith("sqlite:///") and path.exists():
+    uri = settings.tracking_uri.reveal()
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and path.exists():
         # MLflow tries a file that cannot be opened again for 100 s, and a locked one for 20 s; one look says the same.
         with storage_errors(settings.home):
             probe(path, _LOCKED_S)
     with _opening:
         os.environ.update(tracking_credentials(settings))  # from secrets.toml; MLflow reads them nowhere else
         ask_directly(os.environ)
-        client = _open(settings.home, settings.tracking_uri)
+        client = _open(settings.home, uri)
         # MLflow's own functions use the process's store; another one may have been opened in between.
-        if mlflow.get_tracking_uri() != settings.tracking_uri or mlflow.get_registry_uri() != settings.tracking_uri:
-            mlflow.set_tracking_uri(settings.tracking_uri)
-            mlflow.set_registry_uri(settings.tracking_uri)
+        if mlflow.get_tracking_uri() != uri or mlflow.get_registry_uri() != uri:
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
         return client
 
 
@@ -124,7 +126,7 @@ def storage_errors(home: Path) -> Iterator[None]:
 
 
 def _not_answered(error: Exception, home: Path) -> StorageFailed:
-    text = str(error).strip()
+    text = without_secrets(str(error).strip())
     status = _http_status(text)
     if status in (401, 403):
         return StorageFailed(

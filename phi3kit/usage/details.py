@@ -57,7 +57,7 @@ def turn_details(actor: Actor, settings: Settings, run_id: str, turn_id: str | N
 def _trace(settings: Settings, turn_id: str) -> Trace | None:
     with storage_errors(settings.home):
         try:
-            return TracingClient(settings.tracking_uri).get_trace(trace_id_of(turn_id))
+            return TracingClient(settings.tracking_uri.reveal()).get_trace(trace_id_of(turn_id))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):  # a run of an earlier phi3kit
                 return None

@@ -222,7 +222,7 @@ class TurnsReader:
         """The copy's file: one a store, and another one for an experiment that was made anew under the same name."""
         with storage_errors(self._settings.home):
             made = client.get_experiment(experiment).creation_time
-        key = json.dumps([self._settings.tracking_uri, experiment, made])
+        key = json.dumps([self._settings.tracking_uri.reveal(), experiment, made])
         return self._settings.home / "usage" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
 
     @contextmanager

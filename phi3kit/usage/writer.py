@@ -143,12 +143,14 @@ def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: 
         # A writer that died before its mark left a run behind: finish that one.
         found = _runs_of(client, experiment, turn.turn_id) if may_exist else []
         run_id = _write(client, experiment, turn, found[0] if found else None)
-        write_trace(settings.tracking_uri, experiment, turn, run_id)
+        write_trace(settings.tracking_uri.reveal(), experiment, turn, run_id)
         _end(client, turn, run_id)
         for other in found[1:]:
             client.delete_run(other)
         # A server may still work on the first attempt's request: look again when it has certainly given up.
-        outbox.mark_written(turn.turn_id, run_id, doubtful=may_exist and settings.tracking_uri.startswith("http"))
+        outbox.mark_written(
+            turn.turn_id, run_id, doubtful=may_exist and settings.tracking_uri.reveal().startswith("http")
+        )
 
 
 def _is_about_the_turn(error: StorageFailed) -> bool:

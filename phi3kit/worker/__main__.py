@@ -25,6 +25,7 @@ from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.core.loopback import check_listening, is_loopback
 from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
+from phi3kit.core.secret import revealed
 from phi3kit.core.settings import Settings, read_settings
 from phi3kit.worker.app import WorkerConfig, create_app
 from phi3kit.worker.connections import server_for
@@ -90,8 +91,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
     """The keys that are accepted; a managed worker has its app's alone. Raises SettingInvalid or StorageFailed."""
+    own = revealed(settings.api_key)
     if managed:
-        return Keys(settings.api_key, None, required=settings.api_key is not None, managed=True)
+        return Keys(own, None, required=settings.api_key is not None, managed=True)
     users = KeyStore(settings.home)
     beyond = not is_loopback(host)
     if beyond and settings.api_key is None and not users.any_live():
@@ -102,7 +104,7 @@ def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
         )
     check_listening(host, settings.profile)
     required = beyond or settings.api_key is not None or settings.profile == "team"
-    return Keys(settings.api_key, users, required, role_of=lambda user: role_of_key(user, settings))
+    return Keys(own, users, required, role_of=lambda user: role_of_key(user, settings))
 
 
 def _listen(host: str, port: int) -> socket.socket:

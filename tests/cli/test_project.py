@@ -49,7 +49,7 @@ class TestMlflowRun:
                 str(BIN / "mlflow"), "run", str(PROJECT_ROOT), "-e", "batch", "--env-manager", "local",
                 "-P", f"model_uri={built.uri('onnx')}", "-P", f"input={path}", "-P", f"output={output}",
             ],
-            env=environment | {"MLFLOW_TRACKING_URI": built.settings.tracking_uri},
+            env=environment | {"MLFLOW_TRACKING_URI": built.settings.tracking_uri.reveal()},
             capture_output=True, text=True, timeout=280, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]

@@ -13,6 +13,7 @@ import pytest
 
 from phi3kit.conversations.request_snippets import Snippet, remote_snippets, snippets
 from phi3kit.core.records import Message, WrapperName
+from phi3kit.core.secret import SecretUrl
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.deployment.servers import free_port
 from phi3kit.endpoints.connections import Connection
@@ -156,15 +157,20 @@ class TestPyfunc:
 
 class TestNotes:
     def test_what_a_way_cannot_say_is_said(self) -> None:
-        code = {each.title: each.code for each in snippets(SAMPLED, "transformers", "models:/m-1", "sqlite:///x.db")}
+        code = {
+            each.title: each.code
+            for each in snippets(SAMPLED, "transformers", "models:/m-1", SecretUrl("sqlite:///x.db"))
+        }
         assert "# A seed cannot be sent here." in code["curl (/invocations)"]
         assert "stop strings" in code["curl (/invocations)"]
-        hard = {each.title: each.code for each in snippets(HARD_ONE, "onnx", "models:/m-1", "sqlite:///x.db")}
+        hard = {
+            each.title: each.code for each in snippets(HARD_ONE, "onnx", "models:/m-1", SecretUrl("sqlite:///x.db"))
+        }
         assert "becomes structure here" in hard["Python (mlflow.pyfunc)"]
         assert "becomes structure here" not in hard["Python (openai)"]
 
     def test_a_store_with_a_password_is_not_written_down(self) -> None:
-        for each in snippets(SPAIN, "onnx", "models:/m-1", "postgresql://ada:pass@host/db"):
+        for each in snippets(SPAIN, "onnx", "models:/m-1", SecretUrl("postgresql://ada:pass@host/db")):
             assert "pass@" not in each.code
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import SettingInvalid
+from phi3kit.core.secret import Secret, SecretUrl
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
 
 
@@ -14,10 +15,10 @@ class TestReadSettings:
     def test_everything_has_a_default(self):
         settings = read_settings({})
         assert settings.home == PROJECT_ROOT / ".phi3kit"
-        assert settings.tracking_uri == f"sqlite:///{PROJECT_ROOT}/.phi3kit/mlflow.db"
+        assert settings.tracking_uri.reveal() == f"sqlite:///{PROJECT_ROOT}/.phi3kit/mlflow.db"
         assert (settings.api_key, settings.user) == (None, "local")
         assert (settings.idle_seconds, settings.start_seconds, settings.max_queue) == (900, 120, 32)
-        assert (settings.hub_endpoint, settings.hub_token) == ("https://huggingface.co", None)
+        assert (str(settings.hub_endpoint), settings.hub_token) == ("https://huggingface.co", None)
 
     def test_installed_the_data_folder_is_the_users(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr("phi3kit.core.settings.INSTALLED", True)
@@ -38,7 +39,7 @@ class TestReadSettings:
         monkeypatch.chdir(tmp_path)
         settings = read_settings({"PHI3KIT_HOME": "data"})
         assert settings.home == tmp_path / "data"
-        assert settings.tracking_uri == f"sqlite:///{tmp_path}/data/mlflow.db"
+        assert settings.tracking_uri.reveal() == f"sqlite:///{tmp_path}/data/mlflow.db"
 
     def test_a_home_below_the_users_home_is_found(self):
         assert read_settings({"PHI3KIT_HOME": "~/phi"}).home == Path.home().resolve() / "phi"
@@ -58,7 +59,9 @@ class TestReadSettings:
         assert read_settings({"PHI3KIT_MAX_QUEUE": 7}).max_queue == 7
 
     def test_the_hub_is_where_its_own_variable_says(self):
-        assert read_settings({"HF_ENDPOINT": "https://mirror.example/"}).hub_endpoint == "https://mirror.example"
+        assert read_settings({"HF_ENDPOINT": "https://mirror.example/"}).hub_endpoint == SecretUrl(
+            "https://mirror.example"
+        )
 
     @pytest.mark.parametrize(
         ("values", "token"),
@@ -69,11 +72,11 @@ class TestReadSettings:
         ],
     )
     def test_our_own_name_of_the_hubs_token_wins(self, values: dict[str, str], token: str):
-        assert read_settings(values).hub_token == token
+        assert read_settings(values).hub_token == Secret(token)
 
     def test_no_key_is_shown_where_settings_are_printed(self):
         settings = read_settings({"PHI3KIT_API_KEY": "sk-secret", "PHI3KIT_HF_TOKEN": "hf_secret"})
-        assert (settings.api_key, settings.hub_token) == ("sk-secret", "hf_secret")
+        assert (settings.api_key, settings.hub_token) == (Secret("sk-secret"), Secret("hf_secret"))
         assert "secret" not in repr(settings) + str(settings)
 
 

@@ -191,7 +191,10 @@ class TestUnit:
             assert verify.returncode == 0, output
         lines = dict(line.split("=", 1) for line in file.text.splitlines() if "=" in line and "Environment" not in line)
         environment = dict(line.split("=", 2)[1:] for line in file.text.splitlines() if line.startswith("Environment="))
-        assert environment == {"PHI3KIT_HOME": str(settings.home), "MLFLOW_TRACKING_URI": settings.tracking_uri}
+        assert environment == {
+            "PHI3KIT_HOME": str(settings.home),
+            "MLFLOW_TRACKING_URI": settings.tracking_uri.reveal(),
+        }
         with serving(f"cd {lines['WorkingDirectory']}\nexec {lines['ExecStart']}", port, tmp_path, **environment):
             assert httpx2.get(f"http://127.0.0.1:{port}/v1/models").json()["data"][0]["wrapper"] == "onnx"
 

@@ -59,7 +59,7 @@ def here(tmp_path: Path) -> Settings:
 def far_worker(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Connection, dict[str, str]]]:
     """A worker of another phi3kit with its own data folder and key: the connection to it, and the secrets."""
     home = tmp_path_factory.mktemp("far")
-    pool = WorkerPool(settings_for(home, MLFLOW_TRACKING_URI=built.settings.tracking_uri))
+    pool = WorkerPool(settings_for(home, MLFLOW_TRACKING_URI=built.settings.tracking_uri.reveal()))
     endpoint = pool.endpoint(built.uri("onnx"))
     yield (
         Connection("far", endpoint.base_url, model=endpoint.model_uri, key_name="PHI3KIT_KEY_FAR"),

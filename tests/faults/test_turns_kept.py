@@ -31,7 +31,7 @@ from tests.support.waiting import wait_for
 @contextmanager
 def worker(built: Built, home: Path, **values: str) -> Iterator[tuple[Endpoint, WorkerPool]]:
     """A worker of the onnx wrapper that keeps its turns in a data folder of its own."""
-    settings = settings_for(home, MLFLOW_TRACKING_URI=built.settings.tracking_uri, **values)
+    settings = settings_for(home, MLFLOW_TRACKING_URI=built.settings.tracking_uri.reveal(), **values)
     pool = WorkerPool(settings)
     try:
         yield pool.endpoint(built.uri("onnx")), pool
@@ -77,7 +77,7 @@ class TestBudget:
 
     def test_the_app_says_that_the_budget_is_spent_and_when_it_renews(self, built: Built, tmp_path: Path):
         with worker(built, tmp_path, PHI3KIT_DAILY_TOKENS="20") as (endpoint, _):
-            settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=built.settings.tracking_uri)
+            settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=built.settings.tracking_uri.reveal())
             request = Request((Message("user", "What is the capital of Spain?"),))
             client_ask(endpoint, request, TurnContext(admin("ada"), "ui"), settings)
             for asking in (client_ask, lambda *how: list(client_stream(*how))):

@@ -102,7 +102,7 @@ class TestAgainstTheRealServer:
         assert "Madrid" in post(endpoint, forms[named][0]).text
         assert "Madrid" in post(endpoint, forms["dataframe_split"][0]).text
         environment = {**os.environ, "PHI3KIT_API_KEY": endpoint.api_key}
-        environment["MLFLOW_TRACKING_URI"] = built.settings.tracking_uri
+        environment["MLFLOW_TRACKING_URI"] = built.settings.tracking_uri.reveal()
         for command in (["bash", "-c", forms["curl"][0]], [sys.executable, "-c", forms["pandas row"][0]]):
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=True, timeout=120

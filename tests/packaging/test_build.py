@@ -233,7 +233,7 @@ def store_without_room(home: Path) -> None:
 
 def assert_nothing_half_built(settings: Settings) -> None:
     """No model, no run under way, no files of either."""
-    client = MlflowClient(settings.tracking_uri)
+    client = MlflowClient(settings.tracking_uri.reveal())
     experiment = client.get_experiment_by_name("phi3kit-builds")
     assert experiment is not None
     assert list_models(settings) == []
@@ -300,7 +300,7 @@ class TestWithoutPhi3kit:
             f"""
 import importlib.util, json, mlflow
 assert importlib.util.find_spec("phi3kit") is None
-mlflow.set_tracking_uri({built.settings.tracking_uri!r})
+mlflow.set_tracking_uri({built.settings.tracking_uri.reveal()!r})
 model = mlflow.pyfunc.load_model({built.uri(wrapper)!r})
 answers = []
 for question in {list(QUESTIONS)!r}:
@@ -333,7 +333,7 @@ print(json.dumps(answers))
 @pytest.fixture(scope="module")
 def model(built: Built) -> mlflow.pyfunc.PyFuncModel:
     """The onnx wrapper as plain MLflow loads it."""
-    mlflow.set_tracking_uri(built.settings.tracking_uri)
+    mlflow.set_tracking_uri(built.settings.tracking_uri.reveal())
     return mlflow.pyfunc.load_model(built.uri("onnx"))
 
 
@@ -538,7 +538,7 @@ class TestTheFamily:
         assert made.results["transformers"]["precision"] == FAMILY[name]["dtype"]
         config = json.loads((made.source / "config.json").read_text())
         for wrapper in WRAPPERS:
-            tags = MlflowClient(made.settings.tracking_uri).get_run(made.results[wrapper]["run_id"]).data.tags
+            tags = MlflowClient(made.settings.tracking_uri.reveal()).get_run(made.results[wrapper]["run_id"]).data.tags
             assert tags["phi3kit.context_tokens"] == str(config["max_position_embeddings"])
 
     @pytest.mark.parametrize("name", ["128k", "medium"])

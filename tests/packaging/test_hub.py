@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import DownloadFailed, Phi3KitError, SourceInvalid, StorageFailed
+from phi3kit.core.secret import Secret, SecretUrl
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.hub_names import DownloadProgress, HubName, parse
@@ -79,14 +80,14 @@ def settings(server: Hub, tmp_path: Path) -> Settings:
 
 
 def with_token(settings: Settings, token: str) -> Settings:
-    return dataclasses.replace(settings, hub_token=token)
+    return dataclasses.replace(settings, hub_token=Secret(token))
 
 
 def start_child(
     name: HubName, settings: Settings, before: Callable[[], None] | None = None, **environment: str
 ) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    env |= {"PHI3KIT_HOME": str(settings.home), "HF_ENDPOINT": settings.hub_endpoint, **environment}
+    env |= {"PHI3KIT_HOME": str(settings.home), "HF_ENDPOINT": settings.hub_endpoint.reveal(), **environment}
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(name)],
         cwd=PROJECT_ROOT,
@@ -182,7 +183,9 @@ class TestLookUp:
     def test_a_wrong_name_is_no_source(self, server: Hub, settings: Settings, token: str | None):
         server.tokens = {"hf_good": True}
         with pytest.raises(SourceInvalid) as raised:
-            hub.look_up(HubName("someone/nothing"), dataclasses.replace(settings, hub_token=token))
+            hub.look_up(
+                HubName("someone/nothing"), dataclasses.replace(settings, hub_token=Secret(token) if token else None)
+            )
         assert raised.value.what == "The source someone/nothing cannot be used."
         assert raised.value.why == "127.0.0.1 has no such model, or it is private."
 
@@ -265,7 +268,7 @@ class TestLookUp:
     @pytest.mark.parametrize("url", ["huggingface", "ftp://127.0.0.1", "http://[x"])
     def test_an_endpoint_that_is_no_address_is_one_clear_error(self, tmp_path: Path, url: str):
         with pytest.raises(Phi3KitError, match="HF_ENDPOINT"):
-            hub.look_up(SMALL, dataclasses.replace(settings_for(tmp_path), hub_endpoint=url))
+            hub.look_up(SMALL, dataclasses.replace(settings_for(tmp_path), hub_endpoint=SecretUrl(url)))
 
 
 class TestDownload:

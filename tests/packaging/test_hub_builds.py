@@ -66,7 +66,7 @@ class TestBuild:
         assert all("Madrid" in str(each["check_answer"]) for each in built)
         assert weights_asked(hub) == 1
         settings = settings_for(tmp_path)
-        client = MlflowClient(settings.tracking_uri)
+        client = MlflowClient(settings.tracking_uri.reveal())
         for each in built:
             run = client.get_run(str(each["run_id"]))
             assert (run.data.params["commit"], run.data.params["license"]) == (commit, "mit")

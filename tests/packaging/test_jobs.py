@@ -96,14 +96,14 @@ def in_step(settings: Settings, job: BuildJob, name: str) -> BuildJob:
 
 def runs(settings: Settings) -> list[str]:
     """The status of every run of a build."""
-    client = MlflowClient(settings.tracking_uri)
+    client = MlflowClient(settings.tracking_uri.reveal())
     experiment = client.get_experiment_by_name("phi3kit-builds")
     return [run.info.status for run in client.search_runs([experiment.experiment_id])] if experiment else []
 
 
 def assert_nothing_half_built(settings: Settings) -> None:
     """No model, no run under way, no files."""
-    client = MlflowClient(settings.tracking_uri)
+    client = MlflowClient(settings.tracking_uri.reveal())
     experiment = client.get_experiment_by_name("phi3kit-builds")
     assert list_models(settings) == []
     assert client.search_logged_models([experiment.experiment_id]) == []

@@ -17,7 +17,7 @@ from tests.conftest import Built
 @pytest.fixture(scope="module")
 def int4(built: Built) -> mlflow.pyfunc.PyFuncModel:
     """The int4 wrapper as plain MLflow loads it."""
-    mlflow.set_tracking_uri(built.settings.tracking_uri)
+    mlflow.set_tracking_uri(built.settings.tracking_uri.reveal())
     return mlflow.pyfunc.load_model(built.uri("onnx"))
 
 

@@ -221,7 +221,7 @@ class TestModel:
     @pytest.mark.parametrize("wrapper", WRAPPERS)
     def test_answers_through_plain_mlflow(self, wrapper: WrapperName, request: pytest.FixtureRequest):
         logged = request.getfixturevalue(f"{wrapper}_logged")
-        mlflow.set_tracking_uri(logged.settings.tracking_uri)
+        mlflow.set_tracking_uri(logged.settings.tracking_uri.reveal())
         assert answer_of(load(logged.info.model_uri, wrapper), wrapper) == "The capital of Spain is Madrid."
 
     def test_carries_what_is_known_of_its_source_and_no_path(self, logged: Logged):

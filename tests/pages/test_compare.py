@@ -150,7 +150,7 @@ class TestCompare:
 
 class TestRemote:
     def test_three_sides_with_a_far_worker(self, home: Built, connect: object, tmp_path: Path) -> None:
-        pool = WorkerPool(settings_for(tmp_path, MLFLOW_TRACKING_URI=home.settings.tracking_uri))
+        pool = WorkerPool(settings_for(tmp_path, MLFLOW_TRACKING_URI=home.settings.tracking_uri.reveal()))
         try:
             far = pool.endpoint(home.uri("onnx"))
             with pytest.MonkeyPatch.context() as patch:

@@ -82,7 +82,7 @@ def test_a_turn_by_every_route_is_counted_once_and_alike_everywhere(built: Built
     experiment = experiment_id(settings, USAGE_EXPERIMENT)
     runs: Any = mlflow.search_runs([experiment], max_results=50_000)
     assert sorted(runs["tags.phi3kit.turn_id"]) == sorted(turns["turn_id"])
-    store = TracingClient(settings.tracking_uri).store
+    store = TracingClient(settings.tracking_uri.reveal()).store
     for ours, theirs in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
         assert runs[f"metrics.{ours}"].sum() == turns[ours].sum()
         points = store.query_trace_metrics(

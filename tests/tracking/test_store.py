@@ -91,7 +91,7 @@ class TestOpenStore:
         other = new_store(tmp_path / "other")
         for each in (settings, other, settings):
             open_store(each)
-            assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (each.tracking_uri, each.tracking_uri)
+            assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (each.tracking_uri.reveal(),) * 2
 
     def test_an_open_store_that_another_program_locks_is_said_before_mlflow_waits(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch

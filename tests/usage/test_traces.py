@@ -39,12 +39,12 @@ def write(settings: Settings, *turns: Any) -> None:
 
 def trace_of(settings: Settings, turn_id: str = "t1") -> Trace:
     open_store(settings)
-    return TracingClient(settings.tracking_uri).get_trace(trace_id_of(turn_id))
+    return TracingClient(settings.tracking_uri.reveal()).get_trace(trace_id_of(turn_id))
 
 
 def overview(settings: Settings, name: str) -> float:
     """A total as MLflow's Overview page asks for it."""
-    store = TracingClient(settings.tracking_uri).store
+    store = TracingClient(settings.tracking_uri.reveal()).store
     how = AggregationType.COUNT if name == "trace_count" else AggregationType.SUM
     points = store.query_trace_metrics(
         [experiment_id(settings, USAGE_EXPERIMENT)], MetricViewType.TRACES, name, [MetricAggregation(how)]
@@ -86,7 +86,7 @@ class TestWriteTrace:
         write(settings, turn(text=TEXT))
         (run,) = open_store(settings).search_runs([experiment_id(settings, USAGE_EXPERIMENT)])
         experiment = experiment_id(settings, USAGE_EXPERIMENT)
-        write_trace(settings.tracking_uri, experiment, turn(text=TEXT), run.info.run_id)
+        write_trace(settings.tracking_uri.reveal(), experiment, turn(text=TEXT), run.info.run_id)
         assert (overview(settings, "trace_count"), overview(settings, "total_tokens")) == (1, 15)
 
     def test_nobody_is_asked_for_the_models_price(self, settings: Settings, monkeypatch: pytest.MonkeyPatch):
@@ -139,7 +139,7 @@ class TestText:
 
     def traces(self, settings: Settings) -> list[Trace]:
         open_store(settings)
-        found = TracingClient(settings.tracking_uri).search_traces(
+        found = TracingClient(settings.tracking_uri.reveal()).search_traces(
             locations=[experiment_id(settings, USAGE_EXPERIMENT)]
         )
         return [trace for trace in found if trace.info.request_time > 1000 * (TURN.at + 1)]

@@ -31,7 +31,7 @@ def look_up(name: HubName, settings: Settings) -> HubSnapshot:
     """
     from huggingface_hub import HfApi, constants
 
-    api = HfApi(endpoint=settings.hub_endpoint, token=token_of(settings), library_name="phi3kit")
+    api = HfApi(endpoint=settings.hub_endpoint.reveal(), token=token_of(settings), library_name="phi3kit")
     with ONLINE, explained(name, settings):
         try:
             info = patiently(

@@ -40,20 +40,20 @@ def token_of(settings: Settings) -> str | Literal[False]:
     if settings.hub_token is None:
         return False
     # No header can hold other characters, and the client's error would print the token.
-    if not re.fullmatch("[!-~]+", settings.hub_token):
+    if not re.fullmatch("[!-~]+", token := settings.hub_token.reveal()):
         raise SourceInvalid(
             what="The Hugging Face token cannot be used.",
             why="It has a space, a line break or another character that no token has.",
             next_step="Correct or remove PHI3KIT_HF_TOKEN or HF_TOKEN.",
         )
-    return settings.hub_token
+    return token
 
 
 def url_of(name: HubName, commit: str, path: str, settings: Settings) -> str:
     """Where a file of a repository lies."""
     from huggingface_hub import hf_hub_url
 
-    return hf_hub_url(name.repo, path, revision=commit, endpoint=settings.hub_endpoint)
+    return hf_hub_url(name.repo, path, revision=commit, endpoint=settings.hub_endpoint.reveal())
 
 
 # Calls what it is given; only the last try raises an error that may pass by itself. Waits 0.5, 1 and 2 s.
@@ -132,9 +132,9 @@ def not_a_hub(name: HubName, settings: Settings) -> DownloadFailed:
 def host_of(settings: Settings) -> str:
     """The server's name in messages."""
     try:
-        return urlsplit(settings.hub_endpoint).hostname or settings.hub_endpoint
+        return urlsplit(settings.hub_endpoint.reveal()).hostname or str(settings.hub_endpoint)
     except ValueError:  # no address: the client's error will say so
-        return settings.hub_endpoint
+        return str(settings.hub_endpoint)
 
 
 def _refusal(error: "HfHubHTTPError", name: HubName, settings: Settings, path: str | None) -> Phi3KitError:
