@@ -84,7 +84,7 @@ def experiment_id(settings: Settings, name: str) -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             # A database would put artifacts under ./mlruns of whatever folder the process runs in.
-            in_database = get_uri_scheme(settings.tracking_uri) in DATABASE_ENGINES
+            in_database = get_uri_scheme(settings.tracking_uri.reveal()) in DATABASE_ENGINES
             location = (settings.home / "artifacts" / name).as_uri() if in_database else None
             try:
                 return str(client.create_experiment(name, artifact_location=location))
