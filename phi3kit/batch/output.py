@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +17,8 @@ from phi3kit.batch.request import RESULT_COLUMNS, RowResult
 from phi3kit.batch.tables import BATCH_ROWS, Table, format_of, read_rows
 from phi3kit.core.errors import Phi3KitError, StorageFailed, TableInvalid
 from phi3kit.formats.spreadsheet import as_text
+
+_GROUP_CHARACTERS = 16_000_000
 
 Write = Callable[[list[dict[str, Any]]], None]
 
@@ -46,8 +47,7 @@ def write_output(table: Table, results: Iterator[RowResult], output: Path) -> No
     with _write_errors(output):
         try:
             with _writer(table, draft, format_of(output)) as write:
-                rows = _joined(table, results)
-                while several := list(islice(rows, BATCH_ROWS)):
+                for several in _in_groups(_joined(table, results)):
                     write(several)
             draft.replace(output)
         finally:
@@ -77,6 +77,20 @@ def _joined(table: Table, results: Iterator[RowResult]) -> Iterator[dict[str, An
         else:
             row |= dict.fromkeys(RESULT_COLUMNS)
         yield row
+
+
+def _in_groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows in groups that are small in memory: a row may have millions of characters."""
+    group: list[dict[str, Any]] = []
+    characters = 0
+    for row in rows:
+        group.append(row)
+        characters += sum(len(each) for each in row.values() if isinstance(each, str))
+        if len(group) >= BATCH_ROWS or characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 @contextmanager
@@ -153,7 +167,7 @@ def _arrow_schema(table: Table) -> Any:
         schema = pa.schema([])
         rows = read_rows(table)
         try:
-            while several := list(islice(rows, BATCH_ROWS)):
+            for several in _in_groups(rows):
                 seen = pa.Table.from_pylist([_whole(row) for row in several]).schema
                 schema = pa.unify_schemas([schema, seen], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -23,6 +23,7 @@ MOST_ROWS = 10_000_000
 MOST_COLUMNS = 1_000
 MOST_ROW_BYTES = 4_000_000
 
+_LEAST_BYTES, _TIMES = 64_000_000, 1_000  # all rows may take so much, and so many times the file's size beside
 _MEMORY_BYTES = 512_000_000  # of the child, beside its libraries
 _ROWS = b"phi3kit.rows"  # in the schema's metadata
 _ROWS_AT_ONCE = 32  # as many of the biggest rows are half the child's memory
@@ -76,11 +77,13 @@ def main(path: str, columns: Sequence[str]) -> int:
                 raise ValueError(
                     f"It has {rows:,} rows and {len(schema):,} columns; {MOST_ROWS:,} and {MOST_COLUMNS:,} are allowed"
                 )
-            fields = [schema.field(name) for name in columns] if columns else list(schema)
+            if len(set(schema.names)) < len(schema):
+                raise ValueError("Two of its columns have the same name")
+            fields = [field for field in schema if field.name in columns] if columns else list(schema)
             schema = pa.schema(fields, {_ROWS: str(rows)})
             with pa.ipc.new_stream(sys.stdout.buffer, schema) as written:
                 if columns:
-                    _write(file, columns, written)
+                    _write(file, columns, written, _LEAST_BYTES + _TIMES * Path(path).stat().st_size)
     except MemoryError:
         print("Its rows need more memory than is allowed", file=sys.stderr)
         return 1
@@ -90,16 +93,23 @@ def main(path: str, columns: Sequence[str]) -> int:
     return 0
 
 
-def _write(file: Any, columns: Sequence[str], written: Any) -> None:
-    done = 0
+def _write(file: Any, columns: Sequence[str], written: Any, most_bytes: int) -> None:
+    done = decoded = 0
+    names = [field.name for field in file.schema_arrow if field.name in columns]
     for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(columns), use_threads=False):
-        for place in range(batch.num_rows if batch.nbytes > MOST_ROW_BYTES else 0):
-            if (size := batch.slice(place, 1).nbytes) > MOST_ROW_BYTES:
-                raise ValueError(
-                    f"Row {done + place + 1:,} has {size / 1e6:,.0f} MB; {MOST_ROW_BYTES / 1e6:,.0f} are allowed"
-                )
+        decoded += batch.nbytes
+        if decoded > most_bytes:
+            raise ValueError(
+                f"Its rows take more than {most_bytes / 1e6:,.0f} MB, {_TIMES:,} times as much as the file"
+            )
+        rows = 1 if batch.nbytes > MOST_ROW_BYTES else _ROWS_AT_ONCE
+        for place in range(0, batch.num_rows, rows):
+            part = batch.select(names).slice(place, rows)
+            if part.nbytes > MOST_ROW_BYTES:
+                size = f"{part.nbytes / 1e6:,.0f} MB; {MOST_ROW_BYTES / 1e6:,.0f} are allowed"
+                raise ValueError(f"Row {done + place + 1:,} has {size}")
+            written.write_batch(part)
         done += batch.num_rows
-        written.write_batch(batch)
 
 
 if __name__ == "__main__":

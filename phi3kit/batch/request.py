@@ -181,7 +181,7 @@ def _messages(value: object) -> tuple[Message, ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestInvalid("The messages are no JSON.", f"{error}.", "Write a list of messages.") from error
     if not isinstance(value, list) or not value:
         raise RequestInvalid("The messages are no list.", f"It is {str(value)[:40]}.", "Write a list of messages.")

@@ -5,6 +5,7 @@ Knows columns. Asks no model.
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from phi3kit.core.records import Message
 
 EMBEDDED_QUESTIONS = "embedded"
 EXPECTED_COLUMN = "expected"
+_MOST_CHARACTERS = 20_000_000  # of all questions, which are in memory at once
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,16 @@ def read_questions(request: EvaluationRequest) -> QuestionSet:
     if table.rows == 0:
         raise TableInvalid(f"{table.path.name} has no question.", "It has a header only.", "Write some rows.")
     chosen = _evenly(table.rows, request.limit)
-    questions = tuple(question for number, question in enumerate(_questions(request, table)) if number in chosen)
+    questions = tuple(_questions(request, table, chosen))
     told = json.dumps([[each.shown, each.expected] for each in questions])
     digest = hashlib.sha256(told.encode()).hexdigest()[:12]
     return QuestionSet("embedded (withheld phrasings)" if embedded else table.path.name, digest, questions)
 
 
-def _questions(request: EvaluationRequest, table: Table) -> list[EvaluationQuestion]:
+def _questions(request: EvaluationRequest, table: Table, chosen: Collection[int]) -> Iterator[EvaluationQuestion]:
+    """The chosen ones; all are checked. Raises TableInvalid."""
+    characters = 0
     mapped = map_columns(BatchRequest(request.model_uri, table.path, table.path), table)
-    found = []
     for number, row in enumerate(read_rows(table), start=1):
         expected = row[request.expected_column]
         try:
@@ -87,8 +90,17 @@ def _questions(request: EvaluationRequest, table: Table) -> list[EvaluationQuest
                 f"Row {number} of {table.path.name} is no question.", f"{error.what} {error.why}", error.next_step
             ) from error
         shown = row[mapped.column]
-        found.append(EvaluationQuestion(shown if isinstance(shown, str) else json.dumps(shown), prompt, expected))
-    return found
+        if number - 1 not in chosen:
+            continue
+        question = EvaluationQuestion(shown if isinstance(shown, str) else json.dumps(shown), prompt, expected)
+        characters += len(question.shown) + len(expected)
+        if characters > _MOST_CHARACTERS:
+            raise TableInvalid(
+                f"{table.path.name} is too long for an evaluation.",
+                f"Its questions have more than {_MOST_CHARACTERS:,} characters.",
+                "Ask fewer of them: --limit N.",
+            )
+        yield question
 
 
 def _evenly(rows: int, limit: int | None) -> set[int]:

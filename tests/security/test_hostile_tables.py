@@ -11,8 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from phi3kit.batch import parquet_rows
+from phi3kit.batch.output import write_output
+from phi3kit.batch.request import Mapped, row_prompt
 from phi3kit.batch.tables import MOST_ROW_CHARACTERS, ReadOptions, open_table, read_rows
-from phi3kit.core.errors import TableInvalid
+from phi3kit.core.errors import RequestInvalid, TableInvalid
+from phi3kit.evaluation.request import EvaluationRequest, read_questions
 
 MB = 1_000_000
 BIG = "x" * MB
@@ -25,7 +28,7 @@ def bounded() -> Iterator[None]:
     yield
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 120 * MB
+    assert peak < 55 * MB
 
 
 def parquet(path: Path, column: object, **how: object) -> Path:
@@ -36,24 +39,66 @@ def parquet(path: Path, column: object, **how: object) -> Path:
 
 
 def dictionary(path: Path) -> Path:
-    """A thousand rows that are one entry of a dictionary."""
-    return parquet(path, pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array([BIG])))
+    """Three hundred rows that are one entry of a dictionary."""
+    return parquet(path, pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), pa.array([BIG])))
 
 
 def prefixes(path: Path) -> Path:
-    """A thousand rows that each begin as the one before, whole."""
+    """Three hundred rows that each begin as the one before, whole."""
     encoding = {"message": "DELTA_BYTE_ARRAY"}
-    return parquet(path, pa.array([BIG] * 1000), use_dictionary=False, column_encoding=encoding)
+    return parquet(path, pa.array([BIG] * 300), use_dictionary=False, column_encoding=encoding)
 
 
 @pytest.mark.parametrize("make", [dictionary, prefixes])
 @pytest.mark.usefixtures("bounded")
-def test_the_first_rows_of_a_file_that_stands_for_a_gigabyte(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+def test_the_first_rows_of_a_file_that_stands_for_a_million_times_its_size(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
     path = make(tmp_path / "in.parquet")
     assert path.stat().st_size < 600
     table = open_table(path)
-    assert (table.columns, table.rows) == (("message",), 1000)
+    assert (table.columns, table.rows) == (("message",), 300)
     assert [row["message"] for row in islice(read_rows(table), 5)] == [BIG] * 5
+
+
+def test_all_rows_of_it_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableInvalid) as caught:
+        sum(1 for _ in read_rows(open_table(dictionary(tmp_path / "in.parquet"))))
+    assert caught.value.why == "Its rows take more than 64 MB, 1,000 times as much as the file."
+
+
+def test_columns_in_another_order_than_the_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"a": ["1"], "message": ["Hi"], "z": ["3"]}), path)
+    assert list(read_rows(open_table(path), ["z", "message"])) == [{"message": "Hi", "z": "3"}]
+
+
+def test_two_columns_of_one_name_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["message", "message"]), path)
+    with pytest.raises(TableInvalid, match="Two of its columns have the same name"):
+        open_table(path)
+
+
+@pytest.mark.usefixtures("bounded")
+def test_long_rows_are_written_some_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    with path.open("w") as file:
+        for _ in range(60):
+            file.write(f'{{"message": "{BIG}"}}\n')
+    write_output(open_table(path), iter([]), tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").stat().st_size > 60 * MB
+
+
+def test_one_cell_of_a_batch_that_is_nested_too_deep_is_a_failed_row() -> None:
+    with pytest.raises(RequestInvalid, match="are no JSON"):
+        row_prompt({"messages": "[" * 100_000}, Mapped("messages", "messages"), None)
+
+
+def test_an_evaluation_holds_so_many_characters(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(f'{{"message": "{BIG}", "expected": "x"}}\n' * 25)
+    with pytest.raises(TableInvalid, match="too long for an evaluation"):
+        read_questions(EvaluationRequest("models:/m-1", str(path)))
+    assert len(read_questions(EvaluationRequest("models:/m-1", str(path), limit=5)).questions) == 5
 
 
 @pytest.mark.usefixtures("bounded")
@@ -110,7 +155,7 @@ def test_a_row_without_end(tmp_path: Path, name: str, begin: str) -> None:
 @pytest.mark.usefixtures("bounded")
 def test_a_row_of_many_lines_without_end(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
-    path.write_text("message\n" + '"x\n",' * MB)
+    path.write_text("message\n" + ('"' + "x" * 100 + '\n",') * 50_000)
     with pytest.raises(TableInvalid, match="is too long"):
         open_table(path)
 

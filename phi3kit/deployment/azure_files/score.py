@@ -32,7 +32,7 @@ def run(raw_data: str) -> Any:
     """The answers to one request; status 400 and a sentence for one that the model cannot take."""
     try:
         return _answers(_rows(json.loads(raw_data)))
-    except (ValueError, MlflowException) as error:  # JSON's errors are ValueErrors too
+    except (ValueError, RecursionError, MlflowException) as error:  # JSON's errors are ValueErrors too
         return _refused(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
 
 

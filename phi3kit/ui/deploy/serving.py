@@ -118,7 +118,7 @@ def _show_call(status: ServerStatus) -> None:
             st.markdown(f"{mark}[{reply.status}] {words.seconds(reply.seconds)}")
             try:
                 st.json(json.loads(reply.text))
-            except ValueError:
+            except (ValueError, RecursionError):
                 st.code(reply.text, language=None)
 
 

@@ -211,7 +211,7 @@ def ask_like_the_chapter(endpoint: Endpoint, wrapper: WrapperName, actor: Actor)
     try:
         reply = score(endpoint, json.dumps(question), actor, _ANSWER_S)
         response = json.loads(reply.text)
-    except (WorkerFailed, ValueError) as error:
+    except (WorkerFailed, ValueError, RecursionError) as error:
         why = error.why if isinstance(error, WorkerFailed) else f"{error}."
         raise WorkerFailed("The model did not answer.", why, again) from error
     if reply.status != 200:
