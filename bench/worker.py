@@ -61,6 +61,7 @@ class Worker:
 
     url: str
     process: subprocess.Popen[str]
+    home: Path  # its data folder
 
     def ask(self, prompt: str, tokens: int, bias: dict[str, int] = _NEVER_END) -> Stream:
         """Stream exactly so many tokens after a raw prompt."""
@@ -122,7 +123,7 @@ def serving(folder: Path, wrapper: WrapperName) -> Iterator[Worker]:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdout is not None
-        worker = Worker(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}", process)
+        worker = Worker(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}", process, Path(home))
         try:
             while (state := worker.health()["state"]) != "ready":
                 assert state == "loading", worker.health()

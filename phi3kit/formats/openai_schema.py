@@ -7,11 +7,19 @@ add_generation_prompt as vLLM has them.
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from phi3kit.core.errors import (
     BudgetSpent,
@@ -34,7 +42,7 @@ MAX_LOGIT_BIASES = 1024
 MAX_MESSAGES = 10_000
 MAX_NAME_CHARACTERS = 512  # of a model, a user, an author
 MAX_TOKENS_LISTED = 131_072  # ids that /tokenize gives and /detokenize takes: the longest context of a Phi-3
-MAX_PIECES = 32_768  # tokens that /tokenize describes one by one
+MAX_PIECES = 32_768  # of them that /tokenize describes one by one
 MAX_LOGPROBS = 20
 QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: answers that waited before this one
 # HTTP status, type and code of an error. OutOfMemory is a WorkerFailed too, so it stands before it.
@@ -61,6 +69,17 @@ def _whole_characters(value: str) -> str:
 
 def _stop_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _at_most(count: int) -> Callable[[Any], Any]:
+    """A check of an object's size before its entries are looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            raise ValueError(f"it has {len(value):,} entries, and {count:,} are allowed")
+        return value
+
+    return check
 
 
 def _no_empty_strings(value: list[str] | None) -> list[str] | None:
@@ -106,16 +125,29 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Refused = Annotated[Any, AfterValidator(_only_false)]
 
 
-class StreamOptions(BaseModel):
+class _Strict(BaseModel):
+    """A JSON object without other fields than its own."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown_field_is_enough(cls, values: Any) -> Any:
+        """An error for each of a hundred thousand would take a second to make, and the first one is told."""
+        if not isinstance(values, dict) or len(values) <= len(cls.model_fields):
+            return values
+        unknown = [name for name in values if name not in cls.model_fields]
+        return {name: values[name] for name in (*cls.model_fields, *unknown[:1]) if name in values}
+
+
+class StreamOptions(_Strict):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class _Request(BaseModel):
+class _Request(_Strict):
     """The fields that chat and raw completions share."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     model: Name | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
@@ -135,12 +167,11 @@ class _Request(BaseModel):
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     logit_bias: Annotated[
         dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] | None,
-        Field(max_length=MAX_LOGIT_BIASES),
+        BeforeValidator(_at_most(MAX_LOGIT_BIASES)),
     ] = None
 
 
-class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class ChatMessage(_Strict):
     role: Literal["system", "user", "assistant"]
     content: Annotated[Text, BeforeValidator(_joined_text_parts)]
     name: Name | None = None
@@ -153,7 +184,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(_Request):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -164,7 +195,8 @@ class ChatRequest(_Request):
     functions: Refused = None
     response_format: Annotated[Any, AfterValidator(_only_text)] = None
     metadata: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None, Field(max_length=16)
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
+        BeforeValidator(_at_most(16)),
     ] = None
     store: bool | None = None
 
@@ -228,22 +260,20 @@ class CompletionRequest(_Request):
         return self.prompt
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(_Strict):
     """The body of POST /tokenize: a raw prompt or messages. return_pieces: each token's text, bytes, kind and span."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     model: Name | None = None
     prompt: Text | None = None
-    messages: Annotated[list[ChatMessage] | None, Field(max_length=MAX_MESSAGES)] = None
+    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     return_pieces: bool = False
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(_Strict):
     """The body of POST /detokenize."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     model: Name | None = None
-    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=MAX_TOKENS_LISTED)]
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=MAX_TOKENS_LISTED, fail_fast=True)]
 
 
 def new_id(kind: Literal["chatcmpl", "cmpl"]) -> str:

@@ -65,6 +65,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     # 2. The model, which the engine loads in its thread, and the routes before it.
     # transformers imports scipy where it finds it, for losses that no worker computes: 37 MB. None says it is not there.
     sys.modules["scipy"] = None  # type: ignore[assignment]
+    # A thread that needs Python's lock gets it after 1 ms and not 5: the engine needs it several times a token.
+    sys.setswitchinterval(0.001)
     folder, wrapper, model_uri = arguments.folder, arguments.wrapper, arguments.model_uri
     threads = threads_for(folder, settings.threads)
     load = partial(load_model, folder, wrapper, threads.count, settings.kv_budget_mb, settings.shared_system)

@@ -44,6 +44,7 @@ from phi3kit.worker.metrics import WorkerMetrics
 from phi3kit.worker.openapi_document import Error, add_schemas, takes
 from phi3kit.worker.pools import ThreadPool, TokenMeter
 from phi3kit.worker.request_checks import (
+    Body,
     BodyTooLarge,
     Guard,
     Keys,
@@ -52,7 +53,7 @@ from phi3kit.worker.request_checks import (
     error_response,
     is_from_app,
     key_user,
-    parse,
+    parsed,
     read_body,
     refusal,
 )
@@ -120,6 +121,9 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     async def models() -> dict[str, Any]:
         model = {"id": config.model_uri, "object": "model", "created": started_at, "owned_by": "phi3kit"}
         return {"object": "list", "data": [model | {"wrapper": config.wrapper}]}
+
+    async def parse(request: Request, kind: type[Body]) -> Body:
+        return await tokenizing.run(caller_of(request, None).user, partial(parsed, await read_body(request), kind))
 
     @app.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
     async def chat_completions(request: Request) -> Response:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 State = Literal["loading", "ready", "failed"]
 
 _MAX_ACTIVE = 8  # more would only make each one slower
+_BESIDE_OTHER_USERS = 2  # answers of one user in a round, so that many of one do not slow down those of another
 _SLICE = 64  # tokens of a prompt that are computed in one step
 _SLICE_BESIDE_OTHERS = 16  # shorter: answers that are being written wait for it
 
@@ -80,6 +81,7 @@ class Engine:
         self._changed = threading.Condition()  # guards _waiting and _closing
         self._closing = False
         self._active: list[_ActiveAnswer] = []
+        self._reader = ""  # the user whose prompt was read last
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._loaded: tuple[Runtime, KvCache] | None = None
         self.max_queue = max_queue
@@ -170,13 +172,14 @@ class Engine:
     def _round(self, runtime: Runtime, cache: KvCache) -> None:
         for answer in [answer for answer in self._active if answer.cancelled]:
             self._end(answer, cache, cancelled=True)
-        writing = [answer for answer in self._active if not answer.reading]
+        writing = self._shared([answer for answer in self._active if not answer.reading])
         reading = [answer for answer in self._active if answer.reading]
         for answer, result in zip(writing, _computed(runtime, [answer.token for answer in writing]), strict=True):
             if not answer.take(result):
                 self._end(answer, cache)
         if reading:
-            answer = reading[0]
+            answer = next((answer for answer in reading if answer.user != self._reader), reading[0])
+            self._reader = answer.user
             answer.cached += cache.extend(answer.slot, answer.prompt_ids)  # others may have read the same text since
             (result,) = _computed(runtime, [answer.slice(_SLICE_BESIDE_OTHERS if writing else _SLICE)])
             if not answer.take(result):
@@ -184,6 +187,20 @@ class Engine:
             elif answer.reading:  # round robin: the next prompt comes first
                 self._active.remove(answer)
                 self._active.append(answer)
+
+    def _shared(self, writing: "list[_ActiveAnswer]") -> "list[_ActiveAnswer]":
+        """The answers that get a token in this round: all of one user's; of several users' a few of each."""
+        if len({answer.user for answer in self._active}) <= 1:
+            return writing
+        left = Counter({answer.user: _BESIDE_OTHER_USERS for answer in writing})
+        chosen = []
+        for answer in writing:
+            if left[answer.user]:
+                left[answer.user] -= 1
+                chosen.append(answer)
+                self._active.remove(answer)  # the user's others come first in the next round
+                self._active.append(answer)
+        return chosen
 
     def _end(self, answer: "_ActiveAnswer", cache: KvCache, *, cancelled: bool = False) -> None:
         self._active.remove(answer)

@@ -14,6 +14,7 @@ from phi3kit.formats.openai_schema import MAX_PIECES, MAX_TOKENS_LISTED
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.tokenization import decoded, ids_of, raw_tokens, tokens_of
 
+_CONTEXTS = 8  # a long text is counted too, so that its writer knows how much to leave out
 TEXT_TOKENS_A_TOKEN = 50  # that may be cut or joined for one token of a user's minute
 
 
@@ -25,12 +26,22 @@ class TextWork:
     tokens: int
 
 
+def most_ids(context_tokens: int) -> int:
+    """How many ids one call may cut a text into, or join: several contexts, as far as the schema lets them."""
+    return min(_CONTEXTS * context_tokens, MAX_TOKENS_LISTED)
+
+
+def most_pieces(context_tokens: int) -> int:
+    """How many tokens one call describes: each costs as much as ten ids."""
+    return min(2 * context_tokens, MAX_PIECES)
+
+
 def tokenized(
     prompt: tuple[Message, ...] | str, runtime: Runtime, window_tokens: int | None, *, pieces: bool
 ) -> TextWork:
     """The tokens of a prompt. pieces: each described. Raises RequestInvalid when there are too many to list."""
     ids = ids_of(prompt, runtime)
-    if len(ids) > (most := MAX_PIECES if pieces else MAX_TOKENS_LISTED):
+    if len(ids) > (most := most_pieces(runtime.context_tokens) if pieces else most_ids(runtime.context_tokens)):
         raise RequestInvalid(
             what="There are too many tokens to list.",
             why=f"The text has {len(ids):,}, and {most:,} are listed at most{' with return_pieces' if pieces else ''}.",
@@ -50,14 +61,19 @@ def tokenized(
 def detokenized(ids: Sequence[int], runtime: Runtime) -> TextWork:
     """The text of token ids. Raises RequestInvalid when one is no token."""
     vocabulary = runtime.tokenizer.get_vocab_size()
-    for position, token in enumerate(ids):
-        if token >= vocabulary:
-            raise RequestInvalid(
-                what=f"tokens[{position}] is no token.",
-                why=f"It is {token}; ids go from 0 to {vocabulary - 1}.",
-                next_step="Send ids that /tokenize gave.",
-                param=f"tokens[{position}]",
-            )
+    if len(ids) > (most := most_ids(runtime.context_tokens)):
+        raise RequestInvalid(
+            "There are too many tokens.", f"They are {len(ids):,}, and {most:,} are joined at most.", "Send fewer.",
+            param="tokens",
+        )  # fmt: skip
+    if max(ids, default=0) >= vocabulary:
+        position = next(position for position, token in enumerate(ids) if token >= vocabulary)
+        raise RequestInvalid(
+            what=f"tokens[{position}] is no token.",
+            why=f"It is {ids[position]}; ids go from 0 to {vocabulary - 1}.",
+            next_step="Send ids that /tokenize gave.",
+            param=f"tokens[{position}]",
+        )
     return _done({"prompt": decoded(runtime.tokenizer, ids)}, len(ids))
 
 

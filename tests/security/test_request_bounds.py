@@ -44,6 +44,22 @@ def test_a_field_beyond_its_bound_is_refused_by_name(kind: Any, values: dict[str
     assert caught.value.errors()[0]["loc"][0] == param
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (TokenizeRequest, {str(number): 0 for number in range(80_000)}),
+        (ChatRequest, {"messages": [MESSAGE | {str(number): 0 for number in range(80_000)}]}),
+        (ChatRequest, {"messages": [{"role": "x", "content": 5}] * 10_000}),
+        (ChatRequest, {"messages": [MESSAGE], "logit_bias": {f"x{number}": "" for number in range(80_000)}}),
+        (DetokenizeRequest, {"tokens": ["x"] * 130_000}),
+    ],
+)
+def test_thousands_of_mistakes_are_one_error(kind: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(values)
+    assert caught.value.error_count() <= 2  # an error each took a quarter of a second, on the event loop
+
+
 class TestStopStrings:
     def test_sixteen_long_ones_that_almost_match_cost_an_answer_milliseconds(self) -> None:
         # The attack: 16 strings of 230 kB, each of them begun by every answer. Their length is bounded now, and this

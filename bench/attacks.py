@@ -1,0 +1,153 @@
+"""Attacks on a worker: what /health and another user's turns wait for while one user sends the costliest requests.
+
+`python -m bench.attacks [--wrapper onnx]`. Builds the embedded model first. Knows the routes' bounds and sends what they
+just let through. Prints a Markdown table.
+"""
+
+import argparse
+import json
+import os
+import socket
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import httpx2
+
+from bench.worker import HealthWatch, Worker, serving
+from phi3kit.core.records import WRAPPERS
+
+KEY = "bench"
+SECONDS = 8.0  # of each attack
+PROMPT = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
+TURN = {"prompt": PROMPT, "max_tokens": 24, "temperature": 0}
+
+Attack = Callable[[httpx2.Client], object]
+
+
+def headers(user: str) -> dict[str, str]:
+    """Of the app, on behalf of a user."""
+    return {"Authorization": f"Bearer {KEY}", "X-Phi3kit-User": user}
+
+
+def posting(path: str, body: Any) -> Attack:
+    """An attack that sends one request again and again. body: bytes, or what is JSON."""
+    # Encoded once: the attackers must not hold up the clients that measure.
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return lambda client: client.post(path, content=content, headers={"Content-Type": "application/json"})
+
+
+# By name: the attack, and how many threads of one user make it.
+ATTACKS: dict[str, tuple[Attack, int]] = {
+    "nothing": (lambda client: time.sleep(0.1), 1),
+    "16 stop strings of 500 characters, n = 4": (
+        posting("/v1/completions", TURN | {"max_tokens": 500, "n": 4, "stop": ["a" * 499 + str(n) for n in range(16)]}),
+        4,
+    ),
+    "/invocations, 8 × 800 prompts": (posting("/invocations", {"prompt": [PROMPT] * 800}), 8),
+    "/tokenize of 262,144 characters": (posting("/tokenize", {"prompt": "🚀" * 250_000}), 4),
+    "/tokenize, 8,192 pieces": (posting("/tokenize", {"prompt": "a" * 8192, "return_pieces": True}), 4),
+    "/detokenize of 32,768 ids": (posting("/detokenize", {"tokens": [300] * 32_768}), 4),
+    "1 MiB of nested lists": (posting("/tokenize", b'{"prompt":[' + b"[]," * 349_000 + b"[]]}"), 4),
+    "39,000 nested lists": (posting("/tokenize", b'{"prompt":[' + b"[]," * 39_000 + b"[]]}"), 4),
+    "80,000 unknown fields": (posting("/tokenize", {str(number): 0 for number in range(80_000)}), 4),
+    "logprobs and biases, n = 4": (
+        posting(
+            "/v1/completions",
+            TURN | {"max_tokens": 500, "n": 4, "logprobs": 20, "logit_bias": {str(token): 1 for token in range(1024)}},
+        ),
+        4,
+    ),
+}  # fmt: skip
+
+
+@contextmanager
+def attacked(worker: Worker, attack: Attack, threads: int) -> Iterator[None]:
+    """Attack as long as the block lasts."""
+    over = threading.Event()
+
+    def again_and_again() -> None:
+        with httpx2.Client(base_url=worker.url, headers=headers("eve"), timeout=900) as client:
+            while not over.is_set():
+                attack(client)
+
+    attackers = [threading.Thread(target=again_and_again, daemon=True) for _ in range(threads)]
+    for each in attackers:
+        each.start()
+    time.sleep(1)
+    yield
+    over.set()
+
+
+@contextmanager
+def half_sent(worker: Worker) -> Iterator[None]:
+    """300 connections with half a request each."""
+    port = int(worker.url.rpartition(":")[2])
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    for each in held:
+        each.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    yield
+    for each in held:
+        each.close()
+
+
+@contextmanager
+def locked_counts(worker: Worker, home: Path) -> Iterator[None]:
+    """Another process holds the file of counts, and calls wait for it."""
+    with attacked(worker, posting("/invocations", {"prompt": PROMPT}), 2):
+        connection = sqlite3.connect(home / "asked.db", isolation_level=None, timeout=30)
+        connection.execute("begin exclusive")
+        yield
+        connection.close()
+
+
+def figures(worker: Worker, *, turns: bool = True) -> tuple[float, float, float]:
+    """Milliseconds: /health's 50th and 99th percentile, and the median of another user's turns."""
+    seconds: list[float] = []
+    with (
+        HealthWatch(worker) as watch,
+        httpx2.Client(base_url=worker.url, headers=headers("ada"), timeout=900) as client,
+    ):
+        over = time.monotonic() + SECONDS
+        while time.monotonic() < over:
+            began = time.perf_counter()
+            if turns:
+                client.post("/v1/completions", json=TURN | {"prompt": f"{PROMPT}{began}"}).raise_for_status()
+                seconds.append(time.perf_counter() - began)
+            time.sleep(0.05)
+    health = quantiles(watch.seconds, n=100)
+    return median(watch.seconds) * 1e3, health[98] * 1e3, (median(seconds) if seconds else float("nan")) * 1e3
+
+
+def main() -> None:
+    """Print the table."""
+    from bench.builds import build
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--wrapper", choices=WRAPPERS, default="onnx")
+    arguments = parser.parse_args()
+    os.environ |= {"PHI3KIT_API_KEY": KEY, "PHI3KIT_USER_MINUTE_TURNS": "1000000", "TOKENIZERS_PARALLELISM": "false"}
+    print("| attack | /health p50, ms | p99, ms | another user's turn, ms |\n| --- | --- | --- | --- |")
+
+    def note(name: str, found: tuple[float, float, float]) -> None:
+        print(f"| {name} | {found[0]:.0f} | {found[1]:.0f} | {found[2]:.0f} |", flush=True)
+
+    with tempfile.TemporaryDirectory() as work:
+        folder, _ = build("embedded", arguments.wrapper, Path(work) / "home")
+        for name, (attack, threads) in ATTACKS.items():
+            with serving(folder, arguments.wrapper) as worker, attacked(worker, attack, threads):
+                note(name, figures(worker))
+        with serving(folder, arguments.wrapper) as worker, half_sent(worker):
+            note("300 half-sent requests", figures(worker))
+        with serving(folder, arguments.wrapper) as worker, locked_counts(worker, worker.home):
+            note("a locked file of counts", figures(worker, turns=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The engine is shared by users: however many answers one of them asks for, another's come at most twice as slowly."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from phi3kit.worker.engine import Engine, Generation
+from phi3kit.worker.kv_cache import KvCache
+from phi3kit.worker.sampling import Sampling
+from tests.support.waiting import wait_for
+from tests.worker.test_engine import END, Reader, ScriptedRuntime, ids, prompted
+
+
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    long = [*ids("word " * 400)]
+    scripts = {f"{name} {number}": long for name in ("eve", "ada") for number in range(20)}
+    return ScriptedRuntime({**scripts, "ada short": [*ids("of all of them "), END]})
+
+
+@pytest.fixture
+def engine(runtime: ScriptedRuntime) -> Iterator[Engine]:
+    runtime.may_write.clear()
+    engine = Engine(lambda: (runtime, KvCache(runtime, 10**9)), 32)
+    engine.start()
+    wait_for("a loaded model", lambda: engine.state == "ready")
+    yield engine
+    runtime.may_write.set()
+    engine.close()
+
+
+def asked(engine: Engine, prompt: str, max_tokens: int = 200) -> Reader:
+    reader = Reader()
+    user = prompt.split()[0]
+    engine.submit(Generation(prompted(prompt), max_tokens, Sampling(), (), reader, user=user))
+    return reader
+
+
+def test_of_one_user_at_most_two_answers_advance_with_anothers_and_all_of_them_in_turn(
+    engine: Engine, runtime: ScriptedRuntime
+) -> None:
+    others = [asked(engine, f"eve {number}") for number in range(6)]
+    ada = asked(engine, "ada 1")
+    runtime.may_write.set()
+    assert ada.done().completion_tokens == 200
+    order = [word for word, _ in runtime.computed]
+    behind_the_prompts = order[order.index("ada") + 60 :]
+    until_ada_ends = behind_the_prompts[: len(behind_the_prompts) - behind_the_prompts[::-1].index("ada")]
+    assert until_ada_ends.count("eve") <= 2 * until_ada_ends.count("ada") + 12  # six times as many, before
+    assert max(map(len, (reader.outputs for reader in others))) > 0
+    written = [reader.done().completion_tokens for reader in others]
+    assert written == [200] * 6
+
+
+def test_who_comes_behind_many_of_another_does_not_wait_for_all_of_them(
+    engine: Engine, runtime: ScriptedRuntime
+) -> None:
+    others = [asked(engine, f"eve {number}", max_tokens=30) for number in range(20)]  # eight at once, twelve wait
+    ada = asked(engine, "ada short", max_tokens=4)
+    runtime.may_write.set()
+    ada.done()
+    for reader in others:
+        reader.done()
+    order = [word for word, _ in runtime.computed]
+    assert order[::-1].index("ada") > 200  # tokens of the twelve that came before and were written behind
