@@ -62,8 +62,9 @@ class BatchJobs(JobList[BatchJob]):
 def keep_upload(name: str, content: bytes, actor: Actor, settings: Settings) -> Path:
     """Put an uploaded table into the data folder; the same person's oldest uploads make room for it.
 
-    Raises TableInvalid, LimitReached or StorageFailed.
+    Raises NotAllowed, TableInvalid, LimitReached or StorageFailed.
     """
+    actor.require("batch")
     most = settings.limits.upload_mb
     if most is not None and len(content) > most * 1_000_000:
         raise TableInvalid(

@@ -12,8 +12,9 @@ from phi3kit.tracking.registry import list_registered, register, set_alias
 def promote(evaluation: Evaluation, name: str, alias: str, actor: Actor, settings: Settings) -> str:
     """Point models:/NAME@ALIAS to the evaluated model, which becomes a version of NAME if it is none yet. Returns that URI.
 
-    Raises RequestInvalid, ModelNotFound or StorageFailed.
+    Raises NotAllowed, RequestInvalid, ModelNotFound or StorageFailed.
     """
+    actor.require("register")
     versions = [version for each in list_registered(settings) if each.name == name for version in each.versions]
     mine = next((version for version in versions if version.logged_model == evaluation.model_uri), None)
     if mine is None:

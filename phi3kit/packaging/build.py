@@ -77,8 +77,9 @@ def build(
 ) -> BuiltModel:
     """Build one wrapper from files on this machine and check it.
 
-    Raises BuildFailed or StorageFailed, and then leaves nothing half-logged.
+    Raises NotAllowed, BuildFailed or StorageFailed, and then leaves nothing half-logged.
     """
+    actor.require("build")
     began = time.perf_counter()
     steps = StepReporter(wrapper, report)
     precision = _precision(wrapper, source, request.precision)
