@@ -1,6 +1,6 @@
 """Registry: names, versions, aliases, tags and descriptions of MLflow's Model Registry, and what can be chosen by them.
 
-Each change raises NotAllowed to whom the role does not allow it. Knows the registry and the logged models behind its
+Each change raises NotAllowed for a role that may not make it. Knows the registry and the logged models behind its
 versions. Reads no turns, loads nothing.
 """
 
