@@ -145,3 +145,9 @@ class StorageFailed(Phi3KitError):
 
 class SettingInvalid(Phi3KitError):
     """An environment variable or secret has a value that cannot be used."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what any error says, as a sentence."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line if line.endswith((".", "!", "?")) else f"{line}."

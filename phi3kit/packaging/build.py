@@ -11,11 +11,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -24,14 +23,14 @@ from mlflow.models.model import ModelInfo
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import DISK_FULL
-from phi3kit.core.errors import BuildFailed, Phi3KitError
-from phi3kit.core.records import WINDOW_TAG, Message, Precision, WrapperName
+from phi3kit.core.errors import BuildFailed, Phi3KitError, first_line
+from phi3kit.core.records import WINDOW_TAG, Precision, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.formats import chat_template
-from phi3kit.formats.model_copy import copy_model
+from phi3kit.formats.model_copy import copy_model, link_or_copy
 from phi3kit.packaging.events import BuildRequest, ReportEvent, StepProgress, StepReporter
-from phi3kit.packaging.sources.find import Source, fetch
+from phi3kit.packaging.sources.find import EMBEDDED, Source, fetch
 from phi3kit.packaging.sources.hub_names import DownloadProgress
+from phi3kit.packaging.trial import START_S, TEMPLATE_S, Trial, TrialHere, TrialProcess, step_seconds
 from phi3kit.tracking.logged_models import SIZE_TAG, delete_files
 from phi3kit.tracking.registry import register
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
@@ -96,17 +95,17 @@ def build(
             source, left_out = _known(source, temporary)
             folder = _export(steps, source, temporary, request.precision) if wrapper == "onnx" else source.folder
             facts |= _window(folder) if wrapper == "onnx" else {}
-            notes = _prepared(
-                steps, wrapper, source, left_out
-            )  # after the export, which needs the memory of these libraries
-            info = _logged(steps, wrapper, folder, source, run_id, facts)
-            with steps.step("check"):
-                model, answer = _checked(info.model_uri, wrapper)
-            same = None
-            if wrapper == "onnx" and source.kind == "weights":
-                with steps.step("compare"):
-                    same = _compared(model, source, report)
-                client.set_tag(run_id, "phi3kit.same_beginnings", same)
+            # After the export, which needs the memory of these libraries.
+            with _trial(source, temporary) as trial:
+                notes = _prepared(steps, wrapper, source, left_out, trial)
+                info = _logged(steps, wrapper, folder, source, run_id, facts)
+                with steps.step("check"):
+                    answer = _checked(trial, source, info.model_uri, wrapper, temporary)
+                same = None
+                if wrapper == "onnx" and source.kind == "weights":
+                    with steps.step("compare"):
+                        same = _compared(trial, source, report)
+                    client.set_tag(run_id, "phi3kit.same_beginnings", same)
             registered = None
             if request.register:
                 with steps.step("register"):
@@ -121,7 +120,7 @@ def build(
                 raise
             raise BuildFailed(
                 what=f"Building the {wrapper} wrapper failed at the step “{steps.current}”.",
-                why=_first_line(error),
+                why=first_line(error),
                 next_step="Nothing half-built is listed. Correct the cause and build again.",
             ) from error
     assert info.signature is not None
@@ -216,55 +215,29 @@ def _known(source: Source, temporary: Path) -> tuple[Source, list[str]]:
     return replace(source, folder=folder), remarks
 
 
-def _prepared(steps: StepReporter, wrapper: WrapperName, source: Source, remarks: list[str]) -> list[str]:
-    """Load the libraries; notes on what they read of the source."""
+def _trial(source: Source, temporary: Path) -> AbstractContextManager[Trial]:
+    if source.name == EMBEDDED:
+        return nullcontext(TrialHere())
+    return TrialProcess(source.files.weight_bytes, temporary)
+
+
+def _prepared(steps: StepReporter, wrapper: WrapperName, source: Source, remarks: list[str], trial: Trial) -> list[str]:
+    """Load the libraries, here and in the trial; notes on what they read of the source. Raises TrialFailed."""
     with steps.step("prepare"):
         if wrapper == "transformers":
             from mlflow import transformers  # noqa: F401  (seconds of import belong to this step, not to "log")
-        notes = remarks + _notes(source)
+        trial.ask("start", START_S)
+        notes = [*remarks]
+        if source.files.sliding_window:
+            notes.append(
+                "Its genai_config.json caps the KV cache at the sliding window, which ends in a crash past 2,063 tokens; "
+                "the logged copy does not."
+            )
+        if difference := trial.ask("template", TEMPLATE_S, folder=str(source.folder)):
+            notes.append(difference)
     for note in notes:
         steps.note(note)
     return notes
-
-
-def _notes(source: Source) -> list[str]:
-    notes = []
-    if source.files.sliding_window:
-        notes.append(
-            "Its genai_config.json caps the KV cache at the sliding window, which ends in a crash past 2,063 tokens; "
-            "the logged copy does not."
-        )
-    if difference := template_difference(source.folder):
-        notes.append(difference)
-    return notes
-
-
-def template_difference(folder: Path) -> str | None:
-    """How the model's own chat template differs from the one that phi3kit's workers apply; None when it does not."""
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        return "It has no chat template of its own; phi3kit's workers apply Phi-3's."
-    system, user, assistant = Message("system", "Be brief."), Message("user", "Hello"), Message("assistant", "Hi")
-    for said, messages in (
-        ("messages", [user]),
-        ("a system message", [system, user]),
-        ("an earlier answer", [user, assistant, user]),
-    ):
-        rendered = chat_template.raw_prompt(messages)
-        try:
-            own = tokenizer.apply_chat_template(
-                [asdict(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # some templates refuse a role
-            return f"Its own chat template refuses {said}: {_first_line(error)} phi3kit's workers apply Phi-3's."
-        if tokenizer.encode(own) != tokenizer.encode(rendered):
-            return (
-                f"Its own chat template renders {said} differently from Phi-3's, which phi3kit's workers "
-                f"apply: {own!r} against {rendered!r}."
-            )
-    return None
 
 
 def _window(onnx_folder: Path) -> dict[str, str]:
@@ -281,7 +254,7 @@ def _export(steps: StepReporter, source: Source, temporary: Path, precision: Pre
     if source.kind == "onnx":
         return source.folder
     name = re.sub(r"[^\w.-]", "-", source.name.rstrip("/").rpartition("/")[2])  # not the folder's, which is a commit
-    folder = temporary / f"{name}-{precision}"
+    folder = temporary / "export" / f"{name}-{precision}"
     with steps.step("read weights"):
         export_onnx(source.folder, folder, precision, steps.next_step)
     return folder
@@ -298,23 +271,26 @@ def _logged(
         return logged
 
 
-def _checked(model_uri: str, wrapper: WrapperName) -> tuple[Any, str]:
-    """The model as plain MLflow loads it, and its answer."""
-    from phi3kit.packaging.wrappers.check import answer_of, load
-
-    model = load(model_uri, wrapper)
-    answer = answer_of(model, wrapper)
+def _checked(trial: Trial, source: Source, model_uri: str, wrapper: WrapperName, temporary: Path) -> str:
+    """The model's answer, as plain MLflow loads it from the store. Raises TrialFailed or BuildFailed."""
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
+    if not folder.is_relative_to(temporary):  # the trial reads nothing else
+        shutil.copytree(
+            folder, logged := temporary / "logged", copy_function=lambda *pair: link_or_copy(*map(Path, pair))
+        )
+        folder = logged
+    answer = trial.ask("check", step_seconds(source.files.weight_bytes), folder=str(folder), wrapper=wrapper)
     if not answer:
         raise BuildFailed(
             what=f"The logged {wrapper} model gave no answer.",
             why="Plain MLflow loaded it, and its completion was empty.",
             next_step="Check the weights, or build with --precision fp32.",
         )
-    return model, answer
+    return str(answer)
 
 
-def _compared(model: Any, source: Source, report: ReportEvent) -> str:
-    from phi3kit.packaging.wrappers.compare import PROMPTS, same_beginnings
+def _compared(trial: Trial, source: Source, report: ReportEvent) -> str:
+    from phi3kit.packaging.wrappers.compare import PROMPTS
 
     began = time.perf_counter()
 
@@ -322,9 +298,5 @@ def _compared(model: Any, source: Source, report: ReportEvent) -> str:
         rate = done / (time.perf_counter() - began)
         report(StepProgress("compare", done, len(PROMPTS), "prompts", rate, (len(PROMPTS) - done) / rate))
 
-    return f"{same_beginnings(model, source.folder, on_done=on_done)} of {len(PROMPTS)}"
-
-
-def _first_line(error: BaseException) -> str:
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line if line.endswith((".", "!", "?")) else f"{line}."
+    same = trial.ask("compare", step_seconds(source.files.weight_bytes), on_done, source=str(source.folder))
+    return f"{same} of {len(PROMPTS)}"

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Literal
 
 from phi3kit.core.data_folder import DISK_FULL
@@ -20,12 +21,15 @@ from phi3kit.core.errors import BuildFailed
 from phi3kit.core.records import Precision
 from phi3kit.formats import onnx_file
 from phi3kit.formats.model_copy import link_or_copy
+from phi3kit.packaging.trial import confined_environment, step_seconds
 
 ExportPhase = Literal["read weights", "export", "quantize"]
 
 # Runs the builder as `python -m` would, and ends with its parent: a build may be killed, for want of memory too.
 _BUILDER = """
 import os, runpy, threading
+from phi3kit.core.confinement import confine
+confine()
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
 """
@@ -46,7 +50,7 @@ def export_onnx(
     Raises BuildFailed, or OSError when the disk is full.
     """
     with _with_window(source, target) as windowed:
-        _run_builder(windowed, target, precision, on_phase)
+        _run_builder(source, windowed, target, precision, on_phase)
 
 
 def window_of(folder: Path) -> int | None:
@@ -69,7 +73,7 @@ def _with_window(source: Path, target: Path) -> Iterator[Path]:
         yield source
         return
     view = Path(f"{target}-source")
-    view.mkdir()
+    view.mkdir(parents=True)
     try:
         for file in source.iterdir():
             if file.is_file() and file.name != "config.json":
@@ -88,17 +92,21 @@ def _show(file: Path, place: Path) -> None:
         link_or_copy(file, place)
 
 
-def _run_builder(source: Path, target: Path, precision: Precision, on_phase: Callable[[ExportPhase], None]) -> None:
+def _run_builder(
+    source: Path, view: Path, target: Path, precision: Precision, on_phase: Callable[[ExportPhase], None]
+) -> None:
+    """view: what the builder gets to see of the source."""
     command = [
         *(sys.executable, "-P", "-c", _BUILDER),  # -P: a file beside the user is none of its libraries
-        *("-i", str(source), "-o", str(target), "-p", precision, "-e", "cpu"),
+        *("-i", str(view), "-o", str(target), "-p", precision, "-e", "cpu"),
         *("-c", f"{target}-cache"),  # otherwise in the current folder
         # Without windowed_kv_cache=false the config caps the KV cache at the sliding window while the graph
         # attends to everything: generation crashes past 2,063 tokens.
         *("--extra_options", "int4_accuracy_level=4", "windowed_kv_cache=false"),
     ]
-    # The builder asks the hub about names that it does not find on disk; a folder needs no network.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    weight_bytes = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    environment = confined_environment(weight_bytes, source, target.parent)
+    seconds = step_seconds(weight_bytes)
     on_phase("read weights")
     tail: deque[str] = deque(maxlen=20)
     with subprocess.Popen(  # noqa: S603 -- a list of our own making
@@ -111,6 +119,8 @@ def _run_builder(source: Path, target: Path, precision: Precision, on_phase: Cal
         errors="replace",
     ) as process:
         assert process.stdout is not None
+        patience = Timer(seconds, process.kill)
+        patience.start()
         try:
             for line in process.stdout:
                 tail.append(line.strip())
@@ -119,10 +129,12 @@ def _run_builder(source: Path, target: Path, precision: Precision, on_phase: Cal
         except BaseException:
             process.kill()  # a cancelled build does not wait for the export to finish
             raise
+        finally:
+            patience.cancel()
     if process.returncode < 0:
         raise BuildFailed(
             what=f"The ONNX export was ended by the signal {-process.returncode}.",
-            why="Something ended onnxruntime-genai's model builder, perhaps because memory ran out.",
+            why=f"Memory ran out, perhaps, or onnxruntime-genai's model builder took longer than {seconds:.0f} s.",
             next_step="Free some memory, then build again.",
         )
     if process.returncode != 0:

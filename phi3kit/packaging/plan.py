@@ -15,7 +15,7 @@ from phi3kit.core.records import Precision, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats.model_folder import NUMBER_BYTES
 from phi3kit.packaging.events import BuildRequest
-from phi3kit.packaging.sources.find import Source, allow_source
+from phi3kit.packaging.sources.find import EMBEDDED, Source, allow_source
 
 Fit = Literal["fits", "tight", "too much"]
 
@@ -26,6 +26,7 @@ _SMALL_FILES = 4_000_000  # tokenizer, configs, MLmodel
 _LIBRARIES = {"transformers": 420_000_000, "onnx": 160_000_000}  # a worker's memory without weights
 # The build and the model builder that it starts: both wrappers of the embedded model are built with 560 MB.
 _BUILD_LIBRARIES = 550_000_000
+_TRIAL_LIBRARIES = 360_000_000  # of the process in which another source's files are tried (packaging/trial.py)
 _EXPORT_BYTES = 5.2  # of memory, a weight: what the model builder holds while it quantizes to int4
 
 
@@ -156,7 +157,8 @@ def _build_memory(source: Source, exported: int) -> Need:
         export, comparison = int(_numbers(source) * _EXPORT_BYTES), weights + exported
         needed = max(export, comparison)
         how = f"{_gb(export)} for the export; later {_gb(weights)} of weights beside {_gb(exported)} of it, to compare them"
-    return Need("memory to build", needed + _BUILD_LIBRARIES, free_memory_bytes(), how, measured=_BUILD_LIBRARIES)
+    libraries = _BUILD_LIBRARIES + (0 if source.name == EMBEDDED else _TRIAL_LIBRARIES)
+    return Need("memory to build", needed + libraries, free_memory_bytes(), how, measured=libraries)
 
 
 def _load(wrapper: WrapperName, source: Source, exported: int) -> Need:

@@ -26,8 +26,8 @@ from phi3kit.core.settings import Settings
 from phi3kit.deployment.servers import free_port
 from phi3kit.formats.chat_template import JINJA_TEMPLATE
 from phi3kit.packaging import snippets
-from phi3kit.packaging.build import template_difference
 from phi3kit.packaging.events import BuildRequest, step_names
+from phi3kit.packaging.wrappers.template import template_difference
 from phi3kit.tracking.logged_models import files_of, list_models, resolve
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.support.folders import LONGROPE, TOKENIZER, edit_json, in_shards, tiny
