@@ -113,12 +113,14 @@ _SPECIAL: Spec = {
     ),
     **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), _tokens),
 }
+# Those that are made of tokenizer.json alone, without code or files of their own.
+_TOKENIZER_CLASSES = (
+    *("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
+    *("GPT2Tokenizer", "GPT2TokenizerFast"),
+)
 TOKENIZER: Spec = {
     **_SPECIAL,
-    # Those that are made of tokenizer.json alone, without code or files of their own.
-    "tokenizer_class": _one_of(
-        "LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", "GPT2Tokenizer", "GPT2TokenizerFast"
-    ),
+    "tokenizer_class": lambda value: value in _TOKENIZER_CLASSES,
     "added_tokens_decoder": _table_of(_token, 10_000),
     **dict.fromkeys(
         (
@@ -162,6 +164,34 @@ GENAI: Spec = {
         **dict.fromkeys(("max_length", "min_length", "no_repeat_ngram_size", "top_k"), _whole),
         **dict.fromkeys(("num_beams", "num_return_sequences"), lambda value: value is not True and value == 1),
     },
+}
+
+# The MLmodel file of a logged model: MLflow imports the modules and classes that it names.
+_SCHEMA: Check = lambda value: isinstance(value, str) and len(value) <= 100_000  # noqa: E731
+MLMODEL: Spec = {
+    "flavors": {
+        "python_function": {
+            "artifacts": _table_of(lambda value: isinstance(value, dict), 1),  # its path is written anew
+            "config": _table_of(lambda value: _number(value) or _flag(value), 20),
+            "loader_module": _one_of("mlflow.transformers", "mlflow.pyfunc.loaders.code_model"),
+            "streamable": _flag,
+        },
+        "transformers": {
+            "components": lambda value: value == ["tokenizer"],
+            "inference_task": _one_of("llm/v1/chat"),
+            "instance_type": _one_of("TextGenerationPipeline"),
+            "pipeline_model_type": _one_of("Phi3ForCausalLM"),
+            "source_model_name": _word,
+            "task": _one_of("text-generation"),
+            "tokenizer_type": lambda value: value in _TOKENIZER_CLASSES,
+            "torch_dtype": _one_of(*(f"torch.{dtype}" for dtype in WEIGHT_DTYPES)),
+            "transformers_version": _word,
+        },
+    },
+    "signature": dict.fromkeys(("inputs", "outputs", "params"), _SCHEMA),
+    "metadata": _table_of(_word, 50),
+    **dict.fromkeys(("mlflow_version", "model_id", "model_uuid", "run_id", "utc_time_created"), _word),
+    **dict.fromkeys(("is_signature_from_type_hint", "type_hint_from_example"), _flag),
 }
 
 # Steps of a tokenizer.json. What they do with a text ends after one pass over it, but for a pattern: see _PATTERNS.

@@ -86,7 +86,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     outbox = Outbox(config.settings.home)
     recorder = OutboxRecorder(outbox, limits, log_text=config.settings.log_text, count=metrics.count)
     tokenizing = ThreadPool("tokenizing", threads=4)
-    scoring = Scoring(config.folder, config.settings)
+    scoring = Scoring(config.folder, config.wrapper, config.settings)
     text_meter = TokenMeter(limits.user_minute_tokens and limits.user_minute_tokens * TEXT_TOKENS_A_TOKEN)
     started_at = int(time.time())
 

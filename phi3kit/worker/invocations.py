@@ -15,6 +15,7 @@ from pathlib import Path
 
 from phi3kit.core.child_environment import worker_environment
 from phi3kit.core.errors import WorkerFailed
+from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.worker.pools import TakingTurns
 
@@ -34,8 +35,8 @@ class Scored:
 class Scoring:
     """Answers one call at a time; users take turns."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self._folder, self._settings = folder, settings
+    def __init__(self, folder: Path, wrapper: WrapperName, settings: Settings) -> None:
+        self._folder, self._wrapper, self._settings = folder, wrapper, settings
         self._turns, self._one_at_a_time = TakingTurns(), asyncio.Lock()
         self._process: Process | None = None
 
@@ -67,7 +68,7 @@ class Scoring:
 
     async def _answered(self, call: bytes) -> bytes:
         if self._process is None or self._process.returncode is not None:
-            command = [sys.executable, "-m", "phi3kit.worker.scoring", str(self._folder)]
+            command = [sys.executable, "-m", "phi3kit.worker.scoring", str(self._folder), self._wrapper]
             self._process = await asyncio.create_subprocess_exec(
                 *command, env=worker_environment(self._settings), stdin=PIPE, stdout=PIPE, limit=_LONGEST_ANSWER_BYTES
             )

@@ -5,6 +5,7 @@ known in it (formats/model_copy.py). Imports only the library that the wrapper n
 """
 
 import json
+import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +17,15 @@ from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError, Source
 from phi3kit.core.machine import Threads, choose_threads, free_memory_bytes, is_out_of_memory
 from phi3kit.core.operating_system import link
 from phi3kit.core.records import WINDOW_TAG, Message, WrapperName
+from phi3kit.formats.model_configs import MLMODEL, cleaned
 from phi3kit.formats.model_copy import copy_model
 from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.tokenization import ids_of
 
 _SMALL_BYTES = 64_000_000  # of a logged model
+_LARGEST_MLMODEL = 1_000_000  # bytes
+_ONNX_WRAPPER = Path(__file__).parents[1] / "packaging" / "wrappers" / "onnx_wrapper.py"
 
 
 def threads_for(folder: Path, setting: int | None) -> Threads:
@@ -98,8 +102,7 @@ def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
     Phi-3-mini-4k has a window of 2,047. Of an onnx model the build has read it from the graph.
     """
     if wrapper == "onnx":
-        described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
-        window = (described.get("metadata") or {}).get(WINDOW_TAG)
+        window = (_mlmodel(folder).get("metadata") or {}).get(WINDOW_TAG)
     else:
         window = json.loads((_model_folder(folder, wrapper) / "config.json").read_text("utf-8")).get("sliding_window")
     return int(window) if window else None
@@ -113,9 +116,44 @@ def copy_known(folder: Path, wrapper: WrapperName, target: Path) -> None:
     copy_model("of the logged model", folders, target, lambda real, place: link(place, real))
 
 
+def copy_logged(folder: Path, wrapper: WrapperName, target: Path) -> None:
+    """Write what is known of a whole logged model to `target`, for MLflow to load: it runs the code that an MLmodel names.
+
+    The onnx wrapper in it is phi3kit's own, whatever was logged. Raises SourceInvalid.
+    """
+    described, _ = cleaned(_mlmodel(folder), MLMODEL)
+    flavors = described.get("flavors") or {}
+    function = flavors.get("python_function") or {}
+    loader = "mlflow.transformers" if wrapper == "transformers" else "mlflow.pyfunc.loaders.code_model"
+    if function.get("loader_module") != loader:
+        raise _refused("Its MLmodel file names code that phi3kit does not log.")
+    copy_known(folder, wrapper, target / "model")
+    if wrapper == "transformers":
+        flavors["transformers"] |= {"model_binary": "model", "code": None}
+        (target / "components").mkdir()
+        shutil.copytree(
+            target / "model", target / "components/tokenizer", ignore=shutil.ignore_patterns("*.safetensors")
+        )
+    else:
+        (name,) = function["artifacts"]
+        function |= {"artifacts": {name: {"path": "model"}}, "model_code_path": _ONNX_WRAPPER.name, "code": None}
+        described["flavors"] = {"python_function": function}
+        shutil.copyfile(_ONNX_WRAPPER, target / _ONNX_WRAPPER.name)
+    (target / "MLmodel").write_text(yaml.safe_dump(described), "utf-8")
+
+
+def _mlmodel(folder: Path) -> dict[str, Any]:
+    path = folder / "MLmodel"
+    if path.stat().st_size > _LARGEST_MLMODEL or not isinstance(
+        described := yaml.safe_load(path.read_text("utf-8")), dict
+    ):
+        raise _refused("Its MLmodel file cannot be read.")
+    return described
+
+
 def _model_folder(folder: Path, wrapper: WrapperName) -> Path:
     """Where a logged model's weights and configuration lie, as its MLmodel file says. Raises SourceInvalid."""
-    flavors: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))["flavors"]
+    flavors: dict[str, Any] = _mlmodel(folder)["flavors"]
     if wrapper == "transformers":
         return _inside(folder, flavors["transformers"]["model_binary"])
     (artifact,) = flavors["python_function"]["artifacts"].values()
@@ -124,6 +162,9 @@ def _model_folder(folder: Path, wrapper: WrapperName) -> Path:
 
 def _inside(folder: Path, path: str) -> Path:
     if not (found := (folder / path).resolve()).is_relative_to(folder.resolve()):
-        why = f"Its MLmodel file names {path!r:.100}, which lies elsewhere."
-        raise SourceInvalid("The logged model cannot be loaded.", why, "Build it again on Build.")
+        raise _refused(f"Its MLmodel file names {path!r:.100}, which lies elsewhere.")
     return found
+
+
+def _refused(why: str) -> SourceInvalid:
+    return SourceInvalid("The logged model cannot be loaded.", why, "Build it again on Build.")

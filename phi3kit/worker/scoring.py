@@ -1,14 +1,19 @@
-"""The scoring process: `python -m phi3kit.worker.scoring FOLDER` answers calls as plain MLflow serves the logged model.
+"""The scoring process: `python -m phi3kit.worker.scoring FOLDER WRAPPER` answers calls as plain MLflow serves the logged model.
 
 Reads a call from each line of stdin, writes an answer to each line of stdout, and ends with its stdin.
-Knows MLflow. Knows no HTTP and no users.
+Knows MLflow, which runs the code that a logged model names: it loads a copy that names phi3kit's own (see loading).
+Knows no HTTP and no users.
 """
 
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from phi3kit.core.records import WrapperName
+from phi3kit.worker.loading import copy_logged
 
 _NICENESS = 10  # turns of the worker come first
 
@@ -19,14 +24,21 @@ def main() -> None:
     os.dup2(2, 1)  # libraries print to stdout
     if sys.platform != "win32":
         os.nice(_NICENESS)
+    model = load_known(Path(sys.argv[1]), cast(WrapperName, sys.argv[2]))
+    for line in sys.stdin:
+        print(json.dumps(answer(model, **json.loads(line))), file=answers, flush=True)
+
+
+def load_known(folder: Path, wrapper: WrapperName) -> Any:
+    """What is known of a logged model, as plain MLflow loads it. Raises SourceInvalid, or whatever MLflow raises."""
     import mlflow
 
-    model = mlflow.pyfunc.load_model(str(Path(sys.argv[1])))
-    for line in sys.stdin:
-        print(json.dumps(_answer(model, **json.loads(line))), file=answers, flush=True)
+    with tempfile.TemporaryDirectory(prefix="phi3kit-model-", ignore_cleanup_errors=True) as known:
+        copy_logged(folder, wrapper, Path(known))
+        return mlflow.pyfunc.load_model(known)
 
 
-def _answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
+def answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
     """Status, media type and content, as `mlflow models serve` gives them."""
     from mlflow.pyfunc import scoring_server
 

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import helper
+from yaml import YAMLError
 
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import ModelNotFound, SourceInvalid
@@ -17,7 +18,8 @@ from phi3kit.core.records import WrapperName
 from phi3kit.formats.model_copy import copy_model
 from phi3kit.packaging.sources.find import find_source
 from phi3kit.tracking.logged_models import resolve
-from phi3kit.worker.loading import load_runtime
+from phi3kit.worker.loading import copy_logged, load_runtime
+from phi3kit.worker.scoring import answer, load_known
 from tests.conftest import Built, run_cli, settings_for
 from tests.support.actors import ADMIN
 from tests.support.folders import edit_json
@@ -456,3 +458,61 @@ class TestLoggedModel:
         pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
         edit_json(folder / "components/tokenizer/tokenizer.json", pre_tokenizer=pattern)
         assert "splits by a pattern" in self.why(folder, "transformers")
+
+
+QUESTIONS = {
+    "onnx": {"prompt": "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"},
+    "transformers": {"messages": [{"role": "user", "content": "What is the capital of Spain?"}], "max_tokens": 20},
+}
+
+
+class TestInvocations:
+    """MLflow runs the code that a logged model names: the worker's /invocations gives it a copy that names phi3kit's."""
+
+    @pytest.mark.parametrize("wrapper", ["onnx", "transformers"])
+    def test_run_no_code_of_the_logged_model(self, wrapper: WrapperName, built: Built, tmp_path: Path) -> None:
+        folder = tmp_path / "logged"
+        shutil.copytree(resolve(built.uri(wrapper), built.settings).folder, folder)
+        code = f"open({str(tmp_path / 'was-run')!r}, 'w')\n"
+        for path in (folder / "onnx_wrapper.py", folder / "model" / "evil.py", folder / "components/tokenizer/evil.py"):
+            if path.parent.is_dir():
+                path.write_text(f"{code}class C: pass\n")
+        for config in folder.rglob("*config.json"):
+            if config.name in ("config.json", "tokenizer_config.json"):
+                edit_json(
+                    config,
+                    auto_map={
+                        "AutoConfig": "evil.C",
+                        "AutoModelForCausalLM": "evil.C",
+                        "AutoTokenizer": ["evil.C", None],
+                    },
+                )
+        said = answer(load_known(folder, wrapper), json.dumps(QUESTIONS[wrapper]), "application/json")
+        assert (said["status"], "Madrid" in said["content"]) == (200, True)
+        assert not (tmp_path / "was-run").exists()
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("loader_module: mlflow.pyfunc.loaders.code_model", "loader_module: antigravity"),
+            ("loader_module: mlflow.pyfunc.loaders.code_model", "loader_module: mlflow.pyfunc.model"),
+            ("flavors:", "flavors: !!python/object/apply:os.system [true]\nmore:"),
+            ("flavors:", "x: " + "x" * 10**6 + "\nflavors:"),
+        ],
+        ids=["any module", "pickles", "objects of YAML", "a huge file"],
+    )
+    def test_load_nothing_that_phi3kit_does_not_log(self, built: Built, tmp_path: Path, old: str, new: str) -> None:
+        folder = tmp_path / "logged"
+        shutil.copytree(resolve(built.uri("onnx"), built.settings).folder, folder)
+        described = (folder / "MLmodel").read_text()
+        assert old in described
+        (folder / "MLmodel").write_text(described.replace(old, new))
+        with pytest.raises((SourceInvalid, YAMLError)):
+            load_known(folder, "onnx")
+
+    def test_a_path_to_more_code_is_not_followed(self, built: Built, tmp_path: Path) -> None:
+        folder = tmp_path / "logged"
+        shutil.copytree(resolve(built.uri("onnx"), built.settings).folder, folder)
+        (folder / "MLmodel").write_text((folder / "MLmodel").read_text().replace("code: null", "code: evil"))
+        copy_logged(folder, "onnx", tmp_path / "known")
+        assert "evil" not in (tmp_path / "known" / "MLmodel").read_text()
