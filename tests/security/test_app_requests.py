@@ -1,5 +1,6 @@
 """Requests to the app: no other site's page reaches it, signs anybody out, frames it, or opens somebody's files."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -8,12 +9,18 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from phi3kit.core.profiles import PROFILES
 from phi3kit.deployment.servers import free_port
+from phi3kit.ui.shared import web
 from tests.security.test_same_origin import FROM_ELSEWHERE
 from tests.support.in_browser import App, running_app
 
@@ -158,3 +165,45 @@ class TestFiles:
     )
     def test_an_address_that_nobody_was_sent_is_no_file(self, team: App, path: str):
         assert httpx2.get(team.url + path, headers={"Cookie": browser_of(team)}).status_code in (400, 404)
+
+
+class TestEveryProfile:
+    """The same before each profile's pages, without a process: what surrounds them is made of settings."""
+
+    def answers(self, headers: dict[str, str], *paths: str) -> list[httpx2.Response]:
+        async def ok(scope: Scope, receive: Receive, send: Send) -> None:
+            await PlainTextResponse("a page")(scope, receive, send)
+
+        async def ask() -> list[httpx2.Response]:
+            app = Starlette(routes=[Mount("/", ok)], middleware=web.middleware())
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1:2") as client:
+                return [await client.get(path, headers=headers) for path in paths]
+
+        return asyncio.run(ask())
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_other_sites_pages_are_refused(self, profile: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("PHI3KIT_PROFILE", profile)
+        for how, headers in FROM_ELSEWHERE.items():
+            # In public a page of any name is let in, as every stranger is.
+            expected = 200 if profile == "public" and "Host" in headers else 403
+            sent = {name: value.format(port=2) for name, value in headers.items()}
+            assert (how, [each.status_code for each in self.answers(sent, "/", "/access")]) == (how, [expected] * 2)
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_a_page_of_this_machine_is_answered_and_its_headers_hold(
+        self, profile: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("PHI3KIT_PROFILE", profile)
+        page, media, logout = self.answers({}, "/", f"/media/{'0' * 32}.csv", "/auth/logout")
+        assert [page.status_code, media.status_code, logout.status_code] == [200, 404, 403]
+        for each in (page, media, logout):
+            framing = re.search(r"frame-ancestors [^;]+", each.headers["Content-Security-Policy"])
+            assert framing is not None
+            assert ("'none'" in framing[0]) == (profile != "public")
+            assert "*" not in framing[0].replace("https://*.streamlit.app", "")
+
+    def test_settings_that_cannot_be_read_open_nothing(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("PHI3KIT_HOST_NAMES", "https://wrong.example")
+        assert [each.status_code for each in self.answers({"Host": "wrong.example"}, "/")] == [403]
+        assert [each.status_code for each in self.answers({}, "/")] == [200]
