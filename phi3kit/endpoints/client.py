@@ -28,6 +28,7 @@ from phi3kit.endpoints.transport import (
     json_of,
     not_the_protocol,
     parsing,
+    whole_characters,
     whole_number,
 )
 from phi3kit.formats.openai_schema import QUEUE_HEADER
@@ -215,8 +216,9 @@ def _grown(answer: Answer, chunk: Any, elapsed_s: float, remote: bool) -> Answer
     for choice in chunk.choices:
         piece = choice.text if hasattr(choice, "text") else choice.delta.content
         reason = choice.finish_reason
-        if remote and reason:
-            reason = invocations.finish_reason_of(reason)
+        if remote:
+            piece = whole_characters(piece) if piece else ""
+            reason = invocations.finish_reason_of(reason) if reason else None
         answer = replace(answer, text=answer.text + (piece or ""), finish_reason=reason or answer.finish_reason)
     answer = _with_usage(answer, chunk.usage)
     if answer.time_to_first_token_s is None and (answer.text if remote else answer.completion_tokens):

@@ -16,7 +16,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.errors import RequestInvalid, WorkerFailed
 from phi3kit.core.records import Endpoint, FinishReason, Interface, Message
 from phi3kit.endpoints.records import Request, as_json
-from phi3kit.endpoints.transport import Cancellation, errors, http_client, parsing, status_error
+from phi3kit.endpoints.transport import Cancellation, errors, http_client, parsing, status_error, whole_characters
 from phi3kit.formats import chat_template
 
 _SECONDS = 300.0  # a worker loads MLflow and the model a second time for its first call
@@ -117,14 +117,16 @@ def read_completion(content: Any, takes: Interface) -> Completion:
     if takes == "raw":
         if not isinstance(content, str):
             raise ValueError("no text")
-        return Completion(content, "other")  # the onnx wrapper gives text alone, without a finish reason
+        return Completion(
+            whole_characters(content), "other"
+        )  # the onnx wrapper gives text alone, without a finish reason
     choice = content["choices"][0]
     text = choice["message"]["content"]
     if not isinstance(text, str):
         raise ValueError("no text")
     usage = content.get("usage") or {}
     return Completion(
-        text,
+        whole_characters(text),
         finish_reason_of(choice.get("finish_reason")),
         count_of(usage.get("prompt_tokens")),
         count_of(usage.get("completion_tokens")),

@@ -13,7 +13,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.records import Request
-from phi3kit.endpoints.transport import json_of, not_the_protocol, parsing
+from phi3kit.endpoints.transport import json_of, not_the_protocol, parsing, whole_characters
 
 _SILENCE_S = 15.0  # for a list of models; an answer may take as long as the connection allows
 _MOST_MODELS = 200
@@ -42,7 +42,7 @@ def probe(connection: Connection, keys: Mapping[str, object], actor: Actor, sett
 def _models(endpoint: Endpoint, model: str) -> Probe:
     content = json_of(replace(endpoint, silence_s=_SILENCE_S), "GET", f"{endpoint.api_path}/models")
     with parsing(endpoint):
-        named = ((str(each["id"]), each) for each in content["data"])
+        named = ((whole_characters(str(each["id"])), each) for each in content["data"])
         found = {name: each for name, each in named if len(name) <= _LONGEST_NAME}
     models = tuple(found)[:_MOST_MODELS]
     if not models:

@@ -184,6 +184,11 @@ def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
     )
 
 
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half character: JSON can hold one, and neither a database nor a browser takes it."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def whole_number(header: str | None) -> int:
     """The number in a header; 0 for none, and for what is none."""
     return int(header) if header and header.isascii() and header.isdecimal() and len(header) < 10 else 0
@@ -313,7 +318,7 @@ def _quoted(body: object) -> tuple[str, str | None, str | None]:
 
 def _short(text: str) -> str:
     """One sentence in one line."""
-    line = " ".join(text.split())
+    line = " ".join(whole_characters(text).split())
     if len(line) > _LONGEST_MESSAGE:
         return f"{line[: _LONGEST_MESSAGE - 1]}…"
     return line if line.endswith((".", "!", "?", "…")) or not line else f"{line}."

@@ -147,6 +147,25 @@ class TestWrongLengths:
         assert caught.value.retry_after_s == 2
 
 
+class TestHalfCharacters:
+    """JSON can hold half of a character; a database and a browser cannot."""
+
+    @pytest.mark.parametrize(
+        ("sent", "read"), [("a\\ud83db", "a\ufffdb"), ("\\ud83d\\ude00", "😀"), ("\\ude00", "\ufffd")]
+    )
+    def test_none_is_in_an_answer(self, here: Settings, sent: str, read: str) -> None:
+        event = f'{{"choices":[{{"index":0,"delta":{{"content":"{sent}"}},"finish_reason":"stop"}}]}}'
+        with scripted(event_stream(event)) as server:
+            assert ask(to(server), QUESTION, TurnContext(admin("ada"), "ui"), here).text == read
+        with scripted(http_answer(200, f'["{sent}"]')) as server:
+            raw = replace(to(server, "invocations"), takes="raw")
+            assert ask(raw, QUESTION, TurnContext(admin("ada"), "ui"), here).text == read
+
+    def test_none_is_in_an_error(self, here: Settings) -> None:
+        with scripted(http_answer(500, '{"error":{"message":"oh \\ud83d"}}')) as server:
+            assert failure(server, here).why == "oh \ufffd."
+
+
 class TestRedirects:
     @pytest.fixture
     def other(self) -> Iterator[Scripted]:
