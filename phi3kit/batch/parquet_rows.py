@@ -1,4 +1,4 @@
-"""Parquet rows: the rows of a Parquet file, decoded by a child of bounded memory: 300 bytes of it may stand for gigabytes.
+"""Parquet rows: the rows of a Parquet file, decoded by a confined child: 300 bytes of it may stand for gigabytes.
 
     python -m phi3kit.batch.parquet_rows FILE [COLUMN…]
 
@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from phi3kit.core.child_environment import bare_environment
-from phi3kit.core.operating_system import limit_memory
+from phi3kit.core.confinement import Bounds, confine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +26,8 @@ MOST_COLUMNS = 1_000
 MOST_ROW_BYTES = 4_000_000
 
 _LEAST_BYTES, _TIMES = 64_000_000, 1_000  # all rows may take so much, and so many times the file's size beside
-_MEMORY_BYTES = 512_000_000  # of the child, beside its libraries
+_MEMORY_BYTES = 640_000_000  # of the child, its libraries too
+_CPU_S = 600
 _ROWS = b"phi3kit.rows"  # in the schema's metadata
 _ROWS_AT_ONCE = 32  # as many of the biggest rows are half the child's memory
 
@@ -65,11 +68,11 @@ def _decoded(path: Path, columns: Sequence[str]) -> Iterator[Any]:
 
 def main(path: str, columns: Sequence[str]) -> int:
     """Decode the file; the exit code."""
+    _confine(path)  # before Arrow is imported, which begins threads
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pa.set_memory_pool(pa.system_memory_pool())  # the others reserve gigabytes of addresses
-    limit_memory(_MEMORY_BYTES)
+    pa.set_memory_pool(pa.system_memory_pool())  # the others take more than they need
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -91,6 +94,14 @@ def main(path: str, columns: Sequence[str]) -> int:
         print(str(error).splitlines()[0], file=sys.stderr)
         return 1
     return 0
+
+
+def _confine(path: str) -> None:
+    """Nothing but the file is read from now on, nothing is written, and memory and time are bounded."""
+    own = psutil.Process().memory_info()
+    most = getattr(own, "data", own.rss) + _MEMORY_BYTES
+    bounds = Bounds(most, file_bytes=0, cpu_s=_CPU_S, readable=(str(Path(path).resolve()),), writable=())
+    confine(bounds.environment())
 
 
 def _write(file: Any, columns: Sequence[str], written: Any, most_bytes: int) -> None:

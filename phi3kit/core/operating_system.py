@@ -16,9 +16,6 @@ from typing import Literal, NoReturn
 
 import psutil
 
-if sys.platform == "linux":
-    import resource
-
 Advice = Literal["MADV_DONTNEED", "MADV_NOHUGEPAGE"]
 
 
@@ -61,13 +58,6 @@ def link(place: Path, target: Path) -> None:
         if sys.platform != "win32":
             raise
         shutil.copyfile(place.parent / target, place)
-
-
-def limit_memory(size: int) -> None:
-    """Let this process take so many bytes beside what it has: beyond them it gets MemoryError. Linux alone holds to it."""
-    if sys.platform == "linux":
-        most = psutil.Process().memory_info().vms + size
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def private_memory(size: int) -> mmap.mmap:
