@@ -137,17 +137,16 @@ def _end_with_parent(server: uvicorn.Server) -> None:
 def _end_when_idle(server: uvicorn.Server, last_request: LastRequest, engine: Engine, idle_seconds: int) -> None:
     while engine.state == "loading":
         time.sleep(0.1)
-    last_request.at = time.monotonic()
-    while engine.active or engine.waiting or time.monotonic() - last_request.at < idle_seconds:
+    last_request.note()
+    while engine.active or engine.waiting or last_request.idle_s < idle_seconds:
         time.sleep(0.5)
     server.should_exit = True
 
 
 def _end_on_failure(server: uvicorn.Server, engine: Engine) -> None:
-    while engine.state == "loading":
-        time.sleep(0.05)
-    if engine.state == "failed":
-        server.should_exit = True
+    while engine.state != "failed":
+        time.sleep(0.05 if engine.state == "loading" else 0.5)
+    server.should_exit = True
 
 
 if __name__ == "__main__":

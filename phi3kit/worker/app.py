@@ -299,7 +299,7 @@ async def _event_stream(turn: Turn, parts: Parts, options: StreamOptions) -> Asy
             lines = [
                 event(part.choice, _usage(turn, part.completion_tokens) if counted else None)
                 for part in each
-                if part.choice.text or part.choice.finish_reason or counted
+                if part.choice.text or part.choice.finish_reason or part.choice.logprobs or counted
             ]
             if lines:
                 yield "".join(lines)

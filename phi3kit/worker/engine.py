@@ -144,6 +144,8 @@ class Engine:
                     code="kv_budget_exceeded",
                 )
         with self._changed:
+            if self.failure:
+                raise self.failure
             before = len(self._waiting)
             if before + len(generations) > self.max_queue:
                 raise Busy(waiting=before, retry_after_s=2)
@@ -162,12 +164,24 @@ class Engine:
             self.failure, self.state = _not_loaded(error), "failed"
             return
         self.state = "ready"
-        while self._wait_for_work():
-            if not self._closing:
-                self._admit(runtime, cache)
-            self._round(runtime, cache)
+        try:
+            while self._wait_for_work():
+                if not self._closing:
+                    self._admit(runtime, cache)
+                self._round(runtime, cache)
+        except (
+            Exception
+        ) as bug:  # a thread that ended silently would leave callers waiting, and a worker that looks ready
+            log.exception("the engine ended")
+            with self._changed:
+                self.failure = failure = _broken(bug)
+                self.state = "failed"
+            for answer in self._active:
+                answer.fail(failure)
+                answer.end()
+            self._active.clear()
         for generation in self._waiting:
-            generation.emit(_unwritten(generation, "cancelled"))
+            generation.emit(_unwritten(generation, "error" if self.failure else "cancelled", self.failure))
 
     def _round(self, runtime: Runtime, cache: KvCache) -> None:
         for answer in [answer for answer in self._active if answer.cancelled]:
@@ -260,6 +274,10 @@ def _not_loaded(error: Exception) -> WorkerFailed:
     return kind("The model could not be loaded.", f"{type(error).__name__}: {error}.", "Look into the worker's log.")
 
 
+def _broken(bug: Exception) -> WorkerFailed:
+    return WorkerFailed("The worker broke down.", f"{type(bug).__name__}: {bug}.", "Send the request again.")
+
+
 def _named(error: Exception) -> Exception:
     """The error that callers see: OutOfMemory where that was the cause, else the error itself."""
     if not is_out_of_memory(error):
@@ -337,8 +355,12 @@ class _ActiveAnswer:
             return unread or self._write(self._sampler.choose(result))
         except Exception as error:  # sampling and detokenizing can fail too, and end only this answer
             log.exception("an answer broke off")
-            self.error, self._finish_reason = _named(error), "error"
+            self.fail(_named(error))
             return False
+
+    def fail(self, error: Exception) -> None:
+        """Note why it breaks off."""
+        self.error, self._finish_reason = error, "error"
 
     def end(self, *, cancelled: bool = False) -> None:
         """Emit its end."""

@@ -7,7 +7,8 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -64,10 +65,30 @@ class BodyTooLarge(Exception):
 
 
 class LastRequest:
-    """When the worker got its last request; an idle worker ends itself."""
+    """When the worker's last request ended; an idle worker ends itself."""
 
     def __init__(self) -> None:
-        self.at = time.monotonic()
+        self._at = time.monotonic()
+        self._under_way = 0
+
+    def note(self) -> None:
+        """Something was asked just now."""
+        self._at = time.monotonic()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A request that is being answered, however long that takes."""
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self.note()
+
+    @property
+    def idle_s(self) -> float:
+        """Since when nothing is asked."""
+        return 0.0 if self._under_way else time.monotonic() - self._at
 
 
 @dataclass(frozen=True)
@@ -91,15 +112,17 @@ class Guard:
         self._app, self._names, self._keys, self._last_request = app, names, keys, last_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = await self._refused(Request(scope)) if scope["type"] == "http" else None
-        await (refused or self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        rule = ROUTES.get(request.url.path, _ANY_OTHER)
+        with self._last_request.under_way() if rule.keeps_alive else nullcontext():
+            await (await self._refused(request, rule) or self._app)(scope, receive, send)
 
-    async def _refused(self, request: Request) -> Response | None:
+    async def _refused(self, request: Request, rule: RouteRule) -> Response | None:
         if why := self._names.refusal(request.scope["headers"]):
             return refusal(403, why, "origin_not_allowed")
-        rule = ROUTES.get(request.url.path, _ANY_OTHER)
-        if rule.keeps_alive:
-            self._last_request.at = time.monotonic()
         if rule.act is None:
             return None
         if refused := await self._refused_key(request, rule.act):

@@ -114,6 +114,22 @@ class TestInvocations:
         assert answers == [200]
 
 
+class TestASharedKey:
+    def test_headers_buy_no_turn_beyond_the_limit(self, built: Built, tmp_path: Path) -> None:
+        with worker_app(built, tmp_path, limits=Limits(user_minute_turns=3), managed=False) as client:
+            tricks = [
+                as_user("ada", **{"X-Phi3kit-Turn-Id": "one"}),
+                as_user("ada", **{"X-Phi3kit-Turn-Id": "one"}),  # six requests with one id were counted once
+                as_user("bob"),
+                as_user("carol"),
+                as_user("ada", **{"X-Phi3kit-Origin": "batch"}),  # a batch's rows are not counted by the minute
+                as_user("dora", **{"X-Phi3kit-Origin": "batch", "X-Phi3kit-Turn-Id": "two"}),
+            ]
+            asked = [client.post("/v1/completions", json=completion("Hi"), headers=each).status_code for each in tricks]
+        assert asked == [200] * 3 + [429] * 3
+        assert [each.user for each in RequestCounts(tmp_path).all()] == ["api"]
+
+
 @contextmanager
 def _locked(database: Path) -> Iterator[None]:
     """Another process writes and does not end."""

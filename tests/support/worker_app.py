@@ -28,16 +28,23 @@ OWN_KEY = "own-key"
 
 @contextmanager
 def worker_app(
-    built: Built, home: Path, wrapper: WrapperName = "onnx", limits: Limits | None = None, **environment: str
+    built: Built,
+    home: Path,
+    wrapper: WrapperName = "onnx",
+    limits: Limits | None = None,
+    *,
+    managed: bool = True,
+    **environment: str,
 ) -> Iterator[TestClient]:
     """The routes of a worker that has loaded the built model. Its own key is OWN_KEY; people's keys lie in `home`.
 
     home: the data folder, apart from the one where the model is. limits: of each user; none where None.
+    managed: it is the app's; else one that `phi3kit serve` started, whose key several people may share.
     """
     settings = replace(read_settings({"PHI3KIT_HOME": str(home), **environment}), limits=limits or Limits())
     folder = resolve(built.uri(wrapper), built.settings).folder
     engine = Engine(partial(load_model, folder, wrapper, 1, None, settings.shared_system), settings.max_queue)
-    keys = Keys(OWN_KEY, KeyStore(home), required=True, managed=True)
+    keys = Keys(OWN_KEY, KeyStore(home), required=True, managed=managed)
     config = WorkerConfig(
         folder, wrapper, built.uri(wrapper), ServedNames.read(()), keys, Threads(1, "a test"), settings
     )

@@ -510,3 +510,21 @@ class TestRealModel:
         assert (done.finish_reason, done.error) == ("stop", None)
         assert reader.text == "The capital of Spain is Madrid."
         assert done.completion_tokens == len(ids(reader.text)) + 1
+
+
+class TestABrokenEngine:
+    def test_it_says_so_to_those_who_wait_and_to_those_who_come(self, start: Start) -> None:
+        runtime = ScriptedRuntime({"first": [*ids("word " * 50)], "second": [END]})
+        runtime.may_write.clear()
+        engine = start(runtime, budget=150)  # memory for one of them
+        first, second = Reader(), Reader()
+        engine.submit(a_generation(first, prompt="first"))
+        engine.submit(a_generation(second, prompt="second"))
+        engine.cache.extend = lambda slot, prompt_ids: 1 // 0  # type: ignore[method-assign]
+        runtime.may_write.set()
+        for reader in (first, second):
+            assert reader.done().finish_reason == "error"
+            assert "The worker broke down. ZeroDivisionError" in str(reader.done().error)
+        assert (engine.state, engine.active) == ("failed", 0)  # /health is a 503, and a worker's process ends
+        with pytest.raises(WorkerFailed, match="broke down"):
+            engine.submit(a_generation(Reader()))
