@@ -12,6 +12,7 @@ import yaml
 from phi3kit.conversations.request_snippets import Snippet, remote_snippets, snippets
 from phi3kit.core.errors import ConnectionInvalid, RequestInvalid
 from phi3kit.core.records import Message
+from phi3kit.core.secret import SecretUrl
 from phi3kit.core.settings import Settings
 from phi3kit.deployment import compose, recipes
 from phi3kit.endpoints.connections import Connection
@@ -113,7 +114,7 @@ class TestSnippets:
     @pytest.mark.parametrize("name", NAMES)
     def test_a_models_name_stays_in_its_comment_and_its_literal(self, shell, name: str) -> None:  # type: ignore[no-untyped-def]
         uri = f"models:/{name}"
-        for snippet in snippets(QUESTION, "onnx", uri, "sqlite:///mlflow.db"):
+        for snippet in snippets(QUESTION, "onnx", uri, SecretUrl("sqlite:///mlflow.db")):
             if snippet.language == "bash":
                 shell(snippet.code)
             else:
