@@ -91,7 +91,8 @@ def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = 
     # 2. The weights, and the shape that they must have.
     if kind == GENAI_CONFIG:
         model = _read(name, target / kind).get("model") or {}
-        _place_graph(name, model.get("decoder") or {}, found, target, place)
+        if remark := _place_graph(name, model.get("decoder") or {}, found, target, place):
+            notes.append(remark)
     else:
         tensors = _place_weights(name, found, target, place)
     shape = judge(name, target, {path.name: path.stat().st_size for path in target.iterdir()}).shape
@@ -119,11 +120,11 @@ def _copy_config(name: str, path: Path, target: Path, spec: configs.Spec) -> lis
     ]
 
 
-def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], target: Path, place: Place) -> None:
-    """The graph and the data files that it names, when all that it names is known."""
+def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], target: Path, place: Place) -> str | None:
+    """The graph and the data files that it names, when all that it names is known; a remark when it was mended."""
     file = decoder.get("filename")
     if file not in found:
-        return  # judge says what is missing
+        return None  # judge says what is missing
     try:
         graph = onnx_file.read(found[file])
     except onnx_file.OnnxUnreadable as error:
@@ -142,7 +143,41 @@ def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], tar
     pasts = sum(past % layer in graph.inputs for layer in range(512))
     if layers != pasts:
         raise _unfit(name, f"Its genai_config.json says {layers} layers, and its graph has {pasts}.")
-    place(found[file], target / file)
+    window = _window(name, found)
+    if window is None or graph.windows == {window}:
+        place(found[file], target / file)
+        return None
+    if graph.windows != {-1} or not _set_window(found[file], target / file, window):
+        back = ", ".join(f"{each:,}" for each in sorted(graph.windows - {-1})) or "to the beginning"
+        raise _unfit(name, f"Its config says a sliding window of {window:,} tokens, and its graph attends back {back}.")
+    return (
+        f"Its graph attends to everything, and its config says a sliding window of {window:,} tokens: behind longer texts it "
+        "would answer noise. The logged graph has the window."
+    )
+
+
+def _window(name: str, found: dict[str, Path]) -> int | None:
+    """The sliding window that an ONNX folder's configs name; None when they name none, or one of the whole context."""
+    model = _read(name, found[GENAI_CONFIG])["model"]
+    block = model["decoder"].get("sliding_window")
+    window = block.get("window_size") if isinstance(block, dict) else None
+    if window is None and CONFIG in found:  # of the weights that it was made from
+        window = _read(name, found[CONFIG]).get("sliding_window")
+    return window if isinstance(window, int) and 0 < window < model["context_length"] else None
+
+
+def _set_window(source: Path, target: Path, window: int) -> bool:
+    """Write a graph whose attention nodes have the window; whether all of them got it."""
+    import onnx  # 26 MB: only where needed
+
+    model = onnx.load(str(source), load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "GroupQueryAttention":
+            kept = [each for each in node.attribute if each.name != "local_window_size"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute("local_window_size", window)])
+    target.write_bytes(model.SerializeToString())
+    return onnx_file.read(target).windows == {window}
 
 
 def _place_weights(name: str, found: dict[str, Path], target: Path, place: Place) -> dict[str, list[int]]:

@@ -89,8 +89,7 @@ def files_in(folder: Path) -> dict[str, Path]:
     whoever can write the folder could name any file of this machine by one.
     """
     folder = folder.resolve()
-    snapshots = next((above for above in folder.parents if above.name == "snapshots"), None)
-    allowed = {folder} | ({snapshots.parent / "blobs"} if snapshots else set())
+    allowed = {folder} | {above.parent / "blobs" for above in folder.parents if above.name == "snapshots"}
     real = {path.name: path.resolve() for path in folder.iterdir()}
     return {
         name: path

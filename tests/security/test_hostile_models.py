@@ -15,6 +15,7 @@ from yaml import YAMLError
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import ModelNotFound, SourceInvalid
 from phi3kit.core.records import WrapperName
+from phi3kit.formats import onnx_file
 from phi3kit.formats.model_copy import copy_model
 from phi3kit.packaging.sources.find import find_source
 from phi3kit.tracking.logged_models import resolve
@@ -230,6 +231,50 @@ class TestGraph:
 
         edit_graph(exported, change)
         assert refusal(exported).endswith("its graphs lie too deep in each other.")
+
+
+def set_windows(*windows: int) -> Callable[[onnx.ModelProto], None]:
+    """Give the attention nodes these windows, one after the other."""
+
+    def change(model: onnx.ModelProto) -> None:
+        nodes = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+        for number, node in enumerate(nodes):
+            (found,) = [each for each in node.attribute if each.name == "local_window_size"]
+            found.i = windows[number % len(windows)]
+
+    return change
+
+
+class TestWindow:
+    """Of a graph and its configs: behind a longer text the answers of one that attends further back are noise."""
+
+    def say(self, folder: Path, place: str, window: int) -> None:
+        if place == "genai_config.json":
+            edit_decoder(folder, sliding_window={"window_size": window, "slide_key_value_cache": True})
+        else:
+            (folder / "config.json").write_text(json.dumps({"sliding_window": window}))
+
+    @pytest.mark.parametrize("place", ["genai_config.json", "config.json"])
+    def test_a_graph_without_one_gets_that_of_its_config_with_a_note(self, exported: Path, place: str) -> None:
+        edit_graph(exported, set_windows(-1))
+        self.say(exported, place, 2047)
+        (note,) = copy_model("hostile", [exported], exported.with_name("known"))
+        assert "its config says a sliding window of 2,047 tokens" in note
+        assert onnx_file.read(exported.with_name("known") / "model.onnx").windows == {2047}
+        assert onnx_file.read(exported / "model.onnx").windows == {-1}  # the source is as it was
+
+    @pytest.mark.parametrize("windows", [(1000,), (2047, -1), (2047, 100)], ids=str)
+    def test_one_that_contradicts_its_config_is_refused(self, exported: Path, windows: tuple[int, ...]) -> None:
+        edit_graph(exported, set_windows(*windows))
+        self.say(exported, "genai_config.json", 2047)
+        assert refusal(exported).startswith(
+            "Its config says a sliding window of 2,047 tokens, and its graph attends back "
+        )
+
+    @pytest.mark.parametrize("window", [2047, 4096, 0])
+    def test_agreement_needs_no_note(self, exported: Path, window: int) -> None:
+        self.say(exported, "config.json", window)
+        assert copy_model("hostile", [exported], exported.with_name("known")) == []
 
 
 class TestConfig:
