@@ -13,7 +13,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -24,7 +25,7 @@ from bench.worker import HealthWatch, Worker, serving
 from phi3kit.core.records import WRAPPERS
 
 KEY = "bench"
-SECONDS = 8.0  # of each attack
+SECONDS = 5.0  # of each measurement: one without the attack, one with it
 PROMPT = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
 TURN = {"prompt": PROMPT, "max_tokens": 24, "temperature": 0}
 
@@ -51,7 +52,7 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
         4,
     ),
     "/invocations, 8 × 800 prompts": (posting("/invocations", {"prompt": [PROMPT] * 800}), 8),
-    "/tokenize of 262,144 characters": (posting("/tokenize", {"prompt": "🚀" * 250_000}), 4),
+    "/tokenize of 262,144 bytes": (posting("/tokenize", {"prompt": "🚀" * 65_536}), 4),
     "/tokenize, 8,192 pieces": (posting("/tokenize", {"prompt": "a" * 8192, "return_pieces": True}), 4),
     "/detokenize of 32,768 ids": (posting("/detokenize", {"tokens": [300] * 32_768}), 4),
     "1 MiB of nested lists": (posting("/tokenize", b'{"prompt":[' + b"[]," * 349_000 + b"[]]}"), 4),
@@ -98,17 +99,17 @@ def half_sent(worker: Worker) -> Iterator[None]:
 
 
 @contextmanager
-def locked_counts(worker: Worker, home: Path) -> Iterator[None]:
+def locked_counts(worker: Worker) -> Iterator[None]:
     """Another process holds the file of counts, and calls wait for it."""
     with attacked(worker, posting("/invocations", {"prompt": PROMPT}), 2):
-        connection = sqlite3.connect(home / "asked.db", isolation_level=None, timeout=30)
+        connection = sqlite3.connect(worker.home / "asked.db", isolation_level=None, timeout=30)
         connection.execute("begin exclusive")
         yield
         connection.close()
 
 
-def figures(worker: Worker, *, turns: bool = True) -> tuple[float, float, float]:
-    """Milliseconds: /health's 50th and 99th percentile, and the median of another user's turns."""
+def measured(worker: Worker, *, turns: bool = True) -> tuple[float, float]:
+    """Milliseconds: the 99th percentile of /health, and the median of another user's turns (none: 0)."""
     seconds: list[float] = []
     with (
         HealthWatch(worker) as watch,
@@ -121,8 +122,7 @@ def figures(worker: Worker, *, turns: bool = True) -> tuple[float, float, float]
                 client.post("/v1/completions", json=TURN | {"prompt": f"{PROMPT}{began}"}).raise_for_status()
                 seconds.append(time.perf_counter() - began)
             time.sleep(0.05)
-    health = quantiles(watch.seconds, n=100)
-    return median(watch.seconds) * 1e3, health[98] * 1e3, (median(seconds) if seconds else float("nan")) * 1e3
+    return quantiles(watch.seconds, n=100)[98] * 1e3, median(seconds or [0.0]) * 1e3
 
 
 def main() -> None:
@@ -131,22 +131,24 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wrapper", choices=WRAPPERS, default="onnx")
-    arguments = parser.parse_args()
+    wrapper = parser.parse_args().wrapper
     os.environ |= {"PHI3KIT_API_KEY": KEY, "PHI3KIT_USER_MINUTE_TURNS": "1000000", "TOKENIZERS_PARALLELISM": "false"}
-    print("| attack | /health p50, ms | p99, ms | another user's turn, ms |\n| --- | --- | --- | --- |")
-
-    def note(name: str, found: tuple[float, float, float]) -> None:
-        print(f"| {name} | {found[0]:.0f} | {found[1]:.0f} | {found[2]:.0f} |", flush=True)
-
+    print("| attack | /health p99, ms: without, with | another user's turn, ms: without, with | times |")
+    print("| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as work:
-        folder, _ = build("embedded", arguments.wrapper, Path(work) / "home")
-        for name, (attack, threads) in ATTACKS.items():
-            with serving(folder, arguments.wrapper) as worker, attacked(worker, attack, threads):
-                note(name, figures(worker))
-        with serving(folder, arguments.wrapper) as worker, half_sent(worker):
-            note("300 half-sent requests", figures(worker))
-        with serving(folder, arguments.wrapper) as worker, locked_counts(worker, worker.home):
-            note("a locked file of counts", figures(worker, turns=False))
+        folder, _ = build("embedded", wrapper, Path(work) / "home")
+        attacks: dict[str, Callable[[Worker], AbstractContextManager[None]]] = {
+            name: partial(attacked, attack=attack, threads=threads) for name, (attack, threads) in ATTACKS.items()
+        }
+        attacks |= {"300 half-sent requests": half_sent, "a locked file of counts": locked_counts}
+        for name, attack in attacks.items():
+            turns = attack is not locked_counts  # they wait for the file too
+            with serving(folder, wrapper) as worker:
+                health_before, turn_before = measured(worker)
+                with attack(worker):
+                    health, turn = measured(worker, turns=turns)
+            ratio = f"{turn_before:.0f}, {turn:.0f} | {turn / turn_before:.1f}" if turns else "– | –"
+            print(f"| {name} | {health_before:.0f}, {health:.0f} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ Result = TypeVar("Result")
 
 _MOST_WAITING = 64  # calls of one user
 _MINUTE_S = 60
+_REST = 2  # times as long as a call computed
 
 
 class TakingTurns:
@@ -46,8 +47,8 @@ class TakingTurns:
 class ThreadPool:
     """Threads for one kind of work; users take turns.
 
-    After a call its user's next one waits as long as the call computed. So nobody has more than half of Python's lock,
-    which much of the work holds, and other users' turns are at most twice as slow.
+    After a call its user's next one waits twice as long as the call computed. So nobody has more than a third of Python's
+    lock, which much of the work holds, and other users' turns are not twice as slow.
     """
 
     def __init__(self, name: str, threads: int) -> None:
@@ -68,7 +69,7 @@ class ThreadPool:
         finally:
             now = time.monotonic()
             self._rests = {other: until for other, until in self._rests.items() if until > now}
-            self._rests[user] = now + time.thread_time() - began_s
+            self._rests[user] = now + _REST * (time.thread_time() - began_s)
 
 
 class TokenMeter:

@@ -31,7 +31,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 MAX_BODY_BYTES = 2**20
 _MOST_BRACKETS = 40_000  # Python's objects take longer to make than their bytes to read
-_CHARACTERS_A_TOKEN = 64  # beyond them a text fits no context: a token has 4 characters or so
+_BYTES_A_TOKEN = 64  # beyond them a text fits no context: a token has 4 bytes or so
 # A page of another site sends neither without asking first. MLflow's protocol has the second.
 _JSON, _CSV = "application/json", "text/csv"
 
@@ -215,10 +215,11 @@ def check_length(prompt: tuple[Message, ...] | str, limits: Limits, context_toke
             param=param,
             code="string_above_max_length",
         )
-    if length > context_tokens * _CHARACTERS_A_TOKEN:
+    texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
+    if (size := sum(len(text.encode()) for text in texts)) > context_tokens * _BYTES_A_TOKEN:
         raise RequestInvalid(
             "The prompt is too long.",
-            f"It has {length:,} characters, and the model's context holds {context_tokens:,} tokens, answer included.",
+            f"It has {size:,} bytes, and the model's context holds {context_tokens:,} tokens, answer included.",
             "Shorten the prompt or start a new conversation.",
             param=param,
             code="context_length_exceeded",

@@ -57,6 +57,7 @@ class TestLongTexts:
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 300_000}]}, "context_length_exceeded"),
             ("/tokenize", {"prompt": "a" * 40_000, "return_pieces": True}, "string_above_max_length"),
             ("/tokenize", {"prompt": LONG}, "string_above_max_length"),
+            ("/tokenize", {"prompt": LONG * 2}, "context_length_exceeded"),
             ("/detokenize", {"tokens": [300] * 40_000}, None),
             ("/detokenize", {"tokens": [[]] * 40_000}, None),
             ("/v1/completions", {"prompt": [[]] * 40_000}, None),
@@ -120,7 +121,7 @@ class TestOneUsersCalls:
 
         assert asyncio.run(order()).index("bob") <= 1
 
-    def test_after_long_work_its_user_waits_as_long_and_nobody_else(self) -> None:
+    def test_after_long_work_its_user_waits_twice_as_long_and_nobody_else(self) -> None:
         async def waits() -> tuple[float, float]:
             pool = ThreadPool("test", threads=2)
 
