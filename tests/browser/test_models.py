@@ -66,7 +66,35 @@ def test_3_mlflows_server_runs_and_answers_and_ends_with_the_app(page: "playwrig
     page.get_by_text("The capital of Spain is Madrid.").wait_for()
 
 
-def test_4_deleting_asks_first(page: "playwright.Page", store: Settings) -> None:
+def test_4_a_click_acts_on_the_row_that_is_shown_when_others_have_come_above_it(
+    page: "playwright.Page", store: Settings, built: Built
+) -> None:
+    registry.register(built.uri("onnx"), "phi3", ADMIN, store)
+    go(page, "Models")
+    page.get_by_role("radio", name="Registered").click()
+    idle(page)
+    page.reload()
+    page.get_by_text("phi3, version 2").wait_for()
+    idle(page)
+    table = page.get_by_test_id("stDataFrame").first.bounding_box()
+    assert table is not None
+    page.mouse.click(table["x"] + 20, table["y"] + 53 + 35)  # the second row's box
+    page.get_by_text("phi3, version 1").wait_for()
+    idle(page)
+    registry.register(built.uri("onnx"), "phi3", ADMIN, store)  # another person's, above both
+    page.get_by_role("button", name="Make challenger").click()
+    page.get_by_text("phi3@challenger points to version 1").wait_for()
+    idle(page)
+    page.get_by_text("phi3, version 1").wait_for()
+    (registered,) = registry.list_registered(store)
+    assert {each.version: each.aliases for each in registered.versions} == {1: ("challenger", "champion"), 2: (), 3: ()}
+    for version in (2, 3):
+        registry.delete_version("phi3", version, ADMIN, store)
+    page.get_by_role("button", name="Remove challenger").first.click()
+    page.get_by_text("phi3@challenger points nowhere now").wait_for()
+
+
+def test_5_deleting_asks_first(page: "playwright.Page", store: Settings) -> None:
     go(page, "Models")
     page.get_by_role("radio", name="Logged models").click()
     idle(page)

@@ -76,8 +76,9 @@ def _show_list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
         for key in keys
     ]
     dates = dict.fromkeys(("Created", "Ends", "Last used"), elements.DATE)
-    at = elements.choose_row(rows, "access_keys", "API keys", dates)
-    live = keys[at] if at is not None and keys[at].state(now) == "live" else None
+    by_id = {key.id: key for key in keys}
+    chosen = by_id.get(elements.choose_row(rows, list(by_id), "access_keys", "API keys", dates) or "")
+    live = chosen if chosen and chosen.state(now) == "live" else None
     st.button(
         f"Revoke {live.id}" if live else "Revoke",
         icon=":material/block:",

@@ -29,13 +29,17 @@ def _drawer() -> None:
     with shell.errors_shown():
         text = st.text_input(
             "Search", type="search", key="drawer_search", placeholder="Titles, messages and answers",
-            label_visibility="collapsed",
+            label_visibility="collapsed", on_change=lambda: st.session_state.pop("drawer_page", None),
         )  # fmt: skip
         place = st.container()
         page = st.session_state.get("drawer_page", 1)
         found, total = open_conversation.store().find(text or "", _PAGE, (page - 1) * _PAGE)
-        if total > _PAGE:
-            st.pagination(-(-total // _PAGE), key="drawer_page")
+        last = max(1, -(-total // _PAGE))
+        if page > last:  # the conversations of that page were deleted
+            st.session_state["drawer_page"] = page = last
+            found, total = open_conversation.store().find(text or "", _PAGE, (page - 1) * _PAGE)
+        if last > 1:
+            st.pagination(last, key="drawer_page")
         with place:
             _show_import()
             if not found:

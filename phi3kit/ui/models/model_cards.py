@@ -43,10 +43,11 @@ def choose_model(models: list[LoggedModel], registered: list[RegisteredModel]) -
         "built": elements.DATE,
         "registered as": st.column_config.ListColumn("registered as"),
     }
-    at = elements.choose_row(rows, "logged_models", "Logged models", columns)
-    if at is None:
+    by_uri = {model.model_uri: model for model in models}
+    chosen = elements.choose_row(rows, list(by_uri), "logged_models", "Logged models", columns)
+    if chosen is None:
         st.caption("Choose a row to see another one; the newest is shown.")
-    return models[at or 0]
+    return by_uri[chosen] if chosen else models[0]
 
 
 def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
@@ -63,7 +64,7 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
         with st.container(horizontal=True):
             show_load_button(model)
             _show_register_form(model)
-            if permissions.button("Delete", "delete", icon=":material/delete:", key="delete_model"):
+            if permissions.button("Delete", "delete", icon=":material/delete:", key=f"delete_{model.model_uri}"):
                 _confirm_delete(model, registered)
             show_links(model.model_uri, model)
         if model.files_gone:
@@ -79,11 +80,11 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
 
 def show_links(model_uri: str, model: LoggedModel) -> None:
     """To the pages that use a model, with it chosen there."""
-    if st.button("Talk", icon=":material/forum:", key="talk", disabled=model.files_gone):
+    if st.button("Talk", icon=":material/forum:", key=f"talk_{model_uri}", disabled=model.files_gone):
         st.session_state["chat_wrapper"] = model.wrapper
         st.session_state[f"chat_model_{model.wrapper}"] = model.model_uri
         st.switch_page(pages.path("chat"))
-    if st.button("Deploy", icon=":material/rocket_launch:", key="deploy", disabled=model.files_gone):
+    if st.button("Deploy", icon=":material/rocket_launch:", key=f"deploy_{model_uri}", disabled=model.files_gone):
         st.session_state["deploy_model"] = model_uri
         st.switch_page(pages.path("deploy"))
 
@@ -93,8 +94,10 @@ def show_load_button(model: LoggedModel) -> None:
     pool = resources.kit().pool
     if any(each.model_uri == model.model_uri and each.state != "stopped" for each in pool.statuses()):
         unload = partial(pool.unload, model.model_uri, resources.actor())
-        permissions.button("Unload", "serve", icon=":material/eject:", on_click=unload, key="unload")
-    elif permissions.button("Load", "talk", icon=":material/memory:", key="load", disabled=model.files_gone):
+        permissions.button("Unload", "serve", icon=":material/eject:", on_click=unload, key=f"unload_{model.model_uri}")
+    elif permissions.button(
+        "Load", "talk", icon=":material/memory:", key=f"load_{model.model_uri}", disabled=model.files_gone
+    ):
         with st.spinner("Starting the worker and loading the model"):
             actions.attempt(lambda: resources.endpoint(targets.of_model(model, "")), f"Loaded {model.model_uri}")
         st.rerun()
@@ -134,7 +137,7 @@ def _show_register_form(model: LoggedModel) -> None:
     disabled = model.files_gone or not permissions.may("register")
     with (
         st.popover("Register", icon=":material/bookmark_add:", disabled=disabled),
-        st.form("register_form", border=False, clear_on_submit=True),
+        st.form(f"register_{model.model_uri}", border=False, clear_on_submit=True),
     ):
         usual = f"phi3-{model.wrapper}"
         name = st.text_input("Name in the Model Registry", placeholder=usual, help="Adds a version.").strip() or usual

@@ -36,10 +36,11 @@ def choose_version(registered: list[RegisteredModel]) -> Version:
         "size": elements.MEGABYTES,
         "registered": elements.DATE,
     }
-    at = elements.choose_row(rows, "versions", "Registered versions", columns)
-    if len(found) > 1 and at is None:
+    by_uri = {version.model_uri: version for version in found}
+    chosen = elements.choose_row(rows, list(by_uri), "versions", "Registered versions", columns)
+    if len(found) > 1 and chosen is None:
         st.caption("Choose a row to see another one.")
-    return found[at or 0]
+    return by_uri[chosen] if chosen else found[0]
 
 
 def show_version(version: Version, registered: list[RegisteredModel]) -> None:
@@ -64,7 +65,9 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
             if version.model:
                 model_cards.show_load_button(version.model)
                 model_cards.show_links(version.model_uri, version.model)
-            if permissions.button("Delete version", "delete", icon=":material/delete:", key="delete_version"):
+            if permissions.button(
+                "Delete version", "delete", icon=":material/delete:", key=f"delete_{version.model_uri}"
+            ):
                 _confirm_delete(version)
         if version.description:
             st.caption(words.plain(version.description))
@@ -93,17 +96,22 @@ def _show_alias_buttons(version: Version) -> None:
             icon=":material/star:" if alias == CHAMPION else ":material/swords:",
             on_click=actions.attempt,
             args=remove(alias) if here else move_here(alias),
-            key=f"alias_{alias}",
+            key=f"alias_{alias}_{version.model_uri}",
             help=f"models:/{name}@{alias} leads to the version that has this alias; workers follow it.",
         )
     with st.popover("Alias", icon=":material/label:", disabled=not permissions.may("register")):
-        with st.form("alias_form", border=False, clear_on_submit=True):
+        with st.form(f"alias_form_{version.model_uri}", border=False, clear_on_submit=True):
             own = st.text_input("Alias of your own", placeholder="for example staging")
             if st.form_submit_button("Set", icon=":material/label:"):
                 actions.attempt(*move_here(own.strip()))
                 st.rerun()
         for alias in version.aliases:
-            st.button(f"Remove {alias}", key=f"remove_alias_{alias}", on_click=actions.attempt, args=remove(alias))
+            st.button(
+                f"Remove {alias}",
+                key=f"remove_alias_{alias}_{version.model_uri}",
+                on_click=actions.attempt,
+                args=remove(alias),
+            )
 
 
 def _show_notes_form(version: Version, registered: list[RegisteredModel]) -> None:

@@ -3,6 +3,7 @@
 Knows Streamlit's elements and what they return.
 """
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -33,14 +34,38 @@ def choose_view(options: Iterable[T], key: str) -> T:
 
 
 def choose_row(
-    rows: Sequence[dict[str, Any]], key: str, alt: str, columns: Mapping[str, Any] | None = None
-) -> int | None:
-    """Draw the rows; the number of the chosen one. None: none is, or it is no longer there."""
-    table: Any = st.dataframe(
-        rows, hide_index=True, on_select="rerun", selection_mode="single-row", key=key, alt=alt, column_config=columns
-    )
-    chosen = table.selection.rows
-    return int(chosen[0]) if chosen and chosen[0] < len(rows) else None
+    rows: Sequence[dict[str, Any]] | pd.DataFrame,
+    ids: Sequence[str],
+    key: str,
+    alt: str,
+    columns: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> str | None:
+    """Draw the rows; the id of the chosen one. None: none is, or it is no longer there.
+
+    ids: of the rows, in their order. more: of st.dataframe. A browser knows a selection by its position, and rows move when
+    others come or go: remembered is the id, and other rows are another table, in which the same one is selected.
+    """
+    table = f"{key}_{st.session_state.get(f'{key}_forgotten', 0)}_{zlib.crc32(' '.join(ids).encode()):x}"
+    chosen_key = f"{key}_chosen"
+
+    def choose() -> None:  # with the ids of the table that was clicked
+        at = st.session_state[table].selection.rows
+        st.session_state[chosen_key] = ids[at[0]] if at else None
+
+    chosen: str | None = st.session_state.get(chosen_key)
+    at = [ids.index(chosen)] if chosen in ids else []
+    st.dataframe(
+        rows, hide_index=True, on_select=choose, selection_mode="single-row", key=table, alt=alt, column_config=columns,
+        selection_default={"selection": {"rows": at}}, **more,
+    )  # fmt: skip
+    return chosen if at else None
+
+
+def forget_row(key: str) -> None:
+    """No row of the table of `choose_row` is chosen any more, nor marked in the browser."""
+    st.session_state.pop(f"{key}_chosen", None)
+    st.session_state[f"{key}_forgotten"] = st.session_state.get(f"{key}_forgotten", 0) + 1
 
 
 def show_metrics(figures: Mapping[str, str]) -> None:

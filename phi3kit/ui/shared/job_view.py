@@ -65,9 +65,10 @@ def show_history(
         for job in jobs
     ]
     with st.expander(f"{title} · {len(jobs)}"):
-        at = elements.choose_row(rows, title.lower(), title, {"began": elements.DATE})
-        if at is None:
+        by_id = {job.job_id: job for job in jobs}
+        chosen = elements.choose_row(rows, list(by_id), title.lower(), title, {"began": elements.DATE})
+        if chosen is None:
             st.caption("Choose a row to see more of it, and what it printed.")
         else:
-            more(jobs[at])
-            st.code(jobs[at].log() or "It printed nothing.", language=None, height=300)
+            more(by_id[chosen])
+            st.code(by_id[chosen].log() or "It printed nothing.", language=None, height=300)

@@ -3,6 +3,7 @@
 Knows widgets. Does not know where a turn's text is kept.
 """
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from phi3kit.core.records import Message
 from phi3kit.core.settings import INSTALLED
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.prompt import editor
-from phi3kit.ui.shared import pages, resources, shell, theme, words
+from phi3kit.ui.shared import elements, pages, resources, shell, theme, words
 from phi3kit.usage.details import TurnDetails, turn_details
 
 _PARTS = ("prompt", "completion", "total")
@@ -27,34 +28,27 @@ _AVATARS = {"system": ":material/psychology:", "user": ":material/person:", "ass
 def show_table(turns: pd.DataFrame, key: str) -> None:
     """Turns, newest first; a click on a row opens it."""
     shown = turns.head(_MOST_ROWS)
-    opened = st.session_state.setdefault(f"{key}_opened", 0)
-    event: Any = st.dataframe(
+    chosen = elements.choose_row(
         shown[_COLUMNS],
-        hide_index=True,
-        height=min(38 + 35 * len(shown), 420),
-        key=f"{key}_{opened}",
-        on_select="rerun",
-        selection_mode="single-row",
-        placeholder="–",
-        alt="The turns that fit the filters, newest first",
-        column_config={
+        list(shown["run_id"]),
+        key,
+        "The turns that fit the filters, newest first",
+        {
             "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=words.timezone()),
             **{f"{part}_tokens": st.column_config.NumberColumn(part, format="localized") for part in _PARTS},
             "finish_reason": "finish",
             "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f"),
             "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f"),
         },
+        height=min(38 + 35 * len(shown), 420),
+        placeholder="–",
     )
-    rows = event.selection.rows
     cut = len(turns) > len(shown)
     more = f" The newest {_MOST_ROWS:,} of {len(turns):,} are shown; the files have all." if cut else ""
     st.caption(f"Select a row to see the turn.{more}")
-    if rows and rows[0] < len(shown):
-        row = {str(name): value for name, value in shown.iloc[rows[0]].items()}
-
-        def closed() -> None:
-            st.session_state[f"{key}_opened"] = opened + 1  # a table without a selection
-
+    if chosen:
+        row = {str(name): value for name, value in shown[shown["run_id"] == chosen].iloc[0].items()}
+        closed = partial(elements.forget_row, key)
         st.dialog("Turn", width="medium", position="right", on_dismiss=closed)(_show_turn)(row)
 
 
