@@ -31,6 +31,14 @@ def prepare_home(home: Path) -> None:
             probe.write(b"x" * 4096)
 
 
+def keep_temporary_files(home: Path) -> None:
+    """Let temporary files of this process and its children lie in the data folder too, where it can be written."""
+    folder = home / "tmp"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
 @contextmanager
 def writing(home: Path) -> Iterator[None]:
     """Translate the file system's errors. Raises StorageFailed."""

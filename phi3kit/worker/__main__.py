@@ -20,7 +20,7 @@ import uvicorn
 from phi3kit.access.keys import KeyStore
 from phi3kit.access.people import role_of_key
 from phi3kit.access.same_origin import ServedNames
-from phi3kit.core.data_folder import keep_private
+from phi3kit.core.data_folder import keep_private, keep_temporary_files
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.core.loopback import check_listening, is_loopback
 from phi3kit.core.records import WRAPPERS
@@ -58,6 +58,7 @@ def main() -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     # 1. What may be refused, before anything is loaded.
     settings = read_settings()
+    keep_temporary_files(settings.home)
     keys = _keys(settings, arguments.host, managed=arguments.managed)
     names = ServedNames.read(() if arguments.managed else settings.host_names)  # its app asks it by address
     listener = _listen(arguments.host, arguments.port)

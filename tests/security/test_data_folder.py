@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from phi3kit.access.keys import KeyStore
 from phi3kit.cli.main import main
 from phi3kit.core import data_folder
-from phi3kit.core.data_folder import disk_bytes, files_under, keep_private, prepare_home
+from phi3kit.core.data_folder import disk_bytes, files_under, keep_private, keep_temporary_files, prepare_home
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.tracking.store import experiment_id, open_store
 from tests.conftest import settings_for
@@ -56,6 +57,16 @@ class TestRights:
         subprocess.run([sys.executable, "-c", code], env=environment, cwd=PROJECT_ROOT, check=True, capture_output=True)
         assert mode(home) == 0o700
         assert [path.name for path, found in files_under(home) if found.st_mode & 0o077] == []
+
+    def test_temporary_files_of_a_worker_and_its_children_lie_in_it_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        keep_temporary_files(tmp_path / "home")
+        with tempfile.TemporaryDirectory() as made:
+            assert Path(made).parent == tmp_path / "home" / "tmp"
+        assert os.environ["TMPDIR"] == str(tmp_path / "home" / "tmp")
 
     def test_every_entry_closes_the_umask_for_its_children_too(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
