@@ -5,11 +5,12 @@ Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize, continuous_
 add_generation_prompt as vLLM has them.
 """
 
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +21,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from phi3kit.core.errors import (
     BudgetSpent,
@@ -44,6 +46,8 @@ MAX_NAME_CHARACTERS = 512  # of a model, a user, an author
 MAX_TOKENS_LISTED = 131_072  # ids that /tokenize gives and /detokenize takes: the longest context of a Phi-3
 MAX_PIECES = 32_768  # of them that /tokenize describes one by one
 MAX_LOGPROBS = 20
+_UNSUPPORTED = "unsupported_parameter"
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: answers that waited before this one
 # HTTP status, type and code of an error. OutOfMemory is a WorkerFailed too, so it stands before it.
 _STATUSES: tuple[tuple[type[Phi3KitError], int, str, str], ...] = (
@@ -88,16 +92,29 @@ def _no_empty_strings(value: list[str] | None) -> list[str] | None:
     return value
 
 
-def _only_false(value: Any) -> Any:
+def _unsupported(why: str) -> PydanticCustomError:
+    return PydanticCustomError(_UNSUPPORTED, why)  # type: ignore[arg-type]
+
+
+def _only_empty(value: Any) -> Any:
     if value:
-        raise ValueError("this server does not support it; leave it out")
+        raise _unsupported("this server does not support it; leave it out")
     return value
 
 
-def _only_text(value: Any) -> Any:
-    if value not in (None, {"type": "text"}):
-        raise ValueError("this server answers in plain text only; leave it out")
-    return value
+def _only(*harmless: Any) -> AfterValidator:
+    """A field that may say what this server does anyway."""
+
+    def check(value: Any) -> Any:
+        if value is not None and value not in harmless:
+            raise _unsupported("this server writes plain text and calls no tools; leave it out")
+        return value
+
+    return AfterValidator(check)
+
+
+def _system_for_developer(value: Any) -> Any:
+    return "system" if value == "developer" else value
 
 
 def _joined_text_parts(value: Any) -> Any:
@@ -122,27 +139,29 @@ def _single_prompt(value: Any) -> Any:
 Text = Annotated[str, AfterValidator(_whole_characters)]
 Name = Annotated[Text, Field(max_length=MAX_NAME_CHARACTERS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Refused = Annotated[Any, AfterValidator(_only_false)]
+Refused = Annotated[Any, AfterValidator(_only_empty)]  # would change the answer
+Ignored = Any  # changes no answer
 
 
 class _Strict(BaseModel):
-    """A JSON object without other fields than its own."""
+    """A JSON object without other fields than its own; an unknown one that is null or empty asks for nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _one_unknown_field_is_enough(cls, values: Any) -> Any:
-        """An error for each of a hundred thousand would take a second to make, and the first one is told."""
-        if not isinstance(values, dict) or len(values) <= len(cls.model_fields):
+    def _without_what_asks_for_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
             return values
-        unknown = [name for name in values if name not in cls.model_fields]
-        return {name: values[name] for name in (*cls.model_fields, *unknown[:1]) if name in values}
+        unknown = (name for name, value in values.items() if name not in cls.model_fields and value not in _NOTHING)
+        # An error for each of a hundred thousand would take a second to make, and the first one is told.
+        return {name: values[name] for name in (*cls.model_fields, *itertools.islice(unknown, 1)) if name in values}
 
 
 class StreamOptions(_Strict):
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: Ignored = None
 
 
 class _Request(_Strict):
@@ -150,7 +169,7 @@ class _Request(_Strict):
 
     model: Name | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None  # 0: greedy
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
@@ -169,13 +188,28 @@ class _Request(_Strict):
         dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] | None,
         BeforeValidator(_at_most(MAX_LOGIT_BIASES)),
     ] = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+
+    @model_validator(mode="after")
+    def _of_no_likelihood_only_the_likeliest(self) -> Self:
+        if self.top_p == 0:
+            self.top_p, self.temperature = None, 0.0
+        return self
 
 
 class ChatMessage(_Strict):
-    role: Literal["system", "user", "assistant"]
+    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_system_for_developer)]
     content: Annotated[Text, BeforeValidator(_joined_text_parts)]
     name: Name | None = None
     refusal: Refused = None
+    audio: Refused = None
+    tool_calls: Refused = None
+    function_call: Refused = None
+    annotations: Ignored = None
+    metadata: Ignored = None  # as gradio sends it, and the next
+    options: Ignored = None
 
     def as_message(self) -> Message:
         return Message(self.role, self.content)
@@ -191,9 +225,17 @@ class ChatRequest(_Request):
     continue_final_message: bool | None = None  # the last message is the beginning of the answer
     add_generation_prompt: bool | None = None  # its opposite
     tools: Refused = None
-    tool_choice: Refused = None
+    tool_choice: Annotated[Any, _only("none", "auto")] = None
     functions: Refused = None
-    response_format: Annotated[Any, AfterValidator(_only_text)] = None
+    function_call: Annotated[Any, _only("none", "auto")] = None
+    response_format: Annotated[Any, _only({"type": "text"})] = None
+    modalities: Annotated[Any, _only(["text"], [])] = None
+    audio: Refused = None
+    prediction: Refused = None
+    web_search_options: Refused = None
+    parallel_tool_calls: Ignored = None
+    reasoning_effort: Ignored = None
+    verbosity: Ignored = None
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
         BeforeValidator(_at_most(16)),
@@ -248,7 +290,7 @@ class CompletionRequest(_Request):
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: Refused = None
     suffix: Refused = None
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    best_of: Annotated[Any, _only(1)] = None
 
     def raw_prompt(self) -> str:
         """The prompt. Raises RequestInvalid when it is empty."""
@@ -397,6 +439,8 @@ def _validation_error(error: ValidationError) -> tuple[int, dict[str, Any]]:
         text = f"Missing required parameter: {param}."
         return 400, simple_error(400, text, "missing_required_parameter", param)
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == _UNSUPPORTED:
+        return 400, simple_error(400, f"{param} is not supported: {reason}.", _UNSUPPORTED, param)
     if first["type"] == "literal_error" and loc[-1] == "role":
         reason = f"it must be one of {', '.join(MESSAGE_ROLES)}"
     return 400, simple_error(

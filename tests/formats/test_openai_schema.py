@@ -39,7 +39,7 @@ class TestChatRequest:
             ("temperature", 2.1, "less than or equal to 2"),
             ("temperature", "hot", "valid number"),
             ("temperature", math.nan, "finite"),
-            ("top_p", 0, "greater than 0"),
+            ("top_p", -0.1, "greater than or equal to 0"),
             ("max_tokens", 0, "greater than or equal to 1"),
             ("max_tokens", 1.5, "valid integer"),
             ("n", 0, "greater than or equal to 1"),
@@ -54,7 +54,6 @@ class TestChatRequest:
             ("top_logprobs", 21, "less than or equal to 20"),
             ("logprobs", 3, "valid boolean"),
             ("presence_penalty", math.nan, "finite"),
-            ("tools", [{"type": "function"}], "does not support it"),
             ("messages", [], "at least 1"),
         ],
     )
@@ -63,6 +62,67 @@ class TestChatRequest:
         assert error["param"].split(".")[0] == field
         assert error["code"] == "invalid_value"
         assert says in error["message"]
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("tools", [{"type": "function"}]),
+            ("functions", [{"name": "f"}]),
+            ("tool_choice", "required"),
+            ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+            ("function_call", {"name": "f"}),
+            ("response_format", {"type": "json_object"}),
+            ("modalities", ["text", "audio"]),
+            ("audio", {"voice": "alloy"}),
+            ("prediction", {"type": "content", "content": "x"}),
+            ("web_search_options", {"search_context_size": "low"}),
+        ],
+    )
+    def test_what_would_change_the_answer_is_refused_by_name_as_unsupported(self, field: str, value: Any):
+        error = refusal({"messages": HI, field: value})
+        assert (error["param"], error["code"]) == (field, "unsupported_parameter")
+        assert error["message"].startswith(f"{field} is not supported: ")
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("tool_choice", "none"), ("tool_choice", "auto"), ("modalities", ["text"]), ("function_call", "none"),
+            ("parallel_tool_calls", True), ("service_tier", "auto"), ("safety_identifier", "abc"),
+            ("prompt_cache_key", "abc"), ("reasoning_effort", "low"), ("verbosity", "low"),
+            ("response_format", {"type": "text"}), ("stream_options", {"include_obfuscation": False}),
+            ("stream_options", {"include_usage": None}), ("colour", None), ("colour", []), ("colour", {}), ("colour", ""),
+            *((name, None) for name in ChatRequest.model_fields if name != "messages"),
+        ],
+    )  # fmt: skip
+    def test_what_asks_for_nothing_is_let_through(self, field: str, value: Any):
+        request = ChatRequest.model_validate({"messages": HI, field: value})
+        assert request.conversation() == (Message("user", "Hi"),)
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"annotations": None, "audio": None, "function_call": None, "tool_calls": None, "refusal": None},
+            {"annotations": [], "tool_calls": [], "reasoning_content": None},
+            {"metadata": {"title": None}, "options": [{"value": "x"}]},
+        ],
+    )
+    def test_an_answer_is_sent_back_as_clients_keep_it(self, more: dict[str, Any]):
+        kept = {"role": "assistant", "content": "Hello", **more}
+        request = ChatRequest.model_validate({"messages": [*HI, kept, *HI]})
+        assert request.conversation()[1] == Message("assistant", "Hello")
+
+    @pytest.mark.parametrize("field", ["audio", "tool_calls", "function_call", "refusal"])
+    def test_a_part_of_a_message_that_is_no_text_is_refused_by_its_place(self, field: str):
+        error = refusal({"messages": [*HI, {"role": "assistant", "content": "x", field: [{"id": "1"}]}]})
+        assert (error["param"], error["code"]) == (f"messages[1].{field}", "unsupported_parameter")
+
+    def test_a_developer_is_the_system(self):
+        request = ChatRequest.model_validate({"messages": [{"role": "developer", "content": "Be brief."}, *HI]})
+        assert request.conversation()[0] == Message("system", "Be brief.")
+
+    def test_top_p_of_0_is_greedy(self):
+        request = ChatRequest.model_validate({"messages": HI, "top_p": 0, "temperature": 1.5})
+        assert (request.temperature, request.top_p) == (0.0, None)
 
     def test_an_unknown_role_is_answered_with_the_known_ones(self):
         error = refusal({"messages": [*HI, {"role": "tool", "content": "x"}]})
