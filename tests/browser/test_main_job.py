@@ -107,6 +107,7 @@ class TestThePath:
         self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
     ) -> None:
         page.get_by_role("button", name="New chat").click()
+        page.get_by_text("Try one of these").wait_for()
         idle(page)
         choose(page, "onnx")
         questions = {

@@ -12,6 +12,7 @@ from phi3kit.access import sign_in_setup
 from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.errors import Phi3KitError, SettingInvalid
 from phi3kit.ui.shared import resources, shell, visitors, words
+from phi3kit.ui.shared.literal import literal
 
 
 def is_outside() -> bool:
@@ -63,13 +64,13 @@ def show_person() -> None:
     actor = resources.actor()
     person = visitors.person(resources.settings())
     label = person.label if person else actor.name
-    st.markdown(f":material/account_circle: {words.plain(label)} · {actor.role}")
+    st.markdown(f":material/account_circle: {literal(label, inside=True)} · {actor.role}")
     _sign_out_button()
 
 
 def _show_without_role(person: Person) -> None:
     st.warning(
-        f"You signed in as {words.plain(person.label)}, and you have no role here.\n\n"
+        f"You signed in as {literal(person.label, inside=True)}, and you have no role here.\n\n"
         "Ask whoever runs this app to put one of these lines on one of its lists, then sign in again.",
         title="You may not use this app yet.",
         icon=":material/lock:",
