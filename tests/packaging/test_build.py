@@ -352,6 +352,11 @@ class TestOnnxPredict:
             answers = model.predict(payload)
             assert ["Madrid" in answers[0], "Tokyo" in answers[1], "Athens" in answers[2]] == [True, True, True]
 
+    def test_a_begun_answer_goes_on_with_its_space(self, model: mlflow.pyfunc.PyFuncModel) -> None:
+        begun = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\nThe capital"
+        assert model.predict({"prompt": begun}) == [" of Spain is Madrid."]
+        assert next(model.predict_stream({"prompt": begun})).startswith(" ")
+
     @pytest.mark.parametrize("prompt", ["", None, "a\x00b"])
     def test_a_prompt_without_text_is_refused(self, model: mlflow.pyfunc.PyFuncModel, prompt: str | None) -> None:
         with pytest.raises(Exception, match=r"[Pp]rompt"):

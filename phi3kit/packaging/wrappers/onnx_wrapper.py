@@ -60,11 +60,13 @@ class Phi3OnnxModel(PythonModel):
         for start in range(0, len(ids), _PREFILL_SLICE):
             generator.append_tokens(ids[start : start + _PREFILL_SLICE])
         stream = self.tokenizer.create_stream()
-        at_start = True
+        # Behind a special token, which adds no text, the first piece carries the space that stands before a word; behind a
+        # text that the answer continues, the space is the answer's.
+        at_start = self.tokenizer.decode(ids[-9:]) == self.tokenizer.decode(ids[-9:-1])
         while not generator.is_done():
             generator.generate_next_token()
             piece = stream.decode(generator.get_next_tokens()[0])
-            if at_start and piece:  # the first piece carries the space that stands before a word
+            if at_start and piece:
                 piece, at_start = piece.removeprefix(" "), False
             if piece:
                 yield piece
