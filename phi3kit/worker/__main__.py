@@ -23,6 +23,7 @@ from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.data_folder import keep_private, keep_temporary_files
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.core.loopback import check_listening, is_loopback
+from phi3kit.core.machine import is_out_of_memory
 from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.secret import revealed
@@ -86,7 +87,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     Thread(target=_end_on_failure, args=(server, engine), daemon=True).start()
     logging.basicConfig(level=logging.WARNING)
     # 4. Serve.
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    except RuntimeError as error:
+        # asyncio ends its threads by one more, for which there may be no memory. Then the engine says what happened.
+        if not (engine.failure and is_out_of_memory(error)):
+            raise
     if engine.failure:
         raise engine.failure
     return 0

@@ -65,6 +65,9 @@ def main(home: str, kills: str, seed: str) -> None:
         assert not ended, f"{works[killed].__name__} ended by itself"
         kill(pids[killed])
         pids[killed] = fork(works[killed], settings)
+    kept = settings.home / "kept.txt"
+    while not kept.exists() or len(kept.read_text().splitlines()) < int(kills):
+        time.sleep(0.05)
     for pid in pids:
         kill(pid)
 
