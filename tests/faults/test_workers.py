@@ -158,16 +158,24 @@ class TestOutOfMemory:
 
     @pytest.mark.parametrize("whole", [True, False], ids=["whole", "streamed"])
     def test_an_answer_that_gets_no_memory_ends_alone_and_says_so(
-        self, own_pool: WorkerPool, built: Built, settings: Settings, whole: bool
+        self, own_pool: WorkerPool, built: Built, settings: Settings, whole: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        real = subprocess.Popen
+
+        def without_reserves(*arguments: Any, env: dict[str, str], **how: Any) -> subprocess.Popen[str]:
+            """glibc keeps what was freed; then nothing would be missing."""
+            return real(*arguments, env={**env, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}, **how)
+
+        monkeypatch.setattr(subprocess, "Popen", without_reserves)
         endpoint = own_pool.endpoint(built.uri("onnx"))
         pid, failed = only(own_pool).pid, a_context()
         ask(endpoint, CAPITAL, a_context(), settings)
-        before = resource.prlimit(pid, resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))  # nothing more than it has
+        most = data_bytes(pid) + 2_000_000  # a long prompt takes more
+        before = resource.prlimit(pid, resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
         with pytest.raises(WorkerFailed, match=r"The worker ran out of memory\."):
             _asked(endpoint, LONG, failed, settings, whole)
         assert ask(endpoint, CAPITAL, a_context(), settings).text == MADRID, "a short answer has what it needs"
-        resource.prlimit(pid, resource.RLIMIT_AS, before)
+        resource.prlimit(pid, resource.RLIMIT_DATA, before)
         assert ask(endpoint, LONG, a_context(), settings).completion_tokens == 4
         assert only(own_pool).pid == pid
         record = Outbox(settings.home).find(failed.turn_id)
@@ -193,6 +201,13 @@ def _asked(endpoint: Endpoint, request: Request, context: TurnContext, settings:
         return ask(endpoint, request, context, settings)
     *_, answer = stream(endpoint, request, context, settings)
     return answer
+
+
+def data_bytes(pid: int) -> int:
+    """The memory of a process that RLIMIT_DATA counts: what it may write, without addresses that are kept in reserve."""
+    found = re.search(r"VmData:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
 
 
 THIEVES = {
