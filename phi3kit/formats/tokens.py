@@ -32,14 +32,10 @@ class Token:
 class Tokenized:
     """The tokens of a prompt, and the model's limits."""
 
-    tokens: tuple[Token, ...]
+    tokens: tuple[Token, ...]  # the first ones of a long prompt
+    count: int  # of all
     context_tokens: int  # prompt and answer together
     window_tokens: int | None  # how far back a token can look; None: to the beginning
-
-    @property
-    def count(self) -> int:
-        """How many tokens the prompt has."""
-        return len(self.tokens)
 
 
 def read_tokenized(reply: dict[str, Any]) -> Tokenized:
@@ -51,7 +47,7 @@ def read_tokenized(reply: dict[str, Any]) -> Tokenized:
         )
         for each in reply["pieces"]
     )  # fmt: skip
-    return Tokenized(tokens, reply["max_model_len"], reply["sliding_window"])
+    return Tokenized(tokens, reply["count"], reply["max_model_len"], reply["sliding_window"])
 
 
 def swallowed(token: Token, prompt: str) -> str:

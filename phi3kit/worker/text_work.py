@@ -39,20 +39,24 @@ def most_pieces(context_tokens: int) -> int:
 def tokenized(
     prompt: tuple[Message, ...] | str, runtime: Runtime, window_tokens: int | None, *, pieces: bool
 ) -> TextWork:
-    """The tokens of a prompt. pieces: each described. Raises RequestInvalid when there are too many to list."""
+    """The tokens of a prompt. Raises RequestInvalid when there are too many to list.
+
+    pieces: each of them is described, of a long text only the first ones; `count` is of all.
+    """
     ids = ids_of(prompt, runtime)
-    if len(ids) > (most := most_pieces(runtime.context_tokens) if pieces else most_ids(runtime.context_tokens)):
+    if not pieces and len(ids) > (most := most_ids(runtime.context_tokens)):
         raise RequestInvalid(
             what="There are too many tokens to list.",
-            why=f"The text has {len(ids):,}, and {most:,} are listed at most{' with return_pieces' if pieces else ''}.",
+            why=f"The text has {len(ids):,}, and {most:,} are listed at most.",
             next_step="Send a part of it.",
             param="prompt" if isinstance(prompt, str) else "messages",
             code="string_above_max_length",
         )
-    answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": runtime.context_tokens}
+    listed = ids[: most_pieces(runtime.context_tokens)] if pieces else ids
+    answer: dict[str, Any] = {"tokens": listed, "count": len(ids), "max_model_len": runtime.context_tokens}
     if pieces:
-        tokenizer = runtime.tokenizer
-        tokens = raw_tokens(tokenizer, prompt) if isinstance(prompt, str) else tokens_of(tokenizer, ids)
+        tokenizer, whole = runtime.tokenizer, len(listed) == len(ids)
+        tokens = raw_tokens(tokenizer, prompt) if whole and isinstance(prompt, str) else tokens_of(tokenizer, listed)
         answer["pieces"] = [token.as_json() for token in tokens]
         answer["sliding_window"] = window_tokens
     return _done(answer, len(ids))

@@ -55,7 +55,6 @@ class TestLongTexts:
             ("/tokenize", {"prompt": "a" * 300_000}, "context_length_exceeded"),
             ("/v1/completions", {"prompt": "a" * 300_000}, "context_length_exceeded"),
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 300_000}]}, "context_length_exceeded"),
-            ("/tokenize", {"prompt": "a" * 40_000, "return_pieces": True}, "string_above_max_length"),
             ("/tokenize", {"prompt": LONG}, "string_above_max_length"),
             ("/tokenize", {"prompt": LONG * 2}, "context_length_exceeded"),
             ("/detokenize", {"tokens": [300] * 40_000}, None),
@@ -79,6 +78,11 @@ class TestLongTexts:
     def test_pieces_of_a_whole_context_are_given(self, client: TestClient) -> None:
         answer = client.post("/tokenize", json={"prompt": "a" * 4096, "return_pieces": True}, headers=as_user("whole"))
         assert len(answer.json()["pieces"]) == answer.json()["count"] == 4096
+
+    def test_of_a_longer_text_the_first_pieces_are_given_and_all_are_counted(self, client: TestClient) -> None:
+        body = {"prompt": "a" * 40_000, "return_pieces": True}
+        answer = client.post("/tokenize", json=body, headers=as_user("longer")).json()
+        assert (len(answer["pieces"]), len(answer["tokens"]), answer["count"]) == (8192, 8192, 40_000)
 
 
 class TestOneUsersCalls:

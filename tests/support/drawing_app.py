@@ -24,5 +24,5 @@ for number, (before, after) in enumerate(itertools.pairwise(HOSTILE)):
 with st.container(key="tokens"):
     prompt = "word <b>é</b> 🙂 " * 400
     tokens = raw_tokens(Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json")), prompt)[:4096]
-    show_tokens(Tokenized(tuple(tokens), 4096, 2047), prompt, "tokens")
+    show_tokens(Tokenized(tuple(tokens), len(tokens), 4096, 2047), prompt, "tokens")
 st.text("all drawn")

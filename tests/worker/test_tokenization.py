@@ -85,7 +85,7 @@ class TestPieces:
 class TestTokens:
     def test_json_goes_there_and_back(self) -> None:
         token = Token(7, "\ufffd", (227,), "byte", (3, 4))
-        reply = {"pieces": [token.as_json()], "max_model_len": 4096, "sliding_window": 2047}
+        reply = {"pieces": [token.as_json()], "count": 1, "max_model_len": 4096, "sliding_window": 2047}
         assert read_tokenized(reply).tokens == (token,)
 
     def test_the_common_beginning_is_counted_by_id(self) -> None:
