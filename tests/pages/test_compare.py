@@ -85,7 +85,7 @@ class TestCompare:
             turns = read_turns(home.settings)
             return turns[turns["conversation_id"] == comparison.id]
 
-        wait_for("both runs", lambda: len(logged()) == 2)
+        wait_for("both runs", lambda: len(logged()) == 2, 180)  # behind the turns of other tests
         turns = logged()
         assert set(turns["wrapper"]) == {"transformers", "onnx"}
         assert set(turns["model_uri"]) == {home.uri("transformers"), home.uri("onnx")}

@@ -139,6 +139,7 @@ def watch_runs(context: "BrowserContext") -> None:
 def go(page: "Page", name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
     page.get_by_role("heading", name=name, exact=True, level=1).wait_for()
+    idle(page)  # the heading may be that of the run before
 
 
 def choose(page: "Page", option: str) -> None:
