@@ -74,7 +74,7 @@ def test_a_turn_by_every_route_is_counted_once_and_alike_everywhere(built: Built
         write_waiting(settings)
         return outbox.waiting() == 0
 
-    wait_for("every turn is written", written)
+    wait_for("every turn is written", written, 180)
     turns = read_turns(settings)
     assert Counter(turns["origin"]) - before == Counter({"ui": 1, "api": 2, "batch": 2})
 
