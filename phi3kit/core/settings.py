@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.limits import DEFAULTS, VARIABLES, Limits
@@ -100,6 +100,11 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         home = Path(text("PHI3KIT_HOME", default_home)).expanduser().resolve()
     except RuntimeError as error:
         raise _invalid("PHI3KIT_HOME", f"{error}", "Set it to a folder that you may write to.") from error
+    if "?" in str(home) or unquote(str(home)) != str(home):
+        # SQLAlchemy and MLflow would take another path out of the store's URI: neither can quote one.
+        raise _invalid(
+            "PHI3KIT_HOME", f"{home} is another folder in a database's URI.", "Set it to one without ? and %."
+        )
     tracking_uri = text("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
     is_server = tracking_uri.startswith(("http://", "https://"))
     profile = _one_of(found, "PHI3KIT_PROFILE", PROFILES, "local")

@@ -9,6 +9,7 @@ from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.secret import Secret, SecretUrl
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
+from phi3kit.tracking.store import open_store
 
 
 class TestReadSettings:
@@ -47,6 +48,18 @@ class TestReadSettings:
     def test_a_home_of_a_user_that_does_not_exist_is_refused(self):
         with pytest.raises(SettingInvalid, match="PHI3KIT_HOME"):
             read_settings({"PHI3KIT_HOME": "~nobody-of-that-name/phi"})
+
+    @pytest.mark.parametrize("name", ["a?b=c", "a%41", "%2e%2e", "a%3Fmode=ro"])
+    def test_a_folder_that_a_databases_uri_cannot_name_is_refused(self, tmp_path: Path, name: str):
+        with pytest.raises(SettingInvalid, match=r"without \? and %"):
+            read_settings({"PHI3KIT_HOME": str(tmp_path / name)})
+
+    @pytest.mark.parametrize("name", ["100 %", "a#b;c", "データ", "a b\\c", "${HOME}@:x"])
+    def test_the_store_of_an_odd_folder_lies_in_it(self, tmp_path: Path, name: str):
+        settings = read_settings({"PHI3KIT_HOME": str(tmp_path / name)})
+        open_store(settings)
+        assert (tmp_path / name / "mlflow.db").is_file()
+        assert [path.name for path in tmp_path.iterdir()] == [name]
 
     @pytest.mark.parametrize("name", ["PHI3KIT_IDLE_SECONDS", "PHI3KIT_START_SECONDS", "PHI3KIT_MAX_QUEUE"])
     @pytest.mark.parametrize("value", ["0", "-3", "1.5", "many", 0, True], ids=repr)
