@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from phi3kit.batch import parquet_rows
 from phi3kit.batch.request import RESULT_COLUMNS, RowResult
 from phi3kit.batch.tables import BATCH_ROWS, Table, format_of, read_rows
-from phi3kit.core.errors import Phi3KitError, StorageFailed, TableInvalid
+from phi3kit.core.errors import Phi3KitError, StorageFailed, TableInvalid, first_line
 from phi3kit.formats.spreadsheet import as_text
 
 _GROUP_CHARACTERS = 16_000_000
@@ -158,6 +158,7 @@ def _whole(row: dict[str, Any]) -> dict[str, Any]:
 def _arrow_schema(table: Table) -> Any:
     """The output's types. A CSV's are all texts, a JSONL file's are found by reading it."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     if table.format == "parquet":
         schema, _ = parquet_rows.describe(table.path)
@@ -171,15 +172,21 @@ def _arrow_schema(table: Table) -> Any:
                 seen = pa.Table.from_pylist([_whole(row) for row in several]).schema
                 schema = pa.unify_schemas([schema, seen], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise TableInvalid(
-                f"{table.path.name} cannot become Parquet.",
-                f"A column has values of several kinds: {str(error).splitlines()[0]}.",
-                "Write .jsonl or .csv.",
-            ) from error
+            raise _no_parquet(table, f"A column has values of several kinds: {first_line(error)}") from error
+        except (OverflowError, UnicodeError, pa.ArrowException) as error:
+            raise _no_parquet(table, first_line(error)) from error
+    try:
+        pq.write_table(schema.empty_table(), io.BytesIO())
+    except (UnicodeError, pa.ArrowException) as error:  # an object without any field, for one
+        raise _no_parquet(table, first_line(error)) from error
     result_types = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())
     for name, kind in zip(RESULT_COLUMNS, result_types, strict=True):
         schema = schema.append(pa.field(name, kind))
     return schema
+
+
+def _no_parquet(table: Table, why: str) -> TableInvalid:
+    return TableInvalid(f"{table.path.name} cannot become Parquet.", why, "Write .jsonl or .csv.")
 
 
 @contextmanager

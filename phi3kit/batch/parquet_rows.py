@@ -43,7 +43,11 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows, in their order, with these columns. Raises ValueError with a sentence."""
     with _decoded(path, columns) as batches:
         for batch in batches:
-            yield from batch.to_pylist()
+            try:
+                rows = batch.to_pylist()
+            except (OverflowError, ValueError, LookupError) as error:  # a date beyond Python's, an unknown time zone
+                raise ValueError(f"A value in its rows cannot be read: {str(error)[:200]}") from error
+            yield from rows
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from phi3kit.batch.tables import ReadOptions, Table
 from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
 from phi3kit.endpoints.records import Request
-from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
+from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS, joined_text_parts
 
 PromptFormat = Literal["message", "prompt", "messages"]
 # A column of this name holds prompts of this format unless the request says otherwise.
@@ -191,7 +191,11 @@ def _messages(value: object) -> tuple[Message, ...]:
             raise RequestInvalid(
                 "A message has no role.", f"It is {str(message)[:40]}.", f"Give each one of {', '.join(MESSAGE_ROLES)}."
             )
-        found.append(Message(message["role"], _text(message.get("content"), "message")))
+        try:
+            content = joined_text_parts(message.get("content"))
+        except ValueError as error:
+            raise RequestInvalid("A content is no text.", f"{error}.", "Write a text.") from error
+        found.append(Message(message["role"], _text(content, "message")))
     return tuple(found)
 
 

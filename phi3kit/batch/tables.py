@@ -23,6 +23,7 @@ TABLE_FORMATS: dict[str, TableFormat] = {
 BATCH_ROWS = 1000  # that are written at once
 MOST_COLUMNS, MOST_ROW_CHARACTERS = parquet_rows.MOST_COLUMNS, parquet_rows.MOST_ROW_BYTES
 
+_DEEPEST = 64  # lists and objects in each other
 _PIECE = 1 << 20  # bytes that are hashed and decoded at once
 _DELIMITERS = ",;\t|"  # the first one where a line has none
 _NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")  # Python's own, some slow
@@ -92,6 +93,8 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[di
 
 
 def _open_csv(path: Path, reading: ReadOptions) -> Table:
+    if reading.delimiter and (len(reading.delimiter) > 1 or reading.delimiter in '\r\n"'):
+        raise TableInvalid(f"{path.name} cannot be read.", f"{reading.delimiter!r} is no delimiter.", "Name one sign.")
     encoding = _encoding(path, reading)
     sha256 = _decoded(path, encoding)
     with path.open(encoding=encoding, newline="") as file:
@@ -221,6 +224,21 @@ def _open_jsonl(path: Path) -> Table:
     return Table(path, "jsonl", tuple(columns), rows, sha256)
 
 
+def check_depth(value: object, deepest: int) -> None:
+    """Raises ValueError when lists and objects lie deeper in each other: a row that is read must be written, too."""
+    level: list[object] = [value]
+    for _ in range(deepest + 1):
+        level = [
+            each
+            for held in level
+            if isinstance(held, (dict, list))
+            for each in (held.values() if isinstance(held, dict) else held)
+        ]
+        if not level:
+            return
+    raise ValueError(f"lists and objects lie deeper in each other than {deepest} times")
+
+
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         lines = _Lines(file, path)
@@ -230,6 +248,8 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(text)
+                if text.count("[") + text.count("{") > _DEEPEST:
+                    check_depth(row, _DEEPEST)
             except (ValueError, RecursionError) as error:
                 raise TableInvalid(
                     f"Line {line} of {path.name} is no JSON.", f"{error}.", "Each line holds one object."

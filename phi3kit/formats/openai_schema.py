@@ -117,7 +117,7 @@ def _system_for_developer(value: Any) -> Any:
     return "system" if value == "developer" else value
 
 
-def _joined_text_parts(value: Any) -> Any:
+def joined_text_parts(value: Any) -> Any:
     """A content may be a list of parts; the text ones are joined."""
     if not isinstance(value, list):
         return value
@@ -201,7 +201,7 @@ class _Request(_Strict):
 
 class ChatMessage(_Strict):
     role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_system_for_developer)]
-    content: Annotated[Text, BeforeValidator(_joined_text_parts)]
+    content: Annotated[Text, BeforeValidator(joined_text_parts)]
     name: Name | None = None
     refusal: Refused = None
     audio: Refused = None

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from phi3kit.batch.output import check_output, write_output
-from phi3kit.batch.request import BatchRequest, RowResult, SamplingParams, map_columns, row_prompt
+from phi3kit.batch.request import BatchRequest, Mapped, RowResult, SamplingParams, map_columns, row_prompt
 from phi3kit.batch.tables import ReadOptions, Table, open_table, read_rows
 from phi3kit.core.errors import RequestInvalid, StorageFailed, TableInvalid
 from phi3kit.core.records import Message
@@ -147,6 +147,15 @@ class TestColumns:
         path = written(tmp_path, "message,completion\na,b\n")
         with pytest.raises(TableInvalid, match="already has a column completion"):
             map_columns(request_for(path), open_table(path))
+
+    def test_text_parts_are_joined_as_the_server_joins_them(self, tmp_path: Path) -> None:
+        parts = [{"type": "text", "text": "What "}, {"type": "text", "text": "is it?"}]
+        value = [{"role": "user", "content": parts}]
+        mapped = Mapped("messages", "messages")
+        assert row_prompt({"messages": value}, mapped, None) == (Message("user", "What is it?"),)
+        assert row_prompt({"messages": json.dumps(value)}, mapped, None) == (Message("user", "What is it?"),)
+        with pytest.raises(RequestInvalid, match="only text parts"):
+            row_prompt({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, mapped, None)
 
     def test_a_row_becomes_messages_with_its_system_message(self, tmp_path: Path) -> None:
         path = written(tmp_path, "message,role\na,Be brief.\nb,\n")

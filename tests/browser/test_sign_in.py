@@ -196,7 +196,7 @@ class TestRoles:
         with team.tab() as page:
             sign_in(page, person)
             assert "You may not use this app yet." in main_text(page)
-            assert f"sub:{team.provider.url}#{subject}" in main_text(page)
+            page.get_by_test_id("stCode").get_by_text(f"sub:{team.provider.url}#{subject}").wait_for()
 
 
 class TestConversations:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phi3kit.batch import parquet_rows
-from phi3kit.batch.output import write_output
+from phi3kit.batch.output import check_output, write_output
 from phi3kit.batch.request import Mapped, row_prompt
 from phi3kit.batch.tables import MOST_ROW_CHARACTERS, ReadOptions, open_table, read_rows
 from phi3kit.core.errors import RequestInvalid, TableInvalid
@@ -166,3 +166,49 @@ def test_a_codec_that_is_no_encoding_of_files(tmp_path: Path, encoding: str) -> 
     path.write_text("message\nHello\n")
     with pytest.raises(TableInvalid, match="There is no encoding"):
         open_table(path, ReadOptions(encoding=encoding))
+
+
+def nested(times: int) -> str:
+    return '{"message": "Hi", "more": ' + "[" * times + "]" * times + "}\n"
+
+
+class TestWhatCannotBeWrittenIsSaidBeforeAnythingIsComputed:
+    def test_lists_that_lie_too_deep_in_each_other(self, tmp_path: Path) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_text(nested(60))
+        assert open_table(path).rows == 1
+        path.write_text(nested(600))
+        with pytest.raises(TableInvalid, match="deeper in each other than 64 times"):
+            open_table(path)
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            '{"message": "Hi", "x": {}}', '{"message": "Hi", "x": ' + "9" * 40 + "}", '{"message": "Hi", "\\ud83d": 1}',
+            '{"message": "Hi", "x": ["\\ud83d"]}',
+        ],
+        ids=["an empty object", "a long number", "half a character as a name", "half a character in a list"],
+    )  # fmt: skip
+    def test_values_that_parquet_has_no_place_for(self, tmp_path: Path, row: str) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_text(row + "\n")
+        with pytest.raises(TableInvalid, match=r"in\.jsonl cannot become Parquet"):
+            check_output(open_table(path), tmp_path / "out.parquet")
+
+    @pytest.mark.parametrize(
+        "values",
+        [pa.array([2**60], pa.timestamp("ms")), pa.array([2**62], pa.duration("s")), pa.array([2**30], pa.date32())],
+    )
+    def test_times_beyond_every_calendar(self, tmp_path: Path, values: pa.Array) -> None:
+        path = tmp_path / "in.parquet"
+        pq.write_table(pa.table({"message": ["Hi"], "at": values}), path)
+        table = open_table(path)
+        with pytest.raises(TableInvalid, match="A value in its rows cannot be read"):
+            list(read_rows(table))
+
+    @pytest.mark.parametrize("delimiter", [";;", "\n", "\r", '"', "é\0"])
+    def test_a_delimiter_that_is_no_single_sign(self, tmp_path: Path, delimiter: str) -> None:
+        path = tmp_path / "in.csv"
+        path.write_text("message;x\nHi;1\n")
+        with pytest.raises(TableInvalid, match="delimiter"):
+            open_table(path, ReadOptions(delimiter=delimiter))
