@@ -72,6 +72,17 @@ class WorkerFailed(Phi3KitError):
     """A worker did not start, or died."""
 
 
+def panicked(panic: BaseException) -> WorkerFailed:
+    """A panic in a library's Rust as an error of one request: PyO3 raises it past every `except Exception`."""
+    error = WorkerFailed(
+        "The request broke off.",
+        "The model's tokenizer failed on it.",
+        "Ask something else, or look into the worker's log.",
+    )
+    error.__cause__ = panic
+    return error
+
+
 class OutOfMemory(WorkerFailed):
     """A worker had too little memory for its model, or for one answer, which then has ended."""
 

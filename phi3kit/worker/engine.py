@@ -3,7 +3,8 @@
 Active answers advance together. In each round every answer that is being written gets one token, all in one step of the
 model, and one prompt is read a slice further. So no caller waits for another's whole answer, and between two tokens of an
 answer lies one slice at the most. An answer becomes active when there is memory for its prompt and max_tokens; users
-take turns, so that nobody waits behind all that one of them asked for.
+take turns, and one of several has half the places and half the memory at most: nobody waits behind all that one asked for.
+A panic in the tokenizer's Rust is a BaseException and no Exception: it ends its answer and not the thread.
 Knows no HTTP.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from phi3kit.core.errors import Busy, OutOfMemory, Phi3KitError, RequestInvalid, WorkerFailed
+from phi3kit.core.errors import Busy, OutOfMemory, Phi3KitError, RequestInvalid, WorkerFailed, panicked
 from phi3kit.core.machine import is_out_of_memory
 from phi3kit.core.records import FinishReason
 from phi3kit.worker.detokenizer import Detokenizer
@@ -74,9 +75,14 @@ class Generation:
 class Engine:
     """Loads the model and writes answers."""
 
-    def __init__(self, load: Callable[[], tuple[Runtime, KvCache]], max_queue: int) -> None:
-        """load: called on the engine's thread; raises Phi3KitError when there is no such model."""
-        self._load = load
+    def __init__(
+        self, load: Callable[[], tuple[Runtime, KvCache]], max_queue: int, *, several_users: bool = False
+    ) -> None:
+        """load: called on the engine's thread; raises Phi3KitError when there is no such model.
+
+        several_users: whether one user leaves room for others also while there are none.
+        """
+        self._load, self._several_users = load, several_users
         self._waiting: deque[Generation] = deque()
         self._changed = threading.Condition()  # guards _waiting and _closing
         self._closing = False
@@ -159,7 +165,7 @@ class Engine:
         except Phi3KitError as error:
             self.failure, self.state = error, "failed"
             return
-        except Exception as error:  # a thread that ended silently would leave the worker loading for ever
+        except BaseException as error:  # a thread that ended silently would leave the worker loading for ever
             log.exception("the model was not loaded")
             self.failure, self.state = _not_loaded(error), "failed"
             return
@@ -169,17 +175,16 @@ class Engine:
                 if not self._closing:
                     self._admit(runtime, cache)
                 self._round(runtime, cache)
-        except (
-            Exception
-        ) as bug:  # a thread that ended silently would leave callers waiting, and a worker that looks ready
+        except BaseException as bug:  # a thread that ended silently would leave callers waiting
             log.exception("the engine ended")
             with self._changed:
                 self.failure = failure = _broken(bug)
-                self.state = "failed"
             for answer in self._active:
                 answer.fail(failure)
                 answer.end()
             self._active.clear()
+        finally:
+            self.state = "failed"  # no thread, no answers: also when it was closed
         for generation in self._waiting:
             generation.emit(_unwritten(generation, "error" if self.failure else "cancelled", self.failure))
 
@@ -232,18 +237,23 @@ class Engine:
         """Make waiting generations active while there is memory."""
         self._drop_cancelled()
         while self._waiting and len(self._active) < _MAX_ACTIVE:
-            generation = self._next()
+            generation, slot = self._next(cache), None
+            if generation is None:
+                return
             try:
                 slot = cache.acquire(generation.prompt_ids, generation.max_tokens, generation.user)
-            except Exception as error:  # the library could not get the memory that was counted as free
-                log.exception("no memory for a sequence")
+                if slot is None:
+                    return
+                answer = _ActiveAnswer(generation, slot, runtime)
+            except BaseException as error:  # there was less memory than was counted, or a tokenizer that cannot decode
+                log.exception("an answer did not begin")
+                if slot is not None:
+                    cache.release(slot, keep=False)
                 self._take(generation)
                 generation.emit(_unwritten(generation, "error", _named(error)))
                 continue
-            if slot is None:
-                return
             self._take(generation)
-            self._active.append(_ActiveAnswer(generation, slot, runtime))
+            self._active.append(answer)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -253,15 +263,25 @@ class Engine:
         for generation in cancelled:
             generation.emit(_unwritten(generation, "cancelled"))
 
-    def _next(self) -> Generation:
-        """The waiting generation of the user who has fewest answers being written; of equals the one that came first."""
+    def _next(self, cache: KvCache) -> Generation | None:
+        """The waiting generation of the user who has fewest answers being written; of equals the one that came first.
+
+        None while all that waits is of users who have their share.
+        """
         active = Counter(answer.user for answer in self._active)
         with self._changed:
-            return min(self._waiting, key=lambda generation: active[generation.user])
+            shared = self._several_users or len(active | Counter(each.user for each in self._waiting)) > 1
+            able = [each for each in self._waiting if not shared or _in_share(each, active[each.user], cache)]
+            return min(able, key=lambda generation: active[generation.user], default=None)
 
     def _take(self, generation: Generation) -> None:
         with self._changed:
             self._waiting.remove(generation)
+
+
+def _in_share(generation: Generation, active: int, cache: KvCache) -> bool:
+    tokens = len(generation.prompt_ids) + generation.max_tokens
+    return active < _MAX_ACTIVE // 2 and cache.leaves_room(tokens, generation.user)
 
 
 def _unwritten(generation: Generation, finish_reason: FinishReason, error: Exception | None = None) -> Done:
@@ -269,17 +289,19 @@ def _unwritten(generation: Generation, finish_reason: FinishReason, error: Excep
     return Done(finish_reason, 0, 0, None, time.perf_counter() - generation.received_at, error)
 
 
-def _not_loaded(error: Exception) -> WorkerFailed:
+def _not_loaded(error: BaseException) -> WorkerFailed:
     kind = OutOfMemory if is_out_of_memory(error) else WorkerFailed
     return kind("The model could not be loaded.", f"{type(error).__name__}: {error}.", "Look into the worker's log.")
 
 
-def _broken(bug: Exception) -> WorkerFailed:
+def _broken(bug: BaseException) -> WorkerFailed:
     return WorkerFailed("The worker broke down.", f"{type(bug).__name__}: {bug}.", "Send the request again.")
 
 
-def _named(error: Exception) -> Exception:
-    """The error that callers see: OutOfMemory where that was the cause, else the error itself."""
+def _named(error: BaseException) -> Exception:
+    """The error that callers see: OutOfMemory where that was the cause, WorkerFailed for a panic, else the error itself."""
+    if not isinstance(error, Exception):
+        return panicked(error)
     if not is_out_of_memory(error):
         return error
     named = OutOfMemory(
@@ -295,8 +317,8 @@ def _computed(runtime: Runtime, work: Work) -> list[Logits | Exception]:
     """The results of a step; where it fails as a whole, its error for each sequence."""
     try:
         return runtime.step(work) if work else []
-    except Exception as error:  # the runtimes raise many kinds; the callers see it and the worker goes on
-        return [error] * len(work)
+    except BaseException as error:  # the runtimes raise many kinds; the callers see it and the worker goes on
+        return [_named(error)] * len(work)
 
 
 class _ActiveAnswer:
@@ -353,7 +375,7 @@ class _ActiveAnswer:
                 raise result
             unread = len(self.slot.sequence.ids) < len(self.prompt_ids)
             return unread or self._write(self._sampler.choose(result))
-        except Exception as error:  # sampling and detokenizing can fail too, and end only this answer
+        except BaseException as error:  # sampling and detokenizing can fail too, and end only this answer
             log.exception("an answer broke off")
             self.fail(_named(error))
             return False
@@ -367,8 +389,13 @@ class _ActiveAnswer:
         generation = self._generation
         if cancelled:
             self._finish_reason = "cancelled"
-        if self._finish_reason != "error" and (rest := self._text.finish()):
-            generation.emit(Piece(rest, self._written))
+        if self._finish_reason != "error":
+            try:
+                if rest := self._text.finish():
+                    generation.emit(Piece(rest, self._written))
+            except BaseException as error:  # the whole text is decoded once more
+                log.exception("an answer has no end")
+                self.fail(_named(error))
         generation.emit(
             Done(
                 finish_reason=self._finish_reason,

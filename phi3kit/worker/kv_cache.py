@@ -49,6 +49,11 @@ class KvCache:
         """Whether one sequence of so many tokens is within the whole budget."""
         return self._rounded(tokens) <= self._budget
 
+    def leaves_room(self, tokens: int, user: str) -> bool:
+        """Whether one more sequence leaves others half the budget. A user's first one may have what it needs."""
+        busy = [slot.reserved for slot in self._slots if slot.busy and slot.user == user]
+        return not busy or 2 * (sum(busy) + self._rounded(tokens)) <= self._budget
+
     def acquire(self, prompt_ids: Sequence[int], max_tokens: int, user: str = "") -> Slot | None:
         """A sequence with memory reserved for prompt and answer; it holds the beginning of the prompt where one is kept.
 

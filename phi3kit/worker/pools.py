@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from phi3kit.core.errors import Busy, LimitReached
+from phi3kit.core.errors import Busy, LimitReached, panicked
 
 Result = TypeVar("Result")
 
@@ -66,6 +66,10 @@ class ThreadPool:
         began_s = time.thread_time()
         try:
             return work()
+        except Exception:
+            raise
+        except BaseException as panic:
+            raise panicked(panic) from panic
         finally:
             now = time.monotonic()
             self._rests = {other: until for other, until in self._rests.items() if until > now}

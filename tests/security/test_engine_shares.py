@@ -63,3 +63,37 @@ def test_who_comes_behind_many_of_another_does_not_wait_for_all_of_them(
         reader.done()
     order = [word for word, _ in runtime.computed]
     assert order[::-1].index("ada") > 200  # tokens of the twelve that came before and were written behind
+
+
+CONTEXT = 600  # tokens
+
+
+class TestMemory:
+    """Two contexts: as much as a worker reserves without a setting."""
+
+    @staticmethod
+    def admitted(runtime: ScriptedRuntime, *rounds: dict[str, int], several_users: bool = True) -> list[str]:
+        """Whose answers are active when in each round so many tokens of answers were asked for, by prompt."""
+        cache = KvCache(runtime, 2 * CONTEXT)
+        engine = Engine(lambda: (runtime, cache), 32, several_users=several_users)
+        engine._loaded = (runtime, cache)
+        for prompts in rounds:
+            for prompt, tokens in prompts.items():
+                asked(engine, prompt, tokens)
+            engine._admit(runtime, cache)
+        return [answer.user for answer in engine._active]
+
+    def test_long_answers_of_one_user_leave_half_of_it_to_those_who_come(self, runtime: ScriptedRuntime) -> None:
+        assert self.admitted(runtime, {"eve 1": 500, "eve 2": 500}, {"ada 1": 500}) == ["eve", "ada"]
+
+    def test_short_ones_leave_half_of_the_places(self, runtime: ScriptedRuntime) -> None:
+        short = {f"eve {number}": 20 for number in range(8)}
+        assert self.admitted(runtime, short, {"ada 1": 20}) == ["eve"] * 4 + ["ada"]
+
+    def test_who_is_alone_on_their_machine_has_all_of_it_until_another_comes(self, runtime: ScriptedRuntime) -> None:
+        long = {"eve 1": 400, "eve 2": 400}
+        assert self.admitted(runtime, long, several_users=False) == ["eve"] * 2
+        assert self.admitted(runtime, {"ada 1": 20} | long, several_users=False) == ["ada", "eve"]
+
+    def test_one_answer_may_have_more_than_half(self, runtime: ScriptedRuntime) -> None:
+        assert self.admitted(runtime, {"eve 1": 2 * CONTEXT - 10}) == ["eve"]
