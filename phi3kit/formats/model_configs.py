@@ -22,8 +22,20 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
+def _size(value: Any) -> bool:
+    return _whole(value) and value >= 0
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _within(least: float, most: float) -> Check:
+    return lambda value: _number(value) and least <= value <= most
+
+
+_share = _within(0, 1)
+_factor = _within(1e-9, 1e9)
 
 
 def _flag(value: Any) -> bool:
@@ -64,12 +76,13 @@ def _template(value: Any) -> bool:
 
 
 _tokens = _list_of(_token, 10_000)
-_factors = _list_of(_number, 4096)
+_factors = _list_of(_factor, 4096)
 _ROTATION: Spec = {
     **dict.fromkeys(("type", "rope_type"), _one_of("default", "longrope", "su", "yarn")),
     **dict.fromkeys(("short_factor", "long_factor"), _factors),
-    **dict.fromkeys(("rope_theta", "partial_rotary_factor", "factor", "attention_factor", "short_mscale", "long_mscale"), _number),
-    "original_max_position_embeddings": _whole,
+    **dict.fromkeys(("rope_theta", "factor", "attention_factor", "short_mscale", "long_mscale"), _factor),
+    "partial_rotary_factor": _share,
+    "original_max_position_embeddings": _size,
 }  # fmt: skip
 _ENDS: Spec = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _ids)
 
@@ -82,15 +95,15 @@ CONFIG: Spec = {
             "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
             "num_key_value_heads", "original_max_position_embeddings", "sliding_window", "vocab_size",
         ),
-        _whole,
+        _size,
     ),
     **dict.fromkeys(
         (
             "attention_dropout", "embd_pdrop", "initializer_range", "partial_rotary_factor", "resid_pdrop", "rms_norm_eps",
-            "rope_theta",
         ),
-        _number,
+        _share,
     ),
+    "rope_theta": _factor,
     **dict.fromkeys(("attention_bias", "lm_head_bias", "mlp_bias", "tie_word_embeddings", "use_cache"), _flag),
     "hidden_act": _one_of("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"),
     **dict.fromkeys(("dtype", "torch_dtype"), _one_of(*WEIGHT_DTYPES)),
@@ -102,8 +115,8 @@ CONFIG: Spec = {
 GENERATION: Spec = {
     **_ENDS,
     **dict.fromkeys(("do_sample", "_from_model_config"), _flag),
-    **dict.fromkeys(("temperature", "top_p", "repetition_penalty"), _number),
-    **dict.fromkeys(("top_k", "max_length", "max_new_tokens"), _whole),
+    **dict.fromkeys(("temperature", "top_p", "repetition_penalty"), _within(0, 100)),
+    **dict.fromkeys(("top_k", "max_length", "max_new_tokens"), _size),
     "transformers_version": _word,
 }
 
@@ -147,12 +160,12 @@ GENAI: Spec = {
     "model": {
         **_ENDS,
         "type": _one_of("phi3"),
-        **dict.fromkeys(("context_length", "vocab_size"), _whole),
+        **dict.fromkeys(("context_length", "vocab_size"), _size),
         "decoder": {
             "session_options": {"log_id": _one_of("onnxruntime-genai"), "provider_options": _one_of([])},  # type: ignore[arg-type]
             "filename": lambda value: is_plain(value) and value.endswith(".onnx"),
             **dict.fromkeys(
-                ("head_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads"), _whole
+                ("head_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads"), _size
             ),
             "inputs": _INPUTS,
             "outputs": _OUTPUTS,
@@ -160,8 +173,10 @@ GENAI: Spec = {
     },
     "search": {
         **dict.fromkeys(("do_sample", "early_stopping", "past_present_share_buffer"), _flag),
-        **dict.fromkeys(("diversity_penalty", "length_penalty", "repetition_penalty", "temperature", "top_p"), _number),
-        **dict.fromkeys(("max_length", "min_length", "no_repeat_ngram_size", "top_k"), _whole),
+        **dict.fromkeys(
+            ("diversity_penalty", "length_penalty", "repetition_penalty", "temperature", "top_p"), _within(0, 100)
+        ),
+        **dict.fromkeys(("max_length", "min_length", "no_repeat_ngram_size", "top_k"), _size),
         **dict.fromkeys(("num_beams", "num_return_sequences"), lambda value: value is not True and value == 1),
     },
 }
@@ -172,7 +187,7 @@ MLMODEL: Spec = {
     "flavors": {
         "python_function": {
             "artifacts": _table_of(lambda value: isinstance(value, dict), 1),  # its path is written anew
-            "config": _table_of(lambda value: _number(value) or _flag(value), 20),
+            "config": _table_of(lambda value: _within(0, LARGEST)(value) or _flag(value), 20),
             "loader_module": _one_of("mlflow.transformers", "mlflow.pyfunc.loaders.code_model"),
             "streamable": _flag,
         },
@@ -200,7 +215,11 @@ _STEPS = {
     *("Split", "Digits", "Punctuation", "TemplateProcessing", "ByteFallback", "Fuse"),
 }
 _LONGEST_PIECE = 64  # characters that one step writes or looks for
+_LONGEST_TOKEN = 1_000  # characters
 _MOST_PARTS = 2_000  # of all steps together
+_MOST_GROWTH = 64  # times a text's length, after all steps
+# The most that a step makes of one character. Source: unicode.org/faq/normalization.html#12, for the four forms.
+_GROWTH = {"NFC": 4, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 3, "ByteLevel": 4, "Metaspace": 2}
 _TOKENIZER_KEYS = {
     *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"),
     "model",
@@ -256,16 +275,32 @@ def tokenizer_flaw(content: Mapping[str, Any]) -> str | None:
         return "has no vocabulary, or too big a one"
     if not _tokens(content.get("added_tokens") or []) or content.get("truncation") or content.get("padding"):
         return "has added tokens, truncation or padding that are not known here"
-    waiting: list[Any] = [content.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
+    assert isinstance(vocabulary, dict)
+    if any(len(token) > _LONGEST_TOKEN for token in vocabulary) or any(
+        isinstance(value, str) and len(value) > _LONGEST_PIECE for value in model.values()
+    ):
+        return "has a token that is too long"
+    to_ids = [content.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor")]
+    return _steps_flaw(to_ids) or _steps_flaw([content.get("decoder")])
+
+
+def _steps_flaw(waiting: list[Any]) -> str | None:
+    """The same of the steps that a text goes through one after the other."""
+    growth = 1
     for _ in range(_MOST_PARTS):
         if not waiting:
-            return None
+            return "has steps that together write long texts" if growth > _MOST_GROWTH else None
         part = waiting.pop()
         if isinstance(part, dict):
             if "type" in part and part["type"] not in _STEPS:
                 return f"has a step {str(part['type'])[:100]!r}, which is not known here"
             if "Regex" in part and part["Regex"] not in _PATTERNS:
                 return "splits by a pattern that is not known here, and may take for ever"
+            if part.get("String") == "":
+                return "looks for an empty text, which is everywhere"
+            if part.get("type") == "Strip" and not all(part.get(key, 0) in (0, 1) for key in ("start", "stop")):
+                return "strips more than the library can"
+            growth *= _growth(part)
             waiting += [value for key, value in part.items() if key != "Regex"]
         elif isinstance(part, list):
             waiting += part
@@ -274,3 +309,24 @@ def tokenizer_flaw(content: Mapping[str, Any]) -> str | None:
         elif _number(part) and not _whole(part):
             return "has a step with a number that no step needs"
     return "has too many steps"
+
+
+def _growth(step: Mapping[str, Any]) -> int:
+    """How many characters, or tokens, a step makes of one."""
+    kind = step.get("type")
+    if kind == "Replace":
+        pattern = step.get("pattern")
+        looked_for = (pattern.get("String") if isinstance(pattern, dict) else None) or " "
+        return max(1, -(-len(str(step.get("content"))) // len(str(looked_for))))
+    if kind == "Prepend":
+        return 1 + len(str(step.get("prepend")))
+    if kind == "TemplateProcessing":
+        tokens = step.get("special_tokens")
+        ids = [len(each["ids"]) for each in tokens.values() if _has_ids(each)] if isinstance(tokens, dict) else []
+        pieces = [len(each) for key in ("single", "pair") if isinstance(each := step.get(key), list)]
+        return max([1, *pieces]) * max([1, *ids])
+    return _GROWTH.get(str(kind), 1)
+
+
+def _has_ids(token: Any) -> bool:
+    return isinstance(token, dict) and isinstance(token.get("ids"), list)
