@@ -3,6 +3,7 @@
 What a provider's people may do and see, how they leave, and what does not let anybody in.
 """
 
+import contextlib
 import itertools
 import json
 import re
@@ -245,12 +246,15 @@ class TestLeaving:
             assert f"bob@{LAB} · user" in sidebar(page)
 
     def test_a_session_that_has_run_out_must_sign_in_again(self, team: Team):
+        from playwright.sync_api import TimeoutError as GoneMeanwhile
+
         with team.tab() as page:
             sign_in(page, "brief")
             assert "· admin" in sidebar(page)
-            pages = itertools.cycle(["Models", "Usage"])
-            while page.get_by_text("Your session has ended").count() == 0:  # its eight seconds are not over yet
-                page.get_by_test_id("stSidebarNav").get_by_role("link", name=next(pages), exact=True).click()
+            pages, links = itertools.cycle(["Models", "Usage"]), page.get_by_test_id("stSidebarNav")
+            while links.count():  # its eight seconds are not over yet
+                with contextlib.suppress(GoneMeanwhile):
+                    links.get_by_role("link", name=next(pages), exact=True).click(timeout=5_000)
                 idle(page)
             assert_outside(page, "Your session has ended")
             page.reload()

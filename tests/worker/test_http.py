@@ -437,7 +437,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"max_tokens": "5"}, "max_tokens"),
     ({"max_completion_tokens": -1}, "max_completion_tokens"),
-    ({"top_p": 0}, "top_p"),
+    ({"top_p": -0.1}, "top_p"),
     ({"top_p": 1.1}, "top_p"),
     ({"n": 0}, "n"),
     ({"n": 1000}, "n"),
