@@ -22,6 +22,7 @@ from phi3kit.core.data_folder import files_under
 from phi3kit.core.errors import ModelNotFound, StorageFailed
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.formats.mlmodel import read_mlmodel, read_small
 from phi3kit.packaging.wrappers.check import QUESTION
 from phi3kit.tracking.logged_models import resolve
 
@@ -35,7 +36,14 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip
 _PACKED = {".safetensors", ".onnx", ".data", ".onnx_data"}  # hardly compressible: stored as they are
 # Keys of an MLmodel that belong to the store that it was logged to.
 _OF_THE_STORE = ("run_id", "model_id", "artifact_path", "prompts")
-_LEFT_OUT = {"MLmodel", "conda.yaml", "registered_model_meta"}  # written anew, or belonging to the store
+_LEFT_OUT = {
+    "MLmodel",
+    "conda.yaml",
+    "requirements.txt",
+    "registered_model_meta",
+}  # written anew, or belonging to the store
+_PIN = re.compile(r"[A-Za-z0-9][\w.-]{0,100}==[\w.!+-]{1,100}", re.ASCII)  # pip's other lines lead to any place
+_PYTHON = re.compile(r"3\.\d{1,2}", re.ASCII)
 _SIZES = (  # Azure's general-purpose machines: name, GB of memory
     ("Standard_DS3_v2", 14),
     ("Standard_DS4_v2", 28),
@@ -67,16 +75,22 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
     actor.require("serve")
     model = resolve(model_uri, settings)
     try:
-        described = yaml.safe_load((model.folder / "MLmodel").read_text("utf-8"))
-        requirements = (model.folder / "requirements.txt").read_text("utf-8").split("\n")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        described = read_mlmodel(model.folder)
+        requirements = read_small(model.folder, "requirements.txt").decode("utf-8").splitlines()
+        python = _PYTHON.match(str(described["flavors"]["python_function"].get("python_version")))
+    except (OSError, ValueError, LookupError) as error:
         raise ModelNotFound(
             f"{model_uri} cannot be bundled.", f"One of its files cannot be read: {error}.", "Build it again on Build."
         ) from error
+    pins = [line.strip() for line in requirements if line.strip()]
+    if python is None or not all(map(_PIN.fullmatch, pins)):
+        raise ModelNotFound(
+            f"{model_uri} cannot be bundled.",
+            "Its requirements or its Python version are not such as phi3kit logs: they may lead to any package.",
+            "Build it again on Build.",
+        )
     short = re.sub(r"[^a-z0-9]", "", model.model_uri.rpartition("-")[2].lower())[:8]
     name = f"phi3-{model.wrapper}-{short}"
-    pins = [line.strip() for line in requirements if line.strip()]
-    python = ".".join(str(described["flavors"]["python_function"]["python_version"]).split(".")[:2])
     files = _model_files(model.folder)
     size = sum((model.folder / name).stat().st_size for name in files)
     instance = instance_for(size)
@@ -88,9 +102,10 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
         "deployment.yml": _yaml(_deployment(name, instance)),
         "deploy.sh": _deploy_sh(name),
         "deploy.py": (_FILES / "deploy.py").read_text("utf-8"),
-        "environment/conda.yaml": _conda(python, [*pins, INFERENCE_SERVER]),
+        "environment/conda.yaml": _conda(python[0], [*pins, INFERENCE_SERVER]),
         "model/MLmodel": _yaml(_for_azure(described)),
-        "model/conda.yaml": _conda(python, pins),
+        "model/requirements.txt": "\n".join(pins),
+        "model/conda.yaml": _conda(python[0], pins),
         "sample-request.json": json.dumps(sample_request(model.wrapper), indent=2) + "\n",
         "score/score.py": (_FILES / "score.py").read_text("utf-8"),
     }

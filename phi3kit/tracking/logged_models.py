@@ -12,7 +12,7 @@ from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
+from mlflow.models import ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.file_utils import local_file_uri_to_path
 
@@ -20,6 +20,7 @@ from phi3kit.core.data_folder import disk_bytes, files_under, writing
 from phi3kit.core.errors import ModelNotFound
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.formats.mlmodel import MlmodelUnreadable, read_mlmodel
 from phi3kit.tracking import foreign_values
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
@@ -94,11 +95,11 @@ def resolve(model_uri: str, settings: Settings) -> ResolvedModel:
     """Find the files behind anything that MLflow resolves. Raises ModelNotFound or StorageFailed."""
     model_uri = canonical(model_uri, settings)
     folder = _download(model_uri, settings)
-    flavors = _mlmodel(model_uri, folder).flavors
+    flavors = _mlmodel(model_uri, folder)["flavors"]
     wrapper: WrapperName
     if "transformers" in flavors:
         wrapper = "transformers"
-    elif ONNX_ARTIFACT in (flavors.get("python_function", {}).get("artifacts") or {}):
+    elif ONNX_ARTIFACT in ((flavors.get("python_function") or {}).get("artifacts") or {}):
         wrapper = "onnx"
     else:
         raise ModelNotFound(
@@ -111,14 +112,19 @@ def resolve(model_uri: str, settings: Settings) -> ResolvedModel:
 
 def signature_of(model_uri: str, settings: Settings) -> ModelSignature:
     """The signature that a logged model carries. Raises ModelNotFound or StorageFailed."""
-    signature = _mlmodel(model_uri, _download(model_uri, settings)).signature
-    if signature is None:
+    described = _mlmodel(model_uri, _download(model_uri, settings)).get("signature")
+    if not described:
         raise ModelNotFound(
             what=f"{model_uri} has no signature.",
             why="It was logged without one.",
             next_step="Choose a model that was made on Build.",
         )
-    return signature
+    try:
+        return ModelSignature.from_dict(described)
+    except Exception as error:  # MLflow raises whatever its parser meets
+        raise ModelNotFound(
+            f"The signature of {model_uri} cannot be read.", "It is damaged.", "Build it again on Build."
+        ) from error
 
 
 def files_of(model_uri: str, settings: Settings) -> list[tuple[str, int]]:
@@ -127,13 +133,11 @@ def files_of(model_uri: str, settings: Settings) -> list[tuple[str, int]]:
     return sorted((path.relative_to(folder).as_posix(), stat.st_size) for path, stat in files_under(folder))
 
 
-def _mlmodel(model_uri: str, folder: Path) -> Model:
+def _mlmodel(model_uri: str, folder: Path) -> dict[str, Any]:
     try:
-        return Model.load(str(folder))
-    except Exception as error:  # a damaged file raises whatever its parser raises
-        raise ModelNotFound(
-            f"{model_uri} cannot be read.", "Its MLmodel file is missing or damaged.", "Build it again on Build."
-        ) from error
+        return read_mlmodel(folder)
+    except MlmodelUnreadable as error:
+        raise ModelNotFound(f"{model_uri} cannot be read.", str(error), "Build it again on Build.") from error
 
 
 def _download(model_uri: str, settings: Settings) -> Path:
@@ -145,7 +149,13 @@ def _download(model_uri: str, settings: Settings) -> Path:
         local: Any = mlflow.artifacts.download_artifacts(
             artifact_uri=model_uri, dst_path=None if in_place else _cache(model_uri, settings)
         )
-    except (MlflowException, OSError) as error:
+    except (
+        MlflowException,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:  # the last three: of a foreign server
         with storage_errors(settings.home):
             model = known(lambda: client.get_logged_model(model_uri.removeprefix("models:/")))
         if model and (folder := _local_folder(model)) and not folder.is_dir():

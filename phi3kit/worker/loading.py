@@ -17,14 +17,15 @@ from phi3kit.core.errors import ModelNotFound, OutOfMemory, Phi3KitError, Source
 from phi3kit.core.machine import Threads, choose_threads, free_memory_bytes, is_out_of_memory
 from phi3kit.core.operating_system import link
 from phi3kit.core.records import WINDOW_TAG, Message, WrapperName
+from phi3kit.formats.mlmodel import MlmodelUnreadable, read_mlmodel
 from phi3kit.formats.model_configs import MLMODEL, cleaned
 from phi3kit.formats.model_copy import copy_model
+from phi3kit.tracking import foreign_values
 from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.tokenization import ids_of
 
 _SMALL_BYTES = 64_000_000  # of a logged model
-_LARGEST_MLMODEL = 1_000_000  # bytes
 _ONNX_WRAPPER = Path(__file__).parents[1] / "packaging" / "wrappers" / "onnx_wrapper.py"
 
 
@@ -102,10 +103,9 @@ def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
     Phi-3-mini-4k has a window of 2,047. Of an onnx model the build has read it from the graph.
     """
     if wrapper == "onnx":
-        window = (_mlmodel(folder).get("metadata") or {}).get(WINDOW_TAG)
-    else:
-        window = json.loads((_model_folder(folder, wrapper) / "config.json").read_text("utf-8")).get("sliding_window")
-    return int(window) if window else None
+        return foreign_values.whole((_mlmodel(folder).get("metadata") or {}).get(WINDOW_TAG), 1)
+    window = json.loads((_model_folder(folder, wrapper) / "config.json").read_text("utf-8")).get("sliding_window")
+    return foreign_values.whole(window, 1)
 
 
 def copy_known(folder: Path, wrapper: WrapperName, target: Path) -> None:
@@ -143,12 +143,10 @@ def copy_logged(folder: Path, wrapper: WrapperName, target: Path) -> None:
 
 
 def _mlmodel(folder: Path) -> dict[str, Any]:
-    path = folder / "MLmodel"
-    if path.stat().st_size > _LARGEST_MLMODEL or not isinstance(
-        described := yaml.safe_load(path.read_text("utf-8")), dict
-    ):
-        raise _refused("Its MLmodel file cannot be read.")
-    return described
+    try:
+        return read_mlmodel(folder)
+    except MlmodelUnreadable as error:
+        raise _refused(str(error)) from error
 
 
 def _model_folder(folder: Path, wrapper: WrapperName) -> Path:

