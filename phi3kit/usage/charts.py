@@ -3,6 +3,7 @@
 Knows turns, colours and axes. Reads no store, draws on no page.
 """
 
+import html
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
     sums = sums.loc[sorted(sums.index, key=lambda name: name == REST)]
     bars = [
         go.Bar(
-            y=[str(value) for value in sums.index],
+            y=list(sums.index),
             x=sums[name],
             orientation="h",
             name=name,
@@ -106,9 +107,14 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
     return _figure(bars, palette, yaxis=yaxis, height=_height(len(sums)), barmode="stack", bargap=0.45)
 
 
+def label(text: object) -> str:
+    """A text as a figure shows it: Plotly makes links and bold of tags, and values of %{…}."""
+    return html.escape(str(text), quote=False).replace("%{", "%&#123;")
+
+
 def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
-    """The bar of `tokens_by` that each turn is in."""
-    names = turns[column].fillna("unknown")
+    """The bar of `tokens_by` that each turn is in, by its label."""
+    names = turns[column].fillna("unknown").map(label)
     most = turns.groupby(names)["total_tokens"].sum().nlargest(_MOST_NAMES).index
     few = names.nunique() <= _MOST_NAMES + 1
     return names if few else names.where(names.isin(most), REST)
@@ -127,12 +133,12 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
             x=np.sqrt(lows * highs),
             y=counts,
             width=highs - lows,
-            name=wrapper,
+            name=label(wrapper),
             marker_color=palette.of(wrapper),
             opacity=0.65,
             customdata=np.column_stack([lows, highs]),
             hovertemplate=f"%{{y:,}} turns: %{{customdata[0]:,.3~g}} to %{{customdata[1]:,.3~g}} {unit}"
-            f"<extra>{wrapper}</extra>",
+            f"<extra>{label(wrapper)}</extra>",
         )
         bars.append(bar)
     minor = {"dtick": "D1", "ticks": "outside"}
@@ -142,9 +148,9 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
 
 
 def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
-    """The turns of one bar of `distribution`."""
+    """The turns of one bar of `distribution`. wrapper: its label."""
     values = turns[column] * _scale(unit)
-    return turns[(turns["wrapper"] == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
+    return turns[(turns["wrapper"].map(label) == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
 
 
 def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
@@ -152,12 +158,12 @@ def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
     table = outcomes(turns)
     bars = [
         go.Bar(
-            y=table.loc[table["wrapper"] == wrapper, "outcome"],
+            y=table.loc[table["wrapper"] == wrapper, "outcome"].map(label),
             x=table.loc[table["wrapper"] == wrapper, "turns"],
             orientation="h",
-            name=wrapper,
+            name=label(wrapper),
             marker_color=palette.of(wrapper),
-            hovertemplate=f"%{{x:,}} turns<extra>{wrapper}</extra>",
+            hovertemplate=f"%{{x:,}} turns<extra>{label(wrapper)}</extra>",
         )
         for wrapper in served(turns)
     ]

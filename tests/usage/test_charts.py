@@ -130,6 +130,26 @@ class TestTokensBy:
         assert list(tokens_by(turns, "user", PALETTE).data[0].y) == ["unknown"]
 
 
+class TestNames:
+    HOSTILE = '<a href="http://evil.example">x</a> %{y} &'
+    SHOWN = '&lt;a href="http://evil.example"&gt;x&lt;/a&gt; %&#123;y} &amp;'
+
+    def test_of_another_program_are_text_in_every_chart_and_no_link(self):
+        turns = table(turn("a", user=self.HOSTILE, wrapper=self.HOSTILE, finish_reason=self.HOSTILE))
+        assert list(tokens_by(turns, "user", PALETTE).data[0].y) == [self.SHOWN]
+        for figure in (endings(turns, PALETTE), distribution(turns, "duration_s", "s", PALETTE)):
+            assert figure.data[0].name == self.SHOWN
+            assert "<a" not in str(figure.to_dict())
+            assert "%{y} &" not in str(figure.to_dict())
+
+    def test_a_click_on_such_a_bar_finds_its_turns(self):
+        turns = table(turn("a", user=self.HOSTILE, wrapper=self.HOSTILE), turn("b", user="bob"))
+        assert list(turns[names_of(turns, "user") == self.SHOWN]["user"]) == [self.HOSTILE]
+        (bar,) = (each for each in distribution(turns, "duration_s", "s", PALETTE).data if each.name == self.SHOWN)
+        low, high = next(each for each, count in zip(bar.customdata, bar.y, strict=True) if count)
+        assert len(turns_between(turns, "duration_s", "s", bar.name, low, high)) == 1
+
+
 class TestDistribution:
     def test_a_wrapper_with_the_measure_is_a_histogram_in_its_colour_and_unit(self):
         turns = table(turn("a"), turn("b"), turn("c", wrapper="transformers", time_to_first_token_s=None))

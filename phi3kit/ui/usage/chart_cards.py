@@ -3,6 +3,7 @@
 Knows widgets. Does not know how a figure is made or turns are counted.
 """
 
+import html
 from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
@@ -65,7 +66,7 @@ def show_by_dimension(turns: pd.DataFrame) -> None:
         if points:
             names = {str(point["y"]) for point in points}
             found = turns[charts.names_of(named, column).isin(names)]
-            _show_turns(found, f"of {', '.join(sorted(names))}", "by")
+            _show_turns(found, f"of {html.unescape(', '.join(sorted(names)))}", "by")
 
 
 def show_endings(turns: pd.DataFrame) -> None:
@@ -85,7 +86,9 @@ def _show_distribution(turns: pd.DataFrame, title: str, measure: str, unit: str)
         if points:
             bars = [(figure.data[point["curve_number"]].name, *point["customdata"]) for point in points]
             found = pd.concat([charts.turns_between(turns, measure, unit, *bar) for bar in bars])
-            _show_turns(found, f"of {bars[0][0]}, {bars[0][1]:,.3g} to {bars[-1][2]:,.3g} {unit}", measure)
+            _show_turns(
+                found, f"of {html.unescape(bars[0][0])}, {bars[0][1]:,.3g} to {bars[-1][2]:,.3g} {unit}", measure
+            )
 
 
 def _show_percentiles(turns: pd.DataFrame, measure: str, unit: str) -> None:
