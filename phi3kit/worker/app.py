@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -38,7 +38,7 @@ from phi3kit.formats.openai_schema import (
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder, Recorder
 from phi3kit.worker.engine import Engine
-from phi3kit.worker.invocations import Scoring
+from phi3kit.worker.invocations import Call, Scoring
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
 from phi3kit.worker.openapi_document import Error, add_schemas, takes
@@ -53,6 +53,7 @@ from phi3kit.worker.request_checks import (
     error_response,
     is_from_app,
     key_user,
+    may_watch,
     parsed,
     read_body,
     refusal,
@@ -64,6 +65,7 @@ from phi3kit.worker.turns import Caller, Turn, TurnPart, turn_of
 _GONE = 499  # the status, in logs of proxies, of an answer that nobody waited for
 
 Parts = AsyncGenerator[list[TurnPart], None]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,25 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     _add_error_handlers(app)
 
     @app.get("/health")
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
         body: dict[str, Any] = {"state": engine.state, "model_uri": config.model_uri, "wrapper": config.wrapper}
-        body |= {"active": engine.active, "waiting": engine.waiting, "threads": asdict(config.threads)}
-        if engine.state == "ready":
-            body["kv_cache"] = {
-                "reserved_bytes": engine.cache.reserved_bytes, "budget_bytes": engine.cache.budget_bytes,
-            }  # fmt: skip
-        if recorder.in_memory:
-            body["turns_in_memory_only"] = recorder.in_memory
+        if may_watch(request):
+            body |= figures()
         if engine.failure:
             body["error"] = str(engine.failure)
             body["error_code"] = openai_schema.error_body(engine.failure)[1]["error"]["code"]
         return JSONResponse(body, 200 if engine.state == "ready" else 503)
+
+    def figures() -> dict[str, Any]:
+        """What callers do here, all together."""
+        found: dict[str, Any] = {"active": engine.active, "waiting": engine.waiting, "threads": asdict(config.threads)}
+        if engine.state == "ready":
+            found["kv_cache"] = {
+                "reserved_bytes": engine.cache.reserved_bytes, "budget_bytes": engine.cache.budget_bytes,
+            }  # fmt: skip
+        if recorder.in_memory:
+            found["turns_in_memory_only"] = recorder.in_memory
+        return found
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -185,9 +193,13 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         caller = caller_of(request, None)
         tokens = await tokens_in(caller.user, data)
         await asyncio.to_thread(recorder.admit_call, caller.turn_id, caller.user, tokens)
+        call = Call(caller.user, data, request.headers["content-type"])
         try:
-            scored = await scoring.answer(caller.user, data, request.headers["content-type"])
+            scored = await _unless_gone(request, scoring.answer(call))
             tokens += await tokens_in(caller.user, scored.content)
+        except BaseException:
+            tokens += call.computed_tokens  # an answer that nobody waited for is paid for as well
+            raise
         finally:
             await asyncio.to_thread(recorder.end_call, caller.turn_id, caller.user, tokens)
         return Response(scored.content, scored.status, media_type=scored.media_type)
@@ -237,8 +249,7 @@ async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn
         lines = _event_stream(turn, parts, body.stream_options or StreamOptions())
         headers["Cache-Control"] = "no-cache"
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
-    if not await _run_unless_gone(request, parts):
-        return Response(status_code=_GONE)
+    await _unless_gone(request, _run(parts))
     if turn.error:
         raise turn.error
     choices = [
@@ -251,28 +262,29 @@ async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn
     return JSONResponse(answer | {"phi3kit": _timings(turn)}, headers=headers)
 
 
-async def _run_unless_gone(request: Request, parts: Parts) -> bool:
-    """Run a turn to its end; False when the client went away before (the turn is then cancelled and recorded)."""
+async def _run(parts: Parts) -> None:
+    """Run a turn to its end. Cancelled, it is recorded all the same."""
+    async with contextlib.aclosing(parts):
+        async for _ in parts:
+            pass
 
-    async def run() -> None:
-        async with contextlib.aclosing(parts):
-            async for _ in parts:
-                pass
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of work that is cancelled when the client goes away: then this raises ClientDisconnect."""
 
     async def gone() -> None:
         while not await request.is_disconnected():  # noqa: ASYNC110  (ASGI has no event to wait for)
             await asyncio.sleep(0.02)
 
-    running, watching = asyncio.create_task(run()), asyncio.create_task(gone())
+    running, watching = asyncio.create_task(work), asyncio.create_task(gone())
     await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
     if running.done():
-        running.result()
-        return True
+        return running.result()
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    return False
+    raise ClientDisconnect
 
 
 async def _event_stream(turn: Turn, parts: Parts, options: StreamOptions) -> AsyncIterator[str]:

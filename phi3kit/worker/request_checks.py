@@ -48,7 +48,7 @@ class RouteRule:
 # Every route. One that is not here asks for a key, takes JSON alone, and is a 404 behind that.
 ROUTES = {
     "/health": RouteRule(None, keeps_alive=False),
-    "/metrics": RouteRule("talk", keeps_alive=False),
+    "/metrics": RouteRule("watch", keeps_alive=False),  # before and after a turn it tells what the turn cost
     "/openapi.json": RouteRule("talk"),
     "/v1/models": RouteRule("talk"),
     "/v1/chat/completions": RouteRule("talk", (_JSON,)),
@@ -124,6 +124,7 @@ class Guard:
         if why := self._names.refusal(request.scope["headers"]):
             return refusal(403, why, "origin_not_allowed")
         if rule.act is None:
+            request.state.may_watch = await self._refused_key(request, "watch") is None
             return None
         if refused := await self._refused_key(request, rule.act):
             return refused
@@ -171,6 +172,11 @@ def _wrong_type(request: Request, taken: tuple[str, ...]) -> str | None:
 def is_from_app(request: Request) -> bool:
     """Whether the app itself sent a request, with the key that only it and its worker have."""
     return getattr(request.state, "from_app", False)
+
+
+def may_watch(request: Request) -> bool:
+    """Whether a request that needs no key may see what others do: with a key of the right role, or where none is asked."""
+    return bool(request.state.may_watch)
 
 
 def key_user(request: Request) -> str | None:

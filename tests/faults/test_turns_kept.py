@@ -113,10 +113,11 @@ class TestADiskThatTakesNothing:
         with worker(built, tmp_path) as (endpoint, _):
             client = client_of(endpoint)
             assert "Madrid" in ask(client).choices[0].message.content
-            health = httpx2.get(f"{endpoint.base_url}/health").json()
+            key = {"Authorization": f"Bearer {endpoint.api_key}"}
+            health = httpx2.get(f"{endpoint.base_url}/health", headers=key).json()
             assert health["turns_in_memory_only"] == 1
             (tmp_path / "outbox.db").rmdir()
             outbox = Outbox(tmp_path)
             wait_for("the turn is kept", outbox.waiting, 40)
-            assert "turns_in_memory_only" not in httpx2.get(f"{endpoint.base_url}/health").json()
+            assert "turns_in_memory_only" not in httpx2.get(f"{endpoint.base_url}/health", headers=key).json()
             client.close()

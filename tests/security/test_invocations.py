@@ -1,0 +1,98 @@
+"""/invocations: nobody waits long for another user's call, and not at all for one whose caller has gone."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3kit.core.errors import WorkerFailed
+from phi3kit.usage.budgets import today
+from phi3kit.usage.outbox import Outbox
+from phi3kit.worker.invocations import Call, Scored, Scoring
+from tests.conftest import Built, settings_for
+from tests.support.worker_app import OWN_KEY, worker_app
+
+BOUND = "phi3kit.worker.invocations._LONGEST_BESIDE_OTHERS_S"
+
+
+async def _answered(self: Scoring, line: bytes) -> bytes:
+    """Instead of a process: a body of `for ever` is never answered."""
+    if json.loads(line)["data"] == "for ever":
+        await asyncio.Event().wait()
+    return json.dumps({"status": 200, "media_type": "application/json", "content": "[]"}).encode()
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scoring, "_answered", _answered)
+
+
+class TestAnothersCall:
+    @pytest.mark.parametrize("first", [True, False], ids=["waits already", "comes later"])
+    def test_it_ends_soon_once_one_waits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+        monkeypatch.setattr(BOUND, 0.01)
+
+        async def both() -> list[Scored | BaseException]:
+            scoring = Scoring(tmp_path, "onnx", settings_for(tmp_path))
+            if first:
+                await scoring._one_at_a_time.acquire()
+            calls = [asyncio.create_task(scoring.answer(Call("alice", "for ever", "text/csv")))]
+            await asyncio.sleep(0)
+            calls.append(asyncio.create_task(scoring.answer(Call("bob", "prompt\nhi", "text/csv"))))
+            await asyncio.sleep(0)
+            if first:
+                scoring._one_at_a_time.release()
+            async with asyncio.timeout(30):
+                return await asyncio.gather(*calls, return_exceptions=True)
+
+        alice, bob = asyncio.run(both())
+        assert isinstance(alice, WorkerFailed)
+        assert bob == Scored(200, "application/json", "[]")
+
+    def test_ones_own_calls_take_no_time_away(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(BOUND, 0.01)
+
+        async def own() -> bool:
+            scoring = Scoring(tmp_path, "onnx", settings_for(tmp_path))
+            calls = [asyncio.create_task(scoring.answer(Call("ada", "for ever", "text/csv"))) for _ in range(2)]
+            done, running = await asyncio.wait(calls, timeout=0.2)
+            for each in running:
+                each.cancel()
+            return not done
+
+        assert asyncio.run(own())
+
+
+def test_a_caller_who_goes_ends_it_and_pays_for_its_time(built: Built, tmp_path: Path) -> None:
+    body, sent = b"for ever", []
+    came = iter([{"type": "http.request", "body": body}])
+
+    async def receive() -> dict[str, Any]:
+        return next(came, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = {"host": "127.0.0.1", "authorization": f"Bearer {OWN_KEY}", "content-type": "text/csv"}
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/invocations",
+        "raw_path": b"/invocations", "query_string": b"", "scheme": "http", "root_path": "",
+        "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 1),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    with worker_app(built, tmp_path, managed=False) as client:
+        of_the_body = client.post("/tokenize", json={"prompt": "for ever"}).json()["count"]
+        assert client.portal is not None
+
+        async def asked() -> None:
+            async with asyncio.timeout(60):
+                await client.app(scope, receive, send)  # type: ignore[arg-type]
+
+        client.portal.call(asked)
+        assert sent[0]["status"] == 499
+        assert (
+            client.post("/invocations", content="prompt\nhi", headers={"Content-Type": "text/csv"}).status_code == 200
+        )
+        assert Outbox(tmp_path).spent_tokens(today(), "api") > of_the_body
