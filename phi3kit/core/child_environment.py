@@ -8,12 +8,13 @@ from collections.abc import Mapping
 
 from phi3kit.core.limits import VARIABLES
 from phi3kit.core.loopback import ask_directly
-from phi3kit.core.secret import SECRET_WORDS, revealed
+from phi3kit.core.secret import is_secret_name, revealed
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 
 # Variables of the parent that a child may need; no others are passed on.
 _PASSED = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV", "JAVA_HOME",
+    "MLFLOW_TRACKING_AUTH",  # the name of a way to sign in, and no secret
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     # On Windows no program starts without the first of these, and no folder of the user's is found without the others.
     "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP", "USERNAME", "USERPROFILE", "HOMEDRIVE",
@@ -23,7 +24,6 @@ _PASSED_BEGINNINGS = (
     "LC_", "LD_LIBRARY_", "PYTHON", "PHI3KIT_", "MLFLOW_", "HF_", "TRANSFORMERS_", "TORCH", "OMP_", "MKL_", "OPENBLAS_",
     "CUDA_", "NVIDIA_", "ORT_", "MALLOC_", "SPARK_", "PYSPARK_", "HADOOP_", "GIT_PYTHON_", "XDG_",
 )  # fmt: skip
-_SECRET_WORDS = (*SECRET_WORDS, "URI")  # a store's URI may hold a password
 # For children that reach artifact stores and the hub.
 _OUTWARD_BEGINNINGS = ("AWS_", "AZURE_", "GOOGLE_", "BOTO_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 
@@ -88,8 +88,9 @@ def tracking_credentials(settings: Settings) -> dict[str, str]:
 
 def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
     def passes(name: str) -> bool:
+        # A store's URI may hold a password.
         return name in _PASSED or (
-            name.startswith(_PASSED_BEGINNINGS) and not any(word in name for word in _SECRET_WORDS)
+            name.startswith(_PASSED_BEGINNINGS) and not is_secret_name(name) and "URI" not in name
         )
 
     return {name: value for name, value in environment.items() if passes(name)}

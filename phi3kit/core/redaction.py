@@ -3,12 +3,14 @@
 Knows what secrets are called, and logging. Changes no text on a page.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote, unquote
 
-from phi3kit.core.secret import MASK, SECRET_WORDS, secrets_of_url
+from phi3kit.core.secret import MASK, is_secret_name, secrets_of_url
 
 _SHORTEST = 6  # characters; shorter ones may be ordinary words
 
@@ -28,19 +30,28 @@ def secrets_among(told: Mapping[str, object]) -> Iterator[str]:
     for name, value in told.items():
         if isinstance(value, Mapping):
             yield from secrets_among(value)
-        elif not isinstance(value, str):
+        if not isinstance(value, str):
             continue
-        elif any(word in name.upper() for word in SECRET_WORDS):
+        if is_secret_name(name):
             yield value
-        elif "://" in value:
+        if "://" in value:
             yield from secrets_of_url(value)
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """A text without these; the longest first, as one may begin with another."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+    """A text without these, however it spells them; the longest first, as one may begin with another."""
+    for form in sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True):
+        text = text.replace(form, MASK)
     return text
+
+
+@lru_cache(maxsize=1024)
+def _forms(secret: str) -> frozenset[str]:
+    """A secret as it is, as an address has it, as it is read from one, and as Python and JSON print it."""
+    plain = {secret, unquote(secret)}
+    spelled = {each for text in plain for each in (quote(text), quote(text, safe=""))}
+    printed = {each[1:-1] for text in plain for each in (repr(text), ascii(text), json.dumps(text))}
+    return frozenset(form for form in plain | spelled | printed if len(form) >= min(len(secret), _SHORTEST) > 0)
 
 
 def without_secrets(text: str) -> str:
@@ -51,10 +62,14 @@ def without_secrets(text: str) -> str:
 def _masking(make: Any) -> Any:
     def record_of(*args: Any, **values: Any) -> logging.LogRecord:
         record: logging.LogRecord = make(*args, **values)
-        with suppress(TypeError, ValueError):  # a message that does not fit its arguments: the handler says so
+        try:
             said = record.getMessage()
-            if (hidden := masked(said, _hidden)) != said:
-                record.msg, record.args = hidden, ()
+        except Exception:  # logging itself would print message and arguments as they are
+            record.args = ()
+            said = f"{record.msg!r} does not fit its arguments"
+            record.msg = masked(said, _hidden)
+        if (hidden := masked(said, _hidden)) != said:
+            record.msg, record.args = hidden, ()
         if record.exc_info and record.exc_info[0] is not None:
             # Formatters use this text instead of formatting the exception.
             record.exc_text = masked(logging.Formatter().formatException(record.exc_info), _hidden)

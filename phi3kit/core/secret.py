@@ -3,11 +3,20 @@
 Knows how a text and an address are masked. Knows no setting.
 """
 
+import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 MASK = "•••"
-SECRET_WORDS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIAL")  # in the name of a variable or parameter
+# In the name of a variable or parameter; the short ones as a whole word of it, as PAT is also in PATH.
+_SECRET_NAME = re.compile(
+    r"KEY|TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|(?<![A-Z])(PG)?(PASS|PWD|PAT|AUTH|DSN)(?![A-Z])", re.I
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable or parameter of this name holds a secret."""
+    return name != "PWD" and _SECRET_NAME.search(name) is not None  # PWD is a shell's folder
 
 
 class Secret:
@@ -92,5 +101,5 @@ def secrets_of_url(url: str) -> Iterator[str]:
         yield password if colon else name
     for pair in parts.query.split("&"):
         name, _, value = pair.partition("=")
-        if any(word in name.upper() for word in SECRET_WORDS):
+        if is_secret_name(name):
             yield value

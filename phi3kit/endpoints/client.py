@@ -37,6 +37,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder
 
 _HEARTBEAT_S = 0.1
+_LONGEST_TEXT = 2**20  # characters of a streamed answer: each event copies the text before it
 
 
 def connect(endpoint: Endpoint, cancellation: Cancellation | None = None) -> OpenAI:
@@ -139,9 +140,19 @@ def _streamed(
             yield answer
             for chunk in chunks:
                 answer = _grown(answer, chunk, time.perf_counter() - began, remote)
+                if len(answer.text) > _LONGEST_TEXT:
+                    raise _too_long(endpoint)
                 yield answer
         if answer.finish_reason is None:
             raise _broken_off(endpoint)
+
+
+def _too_long(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
+    if endpoint.wrapper == "remote":
+        return not_the_protocol(endpoint, f"The text of its answer is longer than {_LONGEST_TEXT:,} characters.")
+    return WorkerFailed(
+        "The answer is too long.", f"It has more than {_LONGEST_TEXT:,} characters.", "Ask for fewer tokens."
+    )
 
 
 def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:

@@ -1,9 +1,15 @@
 """Redaction: what a log line says in a process that was told secrets."""
 
+import json
+import logging
 import subprocess
 import sys
 
+import pytest
+
+from phi3kit.core import redaction
 from phi3kit.core.redaction import MASK, masked, secrets_among
+from phi3kit.core.secret import is_secret_name
 from phi3kit.core.settings import PROJECT_ROOT
 
 _LOGGING = """
@@ -35,12 +41,55 @@ def test_the_longer_of_two_secrets_is_masked_whole():
     assert masked("a secret-key, a secret", ["secret", "secret-key"]) == f"a {MASK}, a {MASK}"
 
 
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        ("p%40ss%2Fword99", "for p@ss/word99"),
+        ("p@ss/word99", "for p%40ss%2Fword99 and p%40ss/word99"),
+        ('ab"c\\d\nEFG', repr('ab"c\\d\nEFG') + json.dumps('ab"c\\d\nEFG')),
+        ("schlüssel", ascii("schlüssel")),
+    ],
+)
+def test_a_secret_is_masked_however_it_is_spelled(secret: str, said: str):
+    shown = masked(said, [secret])
+    assert MASK in shown
+    assert not any(part in shown for part in ("ss", "EFG", "schl"))
+
+
+def test_a_record_whose_arguments_do_not_fit_shows_none_of_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(redaction, "_hidden", {"sesame-open"})
+    make = redaction._masking(logging.LogRecord)
+    for message, arguments in (("%d", ("sesame-open",)), ("sesame-open", (1, "sesame-open")), (b"%s %s", (1,))):
+        record = make("any", logging.ERROR, "file", 1, message, arguments, None)
+        assert "sesame-open" not in f"{record.getMessage()} {record.msg!r} {record.args!r}"
+        assert "does not fit its arguments" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        *(
+            (name, True)
+            for name in ("MY_PASSWD", "DB_PASS", "PGPASS_X", "MYSQL_PWD", "GH_PAT", "SENTRY_DSN", "auth", "Key")
+        ),
+        *(
+            (name, False)
+            for name in ("PATH", "PYTHONPATH", "PWD", "AUTHOR", "PATTERN", "PHI3KIT_HOME", "PASSED", "OLDPWD")
+        ),
+    ],
+)
+def test_names_of_secrets(name: str, secret: bool):
+    assert is_secret_name(name) == secret
+
+
 def test_what_counts_as_a_secret():
     told = {
         "PHI3KIT_API_KEY": "a",
         "aws_secret_access": "b",
         "PHI3KIT_PORT": "8000",
         "HTTPS_PROXY": "http://u:c@p:1",
+        "SENTRY_DSN": "https://d@sentry",
+        "REDIS_URL": "redis://h/0?auth=e",
         "N": 7,
     }
-    assert [each for each in secrets_among(told) if each] == ["a", "b", "c"]
+    assert [each for each in secrets_among(told) if each] == ["a", "b", "c", "https://d@sentry", "d", "e"]

@@ -67,6 +67,13 @@ class TestTooMuch:
             error = failure(server, here)
         assert (error.kind, error.why) == ("protocol", "Its answer is longer than 64 MB.")
 
+    def test_text_without_end_ends_at_a_megabyte_of_it(self, here: Settings) -> None:
+        # The text was copied with every event: 20,000 of them took 9 s behind 2 MB.
+        event = json.dumps({"choices": [{"index": 0, "delta": {"content": "é" * 10_000}}]}, ensure_ascii=False)
+        with scripted(EVENTS, again=f"data: {event}\n\n".encode()) as server:
+            error = failure(server, here)
+        assert (error.kind, error.why) == ("protocol", "The text of its answer is longer than 1,048,576 characters.")
+
     @PROTOCOLS
     def test_an_endless_answer_ends(self, here: Settings, protocol: str) -> None:
         with scripted(JSON.replace(b"200 OK", b"500 Oh"), again=b"[" * MB) as server:
