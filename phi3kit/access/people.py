@@ -1,6 +1,7 @@
 """People: the role of everybody who signed in, for whoever acts in their name when they are not there.
 
 The app notes people as they come, and reads its lists anew when it starts; a worker asks with each request by key.
+Ended sign-ins lie beside them: a kept copy of a cookie stays ended when the app is started again.
 One SQLite file under the data folder. Knows no HTTP and no page.
 """
 
@@ -22,6 +23,10 @@ create table if not exists people (
     email text,
     groups text not null,  -- a JSON list
     role text not null
+);
+create table if not exists ended_sign_ins (
+    id text primary key,  -- a hash of the claims
+    until real not null  -- when the cookie ends, seconds since the epoch
 );
 """
 
@@ -54,6 +59,19 @@ class People:
         with self._transaction() as connection:
             row = connection.execute("select role from people where name = ?", (name,)).fetchone()
         return row[0] if row else "nobody"
+
+    def end_sign_in(self, id: str, until: float) -> None:
+        """Keep that a sign-in was ended, as long as its cookie would count (seconds since the epoch)."""
+        with self._transaction() as connection:
+            connection.execute("insert or replace into ended_sign_ins values (?, ?)", (id, until))
+
+    def ended_sign_ins(self, now: float) -> dict[str, float]:
+        """What was ended, and until when its cookie would count; older entries go."""
+        if not self._path.exists():
+            return {}
+        with self._transaction() as connection:
+            connection.execute("delete from ended_sign_ins where until < ?", (now,))
+            return dict(connection.execute("select id, until from ended_sign_ins").fetchall())
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return transaction(self._path, _SCHEMA, "The list of people cannot be used.")

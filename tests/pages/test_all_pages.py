@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import streamlit as st
 
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.settings import PROJECT_ROOT
@@ -14,7 +13,7 @@ from phi3kit.ui.shared import resources
 from tests.conftest import CHAPTER_PROMPT, Built
 from tests.support.actors import ADMIN
 from tests.support.hub_server import local_hub
-from tests.support.in_app import app_on, errors, open_page, words
+from tests.support.in_app import app_on, errors, forget, open_page, words
 from tests.support.samples import new_store
 from tests.support.waiting import wait_for
 
@@ -148,7 +147,7 @@ class TestBroken:
     ) -> None:
         (tmp_path / "home").write_text("a file in the way")
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path / "home"))
-        st.cache_resource.clear()
+        forget()
         for name in PAGES:
             if name == "tour":  # its first step reads nothing; there the sidebar says it
                 continue
@@ -158,7 +157,7 @@ class TestBroken:
     def test_a_wrong_setting_is_explained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
         monkeypatch.setenv("PHI3KIT_IDLE_SECONDS", "soon")
-        st.cache_resource.clear()
+        forget()
         app = open_page("home")
         assert any("PHI3KIT\\_IDLE\\_SECONDS" in each for each in errors(app))
 

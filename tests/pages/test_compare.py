@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.endpoints.connections import Connection, list_connections, remove_connection, save_connection
@@ -17,7 +16,7 @@ from phi3kit.usage.votes import Votes
 from tests.conftest import Built, settings_for
 from tests.endpoints.test_remote import CHUNK, END
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, errors, open_page, words
+from tests.support.in_app import app_on, errors, forget, open_page, words
 from tests.support.scripted_server import event_stream, http_answer, scripted
 from tests.support.waiting import wait_for
 
@@ -61,13 +60,11 @@ class TestEmpty:
     ) -> None:
         monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        st.cache_data.clear()
-        st.cache_resource.clear()
+        forget()
         app = open_page("compare")
         assert "No model is built yet" in words(app)
         assert button(app, "Connections")
-        st.cache_data.clear()
-        st.cache_resource.clear()
+        forget()
 
 
 class TestCompare:

@@ -35,7 +35,7 @@ from phi3kit.tracking.upkeep import clean_up
 from phi3kit.usage import prices
 from phi3kit.usage.allowances import everybody
 from tests.conftest import settings_for
-from tests.support.in_app import app_on
+from tests.support.in_app import app_on, forget
 
 NONE: Any = None  # what an act that is refused must not look at
 EMBEDDED_BUILD = BuildRequest(("onnx",), EMBEDDED, "int4")
@@ -155,7 +155,6 @@ class TestKit:
 
 
 def _page_with_a_button() -> None:
-    import streamlit as st
 
     from phi3kit.ui.shared import permissions
 
@@ -181,4 +180,4 @@ class TestPage:
             may(role, "serve"),
             may(role, "serve"),
         )
-        st.cache_resource.clear()
+        forget()

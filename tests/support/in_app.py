@@ -11,6 +11,7 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.core.settings import PROJECT_ROOT
+from phi3kit.ui.shared import resources
 
 # Every test of a page asks anew which installed packages bring components, and so reads the metadata of them all.
 manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
@@ -19,18 +20,19 @@ manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_componen
 @contextmanager
 def app_on(home: Path, **environment: str) -> Iterator[None]:
     """Pages work on this data folder, and what all sessions of an app share is made anew for it."""
-    _forget()
+    forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for name, value in {"PHI3KIT_HOME": str(home), **environment}.items():
             patch.setenv(name, value)
         yield
-    _forget()
+    forget()
 
 
-def _forget() -> None:
+def forget() -> None:
+    """End and forget what all sessions of an app share."""
     st.cache_data.clear()
-    st.cache_resource.clear()
+    resources.forget()
 
 
 def open_page(name: str) -> AppTest:

@@ -5,6 +5,7 @@ Knows the kit's long-lived parts; everything here is safe to share. Draws only w
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +83,29 @@ def secrets() -> dict[str, object]:
     return {**(dict(st.secrets) if st.secrets.load_if_toml_exists() else {}), **os.environ}
 
 
-@st.cache_resource(show_spinner="Opening the store", on_release=lambda kit: kit.close())
+# Not in Streamlit's caches, which one message of any browser clears.
+_opened: list[Kit] = []  # the one, once it is open
+_opening = threading.Lock()
+
+
 def kit() -> Kit:
     """The shared parts. Raises SettingInvalid or StorageFailed."""
+    with _opening:
+        if not _opened:
+            with st.spinner("Opening the store"):
+                _opened.append(_open())
+        return _opened[0]
+
+
+def forget() -> None:
+    """End what is shared and forget it, and what is known of people: the next page makes it anew."""
+    with _opening:
+        while _opened:
+            _opened.pop().close()
+    visitors.forget()
+
+
+def _open() -> Kit:
     hide_in_logs(secrets())
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     for name in ("mlflow.pyfunc", "mlflow.models.utils"):  # they warn of every payload that is tried on Signatures
@@ -94,6 +115,7 @@ def kit() -> Kit:
     open_store(settings)
     if settings.profile == "team":
         People(settings.home).reread(settings.role_lists)
+        visitors.recall(settings)
     pool = WorkerPool(settings)
     shared = Kit(
         settings=settings,

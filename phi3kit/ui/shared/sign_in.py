@@ -80,7 +80,9 @@ def _show_without_role(person: Person) -> None:
 
 
 def _sign_out_button() -> None:
-    st.button("Sign out", icon=":material/logout:", key="sign_out", on_click=visitors.sign_out)
+    st.button(
+        "Sign out", icon=":material/logout:", key="sign_out", on_click=visitors.sign_out, args=(resources.settings(),)
+    )
 
 
 def _section() -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ Knows sessions and cookies. Knows no page.
 import hashlib
 import json
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,11 @@ from phi3kit.core.profiles import Role
 from phi3kit.core.settings import Settings
 
 _COOKIE_S = 31 * 86_400.0  # Streamlit takes no older cookie
+
+# Of this process, and not in Streamlit's caches, which one message of any browser clears.
+_guard = threading.Lock()
+_noted: dict[str, tuple[Person, Role]] = {}  # what was kept of people, by name
+_ended: dict[str, float] = {}  # ended sign-ins, and until when their cookies would count (seconds since the epoch)
 
 
 def actor(settings: Settings) -> Actor:
@@ -44,17 +50,24 @@ def person(settings: Settings) -> Person | None:
 
 def _note(found: Person, role: Role, settings: Settings) -> None:
     """Keep the role for this person's keys, when it is not what was kept last."""
-    kept = _noted()
-    if kept.get(found.name) != (found, role):
+    if _noted.get(found.name) != (found, role):
         with suppress(StorageFailed):  # tried again with the next run; until then keys act in the role before
             People(settings.home).note(found, role)
-            kept[found.name] = (found, role)
+            _noted[found.name] = (found, role)
 
 
-@st.cache_resource
-def _noted() -> dict[str, tuple[Person, Role]]:
-    """What this process has kept of people."""
-    return {}
+def recall(settings: Settings) -> None:
+    """Take up the sign-ins that were ended before this process began. Raises StorageFailed."""
+    ended = People(settings.home).ended_sign_ins(time.time())
+    with _guard:
+        _ended.update(ended)
+
+
+def forget() -> None:
+    """Know of nobody any more; what is in the data folder stays."""
+    with _guard:
+        _noted.clear()
+        _ended.clear()
 
 
 def has_session_ended() -> bool:
@@ -62,33 +75,41 @@ def has_session_ended() -> bool:
     return _signed().get("is_logged_in") is True and not _claims()
 
 
-def sign_out() -> None:
+def sign_out(settings: Settings) -> None:
     """End this tab's sign-in in every tab that shares it; a kept copy of its cookie opens nothing either."""
-    ended, now = _ended(), time.time()
-    for key in [key for key, until in ended.items() if until < now]:
-        ended.pop(key, None)
-    ended[_key(_signed())] = now + _COOKIE_S
+    key, now = _key(_signed()), time.time()
+    with _guard:
+        for old in [old for old, until in _ended.items() if until < now]:
+            del _ended[old]
+        _ended[key] = now + _COOKIE_S
+    with suppress(StorageFailed):  # until this process ends it holds all the same
+        People(settings.home).end_sign_in(key, now + _COOKIE_S)
     st.logout()
+
+
+def person_signed_in(signed: Mapping[str, Any], settings: Settings) -> Person | None:
+    """Whose sign-in these claims are, as a session of Streamlit has them; None for one that does not count (any more)."""
+    return person_of(_counting(_trusted(signed)), settings.role_lists)
 
 
 def _claims() -> Mapping[str, Any]:
     """The provider's claims of who signed in at this tab; empty when nobody did, or when they have expired."""
-    signed = _signed()
-    counts = (
-        signed.get("is_logged_in") is True and not has_expired(signed, time.time()) and _key(signed) not in _ended()
-    )
+    return _counting(_signed())
+
+
+def _counting(signed: Mapping[str, Any]) -> Mapping[str, Any]:
+    counts = signed.get("is_logged_in") is True and not has_expired(signed, time.time()) and _key(signed) not in _ended
     return signed if counts else {}
 
 
 def _signed() -> Mapping[str, Any]:
-    """The cookie as Streamlit has checked it; empty where a header could have set it."""
-    return {} if st.get_option("server.trustedUserHeaders") else st.user.to_dict()
+    """The cookie as Streamlit has checked it."""
+    return _trusted(st.user.to_dict())
 
 
-@st.cache_resource
-def _ended() -> dict[str, float]:
-    """Ended sign-ins, and until when their cookies would count (seconds since the epoch). Lost with the process."""
-    return {}
+def _trusted(signed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Empty where a header could have set it."""
+    return {} if st.get_option("server.trustedUserHeaders") else signed
 
 
 def _key(signed: Mapping[str, Any]) -> str:
