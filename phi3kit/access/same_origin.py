@@ -3,7 +3,7 @@
 A web page can make its reader's browser ask servers that only the reader reaches: across origins, or under the page's own
 name once that leads to the server's address (DNS rebinding). Host tells the second, Origin and Sec-Fetch-Site the first.
 An address cannot be rebound, so only names are listed.
-Knows headers. Knows no route, no key and no response.
+Knows headers and characters of paths. Knows no route, no key and no response.
 """
 
 import re
@@ -20,6 +20,7 @@ _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\\\s]+)", re.ASC
 _PAGE = re.compile(rf"{_ORIGIN.pattern}/", re.ASCII)
 _ENTRY = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 _USUAL_PORTS = {"http": "80", "https": "443"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_SHOWN = 100  # characters of a header in a refusal
 
 
@@ -80,6 +81,11 @@ class ServedNames:
     def _is_listed(self, host: str) -> bool:
         name = host.rstrip(".")
         return name in self.names or any(each.startswith("*.") and name.endswith(each[1:]) for each in self.names)
+
+
+def is_plain(path: str) -> bool:
+    """Whether a decoded path has no control character: rules of paths and a router's pattern may differ about a line's end."""
+    return not _CONTROL.search(path)
 
 
 def is_own_click(headers: Headers) -> bool:

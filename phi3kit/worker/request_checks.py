@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from phi3kit.access.keys import KeyStore, looks_like_key
 from phi3kit.access.roles import Act, may
 from phi3kit.access.roles import refusal as role_refusal
-from phi3kit.access.same_origin import ServedNames
+from phi3kit.access.same_origin import ServedNames, is_plain
 from phi3kit.core.errors import BudgetSpent, RequestInvalid, StorageFailed, TryLater
 from phi3kit.core.limits import Limits
 from phi3kit.core.profiles import Role
@@ -121,6 +121,8 @@ class Guard:
             await (await self._refused(request, rule) or self._app)(scope, receive, send)
 
     async def _refused(self, request: Request, rule: RouteRule) -> Response | None:
+        if not is_plain(request.scope["path"]):
+            return refusal(400, "A path has no control characters.", "invalid_path")
         if why := self._names.refusal(request.scope["headers"]):
             return refusal(403, why, "origin_not_allowed")
         if rule.act is None:

@@ -3,26 +3,37 @@
 import asyncio
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+import streamlit as st
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
-from starlette.types import Receive, Scope, Send
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from phi3kit.core.profiles import PROFILES
+from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.deployment.servers import free_port
-from phi3kit.ui.shared import web
+from phi3kit.ui.shared import resources, web
+from tests.pages.test_access import TEAM, page_of
 from tests.security.test_same_origin import FROM_ELSEWHERE
+from tests.support.in_app import app_on, click, words
 from tests.support.in_browser import App, running_app
+from tests.support.samples import new_store
 
 SECRET = "c" * 32
 PATHS = ("/", "/access", "/_stcore/health", "/_stcore/host-config", "/_stcore/metrics", "/auth/login", "/auth/logout")
@@ -207,3 +218,262 @@ class TestEveryProfile:
         monkeypatch.setenv("PHI3KIT_HOST_NAMES", "https://wrong.example")
         assert [each.status_code for each in self.answers({"Host": "wrong.example"}, "/")] == [403]
         assert [each.status_code for each in self.answers({}, "/")] == [200]
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_no_path_has_a_line_end_that_a_router_might_pass_over(self, profile: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("PHI3KIT_PROFILE", profile)
+        paths = ("/auth/logout%0a", "/auth/logout%0D", "/%00", "/a%1f", "/%7f", "/%c2%85", "/media/a%0a")
+        assert [each.status_code for each in self.answers({}, *paths)] == [400] * len(paths)
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_streamlits_figures_and_its_interface_for_agents_are_not_served(
+        self, profile: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("PHI3KIT_PROFILE", profile)
+        paths = ("/_stcore/metrics", "/_stcore/metrics/", "/_stcore/agent/mcp", "/_stcore/agent/openapi.json")
+        assert [each.status_code for each in self.answers({}, *paths)] == [404] * len(paths)
+
+    def test_a_cookie_that_came_by_tls_goes_by_tls_alone(self):
+        for headers, expected in (({}, False), ({"Referer": "https://127.0.0.1:2/"}, True)):
+            (answer,) = self.answers(headers, "/_stcore/health")
+            assert ("; Secure" in answer.headers["Set-Cookie"]) == expected
+
+
+SOCKET = "ws://127.0.0.1:2/_stcore/stream"
+
+
+def surrounded(streamlit: ASGIApp) -> TestClient:
+    """What stands for Streamlit, behind what surrounds it in the app."""
+    app = Starlette(routes=[Mount("/", streamlit)], middleware=web.middleware())
+    return TestClient(app, base_url="http://127.0.0.1:2")
+
+
+def back_message(**fields: Any) -> bytes:
+    return BackMsg(**fields).SerializeToString()
+
+
+class TestMessages:
+    """What a browser sends over the socket, and what Streamlit gets of it."""
+
+    def got(self, sent: bytes | str) -> Message:
+        """What Streamlit gets; it answers late, also to a socket that is closed."""
+        got: list[Message] = []
+
+        async def streamlit(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            got.append(await receive())
+            await send({"type": "websocket.send", "bytes": b"late"})
+
+        with surrounded(streamlit).websocket_connect(SOCKET) as socket:
+            socket.send_bytes(sent) if isinstance(sent, bytes) else socket.send_text(sent)
+            last = socket.receive()
+        assert last["type"] == ("websocket.send" if got[0]["type"] == "websocket.receive" else "websocket.close")
+        return got[0]
+
+    @pytest.mark.parametrize("sent", [
+        back_message(rerun_script={"query_string": "a=b"}),
+        back_message(stop_script=True),
+        back_message(app_heartbeat=True),
+        back_message(file_urls_request={"file_names": ["a.csv"]}),
+        back_message(backend_operation_request={"deferred_file": {"file_id": "1"}}),
+        back_message(backend_operation_request={"dataframe_chunk": {}}),
+    ])  # fmt: skip
+    def test_what_pages_need_is_passed_on(self, sent: bytes):
+        assert self.got(sent)["bytes"] == sent
+
+    @pytest.mark.parametrize("sent", [
+        back_message(clear_cache=True),
+        back_message(set_run_on_save=True),
+        back_message(load_git_info=True),
+        back_message(debug_shutdown_runtime=True),
+        back_message(debug_disconnect_websocket=True),
+        back_message(backend_operation_request={"install_skills": {}}),
+        back_message(backend_operation_request={"dismiss_skills_nudge": {}}),
+        back_message(backend_operation_request={}),
+        back_message(rerun_script={}) + back_message(clear_cache=True),
+        b"", b"\xff\xff", b"\xa2\x06\x00", "text",
+    ])  # fmt: skip
+    def test_all_else_closes_the_socket(self, sent: bytes | str):
+        assert self.got(sent) == {"type": "websocket.disconnect", "code": 1008}
+
+    def test_a_tab_sends_and_keeps_two_megabytes_at_most(self):
+        assert (
+            tomllib.loads((PROJECT_ROOT / ".streamlit" / "config.toml").read_text())["server"]["maxWidgetStateSize"]
+            == 2
+        )
+
+
+class TestSentFiles:
+    """Which fields of Streamlit's messages make a file somebody's, without a process."""
+
+    FILE, OTHER = "a" * 56, "b" * 56
+
+    @pytest.fixture
+    def client(self) -> TestClient:
+        """A server that sends what a test puts into its state, and gives out every file."""
+
+        async def streamlit(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await PlainTextResponse("a file")(scope, receive, send)
+                return
+            await receive()
+            await send({"type": "websocket.accept"})
+            for each in to_send:
+                await send({"type": "websocket.send", "bytes": each.SerializeToString()})
+            await receive()
+
+        to_send: list[ForwardMsg] = []
+        client = surrounded(streamlit)
+        client.app_state["to_send"] = to_send
+        return client
+
+    def send(self, client: TestClient, browser: str, *messages: ForwardMsg) -> None:
+        to_send = client.app_state["to_send"]
+        to_send[:] = messages
+        headers = {"Cookie": f"phi3kit_browser={browser * 32}"}
+        with client.websocket_connect(SOCKET, headers=headers) as socket:
+            for _ in messages:
+                socket.receive()
+
+    def status(self, client: TestClient, browser: str, file: str = FILE) -> int:
+        return client.get(f"/media/{file}.csv", headers={"Cookie": f"phi3kit_browser={browser * 32}"}).status_code
+
+    @pytest.mark.parametrize("field", [
+        "delta.new_element.download_button.url", "logo.image", "logo.icon_image", "page_config_changed.favicon",
+        "backend_operation_response.deferred_file.url", "delta.add_block.chat_message.avatar",
+    ])  # fmt: skip
+    def test_a_field_for_addresses_does(self, client: TestClient, field: str):
+        self.send(client, "m", message_with(field, f"/media/{self.FILE}.csv"))
+        assert [self.status(client, "m"), self.status(client, "m", self.OTHER), self.status(client, "n")] == [
+            200,
+            404,
+            404,
+        ]
+
+    @pytest.mark.parametrize("field", [
+        "new_session.page_script_hash", "new_session.main_script_path", "delta.new_element.markdown.body",
+        "delta.new_element.text_input.default", "delta.new_element.link_button.url", "page_not_found.page_name",
+    ])  # fmt: skip
+    def test_what_repeats_a_browsers_words_does_not(self, client: TestClient, field: str):
+        self.send(client, "m", message_with(field, f"/media/{self.FILE}.csv"))
+        assert self.status(client, "m") == 404
+
+    def test_nobody_makes_the_server_forget_what_others_were_sent(self, client: TestClient):
+        button = "delta.new_element.download_button.url"
+        self.send(client, "m", message_with(button, f"/media/{self.FILE}.csv"))
+        many = "".join(f"/media/{number:016x}." for number in range(20_100))
+        self.send(client, "n", message_with("new_session.page_script_hash", many))
+        self.send(client, "n", *(message_with(button, f"/media/{number:016x}.csv") for number in range(1_100)))
+        assert self.status(client, "m") == 200
+        assert [self.status(client, "n", f"{number:016x}") for number in (0, 1_099)] == [404, 200]
+
+
+def message_with(field: str, value: str) -> ForwardMsg:
+    message = part = ForwardMsg()
+    *path, last = field.split(".")
+    for each in path:
+        part = getattr(part, each)
+    setattr(part, last, value)
+    return message
+
+
+class TestUploads:
+    """Who may upload, and that nobody keeps others from it."""
+
+    @pytest.fixture(autouse=True)
+    def _runtime(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Streamlit's sessions: of a user, of somebody without a role, and of somebody who has not signed in."""
+        signed_in = {"is_logged_in": True, "iss": "https://id.example", "exp": 4e9}
+        people = {"bob": {**signed_in, "sub": "bob"}, "nemo": {**signed_in, "sub": "nemo"}, "nobody": {}}
+        sessions = {name: SimpleNamespace(_user_info=each) for name, each in people.items()}
+        manager = MemoryUploadedFileManager("/_stcore/upload_file")
+        runtime = SimpleNamespace(uploaded_file_mgr=manager, get_app_session=sessions.get)
+        monkeypatch.setattr(web, "get_instance", lambda: runtime)
+        monkeypatch.setenv("PHI3KIT_PROFILE", "team")
+        monkeypatch.setenv("PHI3KIT_USERS", "sub:https://id.example#bob")
+
+    async def put(self, app: ASGIApp, place: str, body: list[bytes], cookie: str = "") -> int:
+        """The status; a body that is never whole leaves it open."""
+        parts, status = list(body), 0
+
+        async def receive() -> Message:
+            if not parts:
+                await asyncio.Event().wait()
+            part = parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": not part}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+
+        headers = [(b"host", b"127.0.0.1:2"), (b"content-length", b"150000000"), (b"cookie", cookie.encode())]
+        path = f"/_stcore/upload_file/{place}"
+        scope = {
+            "type": "http",
+            "method": "PUT",
+            "path": path,
+            "headers": headers,
+            "scheme": "http",
+            "query_string": b"",
+        }
+        await app(scope, receive, send)
+        return status
+
+    def app(self) -> ASGIApp:
+        async def streamlit(scope: Scope, receive: Receive, send: Send) -> None:
+            while (message := await receive())["type"] == "http.request" and message["more_body"]:
+                pass
+            code = 204 if message["type"] == "http.request" else 499
+            await PlainTextResponse("", code)(scope, receive, send)
+
+        return Starlette(routes=[Mount("/", streamlit)], middleware=web.middleware())
+
+    def test_only_sessions_of_people_with_a_role(self):
+        app = self.app()
+        found = [asyncio.run(self.put(app, f"{who}/1", [b"x"])) for who in ("bob", "nemo", "nobody", "unknown")]
+        assert found == [204, 403, 403, 403]
+
+    def test_what_is_promised_and_does_not_come_keeps_nobody_out(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("PHI3KIT_PROFILE", "public")
+
+        async def beside_many_that_wait() -> int:
+            app = self.app()
+            waiting = [asyncio.create_task(self.put(app, f"{number // 2}/{number}", [])) for number in range(40)]
+            await asyncio.sleep(0)
+            status = await self.put(app, "mine/1", [b"x"])
+            for each in waiting:
+                each.cancel()
+            return status
+
+        monkeypatch.setenv("PHI3KIT_UPLOAD_MB", "160")
+        assert asyncio.run(beside_many_that_wait()) == 204
+
+    def test_a_body_that_does_not_come_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(web, "_BODY_S", 0.01, raising=False)
+        assert asyncio.run(asyncio.wait_for(self.put(self.app(), "bob/1", [b""]), 10)) == 499
+
+
+class TestStreamlitsCaches:
+    """What one message of a browser would clear."""
+
+    def test_they_hold_nothing_that_everybody_needs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        closed: list[str] = []
+        monkeypatch.setattr(resources.WorkerPool, "close", lambda pool: closed.append("workers"))
+        new_store(tmp_path)
+        with app_on(tmp_path):
+            kit = resources.kit()
+            st.cache_resource.clear()
+            assert (resources.kit() is kit, closed) == (True, [])
+        assert closed == ["workers"]
+
+    def test_an_ended_sign_in_stays_ended_when_they_are_cleared_and_when_the_app_is_started_again(self, tmp_path: Path):
+        new_store(tmp_path)
+        with app_on(tmp_path, **TEAM):
+            click(page_of("bob", "home", iat=1), "Sign out")
+            assert "Your session has ended" in words(page_of("bob", "home", iat=1))
+            st.cache_resource.clear()
+            assert "Your session has ended" in words(page_of("bob", "home", iat=1))
+            assert "Your session has ended" not in words(page_of("bob", "home", iat=2))
+        with app_on(tmp_path, **TEAM):
+            assert "Your session has ended" in words(page_of("bob", "home", iat=1))

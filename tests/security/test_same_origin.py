@@ -54,6 +54,11 @@ class TestWorker:
         ):
             assert asked(onnx_endpoint, "GET", "/health", headers=headers).status_code == 200
 
+    def test_no_path_has_a_control_character(self, onnx_endpoint: Endpoint):
+        for path in ("/health%0a", "/v1/models%0A", "/%00", "/metrics%0d"):
+            answer = asked(onnx_endpoint, "GET", path)
+            assert (path, answer.status_code, answer.json()["error"]["code"]) == (path, 400, "invalid_path")
+
     @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None,
                                       "text/plain; application/json", "", "text/plain, application/json"])  # fmt: skip
     def test_it_takes_no_post_that_a_page_may_send_unasked(self, onnx_endpoint: Endpoint, kind: str | None):

@@ -3,36 +3,41 @@
 Knows HTTP and Streamlit's hooks. Draws one sentence.
 """
 
+import asyncio
 import logging
 import re
 import secrets
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import streamlit as st
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtobufMessage
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config as st_config
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import get_instance
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 
-from phi3kit.access.same_origin import ServedNames, is_own_click
+from phi3kit.access.same_origin import ServedNames, is_own_click, is_plain
+from phi3kit.access.sign_in_claims import role_of
 from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.loopback import check_listening
-from phi3kit.core.settings import read_settings
-from phi3kit.ui.shared import resources
+from phi3kit.core.settings import Settings, read_settings
+from phi3kit.ui.shared import resources, visitors
 
 log = logging.getLogger(__name__)
 
 _UPLOADS = "/_stcore/upload_file/"
-_TAB_FILES, _TAB_BIGGEST, _ALL_BIGGEST = (
-    10,
-    2,
-    20,
-)  # files of a tab; files of the biggest size of a tab, and of all tabs
+_TAB_FILES = 10
+_TAB_BIGGEST, _OWNER_BIGGEST, _ALL_BIGGEST = 2, 6, 20  # files of the biggest size: of a tab, of one who uploads, of all
+_BODY_S = 60.0  # for the body of a request
 
 # Streamlit's own pages need inline styles, evaluated scripts (plotly, its data grid) and blobs (workers, downloads).
 # Nothing is loaded from, or sent to, another host: an image in somebody's text reaches nobody.
@@ -48,8 +53,19 @@ _NO_FRAMES = "frame-ancestors 'none'"
 
 _LOGOUT, _MEDIA, _FIRST_ASKED = "/auth/logout", "/media/", "/_stcore/health"
 _BROWSER = "phi3kit_browser"  # the cookie that tells browsers apart; its value says nothing of their owners
-_FILE = re.compile(rb"/media/([0-9a-f]{16,128})")
-_MOST_FILES = 20_000  # that are remembered as sent, the latest
+_NOT_SERVED = ("/_stcore/metrics", "/_stcore/agent")  # figures of all sessions; an interface that nobody here uses
+_MESSAGES = ("rerun_script", "stop_script", "file_urls_request", "app_heartbeat")
+_OPERATIONS = ("deferred_file", "dataframe_chunk")
+
+_FILE = re.compile(r"/media/([0-9a-f]{16,128})(?:\.\w+)?", re.ASCII)
+# Where Streamlit itself puts the address of a file. Other fields repeat what a browser sent.
+_ADDRESSES = {
+    ("DownloadButton", "url"), ("DeferredFileResponsePayload", "url"), ("Image", "url"), ("Logo", "image"),
+    ("Logo", "icon_image"), ("PageConfig", "favicon"), ("Favicon", "url"), ("ChatMessage", "avatar"), ("Audio", "url"),
+    ("Video", "url"), ("SubtitleTrack", "url"),
+}  # fmt: skip
+_MOST_FILES = 1_000  # that are remembered as sent to a browser, the latest
+_MOST_GONE = 1_000  # browsers without an open tab that are remembered, the latest
 
 
 class OwnPages:
@@ -59,16 +75,68 @@ class OwnPages:
         self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._names.refusal(scope["headers"]) if scope["type"] in ("http", "websocket") else None
-        if refused is None and scope["type"] == "http" and scope["path"].endswith(_LOGOUT):
-            refused = None if is_own_click(scope["headers"]) else "Sign out by the button in the app."
+        refused = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
         if refused is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()  # its connect
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await PlainTextResponse(refused, 403)(scope, receive, send)
+            await PlainTextResponse(refused[1], refused[0])(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and why."""
+        path = scope["path"]
+        if not is_plain(path):
+            return 400, "A path has no control characters."
+        if (why := self._names.refusal(scope["headers"])) is not None:
+            return 403, why
+        if scope["type"] == "http" and path.endswith(_LOGOUT) and not is_own_click(scope["headers"]):
+            return 403, "Sign out by the button in the app."
+        return (404, "There is no such page.") if any(each in path for each in _NOT_SERVED) else None
+
+
+class ListedMessages:
+    """Lets a browser send over Streamlit's socket what pages need, and closes it at all else. Plain ASGI.
+
+    Streamlit takes more, of everybody: to clear the caches of all, to ask for its folder's git, to change its options.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        closed = False
+
+        async def listed() -> Message:
+            nonlocal closed
+            message = await receive()
+            if closed or message["type"] != "websocket.receive" or _is_listed(message.get("bytes")):
+                return message
+            closed = True
+            await send({"type": "websocket.close", "code": 1008})
+            return {"type": "websocket.disconnect", "code": 1008}
+
+        async def open_only(message: Message) -> None:
+            if not closed:
+                await send(message)
+
+        await self._app(scope, listed, open_only)
+
+
+def _is_listed(data: bytes | None) -> bool:
+    message = BackMsg()
+    try:
+        message.ParseFromString(data or b"")
+    except DecodeError:
+        return False
+    kind = message.WhichOneof("type")
+    if kind == "backend_operation_request":
+        return message.backend_operation_request.WhichOneof("payload") in _OPERATIONS
+    return kind in _MESSAGES
 
 
 class OwnFiles:
@@ -79,7 +147,7 @@ class OwnFiles:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._sent: OrderedDict[tuple[str, bytes], None] = OrderedDict()  # browser and file
+        self._sent: OrderedDict[str, _Browser] = OrderedDict()  # in the order in which they opened or closed a tab
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -87,27 +155,68 @@ class OwnFiles:
             return
         browser = _browser_of(scope)
         if scope["type"] == "http" and _MEDIA in scope["path"]:
-            found = _FILE.fullmatch((_MEDIA + scope["path"].rpartition(_MEDIA)[2].partition(".")[0]).encode())
-            if not browser or not found or (browser, found[1]) not in self._sent:
+            found = _FILE.fullmatch(_MEDIA + scope["path"].rpartition(_MEDIA)[2])
+            if not found or browser not in self._sent or found[1] not in self._sent[browser].files:
                 await PlainTextResponse("There is no such file.", 404)(scope, receive, send)
                 return
 
         async def noted(message: Message) -> None:
             if message["type"] == "websocket.send" and browser:
-                for file in _FILE.findall(message.get("bytes") or b""):
-                    self._note(browser, file)
+                self._note(browser, message.get("bytes") or b"")
             elif message["type"] == "http.response.start" and not browser and scope["path"].endswith(_FIRST_ASKED):
-                cookie = f"{_BROWSER}={secrets.token_urlsafe(24)}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax"
-                MutableHeaders(scope=message).append("Set-Cookie", cookie)
+                MutableHeaders(scope=message).append("Set-Cookie", _new_cookie(scope))
             await send(message)
 
-        await self._app(scope, receive, noted)
+        if scope["type"] == "http" or not browser:
+            await self._app(scope, receive, noted)
+            return
+        self._count_tab(browser, 1)
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            self._count_tab(browser, -1)
 
-    def _note(self, browser: str, file: bytes) -> None:
-        self._sent[browser, file] = None
-        self._sent.move_to_end((browser, file))
-        if len(self._sent) > _MOST_FILES:
-            self._sent.popitem(last=False)
+    def _count_tab(self, browser: str, more: int) -> None:
+        """A tab opens or closes. Browsers without one make room for each other, and for no browser that has one."""
+        self._sent.setdefault(browser, _Browser()).tabs += more
+        self._sent.move_to_end(browser)
+        gone = [name for name, each in self._sent.items() if not each.tabs]
+        for name in gone[:-_MOST_GONE]:
+            del self._sent[name]
+
+    def _note(self, browser: str, data: bytes) -> None:
+        if _MEDIA.encode() not in data:
+            return
+        files = self._sent[browser].files
+        for file in _files_in(ForwardMsg.FromString(data)):
+            files[file] = None
+            files.move_to_end(file)
+            if len(files) > _MOST_FILES:
+                files.popitem(last=False)
+
+
+@dataclass
+class _Browser:
+    tabs: int = 0  # that are open
+    files: OrderedDict[str, None] = field(default_factory=OrderedDict)  # that were sent, the latest last
+
+
+def _files_in(message: ProtobufMessage) -> Iterator[str]:
+    """The files that a message's fields of addresses name, at any depth."""
+    for entry, value in message.ListFields():
+        if (message.DESCRIPTOR.name, entry.name) in _ADDRESSES:
+            if found := _FILE.fullmatch(value):
+                yield found[1]
+        elif entry.message_type is not None:
+            for each in (value,) if isinstance(value, ProtobufMessage) else value:
+                if isinstance(each, ProtobufMessage):  # and no key of a map
+                    yield from _files_in(each)
+
+
+def _new_cookie(scope: Scope) -> str:
+    by_tls = scope["scheme"] == "https" or Headers(scope=scope).get("referer", "").startswith("https://")
+    cookie = f"{_BROWSER}={secrets.token_urlsafe(24)}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax"
+    return f"{cookie}; Secure" if by_tls else cookie
 
 
 def _browser_of(scope: Scope) -> str:
@@ -144,10 +253,17 @@ class SecurityHeaders:
 class BoundedUploads:
     """Refuses what is more than allowed while it arrives: Streamlit holds uploads in memory as long as their tab lives."""
 
-    def __init__(self, app: ASGIApp, most_bytes: int, held: Callable[[], MemoryUploadedFileManager]) -> None:
-        """most_bytes: of one file. held: the files that are there."""
-        self._app, self._most, self._held = app, most_bytes, held
-        self._coming: list[tuple[str, int]] = []  # tab and bytes
+    def __init__(
+        self,
+        app: ASGIApp,
+        most_bytes: int,
+        held: Callable[[], MemoryUploadedFileManager],
+        uploader: Callable[[str], str | None],
+    ) -> None:
+        """most_bytes: of one file. held: the files that are there. uploader: whose a session is; None: may not upload."""
+        self._app, self._most, self._held, self._uploader = app, most_bytes, held, uploader
+        self._coming: list[_Coming] = []
+        self._owners: dict[str, str] = {}  # sessions to who uploaded there
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("PUT", "POST"):
@@ -160,41 +276,76 @@ class BoundedUploads:
         if _UPLOADS not in scope["path"]:
             await self._pass(scope, receive, send)
             return
-        tab, _, file = scope["path"].rpartition("/")
-        coming = (tab, int(length) or self._most)
-        if not self._has_room(tab, file, coming[1]):
+        tab, file = scope["path"].rpartition(_UPLOADS)[2].partition("/")[::2]
+        if (owner := self._uploader(tab)) is None:
+            await PlainTextResponse("Sign in to upload files.", 403)(scope, receive, send)
+            return
+        owner = owner or _browser_of(scope)
+        coming = _Coming(tab, owner)
+        if not self._has_room(coming, file, int(length) or self._most):
             await PlainTextResponse("This tab holds too many files. Load the page again.", 413)(scope, receive, send)
             return
+        self._owners[tab] = owner
         self._coming.append(coming)
         try:
-            await self._pass(scope, receive, send)
+            await self._pass(scope, receive, send, coming, file)
         finally:
             self._coming.remove(coming)
+            held = self._held().file_storage
+            kept = {*held, *(each.tab for each in self._coming)}
+            self._owners = {tab: owner for tab, owner in self._owners.items() if tab in kept}
 
-    def _has_room(self, tab: str, file: str, size: int) -> bool:
-        """Whether the file may come, which may be there already."""
-        stored = self._held().file_storage
-        own = [len(each.data) for name, each in stored.get(tab.rpartition("/")[2], {}).items() if name != file]
-        own += [bytes_ for other, bytes_ in self._coming if other == tab]
-        everybody = sum(len(each.data) for files in list(stored.values()) for each in list(files.values()))
-        everybody += sum(bytes_ for _, bytes_ in self._coming)
+    def _has_room(self, coming: "_Coming", file: str, size: int) -> bool:
+        """Whether so many bytes may come of a file, which may be there already. What others promise counts as it comes."""
+        files = [
+            (tab, self._owners.get(tab, ""), len(each.data))
+            for tab, held in list(self._held().file_storage.items())
+            for name, each in list(held.items())
+            if (tab, name) != (coming.tab, file)
+        ]
+        files += [(each.tab, each.owner, each.came) for each in self._coming if each is not coming]
+        own = [bytes_ for tab, _, bytes_ in files if tab == coming.tab]
+        owners = sum(bytes_ for _, owner, bytes_ in files if owner == coming.owner)
         return (
             len(own) < _TAB_FILES
             and sum(own) + size <= _TAB_BIGGEST * self._most
-            and everybody + size <= _ALL_BIGGEST * self._most
+            and owners + size <= _OWNER_BIGGEST * self._most
+            and sum(bytes_ for _, _, bytes_ in files) + size <= _ALL_BIGGEST * self._most
         )
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        came = 0
+    async def _pass(
+        self, scope: Scope, receive: Receive, send: Send, coming: "_Coming | None" = None, file: str = ""
+    ) -> None:
+        came, loop = 0, asyncio.get_running_loop()
+        ends_at: float | None = loop.time() + _BODY_S
 
         async def bounded() -> Message:
-            nonlocal came
-            message = await receive()
+            nonlocal came, ends_at
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    message = await receive()
+            except TimeoutError:
+                return {"type": "http.disconnect"}
             came += len(message.get("body", b""))
-            # A client that gave a wrong length: to the app it looks as if it had gone.
-            return {"type": "http.disconnect"} if came > self._most else message
+            if not message.get("more_body"):
+                ends_at = None
+            fits = came <= self._most
+            if coming is not None:
+                coming.came = came
+                fits = fits and self._has_room(coming, file, came)
+            # A client that gave a wrong length, or is too slow: to the app it looks as if it had gone.
+            return message if fits else {"type": "http.disconnect"}
 
         await self._app(scope, bounded, send)
+
+
+@dataclass(eq=False)
+class _Coming:
+    """A file on its way."""
+
+    tab: str
+    owner: str
+    came: int = 0  # bytes
 
 
 def check_address() -> None:
@@ -222,12 +373,25 @@ def middleware() -> list[Middleware]:
     listed = [f"https://{name}" for name in settings.host_names if "*" not in name]
     st_config.set_option("server.corsAllowedOrigins", [*st_config.get_option("server.corsAllowedOrigins"), *listed])
     found = [Middleware(SecurityHeaders, framed=settings.profile == "public")]
-    found += [Middleware(OwnPages, names=names), Middleware(OwnFiles)]
+    found += [Middleware(OwnPages, names=names), Middleware(ListedMessages), Middleware(OwnFiles)]
     # Streamlit's own bound is of a file; a request has some lines around it.
     streamlits = (int(st.get_option("server.maxUploadSize")) + 1) * 2**20
     most_bytes = settings.limits.upload_mb * 1_000_000 if settings.limits.upload_mb else streamlits
-    found.append(Middleware(BoundedUploads, most_bytes=most_bytes, held=_uploads))
+    found.append(Middleware(BoundedUploads, most_bytes=most_bytes, held=_uploads, uploader=_uploader(settings)))
     return found
+
+
+def _uploader(settings: Settings) -> Callable[[str], str | None]:
+    """Who may upload, by session: in a team, people with a role, by name; elsewhere everybody, without a name."""
+
+    def of(tab: str) -> str | None:
+        if settings.profile != "team":
+            return ""
+        session = get_instance().get_app_session(tab)
+        person = visitors.person_signed_in(session._user_info, settings) if session else None
+        return person.name if person and role_of(person, settings.role_lists) != "nobody" else None
+
+    return of
 
 
 def _uploads() -> MemoryUploadedFileManager:
