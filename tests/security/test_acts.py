@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.access.actor import Actor
@@ -155,6 +154,7 @@ class TestKit:
 
 
 def _page_with_a_button() -> None:
+    import streamlit as st
 
     from phi3kit.ui.shared import permissions
 
