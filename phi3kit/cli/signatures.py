@@ -4,6 +4,7 @@ import argparse
 import json
 
 from phi3kit.cli.arguments import Commands
+from phi3kit.cli.progress import say
 from phi3kit.core.settings import read_settings
 
 
@@ -25,10 +26,10 @@ def _run(arguments: argparse.Namespace) -> None:
     rows = compare(a, b)
     if arguments.json:
         both = {"a": describe(a).as_json(), "b": describe(b).as_json(), "fields": [row.as_json() for row in rows]}
-        print(json.dumps(both, ensure_ascii=False, indent=2))
+        say(json.dumps(both, ensure_ascii=False, indent=2))
         return
     for uri, signature in ((arguments.uri_a, a), (arguments.uri_b, b)):
-        print(f"{uri}\n{describe(signature).notation}\n")
+        say(f"{uri}\n{describe(signature).notation}\n")
     width = max(len(row.name) for row in rows)
     for row in rows:
-        print(f"{row.part:8} {row.name:{width}}  {row.in_a or '-':28} {row.in_b or '-':28} {row.verdict}")
+        say(f"{row.part:8} {row.name:{width}}  {row.in_a or '-':28} {row.in_b or '-':28} {row.verdict}")

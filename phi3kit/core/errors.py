@@ -22,6 +22,7 @@ Phi3KitError
 └── SettingInvalid       an environment variable or secret has a wrong value
 """
 
+import re
 from typing import Literal
 
 Failure = Literal[
@@ -29,10 +30,22 @@ Failure = Literal[
 ]
 
 
+_LONGEST_PART = 1_000  # characters
+# All but tab and new line; those that turn the direction of a text, too.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def without_controls(text: str) -> str:
+    """A text that a terminal shows and does not obey."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 class Phi3KitError(Exception):
     """Base of every deliberate error; a page shows its three parts."""
 
     def __init__(self, what: str, why: str, next_step: str) -> None:
+        # A part may quote a file or a server of anybody's.
+        what, why, next_step = (without_controls(part[:_LONGEST_PART]) for part in (what, why, next_step))
         super().__init__(what, why, next_step)
         self.what, self.why, self.next_step = what, why, next_step
 

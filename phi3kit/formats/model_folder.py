@@ -24,7 +24,8 @@ _CHOOSE = "Choose the embedded model or another source on Build."
 _AGAIN = "Download the model again, or choose another source."
 _MOST_LAYERS = 512
 _LARGEST_SIZE = 65_536  # of a layer's side, and of heads
-_LARGEST_CONFIG = 16_000_000  # bytes; the index of a big model's weights takes 1 MB
+_LARGEST_CONFIG = 1_000_000  # bytes; Phi-3's have 4 kB
+_LARGEST_INDEX = 16_000_000  # bytes; that of a big model's weights takes 1 MB
 _WEIGHTS_AT_LEAST = 0.9  # of what the config promises
 NUMBER_BYTES = {dtype: 4 if dtype == "float32" else 2 for dtype in WEIGHT_DTYPES}
 
@@ -63,6 +64,7 @@ def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
 
     folder: holds at least the files of JUDGED_BY. sizes: every file of the source, in bytes.
     """
+    refuse_big_configs(name, sizes)
     kind: SourceKind = "onnx" if GENAI_CONFIG in sizes else "weights"
     sliding_window = False
     if kind == "onnx":
@@ -186,7 +188,7 @@ def _weight_files(name: str, folder: Path, sizes: Mapping[str, int]) -> list[str
     return found
 
 
-def read_json(folder: Path, file: str, most_bytes: int = _LARGEST_CONFIG) -> Any:
+def read_json(folder: Path, file: str, most_bytes: int = _LARGEST_INDEX) -> Any:
     """A JSON file of a folder. Raises FileNotFoundError (also for a link that leads out), ValueError or RecursionError."""
     path = files_in(folder).get(file)
     if path is None:
@@ -223,6 +225,13 @@ def _context(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
         why = f"{key} in its {file} is {tokens:,} tokens, which no Phi-3 has."
         raise _unusable(name, why, f"Correct {key}: 4096 or 131072.")
     return tokens
+
+
+def refuse_big_configs(name: str, sizes: Mapping[str, int]) -> None:
+    """Refuse the small files that are none, by their listed sizes: before they are downloaded or read. Raises SourceInvalid."""
+    for file in JUDGED_BY:
+        if sizes.get(file, 0) > (_LARGEST_INDEX if file == WEIGHTS_INDEX else _LARGEST_CONFIG):
+            raise _unusable(name, f"Its {file} cannot be read: it has {sizes[file]:,} bytes.", _AGAIN)
 
 
 def _unusable(name: str, why: str, next_step: str) -> SourceInvalid:

@@ -12,7 +12,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import Phi3KitError, SourceInvalid
 from phi3kit.core.settings import Settings
-from phi3kit.formats.model_folder import JUDGED_BY, Files, Shape, SourceKind, judge, sizes_of
+from phi3kit.formats.model_folder import JUDGED_BY, Files, Shape, SourceKind, judge, refuse_big_configs, sizes_of
 from phi3kit.packaging.sources import hub
 from phi3kit.packaging.sources.hub_names import HubSnapshot, OnProgress, parse
 
@@ -74,6 +74,7 @@ def find_source(name: str, actor: Actor, settings: Settings) -> Source:
         raise type(error)(error.what, f"{error.why} There is no such folder here either.", error.next_step) from error
     inside = f"{repository.subfolder}/" if repository.subfolder else ""
     sizes = {file.path.removeprefix(inside): file.size_bytes for file in snapshot.files}
+    refuse_big_configs(name, sizes)
     folder = hub.fetch_small(snapshot, settings, [name for name in JUDGED_BY if name in sizes])
     return Source(name, folder, judge(name, folder, sizes), snapshot, hub.bytes_to_download(snapshot, settings))
 

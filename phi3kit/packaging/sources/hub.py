@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi3kit.core.errors import SourceInvalid
+from phi3kit.core.errors import SourceInvalid, without_controls
 from phi3kit.core.settings import Settings
 from phi3kit.packaging.sources.hub_cache import Cache, fetch
 from phi3kit.packaging.sources.hub_client import ONLINE, explained, not_a_hub, patiently, token_of, url_of
@@ -18,6 +18,7 @@ from phi3kit.packaging.sources.hub_names import HubFile, HubName, HubSnapshot, O
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
+_LONGEST_LICENSE = 100  # characters
 _WEIGHTS = ("*.safetensors", "*.onnx")
 _NEEDED = (*_WEIGHTS, "*.onnx.data", "*.onnx_data", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -47,10 +48,11 @@ def look_up(name: HubName, settings: Settings) -> HubSnapshot:
         chosen = _choose(name, info.siblings or [])
         files = tuple(_hub_file(each, name, commit, settings) for each in chosen)
     license = getattr(info.card_data, "license", None)
+    license = ", ".join(map(str, license)) if isinstance(license, list) else license and str(license)
     return HubSnapshot(
         name=name,
         commit=commit,
-        license=", ".join(map(str, license)) if isinstance(license, list) else license and str(license),
+        license=license and without_controls(license[:_LONGEST_LICENSE]),
         gated=bool(info.gated),
         card_url=f"{settings.hub_endpoint}/{name.repo}",
         files=files,
