@@ -13,7 +13,7 @@ from phi3kit.tracking.model_uris import canonical
 from phi3kit.ui.tour.chapter import STEPS
 from phi3kit.usage.reader import read_turns
 from tests.conftest import Built
-from tests.support.in_browser import go, idle, main_text, needs_browser, running_app, tab_on
+from tests.support.in_browser import go, idle, main_text, needs_browser, open_popover, running_app, tab_on
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
 
@@ -85,8 +85,9 @@ def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", 
     (evaluation,) = list_evaluations(store)
     assert evaluation.questions == 60
     assert f"Exact, A\n\n{evaluation.exact:.1%}" in main_text(page)
-    page.get_by_role("button", name="Promote").click()
-    page.get_by_role("button", name="Point phi3@champion to it").click()
+    point = page.get_by_role("button", name="Point phi3@champion to it")
+    open_popover(page, "Promote", point)
+    point.click()
     page.get_by_text("phi3@champion now points to it.").wait_for()
     assert canonical("models:/phi3@champion", store) == evaluation.model_uri
 

@@ -73,9 +73,14 @@ def test_4_a_click_acts_on_the_row_that_is_shown_when_others_have_come_above_it(
     go(page, "Models")
     page.get_by_role("radio", name="Registered").click()
     idle(page)
-    page.reload()
-    page.get_by_text("phi3, version 2").wait_for()
-    idle(page)
+
+    def is_listed() -> bool:  # the app reads its lists anew every few seconds
+        page.reload()
+        page.get_by_text("phi3, version").first.wait_for()
+        idle(page)
+        return page.get_by_text("phi3, version 2").count() == 1
+
+    wait_for("the new version in the app's list", is_listed, 180)
     table = page.get_by_test_id("stDataFrame").first.bounding_box()
     assert table is not None
     page.mouse.click(table["x"] + 20, table["y"] + 53 + 35)  # the second row's box

@@ -3,6 +3,7 @@
 Needs chromium. Without one these tests are skipped; with PHI3KIT_REQUIRE_BROWSER=1 (as in CI) they fail instead.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from phi3kit.deployment.servers import free_port
 from tests.support.waiting import wait_for_server
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Locator, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REQUIRED = os.environ.get("PHI3KIT_REQUIRE_BROWSER") == "1"
@@ -140,6 +141,18 @@ def go(page: "Page", name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
     page.get_by_role("heading", name=name, exact=True, level=1).wait_for()
     idle(page)  # the heading may be that of the run before
+
+
+def open_popover(page: "Page", name: str, inside: "Locator") -> None:
+    """Open a popover and wait for what is inside; a run of the page that ends meanwhile may close it again."""
+    from playwright.sync_api import TimeoutError as NotThere
+
+    for _ in range(20):
+        page.get_by_role("button", name=name).click()
+        with contextlib.suppress(NotThere):
+            inside.wait_for(timeout=5_000)
+            return
+    raise AssertionError(f"the popover {name} does not stay open")
 
 
 def choose(page: "Page", option: str) -> None:
