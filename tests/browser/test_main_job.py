@@ -64,6 +64,8 @@ class TestThePath:
     """In this order, in one tab, as a newcomer would go."""
 
     def test_1_the_first_visit_builds_both_wrappers_at_one_click(self, page: "playwright.Page") -> None:
+        failed = "document.fonts.ready.then(() => [...document.fonts].filter(each => each.status === 'error').length)"
+        assert page.evaluate(failed) == 0, "letters and icons are drawn in their own fonts"
         page.get_by_role("button", name="Build both wrappers").click()
         page.get_by_text(re.compile(r"Built: transformers and onnx from embedded \(small\) · \d+ s")).wait_for(
             timeout=120_000

@@ -171,8 +171,22 @@ class TestFiles:
         again = httpx2.get(f"{team.url}/_stcore/health", headers={"Cookie": browser_of(team)})
         assert "phi3kit_browser" not in again.headers.get("Set-Cookie", "")
 
+    def test_streamlits_own_fonts_are_everybodys(self, team: App):
+        fonts = [path.name for path in (Path(st.__file__).parent / "static/static/media").glob("*.woff2")]
+        assert any(name.startswith("MaterialSymbols") for name in fonts)
+        for name in fonts:
+            assert httpx2.get(f"{team.url}/static/media/{name}").status_code == 200, name
+
     @pytest.mark.parametrize(
-        "path", ["/media/", "/media/x", "/media/../media/0", "/media/%2e%2e/a", f"/media/{'0' * 64}.png"]
+        "path",
+        [
+            "/media/",
+            "/media/x",
+            f"/static/media/{'0' * 64}.png",
+            "/media/../media/0",
+            "/media/%2e%2e/a",
+            f"/media/{'0' * 64}.png",
+        ],
     )
     def test_an_address_that_nobody_was_sent_is_no_file(self, team: App, path: str):
         assert httpx2.get(team.url + path, headers={"Cookie": browser_of(team)}).status_code in (400, 404)

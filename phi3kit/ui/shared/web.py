@@ -155,8 +155,11 @@ class OwnFiles:
             return
         browser = _browser_of(scope)
         if scope["type"] == "http" and _MEDIA in scope["path"]:
-            found = _FILE.fullmatch(_MEDIA + scope["path"].rpartition(_MEDIA)[2])
-            if not found or browser not in self._sent or found[1] not in self._sent[browser].files:
+            before, _, name = scope["path"].rpartition(_MEDIA)
+            found = _FILE.fullmatch(_MEDIA + name)
+            of_streamlit = not found and before.endswith("/static")  # its fonts
+            sent = found and browser in self._sent and found[1] in self._sent[browser].files
+            if not of_streamlit and not sent:
                 await PlainTextResponse("There is no such file.", 404)(scope, receive, send)
                 return
 
