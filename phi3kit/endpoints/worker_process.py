@@ -216,8 +216,9 @@ def _first_line(process: subprocess.Popen[str], patience_s: float) -> str:
     """What a process prints first; nothing when it ends before. It is killed when it takes too long."""
     assert process.stdout is not None
     patience = threading.Timer(patience_s, process.kill)
-    patience.start()
+    patience.daemon = True
     try:
+        patience.start()
         return process.stdout.readline()
     finally:
         patience.cancel()

@@ -120,8 +120,9 @@ def _run_builder(
     ) as process:
         assert process.stdout is not None
         patience = Timer(seconds, process.kill)
-        patience.start()
+        patience.daemon = True  # a build that is cancelled at this moment does not wait for it
         try:
+            patience.start()
             for line in process.stdout:
                 tail.append(line.strip())
                 if phase := next((phase for mark, phase in _PHASE_MARKS if mark in line), None):

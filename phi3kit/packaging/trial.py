@@ -120,8 +120,9 @@ class TrialProcess:
             self._process.kill()
 
         timer = threading.Timer(seconds, end)
-        timer.start()
+        timer.daemon = True  # a build that is cancelled at this moment does not wait for it
         try:
+            timer.start()
             with suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps({"step": step, **arguments}) + "\n")
                 self._process.stdin.flush()
