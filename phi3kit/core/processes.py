@@ -1,7 +1,10 @@
 """Processes: the log and the end of a child process. Knows nothing of what a child does."""
 
 import subprocess
+import threading
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,6 +15,18 @@ def log_tail(log_file: Path, lines: int) -> list[str]:
             return [line.rstrip() for line in deque(file, maxlen=lines)]
     except OSError:
         return []
+
+
+@contextmanager
+def killed_after(seconds: float, kill: Callable[[], object]) -> Iterator[None]:
+    """Kill a child whose work within the block takes longer. kill: does it."""
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True  # a process that is told to end at this moment does not wait for it
+    try:
+        timer.start()
+        yield
+    finally:
+        timer.cancel()
 
 
 def tell_to_end(process: subprocess.Popen[str]) -> None:

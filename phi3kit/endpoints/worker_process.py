@@ -26,7 +26,7 @@ from phi3kit.core.child_environment import worker_environment
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import ModelNotFound, WorkerFailed
 from phi3kit.core.operating_system import was_killed
-from phi3kit.core.processes import end, log_tail
+from phi3kit.core.processes import end, killed_after, log_tail
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints.outbound import loopback_client
@@ -215,13 +215,8 @@ class WorkerProcess:
 def _first_line(process: subprocess.Popen[str], patience_s: float) -> str:
     """What a process prints first; nothing when it ends before. It is killed when it takes too long."""
     assert process.stdout is not None
-    patience = threading.Timer(patience_s, process.kill)
-    patience.daemon = True
-    try:
-        patience.start()
+    with killed_after(patience_s, process.kill):
         return process.stdout.readline()
-    finally:
-        patience.cancel()
 
 
 def _cpu_s(process: subprocess.Popen[str]) -> float:

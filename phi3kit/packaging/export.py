@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
 from typing import Literal
 
 from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed
+from phi3kit.core.processes import killed_after
 from phi3kit.core.records import Precision
 from phi3kit.formats import onnx_file
 from phi3kit.formats.model_copy import link_or_copy
@@ -119,19 +119,15 @@ def _run_builder(
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        patience = Timer(seconds, process.kill)
-        patience.daemon = True  # a build that is cancelled at this moment does not wait for it
         try:
-            patience.start()
-            for line in process.stdout:
-                tail.append(line.strip())
-                if phase := next((phase for mark, phase in _PHASE_MARKS if mark in line), None):
-                    on_phase(phase)
+            with killed_after(seconds, process.kill):
+                for line in process.stdout:
+                    tail.append(line.strip())
+                    if phase := next((phase for mark, phase in _PHASE_MARKS if mark in line), None):
+                        on_phase(phase)
         except BaseException:
             process.kill()  # a cancelled build does not wait for the export to finish
             raise
-        finally:
-            patience.cancel()
     if process.returncode < 0:
         raise BuildFailed(
             what=f"The ONNX export was ended by the signal {-process.returncode}.",

@@ -20,6 +20,7 @@ from phi3kit.core.child_environment import bare_environment
 from phi3kit.core.confinement import Bounds, confine
 from phi3kit.core.errors import first_line
 from phi3kit.core.operating_system import was_killed
+from phi3kit.core.processes import killed_after
 
 START_S = 300.0  # libraries are imported, on a slow disk
 TEMPLATE_S = 30.0
@@ -119,10 +120,7 @@ class TrialProcess:
             late.set()
             self._process.kill()
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True  # a build that is cancelled at this moment does not wait for it
-        try:
-            timer.start()
+        with killed_after(seconds, end):
             with suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps({"step": step, **arguments}) + "\n")
                 self._process.stdin.flush()
@@ -135,8 +133,6 @@ class TrialProcess:
                 raise TrialFailed(
                     f"The {step} did not end within {seconds:.0f} s." if late.is_set() else self._how_it_ended()
                 )
-        finally:
-            timer.cancel()
         if "error" in said:
             raise TrialFailed(said["error"])
         return said["result"]
