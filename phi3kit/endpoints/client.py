@@ -4,6 +4,7 @@ Uses the `openai` client. A worker measures and records its turns; those of a re
 here. Knows no processes and no pages.
 """
 
+import codecs
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
+from openai._streaming import ServerSentEvent, SSEDecoder
 
 from phi3kit.core.errors import EndpointFailed, Phi3KitError, RequestInvalid, WorkerFailed
 from phi3kit.core.limits import Limits
@@ -28,7 +30,6 @@ from phi3kit.endpoints.transport import (
     json_of,
     not_the_protocol,
     parsing,
-    whole_characters,
     whole_number,
 )
 from phi3kit.formats.openai_schema import QUEUE_HEADER
@@ -40,9 +41,22 @@ _HEARTBEAT_S = 0.1
 _LONGEST_TEXT = 2**20  # characters of a streamed answer: each event copies the text before it
 
 
+class _Events(SSEDecoder):
+    """Server-sent events as their standard has them: one without data is none, and a first byte order mark is no name."""
+
+    def decode(self, line: str) -> ServerSentEvent | None:
+        event = super().decode(line.removeprefix("\ufeff"))
+        return event if event and event.data else None
+
+
+class _Client(OpenAI):
+    def _make_sse_decoder(self) -> SSEDecoder:  # openai's own takes `retry:` alone for an answer's piece
+        return _Events()
+
+
 def connect(endpoint: Endpoint, cancellation: Cancellation | None = None) -> OpenAI:
     """A client for many requests, also from several threads: making one takes 20 ms and more. To be closed."""
-    return OpenAI(
+    return _Client(
         base_url=f"{endpoint.base_url}{endpoint.api_path}",
         api_key=endpoint.api_key or "none",
         max_retries=0,  # a turn that is sent twice is answered, counted and logged twice
@@ -133,13 +147,16 @@ def _streamed(
         create = _resource(client, request.interface).with_raw_response.create
         headers = context.headers_to(endpoint)
         reply: Any = create(**arguments, stream=True, stream_options=options, extra_headers=headers)
-        if remote and not (kind := reply.headers.get("Content-Type", "nothing")).startswith("text/event-stream"):
+        if remote and not (kind := reply.headers.get("Content-Type", "nothing")).lower().startswith(
+            "text/event-stream"
+        ):
             raise not_the_protocol(endpoint, f"It answered with {kind[:60]} and not with a stream of events.")
         answer = Answer(queue_place=whole_number(reply.headers.get(QUEUE_HEADER)), tokens_counted=not remote)
+        halves = codecs.getincrementaldecoder("utf-16-le")("replace")  # a character's halves may come in two pieces
         with parsing(endpoint), reply.parse() as chunks:
             yield answer
             for chunk in chunks:
-                answer = _grown(answer, chunk, time.perf_counter() - began, remote)
+                answer = _grown(answer, chunk, time.perf_counter() - began, halves if remote else None)
                 if len(answer.text) > _LONGEST_TEXT:
                     raise _too_long(endpoint)
                 yield answer
@@ -223,19 +240,22 @@ def _whole_answer(request: Request, reply: Any, elapsed_s: float) -> Answer:
     return _with_timings(_with_usage(answer, reply.usage), reply)
 
 
-def _grown(answer: Answer, chunk: Any, elapsed_s: float, remote: bool) -> Answer:
-    for choice in chunk.choices:
-        piece = choice.text if hasattr(choice, "text") else choice.delta.content
+def _grown(answer: Answer, chunk: Any, elapsed_s: float, halves: codecs.IncrementalDecoder | None) -> Answer:
+    """The answer with one more piece. halves: of a remote endpoint's characters; None for a worker's."""
+    if chunk.usage is None and "choices" not in chunk.model_fields_set:
+        raise ValueError("neither choices nor usage")
+    for choice in chunk.choices or ():
+        piece = choice.text if hasattr(choice, "text") else choice.delta and choice.delta.content
         reason = choice.finish_reason
-        if remote:
-            piece = whole_characters(piece) if piece else ""
+        if halves:
+            piece = halves.decode((piece or "").encode("utf-16-le", "surrogatepass"), final=bool(reason))
             reason = invocations.finish_reason_of(reason) if reason else None
         answer = replace(answer, text=answer.text + (piece or ""), finish_reason=reason or answer.finish_reason)
     answer = _with_usage(answer, chunk.usage)
-    if answer.time_to_first_token_s is None and (answer.text if remote else answer.completion_tokens):
+    if answer.time_to_first_token_s is None and (answer.text if halves else answer.completion_tokens):
         answer = replace(answer, time_to_first_token_s=elapsed_s)
     answer = replace(answer, duration_s=elapsed_s)
-    return _with_seen_speed(answer) if remote else _with_timings(answer, chunk)
+    return _with_seen_speed(answer) if halves else _with_timings(answer, chunk)
 
 
 def _with_usage(answer: Answer, usage: Any) -> Answer:
@@ -246,10 +266,14 @@ def _with_usage(answer: Answer, usage: Any) -> Answer:
     completion_tokens = invocations.count_of(usage.completion_tokens)
     if prompt_tokens is None or completion_tokens is None:
         return answer
+    cached_tokens = invocations.count_of(details.cached_tokens if details else None) or 0
+    all_tokens = prompt_tokens + cached_tokens + completion_tokens
+    if cached_tokens > prompt_tokens or (cached_tokens and usage.total_tokens == all_tokens):
+        prompt_tokens += cached_tokens  # some servers count them apart
     return replace(
         answer,
         prompt_tokens=prompt_tokens,
-        cached_prompt_tokens=invocations.count_of(details.cached_tokens if details else None) or 0,
+        cached_prompt_tokens=cached_tokens,
         completion_tokens=completion_tokens,
         tokens_counted=True,
     )

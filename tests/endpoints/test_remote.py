@@ -26,6 +26,7 @@ from phi3kit.tracking.logged_models import resolve
 from phi3kit.usage.outbox import Outbox
 from tests.conftest import Built, settings_for
 from tests.support.actors import ADMIN, admin
+from tests.support.samples import table
 from tests.support.scripted_server import event_stream, http_answer, scripted, self_signed
 from tests.support.waiting import wait_for, wait_for_server
 
@@ -360,6 +361,65 @@ class TestForeign:
             answer = ask(to(server.url), Request(CAPITAL), a_context(), here)
         assert (answer.text, answer.tokens_counted) == ("Hi", False)
         assert the_only_turn(here).total_tokens == 0
+
+    @pytest.mark.parametrize(
+        ("told", "prompt_tokens", "cached_tokens"),
+        [
+            ((3, 1200, 8), 1203, 1200),  # more than the prompt has: they were counted apart
+            ((300, 200, 505), 500, 200),  # and so they were where the sum says so
+            ((300, 200, 305), 300, 200),
+            ((300, 300, 305), 300, 300),
+            ((300, 200, None), 300, 200),
+        ],
+    )
+    def test_cached_tokens_are_part_of_the_prompts_however_a_server_counts(
+        self, here: Settings, told: tuple[int, int, int | None], prompt_tokens: int, cached_tokens: int
+    ) -> None:
+        prompt, cached, total = told
+        usage = {"prompt_tokens": prompt, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": cached}}
+        usage |= {} if total is None else {"total_tokens": total}
+        with scripted(event_stream(CHUNK, END, json.dumps({"choices": [], "usage": usage}), "[DONE]")) as server:
+            ask(to(server.url), Request(CAPITAL), a_context(), here)
+        turn = the_only_turn(here)
+        assert (turn.prompt_tokens, turn.cached_prompt_tokens, turn.completion_tokens) == (
+            prompt_tokens,
+            cached_tokens,
+            5,
+        )
+        assert table(turn)["total_tokens"].tolist() == [prompt_tokens + 5]  # the Usage page takes it for a turn
+
+    @pytest.mark.parametrize(
+        "events",
+        [
+            "retry: 3000\n\nTEXT\n\nEND\n\nUSAGE",
+            "\ufeffTEXT\n\n: a comment\n\nEND\n\nUSAGE",
+            "id: 1\nTEXT\n\n\n\nid: 2\nEND\n\nevent: ping\n\ndata:\n\nUSAGE",
+            'TEXT\n\nEND\n\ndata: {"usage": COUNTS}',
+            'TEXT\n\nEND\n\ndata: {"choices": null, "usage": COUNTS}',
+            'data: {"choices": null}\n\nTEXT\n\nEND\n\nUSAGE',
+            'TEXT\n\ndata: {"choices": [{"delta": null, "finish_reason": "stop"}]}\n\nUSAGE',
+            'TEXT\n\ndata: {"choices": [{"finish_reason": "stop"}], "usage": COUNTS}',
+            'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\nTEXT\n\nEND\n\nUSAGE',
+            'data: {"choices": [{"delta": {"content": "Hi"}}], "usage": null}\r\n\r\nEND\n\nUSAGE',
+        ],
+    )
+    def test_what_a_stream_may_leave_out_is_not_missed(self, here: Settings, events: str) -> None:
+        for name, value in (
+            ("TEXT", f"data: {CHUNK}"),
+            ("END", f"data: {END}"),
+            ("USAGE", 'data: {"choices": [], "usage": COUNTS}'),
+            ("COUNTS", '{"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}'),
+        ):
+            events = events.replace(name, value)
+        with scripted(http_answer(200, f"{events}\n\ndata: [DONE]\n\n", "Text/Event-Stream")) as server:
+            answer = ask(to(server.url), Request(CAPITAL), a_context(), here)
+        assert (answer.text, answer.finish_reason, answer.total_tokens) == ("Hi", "stop", 9)
+
+    def test_so_may_a_stream_of_completions(self, here: Settings) -> None:
+        events = ['{"choices": [{"text": "Hi"}]}', '{"choices": [{"text": null, "finish_reason": "length"}]}', "[DONE]"]
+        with scripted(event_stream(*events)) as server:
+            answer = ask(to(server.url), Request(CAPITAL_RAW), a_context(), here)
+        assert (answer.text, answer.finish_reason) == ("Hi", "length")
 
     @pytest.mark.parametrize(
         "event",

@@ -168,6 +168,14 @@ class TestHalfCharacters:
             raw = replace(to(server, "invocations"), takes="raw")
             assert ask(raw, QUESTION, TurnContext(admin("ada"), "ui"), here).text == read
 
+    def test_two_halves_in_two_pieces_are_one(self, here: Settings) -> None:
+        events = ['"\\ud83d"', '"\\ude00 and "', "null", '"\\ud83d"']
+        pieces = [f'{{"choices":[{{"index":0,"delta":{{"content":{each}}}}}]}}' for each in events]
+        end = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+        with scripted(event_stream(*pieces, end)) as server:
+            answer = ask(to(server), QUESTION, TurnContext(admin("ada"), "ui"), here)
+        assert answer.text == "😀 and \ufffd"
+
     def test_none_is_in_an_error(self, here: Settings) -> None:
         with scripted(http_answer(500, '{"error":{"message":"oh \\ud83d"}}')) as server:
             assert failure(server, here).why == "oh \ufffd."
