@@ -167,7 +167,8 @@ def _why(text: str) -> str:
     why, found_body, body = text.partition("Response body:")
     if found_body:
         why = f"{why.strip()} It sent {'a web page' if '<' in body[:20] else 'something else'}, not MLflow's JSON."
-    line = why.splitlines()[0] if why else ""
+    # SQLAlchemy's first line may be about itself.
+    line = next((line for line in why.splitlines() if not line.startswith("(raised as a result of")), "")
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
 
 

@@ -11,7 +11,9 @@ stateDiagram-v2
     begun --> [*]: withdraw
     begun --> orphaned: adopt_orphans
     orphaned --> waiting: add, adopt_orphans
+    orphaned --> refused: adopt_orphans (cannot be read)
     waiting --> claimed: claim_next
+    waiting --> refused: claim_next (cannot be read)
     claimed --> claimed: claim_next (its writer died)
     claimed --> written: mark_written
     claimed --> doubtful: mark_written
@@ -27,7 +29,7 @@ stateDiagram-v2
 | orphaned | was being made by a process that has ended; its client may still add it |
 | waiting | has ended, and no writer has begun it |
 | claimed | was begun by a writer: its run may exist |
-| refused | is not taken by the store as it is; it counts as waiting, and is tried again when an app starts |
+| refused | is not taken by the store as it is; it counts as waiting, and is tried again every ten minutes and when an app starts |
 | doubtful | has a run, and may get a second one from a request that broke off |
 | written | has one run, which has its text; here the text is gone |
 """
@@ -46,7 +48,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from phi3kit.core.data_folder import DISK_FULL
-from phi3kit.core.errors import StorageFailed
+from phi3kit.core.errors import StorageFailed, first_line
 from phi3kit.core.records import Message, TurnRecord, TurnText
 from phi3kit.core.sqlite_file import connect, sqlite_errors
 from phi3kit.usage.live_processes import LiveProcesses
@@ -92,6 +94,9 @@ _RESERVE_BYTES = 2**20  # room for hundreds of turns on a disk that is full
 _ORPHAN_GRACE_S = 5.0  # a client that saw its worker die knows better what the turn cost, and says so at once
 _KEPT_S = 30 * 86_400  # how long a written turn's id is remembered
 _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+
+
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # a record that `from_json` cannot read
 
 
 class Outbox:
@@ -168,25 +173,33 @@ class Outbox:
                     (moment, owner, moment),
                 )
                 rows = connection.execute(
-                    "select record from turns where owner = ? and orphaned_at <= ?", (owner, moment - _ORPHAN_GRACE_S)
+                    "select turn_id, record from turns where owner = ? and orphaned_at <= ?",
+                    (owner, moment - _ORPHAN_GRACE_S),
                 ).fetchall()
-            for (record,) in rows:
-                adopted += self.add(from_json(record))
+            for turn_id, record in rows:
+                try:
+                    adopted += self.add(from_json(record))
+                except _UNREADABLE as error:
+                    self.refuse(turn_id, _unreadable(error))
             if rows:
                 self._processes.forget(owner)
         return adopted
 
     def claim_next(self) -> tuple[TurnRecord, bool] | None:
         """The oldest turn to write, and whether an earlier writer claimed it and may have died before its mark."""
-        with self._connection() as connection:
-            row = connection.execute(
-                "select turn_id, record, state = 'claimed' from turns "
-                "where number = (select min(number) from turns where state in ('waiting', 'claimed'))"
-            ).fetchone()
-            if row is None:
-                return None
-            connection.execute("update turns set claimed = 1 where turn_id = ?", (row[0],))
-            return from_json(row[1]), bool(row[2])
+        while True:
+            with self._connection() as connection:
+                row = connection.execute(
+                    "select turn_id, record, state = 'claimed' from turns "
+                    "where number = (select min(number) from turns where state in ('waiting', 'claimed'))"
+                ).fetchone()
+                if row is None:
+                    return None
+                connection.execute("update turns set claimed = 1 where turn_id = ?", (row[0],))
+            try:
+                return from_json(row[1]), bool(row[2])
+            except _UNREADABLE as error:
+                self.refuse(row[0], _unreadable(error))
 
     def mark_written(self, turn_id: str, run_id: str, *, doubtful: bool = False) -> None:
         """A turn is in MLflow, and its text is there."""
@@ -200,7 +213,7 @@ class Outbox:
 
     def refuse(self, turn_id: str, why: str) -> None:
         """Set a turn aside that the store does not take as it is."""
-        self._run("update turns set refused = ? where turn_id = ?", why, turn_id)
+        self._run("update turns set refused = ?, owner = null, orphaned_at = null where turn_id = ?", why, turn_id)
 
     def try_refused_again(self) -> None:
         """Let the turns that were set aside wait like any other."""
@@ -362,6 +375,10 @@ def from_json(record: str) -> TurnRecord:
     values: dict[str, Any] = json.loads(record)
     text = values.pop("text", None)
     return TurnRecord(**values, text=_text(text) if text else None)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"Its record is damaged, or a later phi3kit's: {first_line(error)}"
 
 
 def _text(values: dict[str, Any]) -> TurnText:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from mlflow import MlflowClient
 from phi3kit.core.records import Served
 from phi3kit.core.settings import Settings
 from phi3kit.core.sqlite_file import connect, sqlite_errors
-from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, known, open_store, storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +138,16 @@ def write_votes(settings: Settings) -> None:
     with storage_errors(settings.home):
         for turn_id, outcome, known_run in ready:
             run_id = known_run or _run_of(client, experiment, turn_id)
-            if run_id is None:
+            # A run that was deleted takes no tag.
+            if run_id is None or not known(partial(_tag, client, run_id, outcome)):
                 log.warning("a vote has no run: turn %s was never logged, or its run was deleted", turn_id)
-            else:
-                client.set_tag(run_id, TAG, outcome)
-            votes.written(turn_id, outcome, run_id or _NO_RUN)
+                run_id = _NO_RUN
+            votes.written(turn_id, outcome, run_id)
+
+
+def _tag(client: MlflowClient, run_id: str, outcome: Outcome) -> bool:
+    client.set_tag(run_id, TAG, outcome)
+    return True
 
 
 def _run_of(client: MlflowClient, experiment: str, turn_id: str) -> str | None:

@@ -4,6 +4,7 @@ Knows MLflow's runs. One process writes at a time. While the store is away the t
 """
 
 import logging
+import math
 import os
 import random
 import threading
@@ -15,9 +16,8 @@ from dataclasses import dataclass, replace
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
-from phi3kit.core.errors import Phi3KitError, StorageFailed
+from phi3kit.core.errors import Phi3KitError, StorageFailed, first_line
 from phi3kit.core.records import TurnRecord
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
@@ -58,8 +58,6 @@ class UsageWriter:
 
     def start(self) -> None:
         """Begin to write in the background."""
-        with suppress(StorageFailed):  # the thread will say so
-            self._outbox.try_refused_again()
         self._thread.start()
 
     def close(self) -> None:
@@ -74,10 +72,12 @@ class UsageWriter:
         return WriterState(self._outbox.waiting(), self._problem or why, refused, self._next_try_at)
 
     def _work(self) -> None:
-        wait_s, tidied_at, wrote_at = _POLL_S, 0.0, 0.0
+        wait_s, tidied_at, wrote_at = _POLL_S, -math.inf, 0.0
         while not self._ended.wait(wait_s):
             if time.monotonic() - tidied_at > _TIDY_EVERY_S:
                 self._outbox.tidy()
+                with suppress(StorageFailed):  # the next lines will say so
+                    self._outbox.try_refused_again()
                 tidied_at = time.monotonic()
             try:
                 if write_waiting(self._settings, self._ended, self._outbox):
@@ -123,11 +123,11 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
             try:
                 _write_one(settings, outbox, *claimed)
                 count += 1
-            except StorageFailed as error:
-                if not _is_about_the_turn(error):
+            except Exception as error:  # whatever a library meets in what was said: the next turn must not wait for it
+                if (ended and ended.is_set()) or not _store_takes_writes(settings):
                     raise
                 log.error("turn %s set aside: %s", claimed[0].turn_id, error)
-                outbox.refuse(claimed[0].turn_id, error.why)
+                outbox.refuse(claimed[0].turn_id, error.why if isinstance(error, Phi3KitError) else first_line(error))
         for turn_id, run_id in doubtful:
             _settle(settings, outbox, turn_id, run_id)
         write_votes(settings)
@@ -153,10 +153,16 @@ def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: 
         )
 
 
-def _is_about_the_turn(error: StorageFailed) -> bool:
-    """Whether MLflow itself refused this turn; it may take the next one."""
-    cause = error.__cause__
-    return isinstance(cause, MlflowException) and cause.error_code == "INVALID_PARAMETER_VALUE"
+def _store_takes_writes(settings: Settings) -> bool:
+    """Whether the store takes a small change at this moment: what it did not take before was the turn's fault."""
+    try:
+        client = open_store(settings)
+        experiment = experiment_id(settings, USAGE_EXPERIMENT)
+        with storage_errors(settings.home):
+            client.set_experiment_tag(experiment, "phi3kit.set_aside_at", str(int(time.time())))
+    except StorageFailed:
+        return False
+    return True
 
 
 def _settle(settings: Settings, outbox: Outbox, turn_id: str, run_id: str) -> None:

@@ -84,6 +84,19 @@ class TestWriteVotes:
         assert votes.ready() == []
         assert votes.of("c1") == {"t1": "won", "t2": "lost"}
 
+    def test_a_vote_on_a_run_that_was_deleted_since_blocks_nobody(self, tmp_path: Path) -> None:
+        settings = new_store(tmp_path)
+        for turn_id in ("t1", "t2"):
+            Outbox(tmp_path).add(turn(turn_id))
+        write_waiting(settings)
+        client = open_store(settings)
+        (first,) = client.search_runs([experiment_id(settings, USAGE_EXPERIMENT)], "tags.`phi3kit.turn_id` = 't1'")
+        client.delete_run(first.info.run_id)
+        Votes(tmp_path).cast("c1", [A, B], "maria")
+        write_waiting(settings)
+        assert tags(settings) == {"t2": "lost"}
+        assert Votes(tmp_path).ready() == []
+
     def test_a_turn_without_counts_is_tagged_as_such(self, tmp_path: Path) -> None:
         settings = new_store(tmp_path)
         counted = {"prompt_tokens": 0, "completion_tokens": 0, "tokens_counted": False}

@@ -1,7 +1,11 @@
 """The writer: every turn becomes one run, whatever dies or is away in between."""
 
+import json
+import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,10 @@ import pytest
 from filelock import FileLock
 
 from phi3kit.core.errors import StorageFailed
+from phi3kit.core.records import Message, TurnText
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
-from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.outbox import Outbox, to_json
 from phi3kit.usage.writer import UsageWriter, metrics_of, write_waiting
 from tests.conftest import settings_for
 from tests.support.samples import TURN, new_store, turn
@@ -193,3 +198,49 @@ class TestMetricsOf:
         assert "time_to_first_token_s" not in metrics
         assert "tokens_per_second" not in metrics
         assert metrics["total_tokens"] == 10
+
+
+class TestATurnThatCannotBeWritten:
+    """It is set aside, whatever the error is, and the next one does not wait for it."""
+
+    def test_half_a_character_is_in_the_way_of_no_other_turn(self, settings: Settings, outbox: Outbox):
+        prompt = (Message("user", "x\ud83dy"),)
+        outbox.add(turn("a", text=TurnText(prompt, ("z",))))
+        outbox.add(turn("b"))
+        write_waiting(settings)
+        assert "b" in turn_ids(settings)
+        assert (outbox.waiting(), outbox.refused()[0]) == (1, 1)
+        assert write_waiting(settings) == 0  # nothing is tried over and over
+
+    def test_nor_is_what_the_stores_database_refuses(self, settings: Settings, outbox: Outbox):
+        with closing(sqlite3.connect(settings.home / "mlflow.db")) as database:
+            refuses = "when new.key = 'phi3kit.turn_id' and new.value = 'a' begin select raise(abort, 'no room'); end"
+            database.execute(f"create trigger no_a before insert on tags {refuses}")
+        outbox.add(turn("a"))
+        outbox.add(turn("b"))
+        assert write_waiting(settings) == 1
+        assert (turn_ids(settings), outbox.waiting()) == (["b"], 1)
+        assert "no room" in str(outbox.refused()[1])
+        with closing(sqlite3.connect(settings.home / "mlflow.db")) as database:
+            database.execute("drop trigger no_a")
+        outbox.try_refused_again()
+        write_waiting(settings)
+        assert (turn_ids(settings), outbox.waiting()) == (["a", "b"], 0)
+
+    @pytest.mark.parametrize("record", ["{", "[]", "7", '{"turn_id": "a"}', "LATER"])
+    def test_nor_is_a_record_that_cannot_be_read(self, settings: Settings, outbox: Outbox, record: str):
+        outbox.add(turn("a"))
+        later = json.dumps(json.loads(to_json(turn("a"))) | {"a_later_field": 1})
+        outbox._run("update turns set record = ?", later if record == "LATER" else record)
+        outbox.add(turn("b"))
+        write_waiting(settings)
+        assert (turn_ids(settings), outbox.waiting()) == (["b"], 1)
+        assert str(outbox.refused()[1]).startswith("Its record is damaged, or a later phi3kit's: ")
+
+    def test_nor_is_one_of_a_process_that_died(self, settings: Settings, outbox: Outbox):
+        outbox.begin(turn("a"))
+        outbox._run("update turns set record = '{', owner = 'gone'")
+        outbox.add(turn("b"))
+        outbox.adopt_orphans(time.time() - 60)
+        write_waiting(settings)
+        assert (turn_ids(settings), outbox.waiting(), outbox.refused()[0]) == (["b"], 1, 1)
