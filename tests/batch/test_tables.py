@@ -71,11 +71,11 @@ class TestReading:
         pd.DataFrame({"message": ["a", None], "n": [1, 2]}).to_parquet(path)
         assert rows_of(path) == [{"message": "a", "n": 1}, {"message": None, "n": 2}]
 
-    def test_a_million_rows_do_not_fill_memory(self, tmp_path: Path) -> None:
+    def test_a_long_table_does_not_fill_memory(self, tmp_path: Path) -> None:
         path = tmp_path / "in.csv"
         with path.open("w") as file:
             file.write("id,message\n")
-            file.writelines(f"{number},What is the capital of Spain?\n" for number in range(1_000_000))
+            file.writelines(f"{number},What is the capital of Spain?\n" for number in range(200_000))
         tracemalloc.start()
         table = open_table(path)
         last = None
@@ -83,8 +83,8 @@ class TestReading:
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert (table.rows, last) == (1_000_000, {"id": "999999", "message": "What is the capital of Spain?"})
-        assert peak < 10_000_000, f"{peak / 1e6:.1f} MB, and the file has {path.stat().st_size / 1e6:.0f}"
+        assert (table.rows, last) == (200_000, {"id": "199999", "message": "What is the capital of Spain?"})
+        assert peak < 4_500_000, f"{peak / 1e6:.1f} MB, and the file has {path.stat().st_size / 1e6:.0f}"
 
 
 class TestRefused:
@@ -94,7 +94,7 @@ class TestRefused:
             (b"", "in.csv", "in.csv is empty."),
             (b"\n\n", "in.csv", "in.csv is empty."),
             ("message\nスペイン\n".encode("cp932"), "in.csv", "in.csv is not in utf-8. Line 2"),
-            (b"message\n" + b"ok\n" * 500_000 + b"\xff\n", "in.csv", "Line 500002"),
+            (b"message\n" + b"ok\n" * 50_000 + b"\xff\n", "in.csv", "Line 50002"),
             (b"message\na,b\n", "in.csv", "Line 2 of in.csv has 2 cells, and the first one has 1."),
             (b'message\n"a\n', "in.csv", "in.csv is no CSV from line"),
             (b"a,a\n1,2\n", "in.csv", "Two columns of in.csv are called 'a'."),
