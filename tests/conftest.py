@@ -39,7 +39,7 @@ os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
 
 
 def run_cli(
-    *arguments: str, home: Path, timeout: float = 120, file_bytes: int | None = None, **environment: str
+    *arguments: str, home: Path, timeout: float = 300, file_bytes: int | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m phi3kit` as a user would. file_bytes: as if the disk took no bigger file."""
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

@@ -104,7 +104,7 @@ def test_the_app_process_never_imports_a_heavy_library(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from streamlit.testing.v1 import AppTest
-app = AppTest.from_file("streamlit_app.py", default_timeout=60).run()
+app = AppTest.from_file("streamlit_app.py", default_timeout=300).run()
 for page in sorted(path.stem for path in Path("pages").glob("*.py")):
     app = app.switch_page(f"pages/{page}.py").run()
     assert not app.exception, app.exception

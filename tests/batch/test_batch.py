@@ -141,9 +141,9 @@ class TestCommandLine:
             command, cwd=PROJECT_ROOT, env=child_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         ) as process:  # fmt: skip
-            wait_for("some rows", lambda: done_so_far(settings) >= 5, 120)
+            wait_for("some rows", lambda: done_so_far(settings) >= 5)
             process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=300)
         assert process.returncode == 128 + signal.SIGTERM
         assert "rows are kept; the same command goes on" in said
         assert not output.exists()
@@ -209,7 +209,7 @@ class TestRun:
         assert Outbox(settings.home).waiting() == 0  # its table is there before it is looked into
 
         def kill_once() -> None:
-            wait_for("an answer", lambda: batch_turns(settings), 60)
+            wait_for("an answer", lambda: batch_turns(settings))
             (worker,) = workers.statuses()
             first_pid.append(worker.pid)
             subprocess.run(["kill", "-9", str(worker.pid)], check=True)
@@ -343,7 +343,7 @@ class TestJobs:
         )
         jobs = BatchJobs(settings)
         job = jobs.start(BatchRequest(uri, path, Path("out.csv")), ADMIN)
-        wait_for("some rows", lambda: done_so_far(settings) >= 1, 120)
+        wait_for("some rows", lambda: done_so_far(settings) >= 1)
         jobs.cancel(job, ADMIN)
         stopped = jobs.all()[0]
         assert stopped.state == "cancelled"

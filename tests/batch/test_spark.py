@@ -80,7 +80,7 @@ class TestSpark:
             "--spark",
             "nonsense",
             home=built.home,
-            timeout=200,
+            timeout=300,
         )
         assert done.returncode == 2
         lines = [line for line in done.stderr.splitlines() if not line.startswith("0 of")]

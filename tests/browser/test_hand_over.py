@@ -80,7 +80,7 @@ def test_2_a_turn_that_was_not_made_in_chat_opens_there_from_its_text(page: "pla
 def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", store: Settings) -> None:
     go(page, "Evaluate")
     page.get_by_role("button", name="Evaluate", exact=True).click()
-    page.get_by_text("Exact, A").wait_for(timeout=120_000)
+    page.get_by_text("Exact, A").wait_for()
     idle(page)
     (evaluation,) = list_evaluations(store)
     assert evaluation.questions == 60

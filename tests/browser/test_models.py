@@ -62,7 +62,7 @@ def test_3_mlflows_server_runs_and_answers_and_ends_with_the_app(page: "playwrig
     page.get_by_role("radio", name="mlflow models serve").click()
     idle(page)
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_role("button", name="Send", exact=True).click(timeout=120_000)  # offered when the server is ready
+    page.get_by_role("button", name="Send", exact=True).click()  # offered when the server is ready
     page.get_by_text("The capital of Spain is Madrid.").wait_for()
 
 
@@ -80,7 +80,7 @@ def test_4_a_click_acts_on_the_row_that_is_shown_when_others_have_come_above_it(
         idle(page)
         return page.get_by_text("phi3, version 2").count() == 1
 
-    wait_for("the new version in the app's list", is_listed, 180)
+    wait_for("the new version in the app's list", is_listed)
     table = page.get_by_test_id("stDataFrame").first.bounding_box()
     assert table is not None
     page.mouse.click(table["x"] + 20, table["y"] + 53 + 35)  # the second row's box

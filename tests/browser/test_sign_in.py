@@ -78,7 +78,7 @@ class Team:
     @contextmanager
     def tab(self, **options: Any) -> Iterator["Page"]:
         context: BrowserContext = self.browser.new_context(**options)
-        context.set_default_timeout(120_000)
+        context.set_default_timeout(300_000)
         watch_runs(context)
         page = context.new_page()
         page.goto(self.app.url)
@@ -343,6 +343,6 @@ def what_a_socket_is_shown(app: App, headers: dict[str, str]) -> str:
     with connect(f"{address}/_stcore/stream", additional_headers=headers, subprotocols=["streamlit"]) as socket:  # type: ignore[list-item]
         socket.send(message.SerializeToString())
         while b"sign in to use it" not in shown and b"Loaded models" not in shown:
-            part = socket.recv(timeout=30)
+            part = socket.recv(timeout=300)
             shown += part if isinstance(part, bytes) else part.encode()
     return shown.decode("utf-8", errors="replace")

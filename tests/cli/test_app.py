@@ -21,7 +21,7 @@ from tests.support.waiting import wait_for_server
 _PAGES = """
 from phi3kit.core.settings import APP_FOLDER
 from streamlit.testing.v1 import AppTest
-app = AppTest.from_file(str(APP_FOLDER / "streamlit_app.py"), default_timeout=120).run()
+app = AppTest.from_file(str(APP_FOLDER / "streamlit_app.py"), default_timeout=300).run()
 pages = sorted(path.stem for path in (APP_FOLDER / "pages").glob("*.py"))
 for name in pages:
     app = app.switch_page(f"pages/{name}.py").run()
@@ -51,7 +51,7 @@ class Installed:
         """What a command prints. It must succeed."""
         done = subprocess.run(
             [self.programs / program, *arguments],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=250, check=False,
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -78,15 +78,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     root = tmp_path_factory.mktemp("installed")
     environment, home, folder = root / "environment", root / "home", root / "folder"
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", root, PROJECT_ROOT], check=True, timeout=250)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", root, PROJECT_ROOT], check=True, timeout=300)
     venv.create(environment)
     (packages,) = environment.glob("lib/python*/site-packages")
     found = [path for path in sys.path if Path(path).name == "site-packages"]
     (packages / "dependencies.pth").write_text("\n".join(found), "utf-8")
     pip += ["--python", str(environment / "bin" / "python")]
     (wheel,) = root.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", wheel], check=True, timeout=250)
-    subprocess.run([*pip, "check"], check=True, timeout=250)  # that the wheel names what phi3kit needs
+    subprocess.run([*pip, "install", "--no-deps", wheel], check=True, timeout=300)
+    subprocess.run([*pip, "check"], check=True, timeout=300)  # that the wheel names what phi3kit needs
     home.mkdir()
     folder.mkdir()
     for name in ("phi3kit", "mlflow", "random"):  # no user's file may be taken for a library

@@ -26,7 +26,7 @@ def mlflow_run(entry_point: str, home: Path, tmp_path: Path, *parameters: str) -
     uri = f"sqlite:///{tmp_path / 'projects.db'}"
     return subprocess.run(
         [str(BIN / "mlflow"), "run", str(PROJECT_ROOT), "-e", entry_point, *given, "--env-manager", "local"],
-        cwd=tmp_path, env=environment | {"MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True, timeout=280,
+        cwd=tmp_path, env=environment | {"MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ class TestMlflowRun:
                 "-P", f"model_uri={built.uri('onnx')}", "-P", f"input={path}", "-P", f"output={output}",
             ],
             env=environment | {"MLFLOW_TRACKING_URI": built.settings.tracking_uri.reveal()},
-            capture_output=True, text=True, timeout=280, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         assert rows_of(output)[0]["completion"] == "The capital of Spain is Madrid."

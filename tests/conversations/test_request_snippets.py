@@ -71,7 +71,7 @@ def run(snippet: Snippet, folder: Path) -> str:
         env={"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(folder), **KEYS},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, snippet.code + done.stderr

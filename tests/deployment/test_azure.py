@@ -55,7 +55,7 @@ def score(folder: Path, *requests: object) -> list[object]:
         input="\n".join(each if isinstance(each, str) else json.dumps(each) for each in requests),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     answers = [
@@ -228,7 +228,7 @@ def azure_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--disable-pip-version-check",
         AZURE_AI_ML,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         pytest.skip(f"{AZURE_AI_ML} could not be installed: {done.stderr.strip().splitlines()[-1][:200]}")
     return python
@@ -237,7 +237,7 @@ def azure_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(azure_python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """What the bundle's own script says of its files, read by Azure's loader."""
     command = [str(azure_python), str(folder / "deploy.py"), "--check"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.slow
@@ -278,7 +278,7 @@ class TestPins:
             "-r",
             str(pins),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if "Could not find a version" in done.stderr and "mlflow" in done.stderr:
             pytest.skip("the package index is away")
         assert done.returncode == 0, done.stderr[-2000:]

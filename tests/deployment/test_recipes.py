@@ -69,7 +69,7 @@ def serving(script: str, port: int, folder: Path, **environment: str) -> Iterato
         yield
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def run_as_shown(
@@ -82,7 +82,7 @@ def run_as_shown(
     assert server is not None
     with serving(f"{prepare}\n{server}", port, folder):
         done = bash(ask, folder)
-        output, _ = done.communicate(timeout=60)
+        output, _ = done.communicate(timeout=300)
         assert done.returncode == 0, output
         also()
     return output
@@ -144,7 +144,7 @@ class TestImage:
         prepare, generate, *needs_engine = recipe.steps
         moved = prepare.command.replace(f"cd {PROJECT_ROOT}\n", "")  # the folder that it makes is this test's
         done = bash(f"{moved}\n{generate.command}", tmp_path)
-        output, _ = done.communicate(timeout=120)
+        output, _ = done.communicate(timeout=300)
         assert done.returncode == 0, output
         folder = tmp_path / f"phi3-{wrapper}-image"
         lines = dockerfile_lines((folder / "Dockerfile").read_text())
@@ -163,7 +163,7 @@ class TestImage:
         (tmp_path / "docker").write_text(f'#!/bin/sh\necho "$*" > {tmp_path}/called\nexit 3\n')
         (tmp_path / "docker").chmod(0o755)
         done = bash(f'{prepare.command}\nexport PATH={tmp_path}:"$PATH"\n{build.command}', tmp_path)
-        output, _ = done.communicate(timeout=120)
+        output, _ = done.communicate(timeout=300)
         assert done.returncode != 0
         assert (tmp_path / "called").read_text().startswith("build -t phi3-onnx -f Dockerfile"), output[-2000:]
 
@@ -185,7 +185,7 @@ class TestUnit:
         (tmp_path / file.name).write_text(file.text)
         if shutil.which("systemd-analyze"):
             verify = bash(recipe.steps[0].command, tmp_path)
-            output, _ = verify.communicate(timeout=60)
+            output, _ = verify.communicate(timeout=300)
             complaints = [line for line in output.splitlines() if file.name in line or "worker" in line]
             assert complaints == []
             assert verify.returncode == 0, output

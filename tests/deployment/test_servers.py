@@ -109,4 +109,4 @@ class TestScoringServers:
                 "MLflow's command and uvicorn", lambda: found if len(found := family(supervisor)) > 2 else None
             )
             app.kill()
-        wait_for("the end of all", lambda: all(has_ended(each.pid) for each in started), 20)
+        wait_for("the end of all", lambda: all(has_ended(each.pid) for each in started))

@@ -35,7 +35,7 @@ class TestLanes:
         lanes = [lane(partial(pool.endpoint, built.uri("transformers")), built, LONG) for _ in range(2)]
         for each in lanes:
             each.start()
-        wait_for("both at work", lambda: all(each.answer.text and not each.done for each in lanes), 60)
+        wait_for("both at work", lambda: all(each.answer.text and not each.done for each in lanes))
         stop_all(lanes)
         wait_for("both ends", lambda: all(each.done for each in lanes))  # on a busy machine later than its patience
         assert [each.settled_answer().finish_reason for each in lanes] == ["cancelled", "cancelled"]

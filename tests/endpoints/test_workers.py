@@ -36,7 +36,7 @@ from tests.support.waiting import answers, has_ended, wait_for
 
 
 def health(endpoint: Endpoint) -> int:
-    return httpx2.get(f"{endpoint.base_url}/health", timeout=30).status_code
+    return httpx2.get(f"{endpoint.base_url}/health", timeout=300).status_code
 
 
 def assert_one_line(stderr: str, *words: str) -> None:
@@ -85,7 +85,7 @@ class TestPool:
         assert other.base_url != onnx_endpoint.base_url
         assert other.api_key != onnx_endpoint.api_key
         answer = httpx2.get(
-            f"{other.base_url}/v1/models", headers={"Authorization": f"Bearer {onnx_endpoint.api_key}"}, timeout=30
+            f"{other.base_url}/v1/models", headers={"Authorization": f"Bearer {onnx_endpoint.api_key}"}, timeout=300
         )
         assert answer.status_code == 401
 
@@ -206,7 +206,7 @@ class TestModelThatCannotBeServed:
             env=child_environment(settings_for(tmp_path / "home")),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 2, done.stderr
@@ -278,7 +278,7 @@ class TestServe:
     ) -> None:
         process, _ = served
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode in (0, 128 + number, -number)
         assert stderr == ""
 

@@ -46,7 +46,7 @@ def ids(path: Path) -> set[str]:
 
 
 def answers(path: Path, count: int) -> None:
-    wait_for(f"{count} answers", lambda: len(ids(path)) >= count, 120)
+    wait_for(f"{count} answers", lambda: len(ids(path)) >= count)
 
 
 class TestAnAppThatIsKilledUnderLoad:
@@ -59,9 +59,9 @@ class TestAnAppThatIsKilledUnderLoad:
             workers = [each for each in psutil.Process(app.pid).children() if not is_template(each.pid)]
             assert len(workers) == 1
             app.kill()
-            assert psutil.wait_procs(workers, timeout=60)[1] == []
+            assert psutil.wait_procs(workers, timeout=300)[1] == []
         with asking_app(settings, built.uri("onnx"), 1, second) as app:
-            _, stderr = app.communicate(timeout=120)
+            _, stderr = app.communicate(timeout=300)
             assert app.returncode == 0, stderr
         Outbox(settings.home).adopt_orphans(time.time() + 60)
         runs = written_at_last(settings)
@@ -78,7 +78,7 @@ class TestTwoAppsOnOneDataFolder:
         uri = built.uri("onnx")
         with asking_app(settings, uri, 4, one) as first, asking_app(settings, uri, 4, other) as second:
             for app in (first, second):
-                _, stderr = app.communicate(timeout=200)
+                _, stderr = app.communicate(timeout=300)
                 assert app.returncode == 0, stderr
                 assert "Traceback" not in stderr
         assert len(ids(one)) >= 3
@@ -122,6 +122,6 @@ class TestTheFirstMoment:
         pages = [f"pages/{name}.py" for name in ("usage", "models", "signatures", "chat", "evaluate")]
         done = subprocess.run(
             [sys.executable, "-c", FIRST_MOMENT, "streamlit_app.py", *pages], cwd=PROJECT_ROOT, env=child_environment(settings),
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr

@@ -21,7 +21,7 @@ def test_processes_killed_at_random_points_50_times_lose_no_turn_and_write_none_
     experiment_id(settings, USAGE_EXPERIMENT)
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.killed_processes", str(tmp_path), str(KILLS), "1"],
-        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=250, check=False,
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     outbox = Outbox(tmp_path)

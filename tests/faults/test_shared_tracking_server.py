@@ -97,7 +97,7 @@ def _busy(path: str, url: str, times: int) -> Iterator[str]:
                 self.send_error(503)
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-            answer = httpx2.request(self.command, url + self.path, headers=headers, content=body, timeout=60)
+            answer = httpx2.request(self.command, url + self.path, headers=headers, content=body, timeout=300)
             self.send_response(answer.status_code)
             self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
             self.send_header("Content-Length", str(len(answer.content)))
@@ -235,7 +235,7 @@ class TestAnAppOnIt:
                 (error,) = errors(open_page("models"))
                 assert "The server did not answer within 6 s" in error
                 assert "did not answer" in wait_for("the writer's problem", lambda: writer.state().problem)
-            wait_for("no turn waits", lambda: writer.state().waiting == 0, 120)
+            wait_for("no turn waits", lambda: writer.state().waiting == 0)
             resources.forget_lists()
             assert not open_page("models").error
         write_waiting(settings)  # looks again at what was in doubt
@@ -266,7 +266,7 @@ class TestSigningIn:
 class TestCommandLine:
     def test_a_model_is_built_asked_and_its_turn_read_on_the_server(self, server: Server, tmp_path: Path):
         environment = {"MLFLOW_TRACKING_URI": server.url, **CREDENTIALS}
-        built = run_cli("build", "--wrapper", "onnx", "--json", home=tmp_path, timeout=280, **environment)
+        built = run_cli("build", "--wrapper", "onnx", "--json", home=tmp_path, timeout=300, **environment)
         assert built.returncode == 0, built.stderr
         uri = json.loads(built.stdout.splitlines()[-1])["model_uri"]
         asked = run_cli("chat", uri, "What is the capital of Spain?", home=tmp_path, **environment)

@@ -93,7 +93,7 @@ class TestAFullDisk:
                     fillers.append(fill(disk, f"filler{len(fillers)}"))
                     app = ask(app, LIST)
                     assert ALBANIA in app.session_state["conversation"].shown[-1].answer_text
-                    wait_for("the writer's try", is_written_or_waits, 60)
+                    wait_for("the writer's try", is_written_or_waits)
                 assert re.search("No space left on device|disk is full", told)
                 visit_all()
                 for filler in fillers:

@@ -189,7 +189,7 @@ class TestOutOfMemory:
         limited = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_AS, (500_000_000,) * 2); "
         done = subprocess.run(
             [sys.executable, "-c", limited + "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])", *arguments],
-            cwd=PROJECT_ROOT, env=child_environment(settings), capture_output=True, text=True, timeout=60, check=False,
+            cwd=PROJECT_ROOT, env=child_environment(settings), capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert re.search("phi3kit: (The model does not fit into memory|The model could not be loaded)", done.stderr)
@@ -249,7 +249,7 @@ class TestASlowDataFolder:
         ask(endpoint, CAPITAL, a_context(), settings)
         locked = sqlite3.connect(settings.home / "outbox.db", isolation_level=None)
         locked.execute("begin immediate")
-        with ThreadPoolExecutor(1) as thread, httpx2.Client(base_url=endpoint.base_url, timeout=20) as http:
+        with ThreadPoolExecutor(1) as thread, httpx2.Client(base_url=endpoint.base_url, timeout=300) as http:
             asking = thread.submit(ask, endpoint, CAPITAL, context, settings)
             for _ in range(30):  # a health that waited for the outbox would come to the time-out
                 assert http.get("/health").status_code == 200

@@ -46,7 +46,7 @@ def words(message: str) -> list[str]:
 
 def post(endpoint: Endpoint, payload: str) -> httpx2.Response:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.api_key}"}
-    return httpx2.post(f"{endpoint.base_url}/invocations", content=payload.encode(), headers=headers, timeout=120)
+    return httpx2.post(f"{endpoint.base_url}/invocations", content=payload.encode(), headers=headers, timeout=300)
 
 
 class TestAgainstTheRealServer:
@@ -105,7 +105,7 @@ class TestAgainstTheRealServer:
         environment["MLFLOW_TRACKING_URI"] = built.settings.tracking_uri.reveal()
         for command in (["bash", "-c", forms["curl"][0]], [sys.executable, "-c", forms["pandas row"][0]]):
             done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=True, timeout=120
+                command, env=environment, capture_output=True, text=True, check=True, timeout=300
             )  # fmt: skip
             assert "The capital of Spain is Madrid." in done.stdout
 

@@ -103,7 +103,7 @@ def in_child(
     name: HubName, settings: Settings, before: Callable[[], None] | None = None, **environment: str
 ) -> tuple[list[str], str]:
     """What a download in its own process came to, and what it wrote to stderr."""
-    out, err = start_child(name, settings, before, **environment).communicate(timeout=60)
+    out, err = start_child(name, settings, before, **environment).communicate(timeout=300)
     return json.loads(out), err
 
 
@@ -563,7 +563,7 @@ class TestCancelled:
         blobs = settings.home / "hub" / "models--microsoft--Phi-3-mini-4k-instruct" / "blobs"
         wait_for("a megabyte", lambda: any(path.stat().st_size > 1e6 for path in blobs.glob("*.incomplete")))
         child.send_signal(number)
-        child.communicate(timeout=10)
+        child.communicate(timeout=300)
         assert child.returncode == (143 if number == signal.SIGTERM else -9)
         had = partial_of(settings, PHI3).stat().st_size
         server.faults.clear()

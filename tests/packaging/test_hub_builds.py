@@ -43,7 +43,7 @@ def start(hub: Hub, home: Path, *arguments: str, token: str = "") -> subprocess.
 
 def build(hub: Hub, home: Path, *arguments: str, token: str = "") -> tuple[int, list[dict[str, object]], list[str]]:
     """Exit code, the JSON lines of stdout, the lines of stderr."""
-    stdout, stderr = (process := start(hub, home, *arguments, token=token)).communicate(timeout=120)
+    stdout, stderr = (process := start(hub, home, *arguments, token=token)).communicate(timeout=300)
     return process.returncode, [json.loads(line) for line in stdout.splitlines()], stderr.strip().splitlines()
 
 
@@ -131,7 +131,7 @@ class TestBreaks:
         process = start(hub, tmp_path, "--wrapper", "transformers", "--source", REPO)
         self._wait_for_bytes(process, 1_000_000)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
         assert process.returncode == 128 + signal.SIGTERM
         self._goes_on(hub, tmp_path, "cancelled")
 
@@ -140,7 +140,7 @@ class TestBreaks:
         process = start(hub, tmp_path, "--wrapper", "transformers", "--source", REPO)
         self._wait_for_bytes(process, 1_000_000)
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
         self._goes_on(hub, tmp_path, "failed")
 
     def _wait_for_bytes(self, process: subprocess.Popen[str], count: int) -> None:

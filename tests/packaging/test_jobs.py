@@ -295,7 +295,7 @@ class TestCancel:
         while '"read weights"' not in process.stdout.readline():
             pass
         os.killpg(process.pid, signal.SIGINT)  # a terminal tells every process in it
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode == 130
         assert "Traceback" not in stderr
         (job,) = BuildJobs(settings).all()

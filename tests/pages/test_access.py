@@ -39,7 +39,7 @@ def _store(tmp_path: Path) -> None:
 
 def page_of(name: str, page: str = "access", auth: dict[str, Any] | None = AUTH, **claims: Any) -> AppTest:
     """A page as somebody sees it who signed in; the empty name has not."""
-    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120)
+    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300)
     if auth is not None:
         app.secrets["auth"] = auth
     app.user = {"is_logged_in": True, "iss": ISSUER, "sub": name, **claims} if name else {"is_logged_in": False}

@@ -27,7 +27,7 @@ def ended_build() -> BuildJob:
         job = resources.kit().builds.latest()
         return None if job is None or job.active else job
 
-    return wait_for("the build's end", ended, 120)
+    return wait_for("the build's end", ended)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def ended_batch() -> BatchJob:
         jobs = resources.kit().batches.all()
         return jobs[0] if jobs and not jobs[0].active else None
 
-    return wait_for("the batch's end", ended, 120)
+    return wait_for("the batch's end", ended)
 
 
 def ended_evaluation() -> EvaluationJob:
@@ -47,7 +47,7 @@ def ended_evaluation() -> EvaluationJob:
         job = resources.kit().evaluations.latest()
         return None if job is None or job.active else job
 
-    return wait_for("the evaluation's end", ended, 120)
+    return wait_for("the evaluation's end", ended)
 
 
 class TestBatch:

@@ -31,7 +31,7 @@ def _clean(home: Built) -> Iterator[None]:
 
 def open_chat(**parameters: str | list[str]) -> AppTest:
     """The page in a new tab, with what stands behind the address's question mark."""
-    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120)
+    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300)
     for name, value in parameters.items():
         app.query_params[name] = value
     app = app.run().switch_page("pages/chat.py").run()

@@ -82,7 +82,7 @@ class TestCompare:
             turns = read_turns(home.settings)
             return turns[turns["conversation_id"] == comparison.id]
 
-        wait_for("both runs", lambda: len(logged()) == 2, 180)  # behind the turns of other tests
+        wait_for("both runs", lambda: len(logged()) == 2)  # behind the turns of other tests
         turns = logged()
         assert set(turns["wrapper"]) == {"transformers", "onnx"}
         assert set(turns["model_uri"]) == {home.uri("transformers"), home.uri("onnx")}
@@ -191,7 +191,7 @@ def dialog() -> None:
 
 def open_dialog() -> AppTest:
     """What is in the dialog, on a page: AppTest knows no runs of a dialog alone. The browser test opens the dialog."""
-    return AppTest.from_function(dialog, default_timeout=60).run()
+    return AppTest.from_function(dialog, default_timeout=300).run()
 
 
 class TestConnections:

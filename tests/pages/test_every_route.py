@@ -35,7 +35,7 @@ def settings(built: Built, tmp_path: Path) -> Iterator[Settings]:
 
 
 def by_page() -> None:
-    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120).run()
+    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300).run()
     app = app.switch_page("pages/chat.py").run()
     app.chat_input[0].set_value(QUESTION).run()
     assert not app.exception
@@ -74,7 +74,7 @@ def test_a_turn_by_every_route_is_counted_once_and_alike_everywhere(built: Built
         write_waiting(settings)
         return outbox.waiting() == 0
 
-    wait_for("every turn is written", written, 180)
+    wait_for("every turn is written", written)
     turns = read_turns(settings)
     assert Counter(turns["origin"]) - before == Counter({"ui": 1, "api": 2, "batch": 2})
 

@@ -59,7 +59,7 @@ def long_diff() -> None:
 
 class TestShowDiff:
     def test_of_a_long_diff_a_part_is_drawn_and_the_rest_on_demand(self) -> None:
-        app = AppTest.from_function(long_diff, default_timeout=30).run()
+        app = AppTest.from_function(long_diff, default_timeout=300).run()
         (rest,) = app.checkbox
         assert "characters too" in rest.label
         assert len(app.markdown[-1].value) < 30_000

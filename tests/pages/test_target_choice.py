@@ -17,7 +17,7 @@ def chooser() -> None:
 
 class TestChooseTarget:
     def test_without_connections_only_the_wrappers_are_offered(self, home: Built) -> None:
-        app = AppTest.from_function(chooser, default_timeout=60).run()
+        app = AppTest.from_function(chooser, default_timeout=300).run()
         assert list(app.segmented_control[0].options) == ["transformers", "onnx"]
         target = app.session_state["chosen"]
         assert (target.wrapper, target.model_uri, target.context_tokens) == ("onnx", home.uri("onnx"), 4096)
@@ -27,7 +27,7 @@ class TestChooseTarget:
         lab = Connection("lab", "http://127.0.0.1:9", model="phi3")
         save_connection(lab, ADMIN, home.settings)
         try:
-            app = AppTest.from_function(chooser, default_timeout=60).run()
+            app = AppTest.from_function(chooser, default_timeout=300).run()
             app.segmented_control[0].set_value("remote").run()
         finally:
             remove_connection("lab", ADMIN, home.settings)

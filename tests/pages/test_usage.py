@@ -43,7 +43,7 @@ def now(turn_id: str, hours_ago: float = 0.1, **values: Any) -> TurnRecord:
 
 
 def open_usage() -> AppTest:
-    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=60).run()
+    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300).run()
     app = app.switch_page("pages/usage.py").run()
     assert not app.exception, app.exception
     return app
@@ -113,7 +113,7 @@ class TestFilters:
 
     def test_filters_come_from_the_link(self, settings: Settings):
         log(settings, now("a", 100), now("b", wrapper="transformers", user="bob"), now("c", user="bob"))
-        app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=60)
+        app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300)
         app.query_params["usage_period"] = "24 hours"
         app.query_params["usage_user"] = "bob"
         app = app.run().switch_page("pages/usage.py").run()

@@ -81,7 +81,7 @@ def file_that_is_sent_to(app: App, cookie: str) -> str:
     with socket_of(app, cookie) as socket:
         socket.send(message.SerializeToString())
         while True:
-            part = socket.recv(timeout=60)
+            part = socket.recv(timeout=300)
             if found := re.search(rb"/media/[0-9a-f]+\.\w+", part if isinstance(part, bytes) else part.encode()):
                 return found[0].decode()
 

@@ -68,7 +68,7 @@ def port(runtime: ScriptedRuntime, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def connected(port: int, sent: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=300)
     connection.sendall(sent)
     return connection
 
@@ -134,7 +134,7 @@ class TestNumber:
         monkeypatch.setattr(connections, "_MOST_OPEN", 20)
         held = [connected(port, HALVES[half]) for half in HALVES for _ in range(20)]
         try:
-            assert httpx2.get(f"http://127.0.0.1:{port}/health", timeout=20).status_code == 200
+            assert httpx2.get(f"http://127.0.0.1:{port}/health", timeout=300).status_code == 200
             assert _is_closed(held[0])
         finally:
             for connection in held:
@@ -144,11 +144,11 @@ class TestNumber:
         self, port: int, runtime: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connections, "_MOST_OPEN", 3)
-        with httpx2.stream("POST", f"http://127.0.0.1:{port}/v1/completions", json=_streamed(), timeout=30) as answer:
+        with httpx2.stream("POST", f"http://127.0.0.1:{port}/v1/completions", json=_streamed(), timeout=300) as answer:
             lines = answer.iter_lines()
             next(lines)
             held = [connected(port, HALVES["nothing"]) for _ in range(6)]
-            assert httpx2.get(f"http://127.0.0.1:{port}/health", timeout=20).status_code == 200
+            assert httpx2.get(f"http://127.0.0.1:{port}/health", timeout=300).status_code == 200
             assert "[DONE]" in list(lines)[-2]
             for connection in held:
                 connection.close()
@@ -169,7 +169,7 @@ class TestBreakingOff:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()
             health = f"http://127.0.0.1:{port}/health"
-            wait_for("the end of its answer", lambda: httpx2.get(health, timeout=20).json()["active"] == 0)
+            wait_for("the end of its answer", lambda: httpx2.get(health, timeout=300).json()["active"] == 0)
         assert [
             record.getMessage() for record in caplog.records if record.exc_info or record.levelno > logging.INFO
         ] == []

@@ -110,7 +110,7 @@ def test_a_page_draws_it_as_it_is(app_with_it: Settings, name: str) -> None:
 
 @pytest.mark.parametrize("route", ["mlflow models serve", "Docker image", "systemd", "Compose"])
 def test_deploy_draws_every_route(app_with_it: Settings, route: str) -> None:
-    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120)
+    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300)
     app.session_state["deploy_route"] = route
     app = app.run().switch_page("pages/deploy.py").run()
     assert not app.exception

@@ -55,7 +55,7 @@ class TestRole:
             method = "POST" if rule.takes else "GET"
             answer = httpx2.request(
                 method, server.url + path, json={} if rule.takes else None,
-                headers={"Authorization": f"Bearer {token}"}, timeout=60,
+                headers={"Authorization": f"Bearer {token}"}, timeout=300,
             )  # fmt: skip
             allowed = rule.act is None or may(role, rule.act)
             assert (path, answer.status_code == 403) == (path, not allowed)
@@ -85,7 +85,7 @@ class TestIdentityHeaders:
             "X-Phi3kit-Turn-Id": "one-for-many",
         }  # fmt: skip
         url = f"{server.url}/v1/chat/completions"
-        answers = [httpx2.post(url, json=BODY | {"user": "victim"}, headers=headers, timeout=60) for _ in range(2)]
+        answers = [httpx2.post(url, json=BODY | {"user": "victim"}, headers=headers, timeout=300) for _ in range(2)]
         assert [each.status_code for each in answers] == [200, 200]
         assert "one-for-many" not in {each.json()["phi3kit"]["turn_id"] for each in answers}
         counts = RequestCounts(server.settings.home)

@@ -32,7 +32,7 @@ FROM_ELSEWHERE = {
 
 def asked(worker: Endpoint, method: str, path: str, **more: Any) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {worker.api_key}", **more.pop("headers", {})}
-    return httpx2.request(method, f"{worker.base_url}{path}", headers=headers, timeout=60, **more)
+    return httpx2.request(method, f"{worker.base_url}{path}", headers=headers, timeout=300, **more)
 
 
 class TestWorker:

@@ -36,7 +36,7 @@ def forget() -> None:
 
 
 def open_page(name: str) -> AppTest:
-    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=120).run()
+    app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300).run()
     if name != "home":
         app = app.switch_page(f"pages/{name}.py").run()
     assert not app.exception, app.exception

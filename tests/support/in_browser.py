@@ -57,6 +57,15 @@ window.WebSocket = class extends window.WebSocket {
 }
 """
 
+# Nothing moves by itself: drawing spinners without a GPU takes a third of what a page computes, and clicks wait for rest.
+_STAND_STILL = """
+const still = new CSSStyleSheet()
+still.replaceSync(`*, *::before, *::after {
+  animation-duration: 1ms !important; animation-iteration-count: 1 !important; transition-duration: 0s !important;
+}`)
+document.adoptedStyleSheets = [...document.adoptedStyleSheets, still]
+"""
+
 needs_browser = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no chromium here: browser tests are skipped"),
@@ -103,7 +112,7 @@ def running_app(
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(30)
-        _, alive = psutil.wait_procs(children, timeout=15)
+        _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == [], "workers or other children outlive the app"
 
 
@@ -117,7 +126,7 @@ def chromium(profile: Path, width: int = 1280, height: int = 900, **options: Any
         context = engine.chromium.launch_persistent_context(
             profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": width, "height": height}, **options
         )
-        context.set_default_timeout(120_000)
+        context.set_default_timeout(300_000)
         watch_runs(context)
         yield context
         context.close()
@@ -135,6 +144,7 @@ def tab_on(url: str, profile: Path, width: int = 1280, height: int = 900, **opti
 def watch_runs(context: "BrowserContext") -> None:
     """Let `idle` know of runs that pages of this context have asked for; before they are opened."""
     context.add_init_script(_WATCH_RUNS)
+    context.add_init_script(_STAND_STILL)
 
 
 def go(page: "Page", name: str) -> None:

@@ -11,7 +11,7 @@ import psutil
 Found = TypeVar("Found")
 
 
-def wait_for(what: str, find: Callable[[], Found | None], seconds: float = 60) -> Found:
+def wait_for(what: str, find: Callable[[], Found | None], seconds: float = 300) -> Found:
     """What `find` gives once it is neither None nor False."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -38,7 +38,7 @@ def wait_for_server(
         assert process.poll() is None, f"{process.args!r} ended with {process.returncode}: {said()}"
         return answers(url)
 
-    wait_for(f"an answer from {url}", ready, 180)
+    wait_for(f"an answer from {url}", ready)
 
 
 def has_ended(pid: int) -> bool:

@@ -105,7 +105,7 @@ class TestOpenStore:
             other.execute("rollback")
         assert [each.name for each in open_store(settings).search_experiments()] == ["Default"]
 
-    @pytest.mark.timeout(20)  # MLflow alone would try for minutes
+    @pytest.mark.timeout(100)  # MLflow alone would try for minutes
     @pytest.mark.parametrize(
         "uri",
         [
@@ -171,7 +171,7 @@ class TestAnotherVersionsStore:
 
 
 class TestWhatAServerSays:
-    @pytest.mark.timeout(30)
+    @pytest.mark.timeout(100)
     def test_a_port_where_nothing_listens_is_said_in_words(self, tmp_path: Path):
         with pytest.raises(StorageFailed) as caught:
             experiment_id(settings_for(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), USAGE_EXPERIMENT)

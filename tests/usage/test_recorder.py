@@ -48,7 +48,7 @@ class TestKeep:
             recorder.end(turn(turn_id))
         assert recorder.in_memory == 3
         blocked.rmdir()
-        wait_for("all turns are kept", lambda: recorder.in_memory == 0, 20)
+        wait_for("all turns are kept", lambda: recorder.in_memory == 0)
         outbox = Outbox(tmp_path)
         assert [outbox.claim_next(), outbox.waiting()] == [(turn("a"), False), 3]
 

@@ -126,7 +126,7 @@ class TestWriteWaiting:
         assert outbox.waiting() == 0
 
 
-@pytest.mark.timeout(30)  # a store that cannot be opened must not keep anybody waiting
+@pytest.mark.timeout(100)  # a store that cannot be opened must not keep anybody waiting
 class TestAStoreThatIsAway:
     @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///{home}/file/mlflow.db"])
     def test_turns_wait_and_are_written_once_when_it_is_back(self, tmp_path: Path, uri: str):
@@ -149,7 +149,7 @@ class TestAStoreThatIsAway:
         assert outbox.waiting() == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(100)
 class TestUsageWriter:
     @pytest.fixture
     def start(self) -> Iterator[Any]:
@@ -169,7 +169,7 @@ class TestUsageWriter:
     ):
         writer = start(settings)
         outbox.add(turn("a"))
-        wait_for("no turn waits", lambda: writer.state().waiting == 0, 20)
+        wait_for("no turn waits", lambda: writer.state().waiting == 0)
         writer.close()
         outbox.add(turn("b"))
         assert (turn_ids(settings), writer.state().waiting, writer.state().problem) == (["a"], 1, None)
@@ -181,7 +181,7 @@ class TestUsageWriter:
         writer = start(other)
         assert "The tracking store did not answer." in wait_for("a problem", lambda: writer.state().problem, 10)
         (tmp_path / "other").unlink()
-        wait_for("no turn waits", lambda: writer.state().waiting == 0, 30)
+        wait_for("no turn waits", lambda: writer.state().waiting == 0)
         wait_for("no problem", lambda: writer.state().problem is None, 5)
         assert turn_ids(other) == ["t1"]
 

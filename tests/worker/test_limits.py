@@ -42,7 +42,7 @@ def worker(workers: WorkerPool, built: Built) -> Endpoint:
 
 def posted(worker: Endpoint, path: str, body: object, user: str) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {worker.api_key}", "X-Phi3kit-User": user}
-    return httpx2.post(f"{worker.base_url}{path}", json=body, headers=headers, timeout=60)
+    return httpx2.post(f"{worker.base_url}{path}", json=body, headers=headers, timeout=300)
 
 
 class TestTurns:

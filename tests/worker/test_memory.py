@@ -117,7 +117,7 @@ class TestBudget:
 
     def test_a_request_that_could_never_fit_is_a_400_and_a_smaller_one_is_answered(self, tight: Endpoint) -> None:
         headers = {"Authorization": f"Bearer {tight.api_key}"}
-        with httpx2.Client(base_url=tight.base_url, headers=headers, timeout=60) as http:
+        with httpx2.Client(base_url=tight.base_url, headers=headers, timeout=300) as http:
             body = {"prompt": "<|user|>What is the capital of Spain?<|end|><|assistant|>", "max_tokens": 2000}
             refused = http.post("/v1/completions", json=body)
             assert refused.status_code == 400
@@ -130,7 +130,7 @@ class TestBudget:
     def test_waiting_turns_learn_their_place(self, tight: Endpoint) -> None:
         headers = {"Authorization": f"Bearer {tight.api_key}"}
         body = {"prompt": "<|user|>List the capitals of the world.<|end|><|assistant|>", "max_tokens": 900}
-        with httpx2.Client(base_url=tight.base_url, headers=headers, timeout=60) as http:
+        with httpx2.Client(base_url=tight.base_url, headers=headers, timeout=300) as http:
             streams = [http.stream("POST", "/v1/completions", json=body | {"stream": True}) for _ in range(3)]
             answers = [stream.__enter__() for stream in streams]
             places = [int(answer.headers["X-Phi3kit-Queue-Place"]) for answer in answers]

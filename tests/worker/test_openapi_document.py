@@ -52,7 +52,7 @@ def test_no_request_breaks_the_worker(
     seen: list[int] = []
     headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}", "Content-Type": "application/json"}
 
-    with httpx2.Client(base_url=onnx_endpoint.base_url, headers=headers, timeout=60) as http:
+    with httpx2.Client(base_url=onnx_endpoint.base_url, headers=headers, timeout=300) as http:
 
         @settings(
             max_examples=CASES, deadline=None, database=None, derandomize=True,

@@ -44,7 +44,7 @@ class Server:
     def ask(self, token: str | None, path: str = "/v1/chat/completions", **headers: str) -> httpx2.Response:
         named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         authorization = {b"Authorization": f"Bearer {token}".strip().encode()} if token is not None else {}
-        return httpx2.post(f"{self.url}{path}", json=BODY, headers=authorization | named, timeout=120)
+        return httpx2.post(f"{self.url}{path}", json=BODY, headers=authorization | named, timeout=300)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ class TestUsersKey:
                 "X-Phi3kit-User": "bob", "X-Phi3kit-Origin": "batch", "X-Phi3kit-Turn-Id": "of-ada",
                 "X-Forwarded-User": "bob", "X-Forwarded-Email": "bob@lab.example",
             },
-            timeout=120,
+            timeout=300,
         )  # fmt: skip
         assert reply.status_code == 200, reply.text
         outbox, counts = Outbox(server.settings.home), RequestCounts(server.settings.home)
@@ -204,5 +204,5 @@ class TestManagedWorker:
         endpoint = pool.endpoint(built.uri("onnx"))
         _, token = KeyStore(built.home).create("lea", "", ADMIN)
         headers = {"Authorization": f"Bearer {token}"}
-        refused = httpx2.post(f"{endpoint.base_url}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
+        refused = httpx2.post(f"{endpoint.base_url}/v1/chat/completions", json=BODY, headers=headers, timeout=300)
         assert refused.status_code == 401

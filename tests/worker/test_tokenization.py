@@ -22,7 +22,7 @@ HOSTILE = [
 
 def tokenized(endpoint: Endpoint, **body: object) -> dict[str, object]:
     headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    answer = httpx2.post(f"{endpoint.base_url}/tokenize", json=body, headers=headers, timeout=60)
+    answer = httpx2.post(f"{endpoint.base_url}/tokenize", json=body, headers=headers, timeout=300)
     assert answer.status_code == 200, answer.text
     found: dict[str, object] = answer.json()
     return found
