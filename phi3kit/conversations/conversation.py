@@ -13,6 +13,7 @@ from phi3kit.core.records import Message, Served, TurnRecord
 from phi3kit.endpoints.records import Answer, Request
 
 _TITLE_CHARACTERS = 60
+_RECORDED_WITHIN_S = 600.0  # after that a cancelled turn has no record and stays as it is
 # What an answer and its record both have.
 _COUNTS = (
     *("prompt_tokens", "cached_prompt_tokens", "completion_tokens"),
@@ -164,6 +165,8 @@ class Conversation:
             answer = turn.answer
             if record := find(turn.turn_id):
                 answer = replace(answer, **{name: getattr(record, name) for name in _COUNTS})
+            elif time.time() - turn.at < _RECORDED_WITHIN_S:
+                continue  # its worker may still read the prompt
             self.turns[index] = replace(turn, answer=answer, settled=True)
             settled = self.unsaved = True
         return settled

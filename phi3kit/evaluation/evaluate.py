@@ -126,7 +126,7 @@ def _metrics(table: pd.DataFrame) -> dict[str, float]:
         **means,
         "completion_tokens": float(answered["completion_tokens"].mean()),
         "latency_s": mean(latency),
-        "latency_p95_s": quantiles(latency, n=20)[-1] if len(latency) > 1 else latency[0],
+        "latency_p95_s": quantiles(latency, n=20, method="inclusive")[-1] if len(latency) > 1 else latency[0],
         "questions": float(len(table)),
         "failed": float(len(table) - len(answered)),
     }

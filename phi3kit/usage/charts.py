@@ -58,6 +58,7 @@ def bucket(turns: pd.DataFrame, width: Width = "auto") -> str:
 def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width: Width = "auto") -> go.Figure:
     """Prompt, cached and completion tokens, stacked, by time in the viewer's zone."""
     span = bucket(turns, width)
+    length = pd.Timedelta(span)
     sums = _parts(turns).groupby(_bars(turns, timezone, span)).sum()
     times = pd.DatetimeIndex(sums.index)
     bars = [
@@ -66,7 +67,8 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width
             y=sums[name],
             name=name,
             marker_color=colour,
-            width=pd.Timedelta(span).total_seconds() * 1000 * 0.85,
+            width=length.total_seconds() * 1000 * 0.85,
+            offset=length.total_seconds() * 1000 * 0.075,  # within its hours, not around their beginning
             customdata=sums["total"],
             hovertemplate=f"%{{y:,}} {name} tokens<br>%{{customdata:,}} in all<extra></extra>",
         )
@@ -75,9 +77,9 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width
     xaxis: dict[str, Any] = {"type": "date", "tickformatstops": _TICKS}
     if len(times):
         # Room around few bars: a single one would fill the chart.
-        room = _FEWEST_BARS - (times[-1] - times[0]) / pd.Timedelta(span)
-        margin = pd.Timedelta(span) * max(1.0, room / 2)
-        xaxis["range"] = [times[0] - margin, times[-1] + margin]
+        end = times[-1] + length
+        margin = length * max(0.5, (_FEWEST_BARS - (end - times[0]) / length) / 2)
+        xaxis["range"] = [times[0] - margin, end + margin]
     return _figure(bars, palette, xaxis=xaxis, barmode="stack")
 
 

@@ -96,6 +96,8 @@ class TurnsReader:
         self._thread: threading.Thread | None = None
         self._done = threading.Event()
         self._tried_at = -1e9
+        self._whole = False  # is wanted
+        self._forgotten = False  # what is being read now
 
     def current(self, max_age_s: float = 3.0, wait_s: float | None = None, *, whole: bool = False) -> TurnsReading:
         """What is known after waiting at most `wait_s` for what is being read.
@@ -104,10 +106,10 @@ class TurnsReader:
         quickly, and hardly for many. whole: compare every run with the store.
         """
         with self._state:
-            due = whole or time.monotonic() - self._tried_at > max_age_s
-            if due and (self._thread is None or not self._thread.is_alive()):
+            self._whole |= whole
+            if self._thread is None and (whole or time.monotonic() - self._tried_at > max_age_s):
                 self._done.clear()
-                self._thread = threading.Thread(target=self._update, args=(whole,), name="turns-reader", daemon=True)
+                self._thread = threading.Thread(target=self._read, name="turns-reader", daemon=True)
                 self._thread.start()
         if self._snapshot is None and self._copy is None:
             self._show_what_is_there()
@@ -117,7 +119,8 @@ class TurnsReader:
 
     def forget(self) -> None:
         """Read again when next asked: something was logged."""
-        self._tried_at = -1e9
+        with self._state:
+            self._tried_at, self._forgotten = -1e9, True
 
     def wait(self, seconds: float) -> bool:
         """Wait for what is being read; whether it is done."""
@@ -149,6 +152,19 @@ class TurnsReader:
             pa.default_memory_pool().release_unused()
             return self._snapshot
 
+    def _read(self) -> None:
+        """Read, and once more where the whole was asked for meanwhile."""
+        while True:
+            with self._state:
+                whole, self._whole, self._forgotten = self._whole, False, False
+            self._update(whole)
+            with self._state:
+                if not self._whole:
+                    self._tried_at = -1e9 if self._forgotten else time.monotonic()
+                    self._thread = None
+                    self._done.set()
+                    return
+
     def _update(self, whole: bool) -> None:
         def report(runs: int, share: float) -> None:
             self._progress = ReadProgress(runs, share)
@@ -166,8 +182,6 @@ class TurnsReader:
             )
         finally:
             self._progress = None
-            self._tried_at = time.monotonic()
-            self._done.set()
 
     def _show_what_is_there(self) -> None:
         """The copy as it is, before the store has answered."""
@@ -183,7 +197,7 @@ class TurnsReader:
         now = time.time()
         if len(copy.rows) <= _SLICE or whole:
             rows = _whole(runs, report)
-            copy.read_at, copy.position = now, 0
+            copy.read_at, copy.before_ms = now, None
             if rows.equals(copy.rows):
                 return 1.0, False
             copy.rows = rows
@@ -191,13 +205,15 @@ class TurnsReader:
         changed = self._take_in_new(runs, copy)
         compared, began = 0, time.monotonic()
         while compared < len(copy.rows) and (not compared or time.monotonic() - began < _COMPARE_S):
-            begin, end = copy.position, min(copy.position + _SLICE, len(copy.rows))
             starts = copy.rows["start_ms"]
-            upper = None if begin == 0 else int(starts.iloc[begin]) + 1
-            lower = None if end == len(copy.rows) else int(starts.iloc[end - 1])
-            changed |= copy.replace(table_of(runs.between(lower, upper)), lower, upper)
+            begin = 0 if copy.before_ms is None else int((starts >= copy.before_ms).sum())
+            if begin == len(starts):  # the oldest runs were deleted since
+                begin, copy.before_ms = 0, None
+            end = min(begin + _SLICE, len(starts))
+            lower = None if end == len(starts) else int(starts.iloc[end - 1])
+            changed |= copy.replace(table_of(runs.between(lower, copy.before_ms)), lower, copy.before_ms)
             compared += end - begin
-            copy.position = 0 if lower is None else int((copy.rows["start_ms"] >= lower).sum())
+            copy.before_ms = lower
         copy.read_at = now
         return min(compared / max(len(copy.rows), 1), 1.0), changed
 

@@ -29,7 +29,7 @@ class TurnsCopy:
 
     rows: pd.DataFrame  # of turns_table.sort_out, newest first
     read_at: float  # seconds since the epoch
-    position: int = 0  # the row at which the next comparison begins
+    before_ms: int | None = None  # the next comparison begins with the runs before this moment; None: with the newest
     stamp: tuple[int, int] | None = None  # of the file: its time and inode
 
     def replace(self, new: pd.DataFrame, begin_ms: int | None, end_ms: int | None) -> bool:
@@ -72,7 +72,7 @@ def load(path: Path, known: TurnsCopy | None) -> TurnsCopy | None:
         if about["version"] != _VERSION:
             return None
         rows = table.to_pandas(split_blocks=True, self_destruct=True, use_threads=False)
-        return TurnsCopy(rows, float(about["read_at"]), int(about["position"]) % max(len(rows), 1), stamp)
+        return TurnsCopy(rows, float(about["read_at"]), about.get("before_ms"), stamp)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -82,7 +82,7 @@ def load(path: Path, known: TurnsCopy | None) -> TurnsCopy | None:
 
 def save(path: Path, copy: TurnsCopy) -> None:
     """Write the copy. When the disk does not take it, the next start reads all again."""
-    about = {"version": _VERSION, "read_at": copy.read_at, "position": copy.position}
+    about = {"version": _VERSION, "read_at": copy.read_at, "before_ms": copy.before_ms}
     table = pa.Table.from_pandas(copy.rows, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"phi3kit": json.dumps(about).encode()})
     new = path.with_suffix(f".{os.getpid()}.new")

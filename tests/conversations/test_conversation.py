@@ -204,8 +204,14 @@ class TestSettle:
         chat.settle({"One": turn(), "Two": turn()}.get)
         assert [each.answer for each in chat.turns] == [each.answer for each in made]
 
+    def test_a_turn_whose_record_comes_late_takes_its_counts_then(self):
+        chat = chain(said("One", "", "cancelled"))
+        assert not chat.settle(lambda turn_id: None)  # the worker still reads its prompt
+        assert chat.settle({"One": turn(prompt_tokens=3000, completion_tokens=0)}.get)
+        assert (chat.turns[0].answer.prompt_tokens, chat.turns[0].settled) == (3000, True)
+
     def test_a_settled_turn_is_not_looked_up_again(self):
-        chat = chain(said("One", "1", "cancelled"))
+        chat = chain(replace(said("One", "1", "cancelled"), at=1.0))  # long ago: there will be no record
         assert chat.settle(lambda turn_id: None)
         assert not chat.settle(lambda turn_id: 1 / 0)
 

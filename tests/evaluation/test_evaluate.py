@@ -11,11 +11,11 @@ from phi3kit.core.errors import TableInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.embedded.withheld import write_questions
 from phi3kit.endpoints.workers import WorkerPool
-from phi3kit.evaluation.evaluate import evaluate
+from phi3kit.evaluation.evaluate import _metrics, evaluate
 from phi3kit.evaluation.promote import promote
 from phi3kit.evaluation.request import EvaluationRequest, read_questions
 from phi3kit.evaluation.results import answers_of, compare_answers, list_evaluations
-from phi3kit.evaluation.scores import contains, exact, word_f1, words
+from phi3kit.evaluation.scores import SCORES, contains, exact, word_f1, words
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store
 from tests.conftest import Built, run_cli
@@ -69,6 +69,12 @@ class TestQuestions:
         with pytest.raises(TableInvalid) as caught:
             read_questions(EvaluationRequest("models:/m-1", str(path)))
         assert said in str(caught.value)
+
+
+def test_the_p95_of_few_answers_is_not_above_the_slowest_of_them() -> None:
+    scored = {name: [1.0, 1.0] for name in SCORES}
+    table = pd.DataFrame({"error": "", "latency_s": [1.0, 2.0], "completion_tokens": [5, 5], **scored})
+    assert _metrics(table)["latency_p95_s"] == pytest.approx(1.95)
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,17 @@ class TestTokensOverTime:
         assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first)[:16]])["turn_id"]) == ["a", "b"]
         assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first), str(second)])["turn_id"]) == ["a", "b", "c"]
 
+    def test_a_bar_stands_within_its_hours(self):
+        turns = table(turn("a", at=at("2026-01-05T01:10Z")), turn("b", at=at("2026-01-05T01:50Z")))
+        figure = tokens_over_time(turns, PALETTE, "UTC", "hour")
+        hour_ms = 3_600_000
+        for bars in figure.data:
+            assert [str(time)[11:16] for time in bars.x] == ["01:00"]
+            assert 0 < bars.offset < bars.offset + bars.width < hour_ms
+            assert bars.offset + bars.width / 2 == pytest.approx(hour_ms / 2)
+        begin, end = (pd.Timestamp(edge) for edge in figure.layout.xaxis.range)
+        assert begin + (end - begin) / 2 == pd.Timestamp("2026-01-05T01:30")
+
     def test_few_bars_have_room_around_them(self):
         figure = tokens_over_time(table(turn("a")), PALETTE, "UTC")
         begin, end = (pd.Timestamp(edge) for edge in figure.layout.xaxis.range)

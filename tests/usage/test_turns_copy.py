@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.settings import Settings
@@ -119,6 +120,20 @@ class TestUpToDate:
         client.set_terminated(run.info.run_id)
         assert ids(settings) == ["other program", *ALL]
 
+    def test_runs_that_are_deleted_where_the_next_comparison_begins_end_no_update(
+        self, settings: Settings, small: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        reader = TurnsReader(settings)
+        monkeypatch.setattr(reader_module, "_COMPARE_S", 1e-4)  # one slice an update
+        for _ in range(3):
+            reader.refresh()  # the first one reads all; then eight are compared
+        for turn_id in ALL[:6]:
+            open_store(settings).delete_run(run_of(settings, turn_id))
+        open_store(settings).set_tag(run_of(settings, "t06"), "phi3kit.user", "bob")
+        found = [sorted(reader.refresh().turns["user"]) for _ in range(3)][-1]
+        assert found == ["ada", "ada", "ada", "ada", "ada", "bob"]
+        assert TurnsReader(settings).refresh().turns["turn_id"].tolist() == ALL[:5:-1]  # so it is behind a restart
+
     def test_few_turns_are_compared_every_time(self, settings: Settings):
         reader = TurnsReader(settings)
         reader.refresh()
@@ -201,6 +216,32 @@ class TestCurrent:
         assert old is not None
         assert new is not None
         assert (len(old.turns), len(new.turns)) == (12, 13)
+
+    def test_the_whole_is_read_also_when_it_is_asked_for_during_a_reading(self, settings: Settings, small: str):
+        reader = TurnsReader(settings)
+        reader.refresh()
+        open_store(settings).set_tag(run_of(settings, "t02"), "phi3kit.user", "bob")
+        with FileLock(copy_of(settings).with_suffix(".lock")):
+            reader.current(max_age_s=0, wait_s=0)
+            wait_for("a reading", lambda: reader.current(wait_s=0).progress)
+            reader.current(whole=True, wait_s=0)
+        assert reader.wait(20)
+        snapshot = reader.current(max_age_s=60, wait_s=0).snapshot
+        assert snapshot is not None
+        assert "bob" in set(snapshot.turns["user"])
+
+    def test_what_was_logged_during_a_reading_is_read_when_next_asked(self, settings: Settings):
+        reader = TurnsReader(settings)
+        reader.refresh()
+        with FileLock(copy_of(settings).with_suffix(".lock")):
+            reader.current(max_age_s=0, wait_s=0)
+            wait_for("a reading", lambda: reader.current(wait_s=0).progress)
+            reader.forget()
+        assert reader.wait(20)
+        write(settings, turn("new", at=TURN.at + 20 * DAY))
+        snapshot = reader.current(max_age_s=60, wait_s=20).snapshot
+        assert snapshot is not None
+        assert len(snapshot.turns) == 13
 
     def test_a_store_that_went_away_is_named_beside_what_was_read_before(self, settings: Settings):
         reader = TurnsReader(settings)

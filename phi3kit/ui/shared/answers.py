@@ -20,6 +20,7 @@ from phi3kit.formats.safe_markdown import for_pages
 from phi3kit.ui.shared import resources, shell, theme, words
 from phi3kit.usage.outbox import Outbox
 
+_SOON_S = 3.0
 _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
 
 
@@ -73,10 +74,12 @@ def run_turn(
 def settle(conversation: Conversation) -> None:
     """Before turns are drawn: a stopped one takes the counts that its worker logged."""
     outbox = Outbox(resources.settings().home)
+    ended_at = {turn.turn_id: turn.at for turn in conversation.turns}
 
     def find_soon(turn_id: str) -> TurnRecord | None:
-        for _ in range(60):  # the worker notices within milliseconds that its reader has gone
-            if record := outbox.find(turn_id):
+        # A worker notices within milliseconds that its reader has gone; one that reads a long prompt, with a later draw.
+        for _ in range(60):
+            if (record := outbox.find(turn_id)) or time.time() - ended_at[turn_id] > _SOON_S:
                 return record
             time.sleep(0.05)
         return None

@@ -188,12 +188,12 @@ def reading(*, whole: bool = False) -> TurnsReading:
     reader = kit().reader
     found = reader.current(whole=whole)
     if found.snapshot is None and found.error is None:
-        bar = st.progress(0.0, "ReadOptions the logged turns")
+        bar = st.progress(0.0, "Reading the logged turns")
         while found.snapshot is None and found.error is None:
             reader.wait(0.2)
             found = reader.current(wait_s=0)
             if found.progress and found.progress.runs:
-                text = f"ReadOptions the logged turns: {found.progress.runs:,} runs"
+                text = f"Reading the logged turns: {found.progress.runs:,} runs"
                 bar.progress(found.progress.share, text)
         bar.empty()
     if found.snapshot is None and found.error is not None:
