@@ -98,6 +98,6 @@ class InProcess:
         if choice.done is None or choice.done.error:
             broke = choice.done.error if choice.done and choice.done.error else RuntimeError("The answer broke off.")
             return failed(row, broke, final=False), record
-        tokens = (len(turn.prompt_ids), choice.completion_tokens)
+        tokens = (turn.prompt_tokens, choice.completion_tokens)
         reason, duration_s = choice.done.finish_reason, choice.done.duration_s
         return RowResult(row, choice.text, *tokens, reason, duration_s=duration_s), record

@@ -5,11 +5,13 @@ Source: OpenAI's API reference, "Chat" and "Completions"; /tokenize, continuous_
 add_generation_prompt as vLLM has them.
 """
 
+import hashlib
 import itertools
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,11 +20,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from phi3kit import __version__
 from phi3kit.core.errors import (
     BudgetSpent,
     Busy,
@@ -42,6 +49,7 @@ MAX_N = 8
 MAX_STOP_STRINGS, MAX_STOP_CHARACTERS = 16, 500
 MAX_LOGIT_BIASES = 1024
 MAX_MESSAGES = 10_000
+MAX_PROMPTS = 32  # of one request
 MAX_NAME_CHARACTERS = 512  # of a model, a user, an author
 MAX_TOKENS_LISTED = 131_072  # ids that /tokenize gives and /detokenize takes: the longest context of a Phi-3
 MAX_PIECES = 32_768  # of them that /tokenize describes one by one
@@ -127,15 +135,43 @@ def joined_text_parts(value: Any) -> Any:
     return "".join(part["text"] for part in value)
 
 
-def _single_prompt(value: Any) -> Any:
-    """A prompt may be a list of one text."""
-    if isinstance(value, list):
-        if len(value) != 1:
-            raise ValueError("this server takes one prompt a request")
-        return value[0]
-    return value
+def _prompts(value: Any) -> "tuple[RawPrompt, ...]":
+    """The prompts of a request: one text or its token ids, or a list of several."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(map(_is_id, value))):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("it must be a text, a list of texts, a list of token ids, or a list of such lists")
+    if len(value) > MAX_PROMPTS:
+        raise ValueError(f"it has {len(value):,} prompts, and {MAX_PROMPTS} are allowed")
+    return tuple(_raw_prompt(each) for each in value)
 
 
+def _raw_prompt(value: Any) -> "RawPrompt":
+    if isinstance(value, str):
+        return _whole_characters(value)
+    if not isinstance(value, list) or not all(map(_is_id, value)):
+        raise ValueError("each prompt must be a text or a list of token ids")
+    if len(value) > MAX_TOKENS_LISTED:
+        raise ValueError(f"a prompt has {len(value):,} tokens, and {MAX_TOKENS_LISTED:,} are allowed")
+    return tuple(value)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+RawPrompt = str | tuple[int, ...]  # a text, or its token ids
+_PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_PROMPTS},
+        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1},
+        {
+            "type": "array", "minItems": 1, "maxItems": MAX_PROMPTS,
+            "items": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1},
+        },
+    ]
+}  # fmt: skip
 Text = Annotated[str, AfterValidator(_whole_characters)]
 Name = Annotated[Text, Field(max_length=MAX_NAME_CHARACTERS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -188,6 +224,7 @@ class _Request(_Strict):
         dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] | None,
         BeforeValidator(_at_most(MAX_LOGIT_BIASES)),
     ] = None
+    ignore_eos: bool | None = None  # the answer goes on past its end, to max_tokens: for measuring
     service_tier: Ignored = None
     safety_identifier: Ignored = None
     prompt_cache_key: Ignored = None
@@ -284,21 +321,31 @@ class ChatRequest(_Request):
 
 
 class CompletionRequest(_Request):
-    """The body of POST /v1/completions: one raw prompt."""
+    """The body of POST /v1/completions: one raw prompt, or several, each with answers of its own."""
 
-    prompt: Annotated[Text, BeforeValidator(_single_prompt)]
+    prompt: Annotated[tuple[RawPrompt, ...], PlainValidator(_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None  # 0: nothing is written, an echo may be scored
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    echo: Refused = None
+    echo: bool | None = None  # the prompt stands before the answer, and logprobs are of both
     suffix: Refused = None
-    best_of: Annotated[Any, _only(1)] = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
 
-    def raw_prompt(self) -> str:
-        """The prompt. Raises RequestInvalid when it is empty."""
-        if not self.prompt:
-            raise RequestInvalid(
-                "The prompt is empty.", "prompt has no text.", "Write a prompt; the template's parts are on Prompt.",
-                param="prompt",
-            )  # fmt: skip
+    @field_validator("best_of")
+    @classmethod
+    def _all_that_are_written_are_sent(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value not in (None, info.data.get("n") or 1):
+            raise _unsupported("this server sends every answer that it writes; leave it out")
+        return value
+
+    def raw_prompts(self) -> tuple[RawPrompt, ...]:
+        """The prompts. Raises RequestInvalid when one is empty."""
+        for index, prompt in enumerate(self.prompt):
+            if not prompt:
+                where = "prompt" if len(self.prompt) == 1 else f"prompt[{index}]"
+                raise RequestInvalid(
+                    "The prompt is empty.", f"{where} has no text.",
+                    "Write a prompt; the template's parts are on Prompt.", param=where,
+                )  # fmt: skip
         return self.prompt
 
 
@@ -335,12 +382,13 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int)
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A written token, how likely it was, and the likeliest tokens at its place."""
+    """A token, how likely it was, and the likeliest tokens at its place."""
 
     token: str
     bytes: tuple[int, ...]
-    logprob: float
+    logprob: float | None  # None: the first token of a prompt follows nothing
     likeliest: tuple["TokenLogprob", ...] = ()
+    offset: int = 0  # characters of the choice's text before it
 
 
 @dataclass(frozen=True)
@@ -366,6 +414,7 @@ def response(
         "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
         "model": model,
+        "system_fingerprint": _fingerprint(model),
         "choices": [_choice(choice, chat) | body(choice.text) for choice in choices],
         "usage": usage_,
     }
@@ -385,8 +434,15 @@ def chunk(
         "object": "chat.completion.chunk" if chat else "text_completion",
         "created": created,
         "model": model,
+        "system_fingerprint": _fingerprint(model),
         "choices": choices,
     }
+
+
+@cache
+def _fingerprint(model: str) -> str:
+    """Changes where the same seed may give another answer: with the model, and with this server's version."""
+    return f"fp_{hashlib.sha256(f'{__version__} {model}'.encode()).hexdigest()[:12]}"
 
 
 def _choice(choice: ChoicePart, chat: bool) -> dict[str, Any]:
@@ -400,7 +456,11 @@ def _logprobs(tokens: Sequence[TokenLogprob], chat: bool) -> dict[str, Any]:
     return {
         "tokens": [each.token for each in tokens],
         "token_logprobs": [each.logprob for each in tokens],
-        "top_logprobs": [{other.token: other.logprob for other in each.likeliest} for each in tokens],
+        "top_logprobs": [
+            None if each.logprob is None else {other.token: other.logprob for other in each.likeliest}
+            for each in tokens
+        ],
+        "text_offset": [each.offset for each in tokens],
     }
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from phi3kit.access.same_origin import ServedNames
-from phi3kit.core.errors import Phi3KitError, RequestInvalid
+from phi3kit.core.errors import ModelNotFound, Phi3KitError, RequestInvalid
 from phi3kit.core.machine import Threads
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
@@ -49,7 +49,9 @@ from phi3kit.worker.request_checks import (
     Guard,
     Keys,
     LastRequest,
+    check_characters,
     check_length,
+    check_raw_length,
     error_response,
     is_from_app,
     key_user,
@@ -90,7 +92,10 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     tokenizing = ThreadPool("tokenizing", threads=4)
     scoring = Scoring(config.folder, config.wrapper, config.settings)
     text_meter = TokenMeter(limits.user_minute_tokens and limits.user_minute_tokens * TEXT_TOKENS_A_TOKEN)
-    started_at = int(time.time())
+    the_model = {
+        "id": config.model_uri, "object": "model", "created": int(time.time()), "owned_by": "phi3kit",
+        "wrapper": config.wrapper,
+    }  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -127,8 +132,16 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        model = {"id": config.model_uri, "object": "model", "created": started_at, "owned_by": "phi3kit"}
-        return {"object": "list", "data": [model | {"wrapper": config.wrapper}]}
+        return {"object": "list", "data": [the_model]}
+
+    # A model URI has slashes.
+    @app.get("/v1/models/{model_id:path}")
+    async def model(model_id: str) -> dict[str, Any]:
+        if model_id != config.model_uri:
+            raise ModelNotFound(
+                f"There is no model {model_id[:200]} here.", f"This worker has {config.model_uri}.", "Ask for that one."
+            )
+        return the_model
 
     async def parse(request: Request, kind: type[Body]) -> Body:
         return await tokenizing.run(caller_of(request, None).user, partial(parsed, await read_body(request), kind))
@@ -149,10 +162,18 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         return Caller.named(key_user(request) or (user if unbound and user else "api"))
 
     async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
-        prompt = body.conversation() if isinstance(body, ChatRequest) else body.raw_prompt()
-        check_length(prompt, limits, engine.runtime.context_tokens)
+        context_tokens = engine.runtime.context_tokens
+        if isinstance(body, ChatRequest):
+            check_length(body.conversation(), limits, context_tokens)
+        else:
+            check_raw_length(body.raw_prompts(), limits, context_tokens)
         caller = caller_of(request, body.user)
-        work = partial(turn_of, body, caller, engine, config.wrapper, config.model_uri)
+
+        def work() -> Turn:
+            turn = turn_of(body, caller, engine, config.wrapper, config.model_uri)
+            check_characters(turn.prompt, limits)  # of token ids the text is known only now
+            return turn
+
         return await _respond(request, body, await tokenizing.run(caller.user, work), recorder)
 
     async def text_work(request: Request, work: Callable[[], TextWork]) -> Response:
@@ -253,7 +274,7 @@ async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn
     if turn.error:
         raise turn.error
     choices = [
-        ChoicePart(index, choice.text, choice.done.finish_reason, choice.logprobs)
+        ChoicePart(index, (choice.prompt.echo or "") + choice.text, choice.done.finish_reason, choice.logprobs)
         for index, choice in enumerate(turn.choices)
         if choice.done
     ]
@@ -325,7 +346,7 @@ def _new_id(turn: Turn) -> str:
 
 
 def _usage(turn: Turn, completion_tokens: int) -> dict[str, Any]:
-    return openai_schema.usage(len(turn.prompt_ids), completion_tokens, turn.cached_prompt_tokens)
+    return openai_schema.usage(turn.prompt_tokens, completion_tokens, turn.cached_prompt_tokens)
 
 
 def _timings(turn: Turn) -> dict[str, Any]:

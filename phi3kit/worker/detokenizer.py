@@ -30,6 +30,7 @@ class Detokenizer:
         self._decoded: list[str] = []  # pieces of text, as they were decoded
         self._held_back = ""  # decoded, and not given out
         self._given = 0  # characters given out
+        self.length = 0  # characters decoded
         self.stopped = False
 
     def push(self, token_id: int) -> str:
@@ -62,6 +63,7 @@ class Detokenizer:
     def _certain(self, text: str, *, is_last: bool = False) -> str:
         """What can be given out once `text` is decoded too: no stop string, nor its beginning unless this is the end."""
         self._decoded.append(text)
+        self.length += len(text)
         found = self._stop.push(text)
         self.stopped = found is not None
         known = self._held_back + text

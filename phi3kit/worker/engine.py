@@ -36,11 +36,13 @@ _SLICE_BESIDE_OTHERS = 16  # shorter: answers that are being written wait for it
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of an answer, perhaps empty, and the tokens written so far."""
+    """New text of an answer, perhaps empty, and the tokens written so far: none while the prompt is scored."""
 
     text: str
     completion_tokens: int
-    token: SampledToken | None = None  # None for the end token, and for text that was held back until the end
+    token: SampledToken | None = None  # None for text that was held back until the end
+    is_end: bool = False  # the token ends the answer and writes nothing
+    offset: int = 0  # characters of the answer that were decoded before the token
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Generation:
     cancelled: threading.Event = field(default_factory=threading.Event)
     received_at: float = field(default_factory=time.perf_counter)
     user: str = ""  # whose it is: users take turns, and their sequences in memory are kept apart
+    scores_prompt: bool = False  # a piece comes for each token of the prompt, too; it is computed token by token
+    goes_past_end: bool = False  # only max_tokens and stop strings end it
 
 
 class Engine:
@@ -241,7 +245,9 @@ class Engine:
             if generation is None:
                 return
             try:
-                slot = cache.acquire(generation.prompt_ids, generation.max_tokens, generation.user)
+                slot = cache.acquire(
+                    generation.prompt_ids, generation.max_tokens, generation.user, reuse=not generation.scores_prompt
+                )
                 if slot is None:
                     return
                 answer = _ActiveAnswer(generation, slot, runtime)
@@ -328,12 +334,17 @@ class _ActiveAnswer:
         self.slot = slot
         self.error: Exception | None = None
         self._generation = generation
-        self._end_ids = runtime.end_ids
+        self._end_ids = frozenset[int]() if generation.goes_past_end else runtime.end_ids
         self._sampler = Sampler(generation.sampling)
         self._text = Detokenizer(runtime.tokenizer, generation.stop, generation.prompt_ids)
         self.cached = len(slot.sequence.ids)  # prompt tokens found in memory
         self._written = 0
         self._last: int | None = None  # the last token: written, and not computed yet
+        self._given: deque[int] = deque()  # tokens of a scored prompt, which are taken as if they were written
+        if generation.scores_prompt:
+            self._last, *given = generation.prompt_ids
+            self._given.extend(given)
+            generation.emit(Piece("", 0, SampledToken(self._last)))
         self._first_at: float | None = None
         self._finish_reason: FinishReason = "length"
 
@@ -373,8 +384,11 @@ class _ActiveAnswer:
         try:
             if isinstance(result, Exception):
                 raise result
-            unread = len(self.slot.sequence.ids) < len(self.prompt_ids)
-            return unread or self._write(self._sampler.choose(result))
+            if self._given:
+                return self._score(result)
+            if len(self.slot.sequence.ids) < len(self.prompt_ids):
+                return True
+            return self._generation.max_tokens > 0 and self._write(self._sampler.choose(result))
         except BaseException as error:  # sampling and detokenizing can fail too, and end only this answer
             log.exception("an answer broke off")
             self.fail(_named(error))
@@ -407,13 +421,18 @@ class _ActiveAnswer:
             )
         )
 
+    def _score(self, result: Logits) -> bool:
+        self._last = self._given.popleft()
+        self._generation.emit(Piece("", 0, self._sampler.named(result, self._last)))
+        return bool(self._given) or self._generation.max_tokens > 0
+
     def _write(self, token: SampledToken) -> bool:
         self._first_at = self._first_at or time.perf_counter()
         self._written += 1
         self._last = token.id
-        ended = token.id in self._end_ids
+        ended, offset = token.id in self._end_ids, self._text.length
         piece = "" if ended else self._text.push(token.id)
         if ended or self._text.stopped:
             self._finish_reason = "stop"
-        self._generation.emit(Piece(piece, self._written, None if ended else token))
+        self._generation.emit(Piece(piece, self._written, token, ended, offset))
         return not (ended or self._text.stopped) and self._written < self._generation.max_tokens

@@ -54,11 +54,11 @@ class KvCache:
         busy = [slot.reserved for slot in self._slots if slot.busy and slot.user == user]
         return not busy or 2 * (sum(busy) + self._rounded(tokens)) <= self._budget
 
-    def acquire(self, prompt_ids: Sequence[int], max_tokens: int, user: str = "") -> Slot | None:
+    def acquire(self, prompt_ids: Sequence[int], max_tokens: int, user: str = "", *, reuse: bool = True) -> Slot | None:
         """A sequence with memory reserved for prompt and answer; it holds the beginning of the prompt where one is kept.
 
         It holds fewer tokens than the prompt has. None while busy sequences leave too little memory: try again when
-        one is released.
+        one is released. reuse: else it is empty, for scores of every token of the prompt.
         """
         longest = len(prompt_ids) + max_tokens
         needed = self._rounded(longest)
@@ -66,6 +66,7 @@ class KvCache:
         if sum(slot.reserved for slot in busy) + needed > self._budget or len(busy) == self._runtime.max_sequences:
             return None
         shared = {slot: self._common(slot, prompt_ids, user) for slot in self._slots if slot.sequence.serves(longest)}
+        shared = shared if reuse else {}
         own = {slot: length for slot, length in shared.items() if slot.user == user}
         slot = self._to_go_on_with(own, prompt_ids)
         slot = self._after_evictions(slot, self._to_copy(shared), needed)

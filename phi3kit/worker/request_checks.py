@@ -21,11 +21,12 @@ from phi3kit.access.keys import KeyStore, looks_like_key
 from phi3kit.access.roles import Act, may
 from phi3kit.access.roles import refusal as role_refusal
 from phi3kit.access.same_origin import ServedNames, is_plain
-from phi3kit.core.errors import BudgetSpent, RequestInvalid, StorageFailed, TryLater
+from phi3kit.core.errors import BudgetSpent, PromptTooLong, RequestInvalid, StorageFailed, TryLater
 from phi3kit.core.limits import Limits
 from phi3kit.core.profiles import Role
 from phi3kit.core.records import Message
 from phi3kit.formats import openai_schema
+from phi3kit.formats.openai_schema import RawPrompt
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -213,25 +214,44 @@ def parsed(body: bytes, kind: type[Body]) -> Body:
 
 def check_length(prompt: tuple[Message, ...] | str, limits: Limits, context_tokens: int) -> None:
     """Refuse a text before it is cut into tokens, which takes seconds for megabytes. Raises RequestInvalid."""
-    length = len(prompt) if isinstance(prompt, str) else sum(len(message.content) for message in prompt)
-    param = "prompt" if isinstance(prompt, str) else "messages"
-    if limits.prompt_characters is not None and length > limits.prompt_characters:
-        raise RequestInvalid(
-            "The text is too long.",
-            f"It has {length:,} characters, and {limits.prompt_characters:,} are allowed here.",
-            "Shorten it or start a new conversation.",
-            param=param,
-            code="string_above_max_length",
-        )
+    check_characters(prompt, limits)
     texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
     if (size := sum(len(text.encode()) for text in texts)) > context_tokens * _BYTES_A_TOKEN:
         raise RequestInvalid(
             "The prompt is too long.",
             f"It has {size:,} bytes, and the model's context holds {context_tokens:,} tokens, answer included.",
             "Shorten the prompt or start a new conversation.",
-            param=param,
+            param=_param(prompt),
             code="context_length_exceeded",
         )
+
+
+def check_raw_length(prompts: tuple[RawPrompt, ...], limits: Limits, context_tokens: int) -> None:
+    """The same of raw prompts, each of which may be token ids: these are not cut. Raises RequestInvalid."""
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    check_characters("".join(texts), limits)
+    for text in texts:
+        check_length(text, limits, context_tokens)
+    for ids in (prompt for prompt in prompts if not isinstance(prompt, str)):
+        if len(ids) > context_tokens:
+            raise PromptTooLong(len(ids), context_tokens, "prompt")
+
+
+def check_characters(prompt: tuple[Message, ...] | str, limits: Limits) -> None:
+    """Refuse a text with more characters than are allowed. Raises RequestInvalid."""
+    length = len(prompt) if isinstance(prompt, str) else sum(len(message.content) for message in prompt)
+    if limits.prompt_characters is not None and length > limits.prompt_characters:
+        raise RequestInvalid(
+            "The text is too long.",
+            f"It has {length:,} characters, and {limits.prompt_characters:,} are allowed here.",
+            "Shorten it or start a new conversation.",
+            param=_param(prompt),
+            code="string_above_max_length",
+        )
+
+
+def _param(prompt: tuple[Message, ...] | str) -> str:
+    return "prompt" if isinstance(prompt, str) else "messages"
 
 
 def error_response(error: Exception) -> Response:

@@ -52,12 +52,16 @@ class Sampler:
         scores = self._adjusted(logits)
         chosen = int(scores.argmax()) if sampling.temperature == 0 else self._drawn(scores)
         self._written[chosen] += 1
-        if sampling.logprobs is None:
-            return SampledToken(chosen)
+        return self.named(logits, chosen)
+
+    def named(self, logits: Logits, token_id: int) -> SampledToken:
+        """A token with its log probability and the likeliest others, where they are wanted."""
+        if self._sampling.logprobs is None:
+            return SampledToken(token_id)
         # Of the model's own scores, before penalties and temperature.
         logprobs = _log_softmax(logits.astype(np.float64))
-        likeliest = _greatest(logprobs, sampling.logprobs)
-        return SampledToken(chosen, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in likeliest))
+        likeliest = _greatest(logprobs, self._sampling.logprobs)
+        return SampledToken(token_id, float(logprobs[token_id]), tuple((int(i), float(logprobs[i])) for i in likeliest))
 
     def _adjusted(self, logits: Logits) -> Logits:
         sampling = self._sampling

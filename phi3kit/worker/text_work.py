@@ -12,7 +12,7 @@ from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.records import Message
 from phi3kit.formats.openai_schema import MAX_PIECES, MAX_TOKENS_LISTED
 from phi3kit.worker.runtime import Runtime
-from phi3kit.worker.tokenization import decoded, ids_of, raw_tokens, tokens_of
+from phi3kit.worker.tokenization import check_ids, decoded, ids_of, raw_tokens, tokens_of
 
 _CONTEXTS = 8  # a long text is counted too, so that its writer knows how much to leave out
 TEXT_TOKENS_A_TOKEN = 50  # that may be cut or joined for one token of a user's minute
@@ -64,20 +64,12 @@ def tokenized(
 
 def detokenized(ids: Sequence[int], runtime: Runtime) -> TextWork:
     """The text of token ids. Raises RequestInvalid when one is no token."""
-    vocabulary = runtime.tokenizer.get_vocab_size()
     if len(ids) > (most := most_ids(runtime.context_tokens)):
         raise RequestInvalid(
             "There are too many tokens.", f"They are {len(ids):,}, and {most:,} are joined at most.", "Send fewer.",
             param="tokens",
         )  # fmt: skip
-    if max(ids, default=0) >= vocabulary:
-        position = next(position for position, token in enumerate(ids) if token >= vocabulary)
-        raise RequestInvalid(
-            what=f"tokens[{position}] is no token.",
-            why=f"It is {ids[position]}; ids go from 0 to {vocabulary - 1}.",
-            next_step="Send ids that /tokenize gave.",
-            param=f"tokens[{position}]",
-        )
+    check_ids(ids, runtime, "tokens")
     return _done({"prompt": decoded(runtime.tokenizer, ids)}, len(ids))
 
 

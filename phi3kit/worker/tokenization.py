@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
+from tokenizers.decoders import DecodeStream
 
+from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.records import Message
 from phi3kit.formats.chat_template import ASSISTANT, END, prompt_ids
 from phi3kit.formats.tokens import Token, TokenKind
@@ -53,6 +55,31 @@ def ids_of(prompt: tuple[Message, ...] | str, runtime: Runtime, *, begun: bool =
     ids = prompt_ids(prompt, structure, text_alone)
     closing = structure(f"{END}\n") + structure(f"{ASSISTANT}\n")
     return ids[: -len(closing)] if begun else ids
+
+
+def offsets_of(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
+    """How many characters of the ids' text were whole before each of them."""
+    stream, length, offsets = DecodeStream(skip_special_tokens=False), 0, []
+    for token_id in ids:
+        offsets.append(length)
+        try:
+            length += len(stream.step(tokenizer, token_id) or "")
+        except Exception:  # tokenizers raises nothing narrower, where bytes are no UTF-8: each is shown as U+FFFD
+            stream, length = DecodeStream(skip_special_tokens=False), length + 1
+    return tuple(offsets)
+
+
+def check_ids(ids: Sequence[int], runtime: Runtime, param: str) -> None:
+    """Raises RequestInvalid when an id is no token."""
+    vocabulary = runtime.tokenizer.get_vocab_size()
+    if max(ids, default=0) >= vocabulary:
+        position = next(position for position, token in enumerate(ids) if token >= vocabulary)
+        raise RequestInvalid(
+            what=f"{param}[{position}] is no token.",
+            why=f"It is {ids[position]}; ids go from 0 to {vocabulary - 1}.",
+            next_step="Send ids that /tokenize gave.",
+            param=f"{param}[{position}]",
+        )
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:

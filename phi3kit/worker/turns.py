@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import unquote
@@ -16,6 +16,8 @@ from phi3kit.core.errors import PromptTooLong, RequestInvalid
 from phi3kit.core.records import FinishReason, Interface, Message, Origin, TurnRecord, TurnText, WrapperName
 from phi3kit.formats.openai_schema import (
     DEFAULT_MAX_TOKENS,
+    MAX_LOGPROBS,
+    MAX_N,
     ChatRequest,
     ChoicePart,
     CompletionRequest,
@@ -27,7 +29,7 @@ from phi3kit.worker.engine import Done, Engine, Generation, Output, Piece
 from phi3kit.worker.output_queue import OutputQueue
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.sampling import Sampling
-from phi3kit.worker.tokenization import ids_of, token_bytes
+from phi3kit.worker.tokenization import check_ids, decoded, encoded, ids_of, offsets_of, token_bytes
 
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe within a filter of MLflow's
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
@@ -63,10 +65,22 @@ class Caller:
         )
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What one or several answers of a turn follow."""
+
+    ids: Sequence[int]
+    max_tokens: int  # of each answer
+    echo: str | None = None  # its text, where it stands before each answer
+    offsets: tuple[int, ...] = ()  # characters of the echo before each token, where these are named
+
+
 @dataclass
 class ChoiceInProgress:
-    """One of a turn's n answers, as it grows."""
+    """One of the n answers to one of a turn's prompts, as it grows."""
 
+    prompt: Prompt
+    number: int  # among the answers to that prompt
     completion_tokens: int = 0
     text: str = ""
     logprobs: list[TokenLogprob] | None = None  # None: not wanted
@@ -86,20 +100,25 @@ class Turn:
     """One request on its way through the engine."""
 
     engine: Engine
-    prompt_ids: list[int]
-    max_tokens: int
+    prompts: Sequence[Prompt]
     sampling: Sampling
     stop: tuple[str, ...]
     caller: Caller
     interface: Interface
     wrapper: WrapperName
     model_uri: str
-    prompt: tuple[Message, ...] | str  # what prompt_ids were made of
+    prompt: tuple[Message, ...] | str  # as it is logged: of several raw prompts their texts, a blank line between them
     choices: list[ChoiceInProgress]
     began_at: float = field(default_factory=time.time)
     received_at: float = field(default_factory=time.perf_counter)
     queue_place: int = 0  # answers that waited before this one
     prompt_key: str | None = None
+    goes_past_end: bool = False  # see Generation
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts; one with several answers is read once."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
 
     @property
     def completion_tokens(self) -> int:
@@ -108,9 +127,9 @@ class Turn:
 
     @property
     def cached_prompt_tokens(self) -> int:
-        """Prompt tokens that were found in memory, by the first choice: the others find what it has read."""
-        done = self.choices[0].done
-        return done.cached_prompt_tokens if done else 0
+        """Prompt tokens that were found in memory, by the first answer to each: the others find what it has read."""
+        firsts = [choice.done for choice in self.choices if choice.number == 0 and choice.done]
+        return sum(done.cached_prompt_tokens for done in firsts)
 
     @property
     def error(self) -> Exception | None:
@@ -137,6 +156,8 @@ class Turn:
         try:
             await asyncio.to_thread(recorder.begin, replace(self._whole_record(recorder), error_code="worker_died"))
             yield []
+            if echoes := [self._echo(index) for index, each in enumerate(self.choices) if each.prompt.echo]:
+                yield echoes
             while any(choice.done is None for choice in self.choices):
                 parts = self._take(await outputs.take())
                 if all(choice.done for choice in self.choices):
@@ -159,13 +180,17 @@ class Turn:
         self.prompt_key = recorder.prompt_key(self.prompt)
         recorder.admit(self._whole_record(recorder), len(self.choices))
 
+    def _echo(self, index: int) -> TurnPart:
+        return TurnPart(ChoicePart(index, self.choices[index].prompt.echo or ""), self.completion_tokens)
+
     def _generation(self, index: int, outputs: OutputQueue) -> Generation:
-        sampling = self.sampling
+        sampling, choice = self.sampling, self.choices[index]
         if sampling.seed is not None:  # n answers from one seed would be the same
-            sampling = replace(sampling, seed=sampling.seed + index)
+            sampling = replace(sampling, seed=sampling.seed + choice.number)
         return Generation(
-            self.prompt_ids, self.max_tokens, sampling, self.stop,
+            choice.prompt.ids, choice.prompt.max_tokens, sampling, self.stop,
             emit=lambda output: outputs.put(index, output), received_at=self.received_at, user=self.caller.user,
+            scores_prompt=bool(choice.prompt.offsets), goes_past_end=self.goes_past_end,
         )  # fmt: skip
 
     def _take(self, outputs: list[tuple[int, Output]]) -> list[TurnPart]:
@@ -174,7 +199,7 @@ class Turn:
         for index, output in outputs:
             choice = self.choices[index]
             choice.completion_tokens = output.completion_tokens
-            logprobs = None if choice.logprobs is None else self._logprobs(output)
+            logprobs = None if choice.logprobs is None else self._logprobs(choice, output)
             if isinstance(output, Done):
                 choice.done = output
                 part = ChoicePart(index, finish_reason=output.finish_reason, logprobs=logprobs)
@@ -186,16 +211,23 @@ class Turn:
             parts.append(TurnPart(part, self.completion_tokens))
         return parts
 
-    def _logprobs(self, output: Output) -> tuple[TokenLogprob, ...]:
-        token = output.token if isinstance(output, Piece) else None
-        if token is None or token.logprob is None:
+    def _logprobs(self, choice: ChoiceInProgress, output: Output) -> tuple[TokenLogprob, ...]:
+        # The end token has no text. Behind an echo it is named too: who scores a prompt counts on one token more.
+        if not isinstance(output, Piece) or output.token is None or (output.is_end and not choice.prompt.offsets):
             return ()
+        token, prompt = output.token, choice.prompt
         likeliest = tuple(self._token(other, logprob) for other, logprob in token.likeliest)
-        return (self._token(token.id, token.logprob, likeliest),)
+        if output.completion_tokens == 0:
+            offset = prompt.offsets[len(choice.logprobs or ())]
+        else:
+            offset = len(prompt.echo or "") + output.offset
+        return (self._token(token.id, token.logprob, likeliest, offset),)
 
-    def _token(self, token_id: int, logprob: float, likeliest: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    def _token(
+        self, token_id: int, logprob: float | None, likeliest: tuple[TokenLogprob, ...] = (), offset: int = 0
+    ) -> TokenLogprob:
         written = token_bytes(self.engine.runtime.tokenizer, token_id)
-        return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest)
+        return TokenLogprob(written.decode(errors="replace"), tuple(written), logprob, likeliest, offset)
 
     def _whole_record(self, recorder: Recorder) -> TurnRecord:
         """What this turn cost; with its text where text is logged."""
@@ -218,13 +250,13 @@ class Turn:
             user=self.caller.user,
             conversation_id=self.caller.conversation_id,
             finish_reason=next((reason for reason in worst if reason in reasons), "error"),
-            prompt_tokens=len(self.prompt_ids),
+            prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             cached_prompt_tokens=self.cached_prompt_tokens,
             duration_s=max((each.duration_s for each in done), default=time.perf_counter() - self.received_at),
             time_to_first_token_s=min(firsts, default=None),
             temperature=self.sampling.temperature,
-            max_tokens=self.max_tokens,
+            max_tokens=max(prompt.max_tokens for prompt in self.prompts),
             top_p=self.sampling.top_p,
             seed=self.sampling.seed,
             error_code=error_body(self.error)[1]["error"]["code"] if self.error else None,
@@ -240,27 +272,28 @@ def turn_of(
     interface: Interface
     prompt: tuple[Message, ...] | str
     if isinstance(request, ChatRequest):
-        interface, param, prompt = "openai", "messages", request.conversation()
-        begun, logprobs = bool(request.continue_final_message), request.likeliest()
+        interface, prompt, logprobs = "openai", request.conversation(), request.likeliest()
         wanted_tokens = request.max_completion_tokens or request.max_tokens
+        begun = bool(request.continue_final_message)
+        prompts = [_prompt(ids_of(prompt, runtime, begun=begun), wanted_tokens, runtime, "messages")]
     else:
-        interface, param, prompt = "raw", "prompt", request.raw_prompt()
-        begun, logprobs, wanted_tokens = False, request.logprobs, request.max_tokens
-    # 2. Room in the context and in the queue.
-    prompt_ids = ids_of(prompt, runtime, begun=begun)
-    if not prompt_ids:
-        raise RequestInvalid("The prompt is empty.", "It has no tokens.", "Write a prompt.", param="prompt")
-    room = runtime.context_tokens - len(prompt_ids)
-    if room < 1:
-        raise PromptTooLong(len(prompt_ids), runtime.context_tokens, param)
+        interface, logprobs = "raw", request.logprobs
+        prompts, texts = _raw_prompts(request, runtime)
+        prompt = "\n\n".join(texts)
+    # 2. Room in the queue.
     count = request.n or 1
-    if count > engine.max_queue:
+    if count * len(prompts) > engine.max_queue:
         raise RequestInvalid(
             what="Too many answers at once.",
-            why=f"n is {count}, and {engine.max_queue} answers may wait here.",
+            why=f"They are {count * len(prompts)}, and {engine.max_queue} answers may wait here.",
             next_step="Ask for fewer.",
-            param="n",
+            param="n" if count > 1 else "prompt",
         )
+    if len(prompts) * count * ((logprobs or 0) + 1) > MAX_N * (MAX_LOGPROBS + 1):
+        raise RequestInvalid(
+            "Too many log probabilities.", f"logprobs is {logprobs} for {len(prompts) * count} answers.",
+            "Send fewer prompts, or ask for fewer.", param="logprobs",
+        )  # fmt: skip
     # 3. The turn.
     sampling = Sampling(
         temperature=request.temperature or 0.0,
@@ -273,8 +306,7 @@ def turn_of(
     )
     return Turn(
         engine=engine,
-        prompt_ids=prompt_ids,
-        max_tokens=min(wanted_tokens or DEFAULT_MAX_TOKENS, room),
+        prompts=prompts,
         sampling=sampling,
         stop=tuple(request.stop or ()),
         caller=caller,
@@ -282,8 +314,46 @@ def turn_of(
         wrapper=wrapper,
         model_uri=model_uri,
         prompt=prompt,
-        choices=[ChoiceInProgress(logprobs=None if logprobs is None else []) for _ in range(count)],
+        choices=[
+            ChoiceInProgress(each, number, logprobs=None if logprobs is None else [])
+            for each in prompts
+            for number in range(count)
+        ],
+        goes_past_end=bool(request.ignore_eos),
     )
+
+
+def _raw_prompts(request: CompletionRequest, runtime: Runtime) -> tuple[list[Prompt], list[str]]:
+    """The prompts of a raw completion, and the text of each."""
+    prompts, texts = [], []
+    for index, given in enumerate(request.raw_prompts()):
+        param = "prompt" if len(request.prompt) == 1 else f"prompt[{index}]"
+        ids: Sequence[int]
+        if isinstance(given, str):
+            text, encoding = given, encoded(runtime.tokenizer, given)
+            ids, offsets = encoding.ids, tuple(begin for begin, _ in encoding.offsets)
+        else:
+            check_ids(given, runtime, param)
+            ids, text, offsets = given, decoded(runtime.tokenizer, given), ()
+        prompt = _prompt(ids, request.max_tokens, runtime, param)
+        if request.echo:
+            prompt = replace(prompt, echo=text)
+            if request.logprobs is not None:
+                prompt = replace(prompt, offsets=offsets or offsets_of(runtime.tokenizer, ids))
+        prompts.append(prompt)
+        texts.append(text)
+    return prompts, texts
+
+
+def _prompt(ids: Sequence[int], wanted_tokens: int | None, runtime: Runtime, param: str) -> Prompt:
+    """A prompt with as much room as there is. Raises RequestInvalid or PromptTooLong."""
+    if not ids:
+        raise RequestInvalid("The prompt is empty.", "It has no tokens.", "Write a prompt.", param=param)
+    room = runtime.context_tokens - len(ids)
+    wanted = DEFAULT_MAX_TOKENS if wanted_tokens is None else wanted_tokens
+    if room < min(wanted, 1):
+        raise PromptTooLong(len(ids), runtime.context_tokens, param)
+    return Prompt(ids, min(wanted, room))
 
 
 def _logit_bias(given: Mapping[str, float], runtime: Runtime) -> dict[int, float]:

@@ -180,16 +180,30 @@ class TestChatRequest:
 
 
 class TestCompletionRequest:
-    @pytest.mark.parametrize("prompt", [[], ["a", "b"], [1, 2], 3])
-    def test_anything_but_one_prompt_is_refused(self, prompt: Any):
+    @pytest.mark.parametrize("prompt", [[], ["a", 1], [1, "a"], [[1], "a", None], [[[1]]], {"a": 1}, 3])
+    def test_what_is_no_prompt_is_refused(self, prompt: Any):
         assert refusal({"prompt": prompt}, CompletionRequest)["param"] == "prompt"
 
-    def test_a_list_of_one_prompt_is_that_prompt(self):
-        assert CompletionRequest.model_validate({"prompt": ["<|user|>Hi"]}).raw_prompt() == "<|user|>Hi"
+    @pytest.mark.parametrize(
+        ("given", "prompts"),
+        [
+            ("Hi", ("Hi",)), (["Hi"], ("Hi",)), (["a", "b"], ("a", "b")),
+            ([1, 2], ((1, 2),)), ([[1, 2], [3]], ((1, 2), (3,))), (["a", [1]], ("a", (1,))),
+        ],
+    )  # fmt: skip
+    def test_a_prompt_is_a_text_or_ids_or_a_list_of_these(self, given: Any, prompts: Any):
+        assert CompletionRequest.model_validate({"prompt": given}).raw_prompts() == prompts
+
+    def test_best_of_is_refused_by_name_where_it_would_write_more_than_it_sends(self):
+        for body in ({"best_of": 1}, {"best_of": None}, {"best_of": 3, "n": 3}):
+            CompletionRequest.model_validate({"prompt": "Hi", **body})
+        for body in ({"best_of": 2}, {"best_of": 3, "n": 2}):
+            error = refusal({"prompt": "Hi", **body}, CompletionRequest)
+            assert (error["param"], error["code"]) == ("best_of", "unsupported_parameter")
 
     def test_an_empty_prompt_is_refused(self):
         with pytest.raises(RequestInvalid, match="The prompt is empty"):
-            CompletionRequest.model_validate({"prompt": ""}).raw_prompt()
+            CompletionRequest.model_validate({"prompt": ""}).raw_prompts()
 
 
 class TestErrorBody:

@@ -48,6 +48,10 @@ def user(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
+def texts_of(reply: dict[str, Any]) -> list[str]:
+    return [choice["text"] for choice in reply["choices"]]
+
+
 CACHED = {"prompt_tokens_details": None}  # how much of a prompt is in memory depends on earlier requests
 
 
@@ -184,6 +188,33 @@ class TestRawCompletion:
         assert whole.usage is not None
         assert whole.usage.prompt_tokens == len(ids(CHAPTER_PROMPT))
 
+    def test_several_prompts_are_answered_as_each_alone_and_n_times(self, http: httpx2.Client) -> None:
+        prompts = [CAPITAL_RAW.replace("Spain", country) for country in ("Spain", "France", "Italy")]
+        body = {"max_tokens": 12, "n": 2, "temperature": 1.0, "seed": 5}
+        alone = [http.post(COMPLETIONS, json=body | {"prompt": prompt}).json() for prompt in prompts]
+        together = http.post(COMPLETIONS, json=body | {"prompt": prompts}).json()
+        assert [choice["index"] for choice in together["choices"]] == list(range(6))
+        assert texts_of(together) == [text for each in alone for text in texts_of(each)]
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+            assert together["usage"][name] == sum(each["usage"][name] for each in alone)
+        streamed = [""] * 6
+        for event in events_of(http, COMPLETIONS, body | {"prompt": prompts})[:-1]:
+            (choice,) = json.loads(event)["choices"]
+            streamed[choice["index"]] += choice["text"]
+        assert streamed == texts_of(together)
+
+    def test_token_ids_are_answered_as_their_text(self, http: httpx2.Client) -> None:
+        body, other = {"max_tokens": 12}, CAPITAL_RAW.replace("Spain", "France")
+        whole = texts_of(http.post(COMPLETIONS, json=body | {"prompt": [CAPITAL_RAW, other]}).json())
+        assert texts_of(http.post(COMPLETIONS, json=body | {"prompt": ids(CAPITAL_RAW)}).json()) == whole[:1]
+        assert texts_of(http.post(COMPLETIONS, json=body | {"prompt": [ids(CAPITAL_RAW), ids(other)]}).json()) == whole
+        assert "Madrid" in whole[0]
+
+    def test_an_answer_that_ignores_its_end_has_max_tokens(self, http: httpx2.Client) -> None:
+        for path, prompt in ((COMPLETIONS, {"prompt": CAPITAL_RAW}), (CHAT, {"messages": user(CAPITAL)})):
+            reply = http.post(path, json={**prompt, "max_tokens": 40, "ignore_eos": True}).json()
+            assert (reply["usage"]["completion_tokens"], reply["choices"][0]["finish_reason"]) == (40, "length")
+
     def test_one_token_fits_behind_a_prompt_one_short_of_the_context(self, client: OpenAI) -> None:
         reply = client.completions.create(model="any", prompt="<|end|>" * 4095, max_tokens=50)
         assert reply.usage is not None
@@ -301,6 +332,82 @@ class TestLogprobs:
         names = [token["token"] if chat else token for token in streamed]
         assert names == [token["token"] if chat else token for token in whole[field]]
         assert len(names) == len(ids("The capital of Spain is Madrid."))
+
+
+class TestEcho:
+    """The prompt before the answer, and how likely its tokens are."""
+
+    ANSWER = "The capital of Spain is Madrid."
+
+    def test_the_prompt_stands_before_each_answer(self, http: httpx2.Client) -> None:
+        body = {"prompt": [CAPITAL_RAW, ids("Spain")], "max_tokens": 4, "n": 2}
+        alone = texts_of(http.post(COMPLETIONS, json=body).json())
+        assert texts_of(http.post(COMPLETIONS, json=body | {"echo": True}).json()) == [
+            *(CAPITAL_RAW + text for text in alone[:2]), *("Spain" + text for text in alone[2:]),
+        ]  # fmt: skip
+        streamed = ["", "", "", ""]
+        for event in events_of(http, COMPLETIONS, body | {"echo": True})[:-1]:
+            (choice,) = json.loads(event)["choices"]
+            streamed[choice["index"]] += choice["text"]
+        assert streamed == [*(CAPITAL_RAW + text for text in alone[:2]), *("Spain" + text for text in alone[2:])]
+
+    def test_a_text_is_scored_as_when_it_was_written(self, http: httpx2.Client) -> None:
+        written = http.post(COMPLETIONS, json={"prompt": CAPITAL_RAW, "logprobs": 2}).json()["choices"][0]
+        answer_ids = ids(f"<|assistant|>{self.ANSWER}")[1:]
+        body = {"prompt": [[*ids(CAPITAL_RAW), *answer_ids]], "echo": True, "logprobs": 2, "max_tokens": 0}
+        scored = http.post(COMPLETIONS, json=body).json()
+        (choice,) = scored["choices"]
+        begin, logprobs = len(ids(CAPITAL_RAW)), choice["logprobs"]
+        assert (scored["usage"]["completion_tokens"], choice["finish_reason"]) == (0, "length")
+        assert choice["text"].endswith(f"<|assistant|> {self.ANSWER}")
+        assert logprobs["token_logprobs"][0] is logprobs["top_logprobs"][0] is None
+        assert len(logprobs["tokens"]) == begin + len(answer_ids)
+        assert logprobs["tokens"][begin:] == written["logprobs"]["tokens"]
+        assert logprobs["token_logprobs"][begin:] == pytest.approx(written["logprobs"]["token_logprobs"], abs=0.05)
+        assert [list(each) for each in logprobs["top_logprobs"][begin:-1]] == [
+            list(each) for each in written["logprobs"]["top_logprobs"][:-1]
+        ]
+
+    def test_multiple_choice_is_decided_as_lm_eval_does_it(self, http: httpx2.Client) -> None:
+        """lm-eval sends contexts with each ending as ids, max_tokens 1, and adds token_logprobs[len(context):-1]."""
+        context, endings = ids(CAPITAL_RAW), ("Madrid", "Paris", "London")
+        prompts = [[*context, *ids(f"<|assistant|>The capital of Spain is {ending}.")[1:]] for ending in endings]
+        body = {"prompt": prompts, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+        choices = http.post(COMPLETIONS, json=body).json()["choices"]
+        for choice, prompt in zip(choices, prompts, strict=True):
+            assert (
+                len(choice["logprobs"]["token_logprobs"]) == len(prompt) + 1
+            )  # the end token of the answer is named too
+        sums = [sum(choice["logprobs"]["token_logprobs"][len(context) : -1]) for choice in choices]
+        assert max(sums) == sums[0] > -1
+        greedy = [
+            all(
+                logprob == max(top.values())
+                for logprob, top in zip(
+                    choice["logprobs"]["token_logprobs"][len(context) : -1],
+                    choice["logprobs"]["top_logprobs"][len(context) : -1],
+                    strict=True,
+                )
+            )
+            for choice in choices
+        ]
+        assert greedy == [True, False, False]
+
+    @pytest.mark.parametrize("text", ["What is MLflow? Γεια σου 🚀 the", "a\n\n b  c"])
+    def test_offsets_say_where_each_token_stands_in_the_text(self, http: httpx2.Client, text: str) -> None:
+        prompt = f"<|user|>\n{text}<|end|>\n<|assistant|>\n"
+        body = {"prompt": prompt, "echo": True, "logprobs": 0, "max_tokens": 8}
+        choice = http.post(COMPLETIONS, json=body).json()["choices"][0]
+        tokens, offsets = choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+        assert (offsets[0], offsets[len(ids(prompt))]) == (0, len(prompt))
+        assert offsets == sorted(offsets)
+        for token, offset in zip(tokens, offsets, strict=True):
+            if "\ufffd" not in token:  # half a character
+                assert choice["text"][offset:].removeprefix(" ").startswith(token.removeprefix(" "))
+
+    def test_nothing_is_written_where_no_token_is_asked_for(self, http: httpx2.Client) -> None:
+        reply = http.post(COMPLETIONS, json={"prompt": "<|end|>" * 4096, "max_tokens": 0}).json()
+        assert (texts_of(reply), reply["usage"]["completion_tokens"]) == ([""], 0)
 
 
 class TestPenaltiesAndBias:
@@ -494,10 +601,21 @@ class TestRefusal:
     ) -> None:
         error_of(http.post(path, content=content, headers={"Content-Type": "application/json"}), 400)
 
-    @pytest.mark.parametrize("prompt", ["", [], ["a", "b"], 5, None, [1, 2]], ids=str)
-    def test_a_raw_prompt_that_is_no_text_is_a_400(self, http: httpx2.Client, prompt: object) -> None:
-        error = error_of(http.post(COMPLETIONS, json={"prompt": prompt, "max_tokens": 1}), 400)
-        assert error["param"] in ("prompt", "prompt[0]")
+    @pytest.mark.parametrize(
+        ("prompt", "param"),
+        [
+            ("", "prompt"), ([], "prompt"), (5, "prompt"), (None, "prompt"), (["a", ""], "prompt[1]"), ([[1], []], "prompt[1]"),
+            ([1, -2], "prompt"), ([1, True], "prompt"), (["a", 1], "prompt"), (["a"] * 33, "prompt"),
+            ([1, 999_999], "prompt[1]"), ([[1], [999_999]], "prompt[1][0]"), ([[1] * 5000], "prompt"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )  # fmt: skip
+    def test_a_raw_prompt_that_is_none_is_a_400(self, http: httpx2.Client, prompt: object, param: str) -> None:
+        assert error_of(http.post(COMPLETIONS, json={"prompt": prompt, "max_tokens": 1}), 400)["param"] == param
+
+    def test_what_would_be_too_much_at_once_is_a_400(self, http: httpx2.Client) -> None:
+        assert error_of(http.post(COMPLETIONS, json={"prompt": ["a"] * 32, "n": 2}), 400)["param"] == "n"
+        assert error_of(http.post(COMPLETIONS, json={"prompt": ["a"] * 32, "logprobs": 20}), 400)["param"] == "logprobs"
 
     @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/tokenize"])
     def test_half_a_character_is_a_400(self, http: httpx2.Client, path: str) -> None:
@@ -634,6 +752,29 @@ class TestWhatItSaysOfItself:
     def test_models_lists_the_one_it_has(self, client: OpenAI, endpoint: Endpoint) -> None:
         (model,) = client.models.list().data
         assert (model.id, model.object) == (endpoint.model_uri, "model")
+        assert client.models.retrieve(endpoint.model_uri) == model
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.models.retrieve("models:/another/1")
+        assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+    @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+    def test_answers_are_of_openais_types(self, http: httpx2.Client, path: str) -> None:
+        from openai.types import Completion
+        from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+        chat = path == CHAT
+        body: dict[str, Any] = (
+            {"messages": user(CAPITAL), "logprobs": True} if chat else {"prompt": CAPITAL_RAW, "logprobs": 1}
+        )
+        whole = http.post(path, json=body).json()
+        (ChatCompletion if chat else Completion).model_validate(whole, strict=True)
+        for event in events_of(http, path, body | {"stream_options": {"include_usage": True}})[:-1]:
+            chunk = json.loads(event)
+            assert chunk["system_fingerprint"] == whole["system_fingerprint"] == f"fp_{whole['system_fingerprint'][3:]}"
+            if not chat:  # there null is missing in the type, and is what OpenAI itself streams until the end
+                for choice in chunk["choices"]:
+                    choice["finish_reason"] = choice["finish_reason"] or "stop"
+            (ChatCompletionChunk if chat else Completion).model_validate(chunk, strict=True)
 
     def test_metrics_count_turns_and_tokens(self, http: httpx2.Client, endpoint: Endpoint) -> None:
         before = metrics(http)
