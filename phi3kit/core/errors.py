@@ -22,6 +22,7 @@ Phi3KitError
 └── SettingInvalid       an environment variable or secret has a wrong value
 """
 
+import math
 import re
 from typing import Literal
 
@@ -118,17 +119,27 @@ class RequestInvalid(Phi3KitError):
         self.param, self.code = param, code
 
 
+def longest_context(context_tokens: int) -> str:
+    """In the words by which LiteLLM, LangChain and others know this error."""
+    return f"This model's maximum context length is {context_tokens} tokens"
+
+
 class PromptTooLong(RequestInvalid):
     """The prompt has more tokens than the context holds."""
 
     def __init__(self, prompt_tokens: int, context_tokens: int, param: str = "messages") -> None:
         super().__init__(
             what="The prompt is too long.",
-            why=f"It has {prompt_tokens:,} tokens and the model's context holds {context_tokens:,}, answer included.",
+            why=f"{longest_context(context_tokens)}, answer included, and the prompt has {prompt_tokens:,} tokens.",
             next_step="Shorten the prompt or start a new conversation.",
             param=param,
             code="context_length_exceeded",
         )
+
+
+def seconds_to_wait(estimate_s: float) -> int:
+    """A Retry-After of at least a second; more than a minute would be read as none by the `openai` client."""
+    return math.ceil(min(max(estimate_s, 1.0), 60.0))
 
 
 class TryLater(Phi3KitError):

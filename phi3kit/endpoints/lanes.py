@@ -65,7 +65,7 @@ class Lane:
                 if answer.text or answer.completion_tokens:
                     self.waits_for = None
                 elif answer.queue_place:
-                    self._wait_for(f"Waiting; {answer.queue_place} before you")
+                    self._wait_for(f"Waiting; place {answer.queue_place} in the queue")
                 else:
                     self._wait_for("Reading the prompt")
                 if self._cancellation.cancelled:  # perhaps before there was a connection

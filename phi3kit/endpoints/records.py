@@ -78,7 +78,7 @@ class Answer:
 
     text: str = ""
     finish_reason: FinishReason | None = None  # None while it grows
-    queue_place: int = 0  # answers that waited at the worker before this one
+    queue_place: int = 0  # in the worker's queue, from 1; 0: it waits for nobody
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0  # of prompt_tokens, found in the worker's memory
     completion_tokens: int = 0

@@ -56,7 +56,7 @@ MAX_PIECES = 32_768  # of them that /tokenize describes one by one
 MAX_LOGPROBS = 20
 _UNSUPPORTED = "unsupported_parameter"
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
-QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: answers that waited before this one
+QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: its place in the queue, from 1; 0: it has begun
 # HTTP status, type and code of an error. OutOfMemory is a WorkerFailed too, so it stands before it.
 _STATUSES: tuple[tuple[type[Phi3KitError], int, str, str], ...] = (
     (ModelNotFound, 404, "invalid_request_error", "model_not_found"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 
-from phi3kit.core.errors import LimitReached
+from phi3kit.core.errors import LimitReached, seconds_to_wait
 from phi3kit.core.limits import Limits
 from phi3kit.core.sqlite_file import transaction
 
@@ -39,6 +39,7 @@ class UserCounts:
     daily_turns: int = 0
     at_once: int = 0  # answers that are being written now
     minute_began_at: float | None = None  # the first turn of the last minute
+    writing_since: float | None = None  # the oldest turn of those answers
 
 
 class RequestCounts:
@@ -90,7 +91,8 @@ def _counts(connection: Connection, user: str, now: float) -> UserCounts:
     day, minute = now - DAY_S, now - MINUTE_S
     row = connection.execute(
         """select count(*) filter (where at > :minute), coalesce(sum(tokens) filter (where at > :minute), 0), count(*),
-        coalesce(sum(answers) filter (where at > :lost), 0), min(at) filter (where at > :minute)
+        coalesce(sum(answers) filter (where at > :lost), 0), min(at) filter (where at > :minute),
+        min(at) filter (where at > :lost and answers > 0)
         from asked where user = :user and at > :day""",
         {"user": user, "minute": minute, "day": day, "lost": now - _LONGEST_TURN_S},
     ).fetchone()
@@ -106,7 +108,8 @@ def _check(counts: UserCounts, answers: int, limits: Limits, now: float) -> None
             "Too many answers at once.",
             f"{counts.at_once} of yours are being written, {answers} more were asked for, and {most} may be at once.",
             "Wait until one has ended, or ask for fewer.",
-            retry_after_s=2,
+            # The oldest one's end is not known: it may take as long again.
+            retry_after_s=seconds_to_wait(now - (counts.writing_since or now)),
         )
     if (most := limits.user_minute_turns) is not None and counts.minute_turns >= most:
         raise _slower(f"{counts.minute_turns} turns in the last minute, and {most} are allowed", until_s)

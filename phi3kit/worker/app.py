@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,9 +57,11 @@ from phi3kit.worker.request_checks import (
     is_from_app,
     key_user,
     may_watch,
+    name_response,
     parsed,
     read_body,
     refusal,
+    request_id,
 )
 from phi3kit.worker.text_work import TEXT_TOKENS_A_TOKEN, TextWork, detokenized, tokenized
 from phi3kit.worker.tokenization import encoded
@@ -130,6 +133,15 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
             found["turns_in_memory_only"] = recorder.in_memory
         return found
 
+    # As `mlflow models serve` answers them.
+    @app.get("/ping")
+    async def ping() -> Response:
+        return Response("\n", 200 if engine.state == "ready" else 404, media_type="application/json")
+
+    @app.get("/version")
+    async def mlflow_version() -> Response:
+        return Response(version("mlflow"), media_type="application/json")
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [the_model]}
@@ -157,9 +169,9 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     def caller_of(request: Request, user: str | None) -> Caller:
         """user: the request's own `user` field, which counts where no user has limits: anybody could write any."""
         if is_from_app(request):
-            return Caller.from_headers(request.headers, user)
+            return Caller.from_headers(request.headers, user, request_id(request))
         unbound = config.settings.profile == "local" and not limits.bounds_users
-        return Caller.named(key_user(request) or (user if unbound and user else "api"))
+        return Caller.named(key_user(request) or (user if unbound and user else "api"), request_id(request))
 
     async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
         context_tokens = engine.runtime.context_tokens
@@ -246,7 +258,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(405)
     async def wrong_method(request: Request, error: Exception) -> Response:
-        return refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed")
+        allowed: dict[str, str] = getattr(error, "headers", None) or {}
+        return refusal(405, f"{request.url.path} does not take {request.method}.", "method_not_allowed", allowed)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: Exception) -> Response:
@@ -257,7 +270,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(BodyTooLarge)
     @app.exception_handler(Exception)
     async def other(request: Request, error: Exception) -> Response:
-        return error_response(error)
+        response = error_response(error)
+        name_response(response.headers, request)  # a 500 is sent past the guard
+        return response
 
 
 async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn: Turn, recorder: Recorder) -> Response:

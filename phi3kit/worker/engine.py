@@ -16,7 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from phi3kit.core.errors import Busy, OutOfMemory, Phi3KitError, RequestInvalid, WorkerFailed, panicked
+from phi3kit.core.errors import (
+    Busy,
+    OutOfMemory,
+    Phi3KitError,
+    RequestInvalid,
+    WorkerFailed,
+    panicked,
+    seconds_to_wait,
+)
 from phi3kit.core.machine import is_out_of_memory
 from phi3kit.core.records import FinishReason
 from phi3kit.worker.detokenizer import Detokenizer
@@ -30,6 +38,8 @@ State = Literal["loading", "ready", "failed"]
 
 _MAX_ACTIVE = 8  # more would only make each one slower
 _BESIDE_OTHER_USERS = 2  # answers of one user in a round, so that many of one do not slow down those of another
+_REMEMBERED = 8  # answers, whose mean tells how long one takes
+_SOON_S = 2.0  # where nothing is known
 _SLICE = 64  # tokens of a prompt that are computed in one step
 _SLICE_BESIDE_OTHERS = 16  # shorter: answers that are being written wait for it
 
@@ -92,6 +102,7 @@ class Engine:
         self._closing = False
         self._active: list[_ActiveAnswer] = []
         self._reader = ""  # the user whose prompt was read last
+        self._usual_s: float | None = None  # how long answers took lately, from when they became active
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._loaded: tuple[Runtime, KvCache] | None = None
         self.max_queue = max_queue
@@ -138,8 +149,8 @@ class Engine:
         """Answers in the queue, not counting the active ones."""
         return len(self._waiting)
 
-    def submit(self, *generations: Generation) -> int:
-        """Queue generations that belong together, all or none. How many others wait before them.
+    def submit(self, *generations: Generation) -> None:
+        """Queue generations that belong together, all or none.
 
         Raises Busy when there is no room for them, RequestInvalid when one could never have the memory it needs.
         """
@@ -157,11 +168,26 @@ class Engine:
             if self.failure:
                 raise self.failure
             before = len(self._waiting)
-            if before + len(generations) > self.max_queue:
-                raise Busy(waiting=before, retry_after_s=2)
+            if (too_many := before + len(generations) - self.max_queue) > 0:
+                raise Busy(waiting=before, retry_after_s=seconds_to_wait(self._begun_in_s(too_many)))
             self._waiting.extend(generations)
             self._changed.notify()
-        return before
+
+    def place_of(self, generation: Generation) -> int:
+        """Its place in the queue, from 1; 0 when it has begun, or begins at once."""
+        with self._changed:
+            if generation not in self._waiting:
+                return 0
+            place = self._waiting.index(generation) + 1
+            return place if self._active or place > 1 else 0
+
+    def _begun_in_s(self, places: int) -> float:
+        """About how long until so many of those that wait have begun, by what is under way."""
+        left = sorted(answer.left_s(self._usual_s) for answer in list(self._active))
+        if not left:
+            return _SOON_S
+        rounds, last = divmod(places - 1, len(left))
+        return left[last] + rounds * (self._usual_s or left[-1])
 
     def _work(self) -> None:
         try:
@@ -229,6 +255,9 @@ class Engine:
         self._active.remove(answer)
         cache.release(answer.slot, keep=answer.error is None)
         answer.end(cancelled=cancelled)
+        if not cancelled:
+            usual_s = answer.age_s if self._usual_s is None else self._usual_s
+            self._usual_s = usual_s + (answer.age_s - usual_s) / _REMEMBERED
 
     def _wait_for_work(self) -> bool:
         """Block until there is work; False once there will be none."""
@@ -345,6 +374,7 @@ class _ActiveAnswer:
             self._last, *given = generation.prompt_ids
             self._given.extend(given)
             generation.emit(Piece("", 0, SampledToken(self._last)))
+        self._began_at = time.perf_counter()
         self._first_at: float | None = None
         self._finish_reason: FinishReason = "length"
 
@@ -362,6 +392,22 @@ class _ActiveAnswer:
     def user(self) -> str:
         """Whose it is."""
         return self._generation.user
+
+    @property
+    def age_s(self) -> float:
+        """Since when it is active."""
+        return time.perf_counter() - self._began_at
+
+    def left_s(self, usual_s: float | None) -> float:
+        """About how long until its end. usual_s: how long others took, where that is known."""
+        age_s = self.age_s
+        most = len(self.prompt_ids) - self.cached + self._generation.max_tokens
+        computed = len(self.slot.sequence.ids) - self.cached
+        at_most_s = age_s * (most / computed - 1) if computed > 0 else max(age_s, _SOON_S)
+        if usual_s is None:
+            return at_most_s
+        # Who takes longer than others has as much before them as behind them.
+        return min(at_most_s, usual_s - age_s if age_s < usual_s else age_s)
 
     @property
     def prompt_ids(self) -> Sequence[int]:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from phi3kit.core.errors import Busy, LimitReached, panicked
+from phi3kit.core.errors import Busy, LimitReached, panicked, seconds_to_wait
 
 Result = TypeVar("Result")
 
@@ -28,16 +28,19 @@ class TakingTurns:
         self._most_waiting = most_waiting
         self._locks: dict[str, asyncio.Lock] = {}
         self._calls: Counter[str] = Counter()
+        self._last_s = 0.0  # how long the last call took
 
     @asynccontextmanager
     async def turn(self, user: str) -> AsyncIterator[None]:
         """Wait for the user's earlier calls. Raises Busy when too many wait already."""
         if self._calls[user] > self._most_waiting:
-            raise Busy(waiting=self._most_waiting, retry_after_s=2)
+            raise Busy(waiting=self._most_waiting, retry_after_s=seconds_to_wait(self._last_s))
         self._calls[user] += 1
         try:
             async with self._locks.setdefault(user, asyncio.Lock()):
+                began_s = time.monotonic()
                 yield
+                self._last_s = time.monotonic() - began_s
         finally:
             self._calls[user] -= 1
             if not self._calls[user]:

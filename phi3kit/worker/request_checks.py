@@ -7,7 +7,8 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,13 +16,22 @@ from typing import TypeVar
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as Message_
 
-from phi3kit.access.keys import KeyStore, looks_like_key
+from phi3kit.access.keys import PREFIX, KeyStore, looks_like_key
 from phi3kit.access.roles import Act, may
 from phi3kit.access.roles import refusal as role_refusal
 from phi3kit.access.same_origin import ServedNames, is_plain
-from phi3kit.core.errors import BudgetSpent, PromptTooLong, RequestInvalid, StorageFailed, TryLater
+from phi3kit.core.errors import (
+    BudgetSpent,
+    PromptTooLong,
+    RequestInvalid,
+    StorageFailed,
+    TryLater,
+    longest_context,
+)
 from phi3kit.core.limits import Limits
 from phi3kit.core.profiles import Role
 from phi3kit.core.records import Message
@@ -50,6 +60,8 @@ class RouteRule:
 ROUTES = {
     "/health": RouteRule(None, keeps_alive=False),
     "/metrics": RouteRule("watch", keeps_alive=False),  # before and after a turn it tells what the turn cost
+    "/ping": RouteRule(None, keeps_alive=False),
+    "/version": RouteRule(None, keeps_alive=False),
     "/openapi.json": RouteRule("talk"),
     "/v1/models": RouteRule("talk"),
     "/v1/chat/completions": RouteRule("talk", (_JSON,)),
@@ -117,9 +129,16 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
+        request.state.id = uuid.uuid4().hex
         rule = ROUTES.get(request.url.path, _ANY_OTHER)
+
+        async def send_named(message: Message_) -> None:
+            if message["type"] == "http.response.start":
+                name_response(MutableHeaders(scope=message), request)
+            await send(message)
+
         with self._last_request.under_way() if rule.keeps_alive else nullcontext():
-            await (await self._refused(request, rule) or self._app)(scope, receive, send)
+            await (await self._refused(request, rule) or self._app)(scope, receive, send_named)
 
     async def _refused(self, request: Request, rule: RouteRule) -> Response | None:
         if not is_plain(request.scope["path"]):
@@ -139,7 +158,7 @@ class Guard:
         return None
 
     async def _refused_key(self, request: Request, act: Act) -> Response | None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        given = _key_in(request)
         if self._keys.own is not None and hmac.compare_digest(given.encode(), self._keys.own.encode()):
             request.state.from_app = self._keys.managed
             return None
@@ -165,6 +184,16 @@ class Guard:
         """With each request anew: a key ends when it is revoked, and when its user loses the role."""
         user = users.user_of(token)
         return user, "nobody" if user is None else self._keys.role_of(user)
+
+
+def _key_in(request: Request) -> str:
+    """The key that a request brings. One of a person's form is one in whatever scheme: it must not pass for none."""
+    given = ", ".join(request.headers.getlist("authorization")).strip()
+    scheme, _, key = given.partition(" ")
+    if scheme.lower() == "bearer":
+        given = key.strip()
+    at = given.lower().find(PREFIX)
+    return given if at < 0 else given[at:]
 
 
 def _wrong_type(request: Request, taken: tuple[str, ...]) -> str | None:
@@ -219,7 +248,7 @@ def check_length(prompt: tuple[Message, ...] | str, limits: Limits, context_toke
     if (size := sum(len(text.encode()) for text in texts)) > context_tokens * _BYTES_A_TOKEN:
         raise RequestInvalid(
             "The prompt is too long.",
-            f"It has {size:,} bytes, and the model's context holds {context_tokens:,} tokens, answer included.",
+            f"{longest_context(context_tokens)}, answer included, and the prompt has {size:,} bytes.",
             "Shorten the prompt or start a new conversation.",
             param=_param(prompt),
             code="context_length_exceeded",
@@ -267,6 +296,18 @@ def error_response(error: Exception) -> Response:
     return JSONResponse(body, status, headers)
 
 
-def refusal(status: int, message: str, code: str) -> Response:
+def refusal(status: int, message: str, code: str, headers: Mapping[str, str] | None = None) -> Response:
     """A refusal by the server itself, as OpenAI's JSON."""
-    return JSONResponse(openai_schema.simple_error(status, message, code), status)
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
+    return JSONResponse(openai_schema.simple_error(status, message, code), status, headers)
+
+
+def request_id(request: Request) -> str:
+    """What every response is named by; of a caller from outside the turn's id, too."""
+    return str(request.state.id)
+
+
+def name_response(headers: MutableHeaders, request: Request) -> None:
+    """Put the request's id into a response."""
+    headers["x-request-id"] = request_id(request)

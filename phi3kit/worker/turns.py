@@ -45,20 +45,23 @@ class Caller:
     origin: Origin
 
     @classmethod
-    def named(cls, user: str) -> "Caller":
-        """Somebody from outside. A turn's id from there would let many turns count as one."""
-        return cls(uuid.uuid4().hex, uuid.uuid4().hex, user[:_MAX_HEADER_TEXT] or "api", "api")
+    def named(cls, user: str, turn_id: str) -> "Caller":
+        """Somebody from outside. turn_id: ours; one from there would let many turns count as one."""
+        return cls(turn_id, uuid.uuid4().hex, user[:_MAX_HEADER_TEXT] or "api", "api")
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, str], user: str | None) -> "Caller":
-        """Whom the X-Phi3kit-* headers of the app name. user: the request's own `user` field."""
+    def from_headers(cls, headers: Mapping[str, str], user: str | None, request_id: str) -> "Caller":
+        """Whom the X-Phi3kit-* headers of the app name. user: the request's own `user` field.
+
+        request_id: the turn's id where the headers have none.
+        """
 
         def text(name: str) -> str:
             return headers.get(f"x-phi3kit-{name}", "")[:_MAX_HEADER_TEXT]
 
         turn_id, origin = text("turn-id"), text("origin")
         return cls(
-            turn_id=turn_id if _TURN_ID.fullmatch(turn_id) else uuid.uuid4().hex,
+            turn_id=turn_id if _TURN_ID.fullmatch(turn_id) else request_id,
             conversation_id=text("conversation-id") or uuid.uuid4().hex,
             user=unquote(text("user")) or (user or "")[:_MAX_HEADER_TEXT] or "api",
             origin=origin if origin in get_args(Origin) else "api",  # type: ignore[arg-type]
@@ -111,7 +114,7 @@ class Turn:
     choices: list[ChoiceInProgress]
     began_at: float = field(default_factory=time.time)
     received_at: float = field(default_factory=time.perf_counter)
-    queue_place: int = 0  # answers that waited before this one
+    queue_place: int = 0  # in the engine's queue, from 1; 0: it has begun
     prompt_key: str | None = None
     goes_past_end: bool = False  # see Generation
 
@@ -148,13 +151,14 @@ class Turn:
         outputs = OutputQueue()
         generations = [self._generation(index, outputs) for index in range(len(self.choices))]
         try:
-            self.queue_place = self.engine.submit(*generations)
+            self.engine.submit(*generations)
         except BaseException:
             await asyncio.to_thread(recorder.withdraw, self.record())
             raise
         recorded = False
         try:
             await asyncio.to_thread(recorder.begin, replace(self._whole_record(recorder), error_code="worker_died"))
+            self.queue_place = self.engine.place_of(generations[0])
             yield []
             if echoes := [self._echo(index) for index, each in enumerate(self.choices) if each.prompt.echo]:
                 yield echoes

@@ -50,8 +50,8 @@ def run_turn(
             for answer in steps:
                 if answer.completion_tokens or answer.text:
                     break
-                before = answer.queue_place
-                waiting.update(label=f"Waiting; {before} before you" if before else "Reading the prompt")
+                place_ = answer.queue_place
+                waiting.update(label=f"Waiting; place {place_} in the queue" if place_ else "Reading the prompt")
         drawn_at = 0.0
         for answer in steps:
             if time.monotonic() - drawn_at >= _DRAW_EVERY_S:
