@@ -19,6 +19,7 @@ from sqlite3 import Connection
 from typing import Literal
 
 from phi3kit.access.actor import Actor
+from phi3kit.access.sign_in_claims import same_name
 from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.sqlite_file import transaction
 
@@ -78,7 +79,7 @@ class KeyStore:
             raise RequestInvalid(
                 "The key cannot be made.", f"{days} days are no life of a key.", f"Give 1 to {MOST_DAYS}."
             )
-        user, note = user.strip(), " ".join(note.split())[:_LONGEST_NOTE]
+        user, note = same_name(user), " ".join(note.split())[:_LONGEST_NOTE]
         if not user or not user.isprintable() or len(user) > _LONGEST_NAME:
             raise RequestInvalid(
                 "The key cannot be made.",
@@ -111,7 +112,7 @@ class KeyStore:
         columns = "id, user, note, created_at, expires_at, last_used_at, revoked_at"
         with self._transaction() as connection:
             query = f"select {columns} from api_keys where ? or user = ? order by created_at desc, id"  # noqa: S608
-            return [ApiKey(*row) for row in connection.execute(query, (everybody, actor.name))]
+            return [ApiKey(*row) for row in connection.execute(query, (everybody, same_name(actor.name)))]
 
     def revoke(self, key_id: str, actor: Actor) -> None:
         """End a key for good. Raises NotAllowed, or RequestInvalid when there is no such key."""
@@ -119,7 +120,7 @@ class KeyStore:
             query = "select user from api_keys where id = ? and revoked_at is null"
             row = connection.execute(query, (key_id,)).fetchone()
             # Others do not learn that the key exists.
-            if row is None or (row[0] != actor.name and not actor.may("administer")):
+            if row is None or (same_name(row[0]) != same_name(actor.name) and not actor.may("administer")):
                 raise RequestInvalid(
                     "The key cannot be revoked.",
                     f"There is no live key {key_id[:40]!r} that is yours.",
@@ -151,7 +152,7 @@ class KeyStore:
                 return None
             if row[2] is None or not 0 <= now - row[2] < _USED_FRESH_S:
                 connection.execute("update api_keys set last_used_at = ? where id = ?", (now, found[1]))
-            return str(row[0])
+            return same_name(row[0])
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return transaction(self._path, _SCHEMA, "The list of API keys cannot be used.")
@@ -159,12 +160,12 @@ class KeyStore:
 
 def looks_like_key(token: str) -> bool:
     """Whether a token has the form of a user's key."""
-    return token.startswith(PREFIX)
+    return token.lower().startswith(PREFIX)
 
 
 def _require(actor: Actor, user: str) -> None:
     actor.require("keys")
-    if user.strip() != actor.name:
+    if same_name(user) != same_name(actor.name):
         actor.require("administer")
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from sqlite3 import Connection
 
-from phi3kit.access.sign_in_claims import Person, is_persons_name, role_of
+from phi3kit.access.sign_in_claims import Person, is_persons_name, role_of, same_name
 from phi3kit.core.profiles import Role
 from phi3kit.core.settings import RoleLists, Settings
 from phi3kit.core.sqlite_file import transaction
@@ -84,7 +84,7 @@ def role_of_key(user: str, settings: Settings) -> Role:
     machine nobody signs in. Raises StorageFailed.
     """
     if settings.profile == "team" and is_persons_name(user):
-        return People(settings.home).role(user)
+        return People(settings.home).role(same_name(user))
     return "user"
 
 

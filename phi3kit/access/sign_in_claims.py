@@ -6,6 +6,7 @@ person. Lists name the claim that they mean. Knows claims and lists; knows no pa
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -77,7 +78,22 @@ def role_of(person: Person, lists: RoleLists) -> Role:
 
 def is_persons_name(name: str) -> bool:
     """Whether a name has the form of somebody's who signs in; others are names of programs and machines."""
-    return _NAME.fullmatch(name) is not None
+    return _NAME.fullmatch(same_name(name)) is not None
+
+
+def same_name(given: str) -> str:
+    """A user's name as sign-in would write it, whatever its case and width: addresses and digests are in lower case.
+
+    A subject keeps its case: to an issuer two of them are two people.
+    """
+    name = unicodedata.normalize("NFKC", given).strip()
+    label, mark, digest = name.rpartition("#")
+    if not mark:
+        label, digest = name, ""
+    if _ADDRESS.fullmatch(label):
+        label = label.lower()
+    lower = digest.lower()
+    return f"{label}{mark}{lower if _NAME.fullmatch(f'x#{lower}') else digest}"
 
 
 def has_expired(claims: Mapping[str, Any], now: float) -> bool:

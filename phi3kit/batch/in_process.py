@@ -6,7 +6,6 @@ Knows the worker's parts. Knows no Spark.
 
 import asyncio
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -86,9 +85,7 @@ class InProcess:
 
     async def _one(self, row: int, body: Mapping[str, Any], batch_id: str) -> tuple[RowResult, str | None]:
         kept = _MemoryRecorder()
-        caller = Caller.from_headers(
-            {"x-phi3kit-conversation-id": batch_id, "x-phi3kit-origin": "batch"}, self._user, uuid.uuid4().hex
-        )
+        caller = Caller.from_headers({"x-phi3kit-conversation-id": batch_id, "x-phi3kit-origin": "batch"}, self._user)
         try:
             kind = ChatRequest if "messages" in body else CompletionRequest
             turn = turn_of(kind.model_validate(body), caller, self._engine, self._wrapper, self._model_uri)

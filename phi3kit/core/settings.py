@@ -114,7 +114,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
     return Settings(
         home=home,
         tracking_uri=SecretUrl(tracking_uri),
-        api_key=_secret(text("PHI3KIT_API_KEY")),
+        api_key=_header_secret("PHI3KIT_API_KEY", text("PHI3KIT_API_KEY")),
         idle_seconds=_whole_number(found, "PHI3KIT_IDLE_SECONDS", 900),
         start_seconds=_whole_number(found, "PHI3KIT_START_SECONDS", 120),
         max_queue=_whole_number(found, "PHI3KIT_MAX_QUEUE", 32),
@@ -139,14 +139,27 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         ).rstrip("/"),
         tracking_username=text("MLFLOW_TRACKING_USERNAME") or None,
         tracking_password=_secret(text("MLFLOW_TRACKING_PASSWORD")),
-        tracking_token=_secret(text("MLFLOW_TRACKING_TOKEN")),
+        tracking_token=_header_secret("MLFLOW_TRACKING_TOKEN", text("MLFLOW_TRACKING_TOKEN")),
         hub_endpoint=SecretUrl(text("HF_ENDPOINT", "https://huggingface.co").rstrip("/")),
-        hub_token=_secret(text("PHI3KIT_HF_TOKEN") or text("HF_TOKEN")),
+        hub_token=_header_secret("PHI3KIT_HF_TOKEN", text("PHI3KIT_HF_TOKEN"))
+        or _header_secret("HF_TOKEN", text("HF_TOKEN")),
     )
 
 
 def _secret(text: str) -> Secret | None:
     return Secret(text) if text else None
+
+
+def _header_secret(name: str, text: str) -> Secret | None:
+    """A secret that travels in a header. Raises SettingInvalid, without its text, where none could carry it."""
+    secret = text.strip()
+    if not (secret.isascii() and secret.isprintable()):
+        raise _invalid(
+            name,
+            "It has characters that no header can carry.",
+            "Set it to ASCII letters, digits and signs in one line.",
+        )
+    return _secret(secret)
 
 
 def _one_of(found: Mapping[str, object], name: str, choices: tuple[Word, ...], default: Word) -> Word:

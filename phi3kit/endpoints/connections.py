@@ -111,12 +111,18 @@ def endpoint_of(connection: Connection, keys: Mapping[str, object], allowed_host
 
     keys: names to secrets. allowed_hosts: the settings'; the transport keeps to them.
     """
-    key = str(keys.get(connection.key_name) or "") if connection.key_name else ""
+    key = str(keys.get(connection.key_name) or "").strip() if connection.key_name else ""
     if connection.key_name and not key:
         raise ConnectionInvalid(
             f"The connection {connection.name} has no key.",
             f"There is no secret or environment variable {connection.key_name}.",
             "Set it where the app runs and start the app anew, or choose another name under Connections.",
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ConnectionInvalid(
+            f"The key of the connection {connection.name} cannot be sent.",
+            f"The secret {connection.key_name} has characters that no header can carry.",
+            "Set it to ASCII letters, digits and signs in one line, and start the app anew.",
         )
     base_url, api_path = _parts(connection)
     return Endpoint(

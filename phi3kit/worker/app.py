@@ -42,7 +42,7 @@ from phi3kit.worker.engine import Engine
 from phi3kit.worker.invocations import Call, Scoring
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
-from phi3kit.worker.openapi_document import Error, add_schemas, takes
+from phi3kit.worker.openapi_document import describe, gives, takes
 from phi3kit.worker.pools import ThreadPool, TokenMeter
 from phi3kit.worker.request_checks import (
     Body,
@@ -142,12 +142,12 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     async def mlflow_version() -> Response:
         return Response(version("mlflow"), media_type="application/json")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", openapi_extra=gives("Models"))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [the_model]}
 
     # A model URI has slashes.
-    @app.get("/v1/models/{model_id:path}")
+    @app.get("/v1/models/{model_id:path}", openapi_extra=gives("Model"))
     async def model(model_id: str) -> dict[str, Any]:
         if model_id != config.model_uri:
             raise ModelNotFound(
@@ -158,11 +158,11 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     async def parse(request: Request, kind: type[Body]) -> Body:
         return await tokenizing.run(caller_of(request, None).user, partial(parsed, await read_body(request), kind))
 
-    @app.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
+    @app.post("/v1/chat/completions", openapi_extra=takes(ChatRequest, "ChatAnswer", "ChatChunk"))
     async def chat_completions(request: Request) -> Response:
         return await complete(request, await parse(request, ChatRequest))
 
-    @app.post("/v1/completions", openapi_extra=takes(CompletionRequest))
+    @app.post("/v1/completions", openapi_extra=takes(CompletionRequest, "RawAnswer", "RawChunk"))
     async def completions(request: Request) -> Response:
         return await complete(request, await parse(request, CompletionRequest))
 
@@ -199,7 +199,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         text_meter.add(user, done.tokens)
         return Response(done.json, media_type="application/json")
 
-    @app.post("/tokenize", openapi_extra=takes(TokenizeRequest))
+    @app.post("/tokenize", openapi_extra=takes(TokenizeRequest, "Tokens"))
     async def tokenize(request: Request) -> Response:
         body = await parse(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
@@ -214,7 +214,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
 
         return await text_work(request, work)
 
-    @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
+    @app.post("/detokenize", openapi_extra=takes(DetokenizeRequest, "TokenText"))
     async def detokenize(request: Request) -> Response:
         body = await parse(request, DetokenizeRequest)
         return await text_work(request, partial(detokenized, body.tokens, engine.runtime))
@@ -245,7 +245,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         metrics.waiting.set(engine.waiting)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    add_schemas(app.openapi(), ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, Error)
+    describe(app, ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
     return app
 
 

@@ -401,13 +401,10 @@ class _ActiveAnswer:
     def left_s(self, usual_s: float | None) -> float:
         """About how long until its end. usual_s: how long others took, where that is known."""
         age_s = self.age_s
-        most = len(self.prompt_ids) - self.cached + self._generation.max_tokens
-        computed = len(self.slot.sequence.ids) - self.cached
-        at_most_s = age_s * (most / computed - 1) if computed > 0 else max(age_s, _SOON_S)
-        if usual_s is None:
-            return at_most_s
-        # Who takes longer than others has as much before them as behind them.
-        return min(at_most_s, usual_s - age_s if age_s < usual_s else age_s)
+        # Who takes longer than others, or has no others, has as much before them as behind them.
+        left_s = max(age_s, _SOON_S) if usual_s is None or age_s >= usual_s else usual_s - age_s
+        written = self._written
+        return min(left_s, age_s / written * (self._generation.max_tokens - written)) if written else left_s
 
     @property
     def prompt_ids(self) -> Sequence[int]:

@@ -61,9 +61,10 @@ ROUTES = {
     "/health": RouteRule(None, keeps_alive=False),
     "/metrics": RouteRule("watch", keeps_alive=False),  # before and after a turn it tells what the turn cost
     "/ping": RouteRule(None, keeps_alive=False),
-    "/version": RouteRule(None, keeps_alive=False),
+    "/version": RouteRule("talk", keeps_alive=False),
     "/openapi.json": RouteRule("talk"),
     "/v1/models": RouteRule("talk"),
+    "/v1/models/{model_id:path}": RouteRule("talk"),
     "/v1/chat/completions": RouteRule("talk", (_JSON,)),
     "/v1/completions": RouteRule("talk", (_JSON,)),
     "/tokenize": RouteRule("talk", (_JSON,)),

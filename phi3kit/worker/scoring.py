@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
+from phi3kit.core.errors import first_line
 from phi3kit.core.records import WrapperName
 from phi3kit.worker.loading import copy_logged
 
@@ -40,14 +41,23 @@ def load_known(folder: Path, wrapper: WrapperName) -> Any:
 
 def answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
     """Status, media type and content, as `mlflow models serve` gives them."""
+    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
 
     try:
         result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
-    except Exception as error:  # MLflow's own server answers whatever predict raises with a 400
-        body = {"error_code": "BAD_REQUEST", "message": str(error) or type(error).__name__}
-        return {"status": 400, "media_type": "application/json", "content": json.dumps(body)}
+    except MlflowException as error:
+        # MLflow's server adds the whole traceback; its last line says what was wrong with the input.
+        cause = f" {first_line(error.__context__)}" if error.__context__ else ""
+        return _refused(error.get_http_status_code(), error.error_code, f"{error.message}{cause}")
+    except Exception as error:
+        return _refused(400, "BAD_REQUEST", first_line(error))
     return {"status": result.status, "media_type": result.mimetype, "content": result.response}
+
+
+def _refused(status: int, error_code: str, message: str) -> dict[str, Any]:
+    body = {"error_code": error_code, "message": message}
+    return {"status": status, "media_type": "application/json", "content": json.dumps(body)}
 
 
 if __name__ == "__main__":

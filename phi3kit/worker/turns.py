@@ -45,12 +45,12 @@ class Caller:
     origin: Origin
 
     @classmethod
-    def named(cls, user: str, turn_id: str) -> "Caller":
+    def named(cls, user: str, turn_id: str | None = None) -> "Caller":
         """Somebody from outside. turn_id: ours; one from there would let many turns count as one."""
-        return cls(turn_id, uuid.uuid4().hex, user[:_MAX_HEADER_TEXT] or "api", "api")
+        return cls(turn_id or uuid.uuid4().hex, uuid.uuid4().hex, user[:_MAX_HEADER_TEXT] or "api", "api")
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, str], user: str | None, request_id: str) -> "Caller":
+    def from_headers(cls, headers: Mapping[str, str], user: str | None, request_id: str | None = None) -> "Caller":
         """Whom the X-Phi3kit-* headers of the app name. user: the request's own `user` field.
 
         request_id: the turn's id where the headers have none.
@@ -61,7 +61,7 @@ class Caller:
 
         turn_id, origin = text("turn-id"), text("origin")
         return cls(
-            turn_id=turn_id if _TURN_ID.fullmatch(turn_id) else request_id,
+            turn_id=turn_id if _TURN_ID.fullmatch(turn_id) else request_id or uuid.uuid4().hex,
             conversation_id=text("conversation-id") or uuid.uuid4().hex,
             user=unquote(text("user")) or (user or "")[:_MAX_HEADER_TEXT] or "api",
             origin=origin if origin in get_args(Origin) else "api",  # type: ignore[arg-type]

@@ -53,6 +53,19 @@ class TestCreate:
             store.create("ada", "", Actor("ada", role))
         assert not store.any_live()
 
+    def test_names_are_one_in_whatever_case_and_width_as_sign_in_has_them(self, store: KeyStore, admin: Actor):
+        ada = Actor("ada@lab.example#0123456789ab", "user")
+        given = ["Ada@Lab.Example#0123456789AB", "ａｄａ@lab.example＃0123456789ab", f" {ada.name} "]
+        keys = [store.create(name, "", ada) for name in given]
+        assert {key.user for key, _ in keys} == {ada.name}
+        assert {store.user_of(token) for _, token in keys} == {ada.name}
+        assert len(store.list(ada)) == 3
+        store.revoke(keys[0][0].id, ada)
+        assert store.user_of(keys[0][1]) is None
+        for other in ("sub:Ada#0123456789ab", "Sub-Program", "ada@lab.example#0123456789ac"):
+            key, _ = store.create(other, "", admin)  # an issuer's subjects and programs' names have their case
+            assert key.user == other
+
     def test_only_an_admin_makes_a_key_for_somebody_else(self, store: KeyStore, ada: Actor, admin: Actor):
         with pytest.raises(NotAllowed):
             store.create("bob", "", ada)

@@ -57,6 +57,7 @@ class TestPersonOf:
 
     def test_a_name_of_a_person_is_told_from_a_programs(self):
         assert is_persons_name(person().name)
+        assert is_persons_name("Ada@Lab.Example＃0123456789AB")  # whoever writes it so means a person, and no program
         assert not any(map(is_persons_name, ["ada@lab.example", "ada", "local", "ada#1", "#0123456789ab"]))
 
 

@@ -36,7 +36,9 @@ class TestPromptTooLong:
     def test_says_both_numbers(self):
         error = PromptTooLong(prompt_tokens=5000, context_tokens=4096)
         assert isinstance(error, RequestInvalid)
-        assert error.why == "It has 5,000 tokens and the model's context holds 4,096, answer included."
+        assert error.why == (
+            "This model's maximum context length is 4096 tokens, answer included, and the prompt has 5,000 tokens."
+        )
         assert error.code == "context_length_exceeded"
 
 

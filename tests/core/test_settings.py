@@ -88,7 +88,7 @@ class TestReadSettings:
         assert read_settings(values).hub_token == Secret(token)
 
     def test_no_key_is_shown_where_settings_are_printed(self):
-        settings = read_settings({"PHI3KIT_API_KEY": "sk-secret", "PHI3KIT_HF_TOKEN": "hf_secret"})
+        settings = read_settings({"PHI3KIT_API_KEY": " sk-secret\n", "PHI3KIT_HF_TOKEN": "hf_secret"})
         assert (settings.api_key, settings.hub_token) == (Secret("sk-secret"), Secret("hf_secret"))
         assert "secret" not in repr(settings) + str(settings)
 
@@ -186,3 +186,11 @@ class TestUsageSettings:
     def test_passwords_are_not_in_the_records_text(self):
         text = repr(read_settings({"MLFLOW_TRACKING_PASSWORD": "secret", "MLFLOW_TRACKING_TOKEN": "secret"}))
         assert "secret" not in text
+
+
+@pytest.mark.parametrize("name", ["PHI3KIT_API_KEY", "PHI3KIT_HF_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_TOKEN"])
+@pytest.mark.parametrize("key", ["schlüssel-12", "two\nlines", "nul\x00", "鍵-secret"], ids=ascii)
+def test_a_key_that_no_header_carries_is_refused_without_its_text(name: str, key: str) -> None:
+    with pytest.raises(SettingInvalid, match=name) as caught:
+        read_settings({name: key})
+    assert key not in str(caught.value)

@@ -253,4 +253,9 @@ class TestAnswers:
         likeliest = [{"token": " Rome", "logprob": -2.5, "bytes": [32, 82]}]
         token = {"token": " Madrid", "logprob": -0.5, "bytes": [32, 77], "top_logprobs": likeliest}
         assert chat["logprobs"] == {"content": [token]}
-        assert raw["logprobs"] == {"tokens": [" Madrid"], "token_logprobs": [-0.5], "top_logprobs": [{" Rome": -2.5}]}
+        assert raw["logprobs"] == {
+            "tokens": [" Madrid"],
+            "token_logprobs": [-0.5],
+            "top_logprobs": [{" Rome": -2.5}],
+            "text_offset": [0],
+        }

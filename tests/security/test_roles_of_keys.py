@@ -149,9 +149,9 @@ class TestTable:
             route.path for route in app.routes if isinstance(route, APIRoute)
         }
 
-    def test_every_route_says_what_it_asks_and_only_health_asks_nothing(self, tmp_path: Path):
+    def test_every_route_says_what_it_asks_and_only_health_and_ping_ask_nothing(self, tmp_path: Path):
         assert self.routes_of_the_worker(tmp_path) == set(ROUTES)
-        assert {path for path, rule in ROUTES.items() if rule.act is None} == {"/health"}
+        assert {path for path, rule in ROUTES.items() if rule.act is None} == {"/health", "/ping"}
 
     @pytest.mark.parametrize("token", [None, "", "wrong", f"phi3kit_{'0' * 12}_{'a' * 43}"])
     def test_none_of_them_answers_without_a_good_key(self, server: Server, token: str | None):

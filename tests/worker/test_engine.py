@@ -267,6 +267,42 @@ class TestCancel:
         assert runtime.prompts == [prompted("Hi")]
 
 
+class TestEstimate:
+    def test_a_full_queue_says_about_when_there_is_room(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 1000.0
+        monkeypatch.setattr("phi3kit.worker.engine.time.perf_counter", lambda: now)
+        names = ("first", "second", "third")
+        runtime = ScriptedRuntime({name: [*ids("one two"), END] for name in names})
+        runtime.may_write.clear()
+        engine = start(runtime, max_queue=1, budget=150)  # memory for one of them
+        readers = [Reader() for _ in names]
+
+        def said() -> int:
+            with pytest.raises(Busy) as caught:
+                engine.submit(a_generation(Reader(), prompt="more"))
+            return caught.value.retry_after_s
+
+        engine.submit(a_generation(readers[0], prompt="first"))
+        wait_for("an active answer", lambda: engine.active == 1)
+        engine.submit(a_generation(readers[1], prompt="second"))
+        now += 17  # of which nothing came
+        assert said() == 17
+        runtime.may_write.set()
+        readers[1].done()
+        wait_for("an idle engine", lambda: engine.active == 0)
+        runtime.may_write.clear()
+        engine.submit(a_generation(readers[2], prompt="third"))
+        wait_for("an active answer", lambda: engine.active == 1)
+        engine.submit(a_generation(Reader(), prompt="first"))
+        usual = 17 * 7 / 8  # the first answer took 17 s, the second none
+        assert said() == pytest.approx(usual, abs=1)
+        now += 10
+        assert said() == pytest.approx(usual - 10, abs=1)
+        now += 600
+        assert said() == 60  # beyond it the `openai` client would try at once
+        runtime.may_write.set()
+
+
 class TestTogether:
     def test_active_answers_are_written_a_token_each_in_one_step(self, start: Start) -> None:
         runtime = ScriptedRuntime({"one": [*ids("a b c d e f"), END], "two": [*ids("g h i j k l"), END]})
@@ -349,13 +385,14 @@ class TestQueue:
             name: Reader(lambda output, name=name: ended.append(name) if isinstance(output, Done) else None)
             for name in scripts
         }
-        places = []
-        for name, reader in readers.items():
-            places.append(engine.submit(a_generation(reader, prompt=name)))
+        generations = [a_generation(reader, prompt=name) for name, reader in readers.items()]
+        for generation in generations:
+            engine.submit(generation)
             wait_for("the first answer at the model", lambda: engine.active == 1)
-        assert places == [0, 0, 1]
+        assert [engine.place_of(each) for each in generations] == [0, 1, 2]
         runtime.may_write.set()
         readers["third"].done()
+        assert [engine.place_of(each) for each in generations] == [0, 0, 0]
         assert ended == ["first", "second", "third"]
         assert runtime.prompts == [prompted("first"), prompted("second"), prompted("third")]
 

@@ -34,7 +34,43 @@ class TestDescription:
         route = document["paths"][path]["post"]
         name = route["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
         assert document["components"]["schemas"][name]["type"] == "object"
-        assert {"400", "401", "413", "429"} <= set(route["responses"])
+        assert {"200", "400", "401", "413", "429"} <= set(route["responses"])
+
+    def test_what_is_answered_and_streamed_is_what_it_describes(
+        self, onnx_endpoint: Endpoint, document: dict[str, Any]
+    ) -> None:
+        import jsonschema
+
+        headers = {"Authorization": f"Bearer {onnx_endpoint.api_key}"}
+        http = httpx2.Client(base_url=onnx_endpoint.base_url, headers=headers, timeout=60)
+
+        def check(path: str, answer: Any, kind: str = "application/json", method: str = "post") -> None:
+            schema = document["paths"][path][method]["responses"]["200"]["content"][kind]["schema"]
+            jsonschema.validate(answer, {**schema, "components": document["components"]})
+
+        chat = {
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 3,
+            "n": 2,
+            "logprobs": True,
+            "top_logprobs": 2,
+        }
+        raw = {"prompt": ["Hi", "the"], "max_tokens": 3, "logprobs": 2, "echo": True}
+        for path, body in (("/v1/chat/completions", chat), ("/v1/completions", raw)):
+            check(path, http.post(path, json=body).json())
+            more = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+            events = http.post(path, json=body | more).text.split("\n\n")
+            assert events[-2:] == ["data: [DONE]", ""]
+            for event in events[:-2]:
+                check(path, json.loads(event.removeprefix("data: ")), "text/event-stream")
+        tokens = http.post("/tokenize", json={"prompt": "Hi", "return_pieces": True}).json()
+        check("/tokenize", tokens)
+        check("/detokenize", http.post("/detokenize", json={"tokens": tokens["tokens"]}).json())
+        models = http.get("/v1/models").json()
+        check("/v1/models", models, method="get")
+        model = http.get(f"/v1/models/{onnx_endpoint.model_uri}").json()
+        check("/v1/models/{model_id}", model, method="get")
+        assert [model] == models["data"]
 
 
 @pytest.mark.parametrize("fitting", [True, False], ids=["fitting", "unfitting"])

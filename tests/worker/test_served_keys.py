@@ -41,6 +41,11 @@ class Server:
         key, token = KeyStore(self.settings.home).create(user, "", ADMIN)
         return key.id, token
 
+    def ask_as(self, authorization: str) -> httpx2.Response:
+        """authorization: the whole header."""
+        headers = {"Authorization": authorization}
+        return httpx2.post(f"{self.url}/v1/chat/completions", json=BODY, headers=headers, timeout=120)
+
     def ask(self, token: str | None, path: str = "/v1/chat/completions", **headers: str) -> httpx2.Response:
         named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         authorization = {b"Authorization": f"Bearer {token}".strip().encode()} if token is not None else {}
@@ -167,8 +172,12 @@ class TestWhenKeysAreAsked:
             assert [server.ask(None).status_code, server.ask("none").status_code] == [200, 200]
             assert server.ask(token, X_Phi3kit_User="ada").status_code == 200
             assert RequestCounts(server.settings.home).of("jo").daily_turns == 1
+            written = [f"bearer {token}", f"BEARER  {token} ", token, f"Token {token}", f"Basic x, Bearer {token}"]
+            assert {server.ask_as(each).status_code for each in written} == {200}
+            assert RequestCounts(server.settings.home).of("jo").daily_turns == 1 + len(written)
             KeyStore(server.settings.home).revoke(key_id, ADMIN)
-            assert server.ask(token).status_code == 401  # and not let in as an anonymous caller
+            # And not let in as an anonymous caller.
+            assert {server.ask_as(each).status_code for each in (*written, f"Bearer {token.upper()}")} == {401}
 
     def test_beyond_loopback_a_users_key_is_enough(self, home: Settings, built: Built, tmp_path: Path):
         settings = copy_of_store(built.settings, tmp_path)
