@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.settings import Settings
+
+if TYPE_CHECKING:  # who writes a turn's cost draws no table
+    import pandas as pd
 
 _MILLION = 1_000_000
 _CATALOG = {  # models of MLflow's catalog to compare a small model with
@@ -34,11 +36,15 @@ class Price:
     completion: float = 0.0
     cached_prompt: float = 0.0
 
-    def cost(self, turns: pd.DataFrame) -> float:
-        """What the turns' tokens cost, in US dollars."""
-        prompt, cached = int(turns["prompt_tokens"].sum()), int(turns["cached_prompt_tokens"].sum())
+    def of_turn(self, prompt: int, cached: int, completion: int) -> tuple[float, float]:
+        """What prompt tokens, of which some were cached, and completion tokens cost, in US dollars."""
         spent = (prompt - cached) * self.prompt + cached * self.cached_prompt
-        return (spent + int(turns["completion_tokens"].sum()) * self.completion) / _MILLION
+        return spent / _MILLION, completion * self.completion / _MILLION
+
+    def cost(self, turns: "pd.DataFrame") -> float:
+        """What the turns' tokens cost, in US dollars."""
+        counts = (int(turns[name].sum()) for name in ("prompt_tokens", "cached_prompt_tokens", "completion_tokens"))
+        return sum(self.of_turn(*counts))
 
 
 def load(home: Path) -> dict[str, Price]:
@@ -70,7 +76,7 @@ def save(actor: Actor, settings: Settings, prices: dict[str, Price]) -> None:
         ) from error
 
 
-def cost(turns: pd.DataFrame, prices: dict[str, Price]) -> float:
+def cost(turns: "pd.DataFrame", prices: dict[str, Price]) -> float:
     """What the turns cost by the own prices, in US dollars."""
     return sum(price.cost(turns[turns["wrapper"] == wrapper]) for wrapper, price in prices.items())
 
@@ -91,12 +97,14 @@ def list_prices() -> dict[str, Price]:
     return found
 
 
-def compared(turns: pd.DataFrame, prices: dict[str, Price]) -> pd.DataFrame:
+def compared(turns: "pd.DataFrame", prices: dict[str, Price]) -> "pd.DataFrame":
     """The cost of the turns' tokens by the own prices, then by each list price, the cheapest first.
 
     Columns model, prompt, cached_prompt, completion (US dollars for a million tokens; None for the own prices, which
     differ by wrapper), cost.
     """
+    import pandas as pd
+
     rows = [("These turns, by your prices", None, None, None, cost(turns, prices))]
     others = [
         (model, price.prompt, price.cached_prompt, price.completion, price.cost(turns))

@@ -21,9 +21,11 @@ from phi3kit.core.errors import Phi3KitError, StorageFailed, first_line
 from phi3kit.core.records import TurnRecord
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store, storage_errors
+from phi3kit.usage import prices
 from phi3kit.usage.outbox import Outbox
-from phi3kit.usage.traces import trace_id_of, write_trace
-from phi3kit.usage.turn_fields import METRICS, PARAMS, TAGS
+from phi3kit.usage.prices import Price
+from phi3kit.usage.traces import MODEL_ID, model_id_of, params_of, trace_id_of, write_trace
+from phi3kit.usage.turn_fields import METRICS, TAGS
 from phi3kit.usage.votes import Votes, write_votes
 
 log = logging.getLogger(__name__)
@@ -143,7 +145,7 @@ def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: 
         # A writer that died before its mark left a run behind: finish that one.
         found = _runs_of(client, experiment, turn.turn_id) if may_exist else []
         run_id = _write(client, experiment, turn, found[0] if found else None)
-        write_trace(settings.tracking_uri.reveal(), experiment, turn, run_id)
+        write_trace(settings.tracking_uri.reveal(), experiment, turn, run_id, _price(settings, turn))
         _end(client, turn, run_id)
         for other in found[1:]:
             client.delete_run(other)
@@ -163,6 +165,13 @@ def _store_takes_writes(settings: Settings) -> bool:
     except StorageFailed:
         return False
     return True
+
+
+def _price(settings: Settings, turn: TurnRecord) -> Price | None:
+    """What the turn's tokens cost; None where no price is set. Usage says what is wrong with a list that cannot be read."""
+    with suppress(StorageFailed):
+        return prices.load(settings.home).get(turn.wrapper)
+    return None
 
 
 def _settle(settings: Settings, outbox: Outbox, turn_id: str, run_id: str) -> None:
@@ -193,7 +202,7 @@ def _write(client: MlflowClient, experiment: str, turn: TurnRecord, run_id: str 
     client.log_batch(
         run_id,
         metrics=[Metric(name, value, end_ms, 0) for name, value in metrics_of(turn).items()],
-        params=[Param(name, str(getattr(turn, name))) for name in PARAMS],
+        params=[Param(name, str(value)) for name, value in params_of(turn).items()],
         tags=[RunTag(name, value) for name, value in tags.items()],
     )
     return run_id
@@ -231,4 +240,8 @@ def tags_of(turn: TurnRecord) -> dict[str, str]:
     """The tags of a turn's run."""
     values = {name: getattr(turn, name) for name in TAGS}
     values |= {"trace_id": trace_id_of(turn.turn_id), "tokens_counted": None if turn.tokens_counted else "no"}
-    return {f"phi3kit.{name}": value for name, value in values.items() if value is not None}
+    model_id = model_id_of(turn)
+    return {
+        **{f"phi3kit.{name}": value for name, value in values.items() if value is not None},
+        **({MODEL_ID: model_id} if model_id else {}),
+    }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -228,4 +229,19 @@ class TestModel:
         model = mlflow.models.Model.load(logged.info.model_uri)
         assert model.metadata is not None
         assert model.metadata["phi3kit.source"] == "a name"
-        assert str(logged.source.parent) not in (logged.folder / "MLmodel").read_text("utf-8")
+        described = (logged.folder / "MLmodel").read_text("utf-8")
+        assert not re.search(r"(?<![\w.])/\w+/|file:", described.replace("llm/v1/chat", "")), "a path of this machine"
+        assert str(logged.settings.home) not in described
+        example = model.load_input_example(str(logged.folder))
+        assert example is not None
+        assert "capital of Spain" in str(example)
+        mlflow.set_tracking_uri(logged.settings.tracking_uri.reveal())
+
+    def test_what_a_loader_overrides_reaches_onnx_runtime(self, onnx_logged: Logged):
+        prompt = "<|user|>\nTell me a joke<|end|>\n<|assistant|>\n"
+        mlflow.set_tracking_uri(onnx_logged.settings.tracking_uri.reveal())
+        config = {"max_tokens": 24, "do_sample": True, "temperature": 50.0, "top_p": 1.0}
+        hot = mlflow.pyfunc.load_model(onnx_logged.info.model_uri, model_config=config)
+        assert len({hot.predict({"prompt": prompt})[0] for _ in range(3)}) > 1
+        with pytest.raises(ValueError, match="one prompt and got 2"):
+            list(hot.predict_stream({"prompt": [prompt, prompt]}))

@@ -16,10 +16,12 @@ from phi3kit.core.settings import Settings
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.prices import Price, save
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.traces import trace_id_of, write_trace
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built, settings_for
+from tests.support.actors import ADMIN
 from tests.support.samples import TURN, new_store, turn
 from tests.support.waiting import wait_for
 
@@ -64,18 +66,56 @@ class TestWriteTrace:
         assert (trace.info.state.value, trace.info.execution_duration) == ("OK", 1500)
         assert trace.info.request_time == int(TURN.at * 1000)
         (span,) = trace.data.spans
-        assert span.inputs == {"messages": [{"role": "user", "content": "Where is Ἀθῆναι?"}]}
+        parameters = {"temperature": 0.0, "max_tokens": 64, "top_p": 1.0}
+        assert span.inputs == {"messages": [{"role": "user", "content": "Where is Ἀθῆναι?"}], **parameters}
+        assert (trace.info.request_preview, trace.info.response_preview) == ("Where is Ἀθῆναι?", "In Greece.")
         assert [choice["message"]["content"] for choice in span.outputs["choices"]] == ["In Greece.", "In Ελλάδα."]
         usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "cache_read_input_tokens": 4}
         assert span.get_attribute("mlflow.chat.tokenUsage") == usage
-        assert span.get_attribute("phi3kit.parameters") == {
-            "temperature": 0.0, "max_tokens": 64, "top_p": 1.0, "seed": None,
-        }  # fmt: skip
+        assert span.get_attribute("phi3kit.parameters") == parameters
+        assert "seed" not in run.data.params
+
+    @pytest.mark.parametrize(
+        ("prompt", "asked"),
+        [
+            (
+                "<|user|>\nHi<|end|>\n<|assistant|>\nHello<|end|>\n<|user|>\nAnd now?<|end|>\n<|assistant|>\n",
+                "And now?",
+            ),
+            ("Once upon a time", "Once upon a time"),
+            ((Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "He")), "Hi"),
+            ((Message("system", "Be brief."),), "Be brief."),
+        ],
+    )
+    def test_its_preview_is_the_last_question_and_the_answer_as_text(self, settings: Settings, prompt: Any, asked: str):
+        write(settings, turn(text=TurnText(prompt, ("An answer.", "Another."))))
+        info = trace_of(settings).info
+        assert (info.request_preview, info.response_preview) == (asked, "An answer.")
+
+    def test_runs_and_traces_carry_the_logged_model(self, settings: Settings):
+        model_id = f"m-{'0a' * 16}"
+        write(settings, turn(model_uri=f"models:/{model_id}", seed=7), turn("r", model_uri="gpt-4o", wrapper="remote"))
+        experiment = experiment_id(settings, USAGE_EXPERIMENT)
+        (run,) = open_store(settings).search_runs([experiment], f"tags.`mlflow.modelId` = '{model_id}'")
+        assert (run.data.tags["phi3kit.turn_id"], run.data.params["seed"]) == ("t1", "7")
+        found = TracingClient(settings.tracking_uri.reveal()).search_traces(
+            locations=[experiment], filter_string=f"metadata.`mlflow.modelId` = '{model_id}'"
+        )
+        assert [trace.info.client_request_id for trace in found] == ["t1"]
+
+    def test_its_cost_stands_where_a_price_is_set(self, settings: Settings):
+        save(ADMIN, settings, {"onnx": Price(prompt=2.0, completion=10.0, cached_prompt=1.0)})
+        write(settings, turn(cached_prompt_tokens=4), turn("r", wrapper="remote"))
+        trace = trace_of(settings)
+        costs = {"input_cost": 16e-6, "output_cost": 50e-6, "total_cost": 66e-6}  # 6 * 2 + 4 * 1, 5 * 10
+        assert trace.data.spans[0].get_attribute("mlflow.llm.cost") == pytest.approx(costs)
+        assert json.loads(trace.info.trace_metadata["mlflow.trace.cost"]) == pytest.approx(costs)
+        assert "mlflow.trace.cost" not in trace_of(settings, "r").info.trace_metadata
 
     def test_a_raw_prompt_is_a_prompt(self, settings: Settings):
         write(settings, turn(text=TurnText("<|user|>\nHi", ("Hello",))))
         (span,) = trace_of(settings).data.spans
-        assert (span.inputs, span.outputs["choices"][0]["text"]) == ({"prompt": "<|user|>\nHi"}, "Hello")
+        assert (span.inputs["prompt"], span.outputs["choices"][0]["text"]) == ("<|user|>\nHi", "Hello")
 
     def test_a_turn_that_failed_is_an_error_that_says_its_code(self, settings: Settings):
         write(settings, turn(finish_reason="error", error_code="worker_died"))
@@ -147,9 +187,10 @@ class TestText:
     def test_is_logged_on_ones_own_machine(self, built: Built, tmp_path: Path):
         settings = self.asked(built, tmp_path, "1")
         newest = max(self.traces(settings), key=lambda trace: trace.info.request_time)
-        assert newest.data.spans[0].inputs == {"messages": [{"role": "user", "content": self.QUESTION}]}
+        assert newest.data.spans[0].inputs["messages"] == [{"role": "user", "content": self.QUESTION}]
         assert newest.data.spans[0].outputs["choices"][0]["message"]["content"] == self.answer
-        assert json.loads(newest.info.request_preview)["messages"][0]["content"] == self.QUESTION
+        assert (newest.info.request_preview, newest.info.response_preview) == (self.QUESTION, self.answer)
+        assert newest.info.trace_metadata["mlflow.modelId"] == built.uri("onnx").removeprefix("models:/")
 
     def test_is_nowhere_when_it_is_switched_off(self, built: Built, tmp_path: Path):
         settings = self.asked(built, tmp_path, "0")

@@ -19,6 +19,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.models import Model, infer_signature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
+from mlflow.models.utils import _save_example
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from phi3kit.core.operating_system import link
@@ -34,7 +35,12 @@ _PACKAGES = {
 }
 # How plain MLflow answers by default: the chapter's temperature, which is close to greedy.
 TRANSFORMERS_MODEL_CONFIG = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.2}
-ONNX_MODEL_CONFIG = {"max_tokens": 512}
+# MLflow lets a loader override only what is named: temperature and top_p work once do_sample is set.
+ONNX_MODEL_CONFIG = {"max_tokens": 512, "do_sample": False, "temperature": 1.0, "top_p": 1.0}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "transformers": {"messages": [{"role": "user", "content": "What is the capital of Spain?"}]},
+    "onnx": {"prompt": "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"},
+}
 
 _MODEL_FOLDER = "model"  # where mlflow.transformers looks for config and weights
 _SMALL = (".json", ".jinja", ".md")  # endings of a model's files that are no weights
@@ -101,14 +107,28 @@ def log_onnx(onnx_folder: Path, metadata: Mapping[str, str]) -> ModelInfo:
 class _Flavor:
     """A flavor, as Model.log calls it: writes a model's folder, here without the weights."""
 
-    def __init__(self, save: Callable[[str, Model], None], weight_bytes: int) -> None:
-        self._save, self._weight_bytes = save, weight_bytes
+    def __init__(self, save: Callable[[str, Model], None], weight_bytes: int, example: dict[str, Any]) -> None:
+        self._save, self._weight_bytes, self._example = save, weight_bytes, example
 
-    def save_model(self, path: str, mlflow_model: Model, model_config: Mapping[str, Any]) -> None:
+    def save_model(
+        self, path: str, mlflow_model: Model, model_config: Mapping[str, Any], validate_serving_input: bool
+    ) -> None:
         """Called by MLflow with a new folder. model_config: logged by MLflow as the run's params."""
         self._save(path, mlflow_model)
+        _save_example(mlflow_model, self._example, path)  # given to save_model it would run a model without weights
         mlflow_model.model_size_bytes = (mlflow_model.model_size_bytes or 0) + self._weight_bytes
+        _forget_paths(mlflow_model)
         mlflow_model.save(os.path.join(path, MLMODEL_FILE_NAME))
+
+
+def _forget_paths(mlflow_model: Model) -> None:
+    """Leave no path of this machine in the MLmodel; MLflow reads the files by their names beside it."""
+    mlflow_model.artifact_path = None
+    function = mlflow_model.flavors["python_function"]
+    if code := function.get("model_code_path"):
+        function["model_code_path"] = os.path.basename(code)
+    for artifact in function.get("artifacts", {}).values():
+        artifact["uri"] = artifact["path"]
 
 
 def _log(
@@ -121,7 +141,7 @@ def _log(
 ) -> ModelInfo:
     """Log through MLflow, then put the weights of `folder` into the model's subfolder `inside`."""
     weights = [path for path in folder.iterdir() if _is_weights(path)]
-    flavor = _Flavor(save, sum(path.stat().st_size for path in weights))
+    flavor = _Flavor(save, sum(path.stat().st_size for path in weights), _EXAMPLES[wrapper])
     info = Model.log(
         None,
         flavor,
@@ -129,6 +149,7 @@ def _log(
         metadata=dict(metadata),
         flavor_name=f"mlflow.{'transformers' if wrapper == 'transformers' else 'pyfunc'}",
         model_config=dict(model_config),
+        validate_serving_input=False,  # the build asks the whole model afterwards
     )
     _place(info.model_id, weights, inside)
     return info

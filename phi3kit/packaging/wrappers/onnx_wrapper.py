@@ -42,9 +42,11 @@ class Phi3OnnxModel(PythonModel):
         return ["".join(self._pieces(prompt)) for prompt in _prompts(model_input)]
 
     def predict_stream(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """The completion of the one prompt, piece by piece."""
-        (prompt,) = _prompts(model_input)
-        yield from self._pieces(prompt)
+        """The completion of the one prompt, piece by piece. Raises ValueError on several, as predict does."""
+        prompts = _prompts(model_input)
+        if len(prompts) != 1:
+            raise ValueError(f"predict_stream takes one prompt and got {len(prompts)}; predict takes several.")
+        yield from self._pieces(prompts[0])
 
     def _pieces(self, prompt: str) -> Iterator[str]:
         ids = self.tokenizer.encode(prompt)

@@ -1,0 +1,17 @@
+# mypy: ignore-errors
+"""MLflow's deployments client, which takes key and base URL from the environment."""
+
+import os
+
+from mlflow.deployments import get_deploy_client
+from questions import BASE_URL, FIRST, KEY, MODEL, SECOND, tell
+
+os.environ |= {"OPENAI_API_KEY": KEY, "OPENAI_API_BASE": BASE_URL}
+client = get_deploy_client("openai")
+messages = [{"role": "user", "content": FIRST}]
+answer = client.predict(endpoint=MODEL, inputs={"messages": messages})["choices"][0]["message"]
+stream = client.predict_stream(endpoint=MODEL, inputs={"messages": messages})
+streamed = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in stream if chunk["choices"])
+kept = [*messages, answer, {"role": "user", "content": SECOND}]
+second = client.predict(endpoint=MODEL, inputs={"messages": kept})
+tell(answer["content"], streamed, second["choices"][0]["message"]["content"])
