@@ -23,6 +23,7 @@ from phi3kit.usage.turn_fields import PARAMS
 
 USER = "mlflow.trace.user"
 _PREVIEW_CHARACTERS = 1000  # MLflow's own bound
+_LOOKED_AT = 20_000  # characters at the end of a raw prompt, where its last question is
 _TAGS = ("turn_id", "wrapper", "model_uri", "interface", "origin", "finish_reason")
 MODEL_ID = "mlflow.modelId"
 _MODEL_URI = re.compile(r"models:/(m-[0-9a-f]{32})")
@@ -163,10 +164,12 @@ def _question(text: TurnText | None) -> str | None:
     """What was asked last; of a raw prompt the last user's text in it, or all of it where it has none."""
     if text is None:
         return None
-    messages = parse_raw_prompt(text.prompt).messages if isinstance(text.prompt, str) else text.prompt
+    prompt = text.prompt
+    messages = parse_raw_prompt(prompt[-_LOOKED_AT:]).messages if isinstance(prompt, str) else prompt
     asked = [message.content for message in messages if message.role == "user"]
-    whole = text.prompt if isinstance(text.prompt, str) else messages[-1].content
-    return asked[-1] if asked else whole
+    if asked:
+        return asked[-1]
+    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
 
 
 def _answer(text: TurnText | None) -> str | None:
