@@ -22,6 +22,7 @@ from phi3kit.endpoints.workers import WorkerPool
 Prompt = tuple[Message, ...] | str
 
 _ALONE = 2  # tries of a row alone, after its worker broke
+_LONGEST_PAUSE_S = 5  # before a row is asked again of a worker whose queue is full
 _BROKEN_IN_A_ROW = 3  # rows that break their worker one after the other: then the fault is not theirs
 
 
@@ -117,7 +118,7 @@ class Answering:
                     "What was computed is kept. Start the same batch again then, or raise the budget.",
                 ) from error
             except Busy as error:
-                time.sleep(error.retry_after_s)
+                time.sleep(min(error.retry_after_s, _LONGEST_PAUSE_S))  # an estimate: there may be a place before
             except RequestInvalid as error:
                 return failed(row, error.why, final=True)  # the worker's own words, without the client's
             else:
