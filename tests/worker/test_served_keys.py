@@ -172,7 +172,7 @@ class TestWhenKeysAreAsked:
             assert [server.ask(None).status_code, server.ask("none").status_code] == [200, 200]
             assert server.ask(token, X_Phi3kit_User="ada").status_code == 200
             assert RequestCounts(server.settings.home).of("jo").daily_turns == 1
-            written = [f"bearer {token}", f"BEARER  {token} ", token, f"Token {token}", f"Basic x, Bearer {token}"]
+            written = [f"bearer {token}", f"BEARER  {token}", token, f"Token {token}", f"Basic x, Bearer {token}"]
             assert {server.ask_as(each).status_code for each in written} == {200}
             assert RequestCounts(server.settings.home).of("jo").daily_turns == 1 + len(written)
             KeyStore(server.settings.home).revoke(key_id, ADMIN)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""MLflow's deployments client, which takes key and base URL from the environment."""
+"""MLflow's deployments client, which takes key and base URL from the environment and does not stream."""
 
 import os
 
@@ -10,8 +10,6 @@ os.environ |= {"OPENAI_API_KEY": KEY, "OPENAI_API_BASE": BASE_URL}
 client = get_deploy_client("openai")
 messages = [{"role": "user", "content": FIRST}]
 answer = client.predict(endpoint=MODEL, inputs={"messages": messages})["choices"][0]["message"]
-stream = client.predict_stream(endpoint=MODEL, inputs={"messages": messages})
-streamed = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in stream if chunk["choices"])
 kept = [*messages, answer, {"role": "user", "content": SECOND}]
 second = client.predict(endpoint=MODEL, inputs={"messages": kept})
-tell(answer["content"], streamed, second["choices"][0]["message"]["content"])
+tell(answer["content"], None, second["choices"][0]["message"]["content"])
