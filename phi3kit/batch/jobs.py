@@ -12,7 +12,7 @@ from typing import Any
 from phi3kit.access.actor import Actor
 from phi3kit.batch.events import BatchSummary, RowProgress
 from phi3kit.batch.request import BatchRequest
-from phi3kit.core.data_folder import check_room, disk_bytes, writing
+from phi3kit.core.data_folder import changed_at, check_room, disk_bytes, writing
 from phi3kit.core.errors import TableInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.jobs import job_folder
@@ -113,15 +113,23 @@ def _digest(content: bytes) -> str:
 def _make_room(uploads: Path) -> None:
     """Remove one person's oldest uploads. Another tab may do the same at this moment."""
     held = 0
-    newest = sorted(uploads.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
+    newest = sorted(uploads.iterdir(), key=changed_at, reverse=True)
     for place, folder in enumerate(newest):
         held += disk_bytes(folder)
         if place and (place >= _UPLOADS_KEPT or held > _UPLOADED_BYTES_KEPT):
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _here(file: Path, folder: Path) -> Path:
+    """A file of the job's own, where its folder lies now: a data folder may be copied or moved."""
+    if folder.name not in file.parts:
+        return file
+    return folder.joinpath(*file.parts[file.parts.index(folder.name) + 1 :])
+
+
 def _read(folder: Path) -> BatchJob:
     request = job_folder.read_request(folder, BatchRequest)
+    request = replace(request, input=_here(request.input, folder), output=_here(request.output, folder))
     lines = job_folder.read_lines(folder)
     found: dict[str, Any] | None = next((line for line in lines if "completion_tokens" in line), None)
     at = job_folder.read_progress(folder)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phi3kit.batch.request import RowResult
-from phi3kit.core.data_folder import unwritable
+from phi3kit.core.data_folder import changed_at, unwritable
 from phi3kit.core.errors import BatchFailed
 from phi3kit.core.settings import Settings
 from phi3kit.core.sqlite_file import connect
@@ -118,7 +118,7 @@ class Journal:
 
 def _forget_oldest(path: Path) -> None:
     """Make room for this journal among those that are kept."""
-    others = sorted(path.parent.glob("*.db"), key=lambda each: each.stat().st_mtime)
+    others = sorted(path.parent.glob("*.db"), key=changed_at)
     for old in [each for each in others if each != path][: 1 - _KEPT]:
         for file in (old, old.with_name(old.name + "-wal"), old.with_name(old.name + "-shm")):
             file.unlink(missing_ok=True)

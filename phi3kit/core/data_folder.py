@@ -72,6 +72,13 @@ def files_under(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                     yield path, found
 
 
+def changed_at(path: Path) -> float:
+    """When a file or a folder was last changed, in seconds since the epoch; 0 when it is gone."""
+    with suppress(OSError):
+        return path.lstat().st_mtime
+    return 0.0
+
+
 def check_room(settings: Settings) -> None:
     """Let something be written that stays. Raises LimitReached when the data folder is as large as it may be."""
     most = settings.limits.disk_mb

@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from phi3kit.access.actor import Actor
-from phi3kit.core.data_folder import writing
+from phi3kit.core.data_folder import files_under, writing
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.settings import Settings
 
@@ -259,8 +259,8 @@ def began_at(folder: Path) -> float:
 
 
 def last_write(folder: Path) -> float:
-    """When a job's folder was last written to, in seconds since the epoch."""
-    return max(path.stat().st_mtime for path in folder.iterdir())
+    """When a job's folder was last written to, in seconds since the epoch; 0 when it is gone."""
+    return max((found.st_mtime for _, found in files_under(folder)), default=0.0)
 
 
 def last_event(folder: Path) -> float:

@@ -32,7 +32,7 @@ from phi3kit.packaging.sources.find import EMBEDDED, Source, fetch
 from phi3kit.packaging.sources.hub_names import DownloadProgress
 from phi3kit.packaging.trial import START_S, TEMPLATE_S, Trial, TrialHere, TrialProcess, step_seconds
 from phi3kit.tracking.logged_models import SIZE_TAG, delete_files
-from phi3kit.tracking.registry import register
+from phi3kit.tracking.registry import register, withdraw
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, known, open_store, storage_errors
 
 CHECKED_TAG = "phi3kit.checked"  # only a model that carries it is listed: logged whole, and it answered
@@ -113,10 +113,12 @@ def build(
             size_bytes = mlflow.models.Model.load(info.model_uri).model_size_bytes or 0
             tags = {"phi3kit.wrapper": wrapper, **facts, SIZE_TAG: str(size_bytes), CHECKED_TAG: "true"}
             client.set_logged_model_tags(info.model_id, tags)
-        except (Phi3KitError, MlflowException, KeyboardInterrupt, SystemExit):
+        except (Phi3KitError, KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            if isinstance(error, MlflowException) and not _store_answers(client, run_id, error):
                 raise
             raise BuildFailed(
                 what=f"Building the {wrapper} wrapper failed at the step “{steps.current}”.",
@@ -141,6 +143,17 @@ def build(
         same_beginnings=same,
         notes=notes,
     )
+
+
+def _store_answers(client: MlflowClient, run_id: str, error: MlflowException) -> bool:
+    """Whether an error of MLflow's is about the model and not about the store, which answers and has room."""
+    if "disk is full" in str(error):
+        return False
+    try:
+        client.set_tag(run_id, "phi3kit.failed", "yes")
+    except MlflowException:
+        return False
+    return True
 
 
 def take_back_remains(settings: Settings) -> None:
@@ -194,6 +207,7 @@ def _take_back(client: MlflowClient, run_id: str) -> None:
         if model and CHECKED_TAG in model.tags:
             checked = True
         elif model:
+            withdraw(model.model_id, client)  # a build that is ended between its registration and its last tags
             with contextlib.suppress(Exception):  # files that stay do not keep the entry
                 delete_files(model)
             client.delete_logged_model(model.model_id)

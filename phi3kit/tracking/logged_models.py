@@ -4,7 +4,10 @@ Knows MLflow's logged models. Loads no weights.
 """
 
 import contextlib
+import os
+import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +31,7 @@ from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, known, open
 SIZE_TAG = "phi3kit.size_bytes"
 ONNX_ARTIFACT = "phi3-mini-onnx"  # the exported folder's name among an onnx model's artifacts, as in the chapter
 
+_LASTING = re.compile(r"models:/(m-[^/@]+|[^@]+/\d+)")  # a logged model, or a version
 _CONTEXT_TOKENS = 4096  # of a model that was logged before builds wrote it down
 
 
@@ -145,10 +149,9 @@ def _download(model_uri: str, settings: Settings) -> Path:
     client = open_store(settings)
     try:
         # A model in a local store is used where it lies; what MLflow must copy goes into the data folder.
-        in_place = settings.own_store and model_uri.startswith("models:/")
-        local: Any = mlflow.artifacts.download_artifacts(
-            artifact_uri=model_uri, dst_path=None if in_place else _cache(model_uri, settings)
-        )
+        if settings.own_store and model_uri.startswith("models:/"):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
+        return _fetched(model_uri, _cache_folder(model_uri, settings))
     except (
         MlflowException,
         OSError,
@@ -169,13 +172,31 @@ def _download(model_uri: str, settings: Settings) -> Path:
             why=f"MLflow says: {str(error).strip().splitlines()[0] if str(error).strip() else 'nothing'}",
             next_step="Check the URI on Build, or build the model again.",
         ) from error
-    return Path(local)
 
 
-def _cache(model_uri: str, settings: Settings) -> str:
-    folder = _cache_folder(model_uri, settings)
+def _fetched(model_uri: str, folder: Path) -> Path:
+    """A copy of the files that MLflow fetches. A logged model's files never change, so they are fetched once.
+
+    A copy is put in its place whole, and an older one is moved away: workers may have its files mapped.
+    """
+    whole = folder / "whole"
+    if _LASTING.fullmatch(model_uri) and (whole / "MLmodel").is_file():
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # upkeep takes what was not used for long
+        return whole
     folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as temporary:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        new.mkdir()
+        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(new))).relative_to(new)
+        with contextlib.suppress(FileNotFoundError):
+            whole.rename(old)
+        try:
+            new.rename(whole)
+        except OSError:  # another process was faster
+            if not whole.is_dir():
+                raise
+    return whole / local
 
 
 def _cache_folder(model_uri: str, settings: Settings) -> Path:

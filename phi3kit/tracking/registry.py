@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import mlflow
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from phi3kit.access.actor import Actor
@@ -174,11 +175,21 @@ def delete_version(name: str, version: int, actor: Actor, settings: Settings) ->
     Raises ModelNotFound or StorageFailed.
     """
     actor.require("delete")
-    client = open_store(settings)
     with _errors(settings, f"Version {version} of {name} cannot be deleted.", "Look at the list again."):
-        client.delete_model_version(name, str(version))
-        if not any(each.name == name for each in _pages(client.search_model_versions)):
-            client.delete_registered_model(name)
+        _delete_version(open_store(settings), name, str(version))
+
+
+def _delete_version(client: MlflowClient, name: str, version: str) -> None:
+    client.delete_model_version(name, version)
+    if not any(each.name == name for each in _pages(client.search_model_versions)):
+        client.delete_registered_model(name)
+
+
+def withdraw(model_id: str, client: MlflowClient) -> None:
+    """Delete the versions of a logged model that a build takes back. Raises what MLflow raises."""
+    for each in _pages(client.search_model_versions):
+        if logged_model_uri(each) == f"models:/{model_id}":
+            _delete_version(client, str(each.name), str(each.version))
 
 
 def delete_model(model_uri: str, actor: Actor, settings: Settings) -> None:

@@ -9,7 +9,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +32,13 @@ from phi3kit.core.sqlite_file import probe
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
 EVALUATIONS_EXPERIMENT = "phi3kit-evaluations"
+
+_EXPERIMENTS = (BUILDS_EXPERIMENT, USAGE_EXPERIMENT, EVALUATIONS_EXPERIMENT)
+# Where MLflow's tables keep addresses of artifacts.
+_LOCATIONS = (
+    ("experiments", "artifact_location"), ("logged_models", "artifact_location"), ("runs", "artifact_uri"),
+    ("model_versions", "source"), ("model_versions", "storage_location"), ("trace_tags", "value"),
+)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -67,6 +74,8 @@ def open_store(settings: Settings) -> MlflowClient:
 def _open(home: Path, tracking_uri: str) -> MlflowClient:
     prepare_home(home)
     with storage_errors(home):
+        if tracking_uri == f"sqlite:///{home / 'mlflow.db'}":
+            _follow_folder(home)
         # MLflow leaves a process that cannot reach its server waiting for four minutes; a page cannot.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -75,6 +84,29 @@ def _open(home: Path, tracking_uri: str) -> MlflowClient:
             return MlflowClient(tracking_uri, registry_uri=tracking_uri)
         except ModuleNotFoundError as error:  # the database's driver
             raise MlflowException(str(error)) from error
+
+
+def _follow_folder(home: Path) -> None:
+    """In a data folder that was copied or moved, let artifacts be those in it: MLflow keeps whole addresses of them."""
+    database, here = home / "mlflow.db", (home / "artifacts").as_uri()
+    if not database.exists():
+        return
+    with closing(sqlite3.connect(database, timeout=_LOCKED_S)) as connection, connection:
+        columns = {
+            table: [row[1] for row in connection.execute(f"pragma table_info({table})")] for table, _ in _LOCATIONS
+        }
+        if not columns["experiments"]:
+            return
+        rows = connection.execute("select name, artifact_location from experiments").fetchall()
+        ends = {str(location): f"/{name}" for name, location in rows if name in _EXPERIMENTS}
+        places = {location.removesuffix(end) for location, end in ends.items() if location.endswith(f"/artifacts{end}")}
+        for place in places - {here}:
+            for table, column in _LOCATIONS:
+                if column in columns[table]:
+                    connection.execute(
+                        f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?",  # noqa: S608
+                        (here, len(place) + 1, len(place) + 1, f"{place}/"),
+                    )
 
 
 def experiment_id(settings: Settings, name: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from mlflow.entities import ViewType
 
 from phi3kit.access.actor import Actor
-from phi3kit.core.data_folder import disk_bytes
+from phi3kit.core.data_folder import changed_at, disk_bytes
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.settings import Settings
 from phi3kit.jobs.job_folder import alive, last_write
@@ -31,7 +31,7 @@ _EVERY_S = 600.0
 _HOUR_S = 3600.0
 _MOST_RUNS = 1000  # a round; the rest goes with the next one
 # What can be made or downloaded again: bundles, exports of broken builds, torch's cache, copies of remote models, logs.
-_REMAKEABLE = ("bundles", "exports", "cache", "models", "logs")
+_REMAKEABLE = ("bundles", "exports", "cache", "logs")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def _clean_up(settings: Settings, before: float, loaded: Collection[str]) -> Cle
                 shutil.rmtree(folder, ignore_errors=True)
     for folder in (settings.home / "batches" / "uploads", *(settings.home / name for name in _REMAKEABLE)):
         _remove_old(folder, before)
+    _remove_unused_models(settings.home / "models", before)
     models = turns = 0
     if settings.profile == "public":
         models = _expire_models(settings, before, loaded)
@@ -70,7 +71,9 @@ def _clean_up(settings: Settings, before: float, loaded: Collection[str]) -> Cle
 
 def _held(settings: Settings) -> int:
     """What all this takes; the store is left out, for others write to it meanwhile."""
-    return sum(disk_bytes(settings.home / name) for name in (*(kind.name for kind in JOB_KINDS), *_REMAKEABLE))
+    return sum(
+        disk_bytes(settings.home / name) for name in (*(kind.name for kind in JOB_KINDS), *_REMAKEABLE, "models")
+    )
 
 
 def _remove_old(folder: Path, before: float) -> None:
@@ -83,6 +86,13 @@ def _remove_old(folder: Path, before: float) -> None:
         for name in folders:
             with suppress(OSError):  # there is something in it, or it is a link
                 Path(place, name).rmdir()
+
+
+def _remove_unused_models(folder: Path, before: float) -> None:
+    """Copies of remote models that nobody asked for lately, each as a whole."""
+    for each in folder.iterdir() if folder.is_dir() else ():
+        if changed_at(each) < before:
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _expire_models(settings: Settings, before: float, loaded: Collection[str]) -> int:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
 
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.errors import BuildFailed, StorageFailed
@@ -23,7 +24,7 @@ from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.jobs import job_folder
 from phi3kit.jobs.job_folder import JobProcess
 from phi3kit.jobs.kinds import BUILDS
-from phi3kit.packaging.build import CHECKED_TAG, take_back_remains
+from phi3kit.packaging.build import CHECKED_TAG, _store_answers, take_back_remains
 from phi3kit.packaging.events import (
     BuildRequest,
     BuildStep,
@@ -36,6 +37,7 @@ from phi3kit.packaging.events import (
 )
 from phi3kit.packaging.jobs import BuildJob, BuildJobs
 from phi3kit.tracking.logged_models import list_models
+from phi3kit.tracking.registry import list_registered, register
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from tests.conftest import run_cli, settings_for
 from tests.support.actors import ADMIN
@@ -336,6 +338,30 @@ class TestKilledBuild:
             (settings.home / "exports" / name / "deep").mkdir(parents=True)
         take_back_remains(settings)
         assert list((settings.home / "exports").iterdir()) == []
+
+    def test_a_version_that_was_registered_before_the_end_goes_with_its_model(self, settings: Settings):
+        client = open_store(settings)
+        run = client.create_run(experiment_id(settings, BUILDS_EXPERIMENT))
+        for name in ("new", "kept"):
+            model = client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
+            client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
+            if name == "kept":
+                client.set_logged_model_tags(model.model_id, {CHECKED_TAG: "true", "phi3kit.wrapper": "onnx"})
+            for each in {name, "kept"}:
+                register(f"models:/{model.model_id}", each, ADMIN, settings)
+        (settings.home / "exports" / run.info.run_id).mkdir(parents=True)
+        take_back_remains(settings)
+        (left,) = list_registered(settings)
+        assert (left.name, [each.logged_model for each in left.versions]) == ("kept", [f"models:/{model.model_id}"])
+        assert [each.name for each in client.search_registered_models()] == ["kept"]
+
+    def test_what_mlflow_says_of_a_model_is_no_fault_of_a_store_that_answers(self, settings: Settings):
+        client = open_store(settings)
+        run_id = client.create_run(experiment_id(settings, BUILDS_EXPERIMENT)).info.run_id
+        about_it = MlflowException("The model has no signature.")
+        assert _store_answers(client, run_id, about_it)
+        assert not _store_answers(client, run_id, MlflowException("(sqlite3.OperationalError) disk is full"))
+        assert not _store_answers(client, "0" * 32, about_it)  # a store that does not take what it should
 
     def test_a_model_that_was_checked_before_the_end_stays(self, settings: Settings):
         client = open_store(settings)

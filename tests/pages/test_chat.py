@@ -46,6 +46,12 @@ def ask(app: AppTest, *texts: str) -> AppTest:
     return app
 
 
+def break_file(path: Path) -> None:
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+    path.write_text("no database" * 500)
+
+
 def conversation(app: AppTest) -> Conversation:
     found: Conversation = app.session_state["conversation"]
     return found
@@ -264,7 +270,18 @@ class TestImport:
         app = ask(open_chat(), SPAIN)
         self.upload(app, b"{broken")
         assert shown(app) == [(SPAIN, MADRID)]
-        assert app.session_state["drawer_problem"].why == "It is not JSON in UTF-8."
+        assert app.session_state["action_errordrawer"].why == "It is not JSON in UTF-8."
+
+    @pytest.mark.parametrize("choice", ["open_", "drawer_delete"])
+    def test_a_click_on_a_file_that_cannot_be_used_is_explained(self, home: Built, choice: str) -> None:
+        saved(home).save(chain(said("About cheese", "It is made of milk.")))
+        app = open_chat()
+        if choice == "drawer_delete":
+            app.session_state["drawer_deleting"] = saved(home).find("")[0][0].id
+        press(app, "open_drawer")
+        break_file(home.home / "conversations.db")
+        press(app, choice)
+        assert app.session_state["action_errordrawer"].what == "The saved conversations cannot be used."
 
 
 class TestSettings:
@@ -282,6 +299,20 @@ class TestSettings:
         assert other.number_input(key="chat_max_tokens").value == 50
         press(other, "chat_preset_delete")
         assert Presets(home.settings.home, home.settings.user).names() == []
+
+    @pytest.mark.parametrize("click", ["use", "delete"])
+    def test_a_preset_that_cannot_be_used_or_deleted_is_explained(self, home: Built, click: str) -> None:
+        Presets(home.settings.home, home.settings.user).save("Funny", ChatSettings())
+        app = open_chat()
+        if click == "delete":
+            app.selectbox(key="chat_preset").set_value("Funny").run()
+        break_file(home.home / "presets.db")
+        if click == "delete":
+            press(app, "chat_preset_delete")
+        else:
+            app.selectbox(key="chat_preset").set_value("Funny").run()
+        assert not app.exception
+        assert any("presets.db" in each.value.replace("\\", "") for each in app.warning)
 
     def test_a_preset_without_a_name_is_refused(self, home: Built) -> None:
         app = press(open_chat(), "chat_preset_save")

@@ -56,6 +56,11 @@ class TestKept:
         assert kept.read_bytes() == b"message\nHello\n"
         assert kept.is_relative_to(folder)
 
+    def test_one_that_vanishes_while_it_is_looked_at_is_in_nobodys_way(self, settings: Settings) -> None:
+        mine = keep_upload("in.csv", b"a", ADA, settings).parent.parent
+        (mine / "gone").symlink_to("nowhere")
+        assert keep_upload("in.csv", b"b", ADA, settings).read_bytes() == b"b"
+
     def test_a_table_elsewhere_stays_where_it_is(self, settings: Settings, tmp_path: Path) -> None:
         mine = tmp_path / "mine.csv"
         assert keep_input(mine, tmp_path / "job", settings) == mine

@@ -1,7 +1,6 @@
 """Samples: one turn to vary, a table of turns, and a new store without the seconds that making its tables takes."""
 
 import shutil
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,10 +96,5 @@ def copy_of_store(settings: Settings, home: Path) -> Settings:
     shutil.copytree(settings.home / "artifacts", home / "artifacts")
     copied = read_settings({"PHI3KIT_HOME": str(home)})
     (home / "mlflow.db").write_bytes((settings.home / "mlflow.db").read_bytes())
-    with sqlite3.connect(home / "mlflow.db") as database:
-        moved = (str(settings.home), str(home))
-        database.execute("update experiments set artifact_location = replace(artifact_location, ?, ?)", moved)
-        database.execute("update logged_models set artifact_location = replace(artifact_location, ?, ?)", moved)
-        database.execute("update runs set artifact_uri = replace(artifact_uri, ?, ?)", moved)
     open_store(copied)
     return copied

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import pytest
 
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.settings import PROJECT_ROOT, Settings
-from phi3kit.tracking import store
+from phi3kit.tracking import registry, store
+from phi3kit.tracking.logged_models import files_of, list_models
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, USAGE_EXPERIMENT, experiment_id, open_store
+from phi3kit.tracking.upkeep import clean_up
 from tests.conftest import settings_for
-from tests.support.samples import new_store
+from tests.support.actors import ADMIN
+from tests.support.samples import artifacts_of, logged_model, new_store
 
 
 @pytest.fixture
@@ -54,6 +58,93 @@ graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "graph",
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": numpy.zeros(1, numpy.float32)})
 """
+
+
+class TestACopiedOrMovedFolder:
+    """Its artifacts are those that lie in it, and never those of the folder that it was copied from."""
+
+    def test_a_copy_lists_and_deletes_its_own_files_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "a folder").mkdir()
+        first = new_store(tmp_path / "a folder")
+        uri = logged_model(first, size_bytes=500)
+        registry.register(uri, "phi3", ADMIN, first)
+        run = open_store(first).create_run(experiment_id(first, BUILDS_EXPERIMENT)).info.run_id
+        shutil.copytree(first.home, tmp_path / "copy")
+        copy = settings_for(tmp_path / "copy")
+        shutil.rmtree(artifacts_of(uri, first) / "..", ignore_errors=True)
+        (listed,) = list_models(copy)
+        assert (listed.size_bytes, listed.files_gone) == (500, False)
+        assert ("MLmodel", 500) in files_of("models:/phi3/1", copy)
+        inside = (copy.home / "artifacts" / BUILDS_EXPERIMENT).as_uri()
+        assert open_store(copy).get_run(run).info.artifact_uri == f"{inside}/{run}/artifacts"
+        assert open_store(copy).get_experiment_by_name(BUILDS_EXPERIMENT).artifact_location == inside
+
+        artifacts_of(uri, first).mkdir(parents=True)
+        (artifacts_of(uri, first) / "MLmodel").write_text("the original's")
+        registry.delete_model(uri, ADMIN, copy)
+        assert not artifacts_of(uri, copy).exists()
+        assert (artifacts_of(uri, first) / "MLmodel").read_text() == "the original's"
+        assert [each.model_uri for each in list_models(first)] == [uri]
+
+    def test_a_moved_folder_has_its_files(self, settings: Settings, tmp_path: Path) -> None:
+        uri = logged_model(settings, size_bytes=500)
+        home = tmp_path.parent / f"{tmp_path.name}-moved"
+        tmp_path.rename(home)
+        moved = settings_for(home)
+        assert [(each.size_bytes, each.files_gone) for each in list_models(moved)] == [(500, False)]
+        assert ("MLmodel", 500) in files_of(uri, moved)
+        another = logged_model(moved)
+        assert artifacts_of(another, moved).is_dir()
+        home.rename(tmp_path)  # pytest removes it
+
+    def test_artifacts_that_were_put_elsewhere_stay_there(self, settings: Settings, tmp_path: Path) -> None:
+        client = open_store(settings)
+        elsewhere = (tmp_path / "elsewhere").as_uri()
+        client.create_experiment("another program's", artifact_location=elsewhere)
+        shutil.copytree(settings.home, tmp_path / "copy")
+        found = open_store(settings_for(tmp_path / "copy")).get_experiment_by_name("another program's")
+        assert found.artifact_location == elsewhere
+
+
+class TestFetched:
+    """Files that MLflow must copy: those of a store that is not the data folder's own."""
+
+    def test_a_models_files_are_fetched_once_and_never_written_over(self, settings: Settings, tmp_path: Path) -> None:
+        uri = logged_model(settings)
+        far = settings_for(tmp_path / "far", MLFLOW_TRACKING_URI=settings.tracking_uri.reveal())
+        assert ("MLmodel", 1000) in files_of(uri, far)
+        (file,) = (tmp_path / "far" / "models").rglob("MLmodel")
+        before = file.stat()
+        (artifacts_of(uri, settings) / "MLmodel").unlink()  # is not asked for again
+        assert ("MLmodel", 1000) in files_of(uri, far)
+        assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    def test_what_may_change_is_put_beside_what_a_process_has_open(self, settings: Settings, tmp_path: Path) -> None:
+        client = open_store(settings)
+        run = client.create_run(experiment_id(settings, BUILDS_EXPERIMENT)).info.run_id
+        client.log_text(run, "first", "made/MLmodel")
+        far = settings_for(tmp_path / "far", MLFLOW_TRACKING_URI=settings.tracking_uri.reveal())
+        assert files_of(f"runs:/{run}/made", far) == [("MLmodel", 5)]
+        (file,) = (tmp_path / "far" / "models").rglob("MLmodel")
+        with file.open() as opened:
+            client.log_text(run, "the second", "made/MLmodel")
+            assert files_of(f"runs:/{run}/made", far) == [("MLmodel", 10)]
+            assert (opened.read(), file.read_text()) == ("first", "the second")
+
+    def test_upkeep_takes_what_nobody_asked_for_lately_as_a_whole(self, settings: Settings, tmp_path: Path) -> None:
+        used, unused = logged_model(settings), logged_model(settings)
+        far = settings_for(tmp_path / "far", MLFLOW_TRACKING_URI=settings.tracking_uri.reveal())
+        for uri in (used, unused):
+            files_of(uri, far)
+        for path in (tmp_path / "far" / "models").rglob("*"):
+            os.utime(path, (1, 1))
+        for folder in (tmp_path / "far" / "models").iterdir():
+            os.utime(folder, (1, 1))
+        files_of(used, far)
+        clean_up(ADMIN, far, 3600)
+        (left,) = (tmp_path / "far" / "models").iterdir()
+        assert used.removeprefix("models:/") in left.name
+        assert (left / "whole" / "MLmodel").is_file()
 
 
 class TestNothingIsReported:

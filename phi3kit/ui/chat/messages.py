@@ -12,7 +12,6 @@ import streamlit as st
 
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
-from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import Message
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.chat_template import SPECIAL_TOKENS
@@ -210,12 +209,7 @@ def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
     also = f" and the {behind} that {'goes' if behind == 1 else 'go'} on from it" if behind else ""
     st.markdown(f"The message and its answer{also} are deleted here and on the server.")
 
-    def delete() -> None:
-        try:
-            open_conversation.store().remove(conversation, turn.turn_id)
-        except StorageFailed as error:
-            open_conversation.note(str(error))
-
+    delete = partial(open_conversation.attempt, lambda: open_conversation.store().remove(conversation, turn.turn_id))
     with st.container(horizontal=True):
         gone = st.button("Delete", type="primary", key="delete_turn", on_click=delete)
         if st.button("Keep", key="keep_turn") or gone:

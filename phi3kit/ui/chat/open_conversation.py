@@ -11,7 +11,7 @@ import streamlit as st
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.saved import SavedConversations
-from phi3kit.core.errors import StorageFailed
+from phi3kit.core.errors import Phi3KitError, StorageFailed
 from phi3kit.ui.shared import resources, shell, words
 
 _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"
@@ -127,6 +127,14 @@ def save(conversation: Conversation) -> None:
         return
     if brought_back:
         note("Part of this conversation had been deleted in another tab. Because you went on here, it is saved again.")
+
+
+def attempt(act: Callable[[], object]) -> None:
+    """Do it, and note why it cannot be done. For callbacks."""
+    try:
+        act()
+    except Phi3KitError as error:
+        note(str(error))
 
 
 def note(text: str) -> None:

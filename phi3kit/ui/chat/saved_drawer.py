@@ -1,15 +1,18 @@
 """Saved drawer: the saved conversations: search, open, rename, delete, import."""
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from phi3kit.conversations import transcripts
 from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, ListedConversation
-from phi3kit.core.errors import Phi3KitError
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import permissions, shell, words
+from phi3kit.ui.shared import actions, permissions, shell, words
 
 _PAGE = 25  # conversations at once
 _DONE, _RENAMING, _DELETING = "drawer_done", "drawer_renaming", "drawer_deleting"
+_PLACE = "drawer"  # of what a click here came to
 
 
 def show_button() -> None:
@@ -27,6 +30,7 @@ def _drawer() -> None:
     if st.session_state.pop(_DONE, False):
         st.rerun()  # closes the drawer
     with shell.errors_shown():
+        actions.show_outcome(_PLACE)
         text = st.text_input(
             "Search", type="search", key="drawer_search", placeholder="Titles, messages and answers",
             label_visibility="collapsed", on_change=lambda: st.session_state.pop("drawer_page", None),
@@ -60,7 +64,10 @@ def _show_row(each: ListedConversation) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         here = "open here · " if each.id == st.session_state["conversation"].id else ""
         with st.container(gap=None):
-            st.button(words.plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_open, args=(each.id,))
+            st.button(
+                words.plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_attempt,
+                args=(partial(_open, each.id),),
+            )  # fmt: skip
             st.caption(f"{here}{words.counted(each.turns, 'turn')} · {words.date(each.changed_at, '%b %Y %H:%M')}")
         chosen = st.menu_button(
             "", ["Rename", "Delete"], key=f"drawer_more_{each.id}", type="tertiary", icon=":material/more_vert:"
@@ -68,6 +75,10 @@ def _show_row(each: ListedConversation) -> None:
         if chosen:
             st.session_state[_RENAMING if chosen == "Rename" else _DELETING] = each.id
             st.rerun(scope="fragment")
+
+
+def _attempt(act: Callable[[], object]) -> None:
+    actions.attempt(act, place=_PLACE)
 
 
 def _open(conversation_id: str) -> None:
@@ -88,7 +99,7 @@ def _show_renaming(each: ListedConversation) -> None:
 
     with st.form(f"rename_{each.id}", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Title", each.name, key=key, max_chars=MAX_TITLE_CHARACTERS, label_visibility="collapsed")
-        st.form_submit_button("Save", on_click=save)
+        st.form_submit_button("Save", on_click=_attempt, args=(save,))
         st.form_submit_button("Cancel", on_click=lambda: st.session_state.pop(_RENAMING, None))
 
 
@@ -103,7 +114,7 @@ def _show_deleting(each: ListedConversation) -> None:
     with st.container(border=True):
         st.markdown(f"Delete **{words.plain(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
         with st.container(horizontal=True):
-            st.button("Delete", key="drawer_delete", type="primary", on_click=delete)
+            st.button("Delete", key="drawer_delete", type="primary", on_click=_attempt, args=(delete,))
             st.button("Keep", key="drawer_keep", on_click=lambda: st.session_state.pop(_DELETING, None))
 
 
@@ -112,13 +123,8 @@ def _show_import() -> None:
         file = st.session_state.get("drawer_file")
         if file is None:
             return
-        try:
-            conversation, _ = transcripts.from_openai(file.getvalue())
-            open_conversation.store().save(conversation)
-        except Phi3KitError as error:
-            st.session_state["drawer_problem"] = error
-            return
-        st.session_state.pop("drawer_problem", None)
+        conversation, _ = transcripts.from_openai(file.getvalue())
+        open_conversation.store().save(conversation)
         open_conversation.open_here(conversation)
         st.session_state[_DONE] = True
 
@@ -128,7 +134,6 @@ def _show_import() -> None:
             type="json",
             key="drawer_file",
             max_upload_size=transcripts.MAX_IMPORT_BYTES // 1_000_000,
-            on_change=read,
+            on_change=_attempt,
+            args=(read,),
         )
-        if problem := st.session_state.pop("drawer_problem", None):
-            shell.show_error(problem)

@@ -4,13 +4,13 @@ Knows the widgets' keys. Does not know which values can be used.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import streamlit as st
 
 from phi3kit.conversations import chat_settings
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.presets import Presets
-from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.records import SERVED
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.chat import open_conversation
@@ -75,28 +75,26 @@ def _choose_preset(presets: Presets) -> None:
         st.session_state[_PRESET] = None
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox(
-            "Preset", names, index=None, key=_PRESET, persist_state="session", placeholder="None", on_change=use,
+            "Preset", names, index=None, key=_PRESET, persist_state="session", placeholder="None",
+            on_change=open_conversation.attempt, args=(use,),
             help="System prompt and parameters saved under a name.",
         )  # fmt: skip
         st.button(
-            "", key="chat_preset_delete", icon=":material/delete:", help="Delete this preset", on_click=delete,
-            disabled=not st.session_state.get(_PRESET),
+            "", key="chat_preset_delete", icon=":material/delete:", help="Delete this preset",
+            on_click=open_conversation.attempt, args=(delete,), disabled=not st.session_state.get(_PRESET),
         )  # fmt: skip
 
 
 def _save_preset(presets: Presets, settings: ChatSettings) -> None:
     def save() -> None:
-        try:
-            resources.actor().require("keep")
-            name = presets.save(str(st.session_state.get(_NAME) or ""), settings)
-        except Phi3KitError as error:
-            open_conversation.note(str(error))
-            return
+        resources.actor().require("keep")
+        name = presets.save(str(st.session_state.get(_NAME) or ""), settings)
         st.session_state[_PRESET], st.session_state[_NAME] = name, ""
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Save as a preset", key=_NAME, placeholder="Name")
-        permissions.button("Save", "keep", key="chat_preset_save", icon=":material/bookmark_add:", on_click=save)
+        on_click = partial(open_conversation.attempt, save)
+        permissions.button("Save", "keep", key="chat_preset_save", icon=":material/bookmark_add:", on_click=on_click)
 
 
 def _use(presets: Presets, name: str) -> bool:

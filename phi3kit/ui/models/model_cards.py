@@ -93,7 +93,7 @@ def show_load_button(model: LoggedModel) -> None:
     """Load or unload a model's worker."""
     pool = resources.kit().pool
     if any(each.model_uri == model.model_uri and each.state != "stopped" for each in pool.statuses()):
-        unload = partial(pool.unload, model.model_uri, resources.actor())
+        unload = partial(actions.attempt, partial(pool.unload, model.model_uri, resources.actor()))
         permissions.button("Unload", "serve", icon=":material/eject:", on_click=unload, key=f"unload_{model.model_uri}")
     elif permissions.button(
         "Load", "talk", icon=":material/memory:", key=f"load_{model.model_uri}", disabled=model.files_gone

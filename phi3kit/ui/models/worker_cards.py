@@ -4,19 +4,22 @@ Knows how they are drawn. Does not know how a worker is asked.
 """
 
 import time
+from functools import partial
 
 import streamlit as st
 
 from phi3kit.core.processes import log_tail
 from phi3kit.endpoints.worker_process import WorkerStatus
-from phi3kit.ui.shared import elements, permissions, resources, theme, words
+from phi3kit.ui.shared import actions, elements, permissions, resources, theme, words
 
 _LOG_LINES = 40
+_PLACE = "workers"  # of what a click here came to
 
 
 @st.fragment(run_every="2s")
 def show_workers() -> None:
     """All workers, redrawn every two seconds."""
+    actions.show_outcome(_PLACE, until_next=True)
     workers = resources.kit().pool.statuses()
     if not workers:
         st.markdown("No model is loaded. A model is loaded when you talk to it, or with Load on its card.")
@@ -37,8 +40,8 @@ def _show(worker: WorkerStatus) -> None:
                 "serve",
                 icon=":material/eject:",
                 key=f"stop_{worker.model_uri}",
-                on_click=pool.unload,
-                args=(worker.model_uri, resources.actor()),
+                on_click=partial(actions.attempt, place=_PLACE),
+                args=(partial(pool.unload, worker.model_uri, resources.actor()),),
             )
         st.code("\n".join([worker.model_uri, *worker.given_uris]), language=None)
         if worker.state != "stopped":

@@ -29,13 +29,18 @@ def attempt(act: Callable[[], object], done: str | Callable[[Any], str] = "", pl
         resources.forget_lists()
 
 
-def show_outcome(place: str = "") -> None:
-    """Draw what the last click did, or why it did not: a page's as a toast, another place's in that place."""
+def show_outcome(place: str = "", *, until_next: bool = False) -> None:
+    """Draw what the last click did, or why it did not: a page's as a toast, another place's in that place.
+
+    until_next: an error stays until the next click, where a timer draws the place anew.
+    """
     if done := st.session_state.pop(f"{_DONE}{place}", None):
         draw = st.success if place else st.toast
         draw(words.plain(done), icon=":material/check_circle:")
-    if error := st.session_state.pop(f"{_ERROR}{place}", None):
+    if error := st.session_state.get(f"{_ERROR}{place}"):
         shell.show_error(error)
+        if not until_next:
+            st.session_state.pop(f"{_ERROR}{place}")
 
 
 def confirm(act: Callable[[], object], done: str | Callable[[Any], str]) -> None:

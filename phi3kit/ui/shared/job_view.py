@@ -4,6 +4,7 @@ Knows a job's states. Knows neither what a job does nor how its own progress loo
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -11,7 +12,7 @@ import streamlit as st
 from phi3kit.batch.events import RowProgress
 from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
-from phi3kit.ui.shared import elements, resources, words
+from phi3kit.ui.shared import actions, elements, resources, words
 
 J = TypeVar("J", bound=Job)
 
@@ -33,7 +34,10 @@ def cancel_button(jobs: JobList[J], job: J, key: str, label: str = "Cancel", hel
     actor = resources.actor()
     icon = ":material/close:" if label == "Cancel" else ":material/stop_circle:"
     mine = job.belongs_to(actor)
-    st.button(label, icon=icon, key=key, help=help, on_click=jobs.cancel, args=(job, actor), disabled=not mine)
+    place = f"{key}_{job.job_id}"
+    end = partial(actions.attempt, partial(jobs.cancel, job, actor), place=place)
+    st.button(label, icon=icon, key=key, help=help, on_click=end, disabled=not mine)
+    actions.show_outcome(place, until_next=True)
 
 
 def show_rows_done(at: RowProgress, active: bool = True) -> None:

@@ -19,6 +19,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.access.people import People
 from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.tables import ReadOptions, Table, open_table
+from phi3kit.core.data_folder import changed_at
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.profiles import Role
 from phi3kit.core.records import Endpoint
@@ -238,7 +239,7 @@ def _table(path: Path, reading: ReadOptions, changed_at: float) -> Table | Phi3K
 
 def table(path: Path, reading: ReadOptions) -> Table:
     """A table that was looked through. Raises TableInvalid."""
-    return unwrap(_table(path, reading, path.stat().st_mtime if path.exists() else 0.0))
+    return unwrap(_table(path, reading, changed_at(path)))
 
 
 def forget_plans() -> None:
