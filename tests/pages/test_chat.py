@@ -272,15 +272,11 @@ class TestImport:
         assert shown(app) == [(SPAIN, MADRID)]
         assert app.session_state["action_errordrawer"].why == "It is not JSON in UTF-8."
 
-    @pytest.mark.parametrize("choice", ["open_", "drawer_delete"])
-    def test_a_click_on_a_file_that_cannot_be_used_is_explained(self, home: Built, choice: str) -> None:
+    def test_a_click_on_a_file_that_cannot_be_used_is_explained(self, home: Built) -> None:
         saved(home).save(chain(said("About cheese", "It is made of milk.")))
-        app = open_chat()
-        if choice == "drawer_delete":
-            app.session_state["drawer_deleting"] = saved(home).find("")[0][0].id
-        press(app, "open_drawer")
+        app = press(open_chat(), "open_drawer")
         break_file(home.home / "conversations.db")
-        press(app, choice)
+        press(app, "open_")
         assert app.session_state["action_errordrawer"].what == "The saved conversations cannot be used."
 
 
