@@ -161,6 +161,8 @@ def main() -> None:
     model = new_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     seconds = train(model, tokenizer, arguments.steps)
+    for path in arguments.out.glob("*.safetensors"):
+        path.unlink()  # not written over: logged models have it under a second name
     model.half().save_pretrained(arguments.out)
 
     report = {"training_seconds": round(seconds), "steps": arguments.steps, "seed": SEED, **evaluate(arguments.out)}

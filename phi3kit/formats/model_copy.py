@@ -1,7 +1,7 @@
 """Model copy: a model's folder as libraries get to see it, written anew from what the allow-lists know.
 
-Every build and every worker loads from such a copy, never from the folder that somebody else wrote. The weights in it are
-the same files under a second name. Knows both kinds of folders; loads no library.
+Every build and every worker loads from such a copy, never from the folder that somebody else wrote. Weights are put there
+as the caller says, and judged where they were put. Knows both kinds of folders; loads no library.
 """
 
 import contextlib
@@ -57,14 +57,19 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Write a file's content to a second place."""
+    shutil.copyfile(source, target)
+
+
 Place = Callable[[Path, Path], None]
 
 
 def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = link_or_copy) -> list[str]:
     """Write the copy to `target`, a new folder; remarks on what was left out or mended.
 
-    name: of the model, in errors. folders: where its files lie, the configs in the first; the last one that has a file counts. place: gives a file of
-    weights a second name.
+    name: of the model, in errors. folders: where its files lie, the configs in the first; the last one that has a file counts. place: puts a
+    file of weights at a second place.
     Raises SourceInvalid when something in it is not known, or OSError.
     """
     found: dict[str, Path] = {}
@@ -125,8 +130,9 @@ def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], tar
     file = decoder.get("filename")
     if file not in found:
         return None  # judge says what is missing
+    place(found[file], target / file)
     try:
-        graph = onnx_file.read(found[file])
+        graph = onnx_file.read(target / file)
     except onnx_file.OnnxUnreadable as error:
         raise _unfit(name, f"Its graph {file} cannot be used: {error}.") from error
     if unknown := sorted(graph.operators - _KNOWN):
@@ -145,9 +151,8 @@ def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], tar
         raise _unfit(name, f"Its genai_config.json says {layers} layers, and its graph has {pasts}.")
     window = _window(name, found)
     if window is None or graph.windows == {window}:
-        place(found[file], target / file)
         return None
-    if graph.windows != {-1} or not _set_window(found[file], target / file, window):
+    if graph.windows != {-1} or not _set_window(target / file, window):
         back = ", ".join(f"{each:,}" for each in sorted(graph.windows - {-1})) or "to the beginning"
         raise _unfit(name, f"Its config says a sliding window of {window:,} tokens, and its graph attends back {back}.")
     return (
@@ -166,18 +171,19 @@ def _window(name: str, found: dict[str, Path]) -> int | None:
     return window if isinstance(window, int) and 0 < window < model["context_length"] else None
 
 
-def _set_window(source: Path, target: Path, window: int) -> bool:
-    """Write a graph whose attention nodes have the window; whether all of them got it."""
+def _set_window(graph: Path, window: int) -> bool:
+    """Write a graph anew, its attention nodes with the window; whether all of them got it."""
     import onnx  # 26 MB: only where needed
 
-    model = onnx.load(str(source), load_external_data=False)
+    model = onnx.load(str(graph), load_external_data=False)
     for node in model.graph.node:
         if node.op_type == "GroupQueryAttention":
             kept = [each for each in node.attribute if each.name != "local_window_size"]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("local_window_size", window)])
-    target.write_bytes(model.SerializeToString())
-    return onnx_file.read(target).windows == {window}
+    graph.unlink()  # it may be a second name of the source's own file
+    graph.write_bytes(model.SerializeToString())
+    return onnx_file.read(graph).windows == {window}
 
 
 def _place_weights(name: str, found: dict[str, Path], target: Path, place: Place) -> dict[str, list[int]]:
@@ -191,8 +197,8 @@ def _place_weights(name: str, found: dict[str, Path], target: Path, place: Place
         files = [file for file in files if file in {*places.values(), "model.safetensors"}]
     shapes: dict[str, list[int]] = {}
     for file in files:
-        shapes |= _shapes(name, found[file])
         place(found[file], target / file)
+        shapes |= _shapes(name, target / file)
     return shapes
 
 

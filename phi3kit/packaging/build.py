@@ -26,7 +26,7 @@ from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed, Phi3KitError, first_line
 from phi3kit.core.records import WINDOW_TAG, Precision, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.formats.model_copy import copy_model, link_or_copy
+from phi3kit.formats.model_copy import copy, copy_model, link_or_copy
 from phi3kit.packaging.events import BuildRequest, ReportEvent, StepProgress, StepReporter
 from phi3kit.packaging.sources.find import EMBEDDED, Source, fetch
 from phi3kit.packaging.sources.hub_names import DownloadProgress
@@ -92,7 +92,7 @@ def build(
         _run(client, wrapper, {"phi3kit.wrapper": wrapper, **facts}, settings) as (run_id, temporary),
     ):
         try:
-            source, left_out = _known(source, temporary)
+            source, left_out = known_part(source, wrapper, temporary, settings)
             folder = _export(steps, source, temporary, request.precision) if wrapper == "onnx" else source.folder
             facts |= _window(folder) if wrapper == "onnx" else {}
             # After the export, which needs the memory of these libraries.
@@ -222,10 +222,18 @@ def _precision(wrapper: WrapperName, source: Source, wanted: Precision) -> str:
     return "as exported" if source.kind == "onnx" else wanted
 
 
-def _known(source: Source, temporary: Path) -> tuple[Source, list[str]]:
-    """The source as the libraries get to see it, and remarks on what that lacks. Raises SourceInvalid."""
+def known_part(
+    source: Source, wrapper: WrapperName, temporary: Path, settings: Settings
+) -> tuple[Source, list[str]]:
+    """The source as the libraries get to see it, and remarks on what that lacks. Raises SourceInvalid.
+
+    Weights that are logged as they are get copied: a second name of somebody's file would change with it. Linked are those
+    of the data folder and of the embedded model, and those that are exported.
+    """
     folder = temporary / "source" / re.sub(r"[^\w.-]", "-", source.folder.name)
-    remarks = copy_model(source.name, [source.folder], folder)
+    exported = wrapper == "onnx" and source.kind == "weights"
+    place = link_or_copy if exported or source.is_kept(settings) else copy
+    remarks = copy_model(source.name, [source.folder], folder, place)
     return replace(source, folder=folder), remarks
 
 

@@ -141,11 +141,17 @@ def _exported_bytes(source: Source, precision: Precision) -> int:
 
 
 def _disk(request: BuildRequest, source: Source, settings: Settings, exported: int) -> tuple[int, str]:
-    parts = {"to download": source.download_bytes, "for the ONNX export": exported}
-    if not (settings.own_store and _same_disk(source.folder, settings.home)):
-        # No links across file systems; what a remote store keeps is read back to be checked.
-        copied = source.files.size_bytes if "transformers" in request.wrappers or not exported else 0
-        parts["for a copy of the weights"] = copied + (0 if settings.own_store else exported)
+    kept = source.files.size_bytes if "transformers" in request.wrappers or not exported else 0  # logged as they are
+    if not _same_disk(source.folder, settings.home):  # which takes no links
+        copied = source.files.size_bytes
+    else:
+        copied = 0 if source.is_kept(settings) else kept
+    parts = {
+        "to download": source.download_bytes,
+        "for the ONNX export": exported,
+        "for a copy of the weights": copied,
+        "to read back what was uploaded": 0 if settings.own_store else kept + exported,
+    }
     named = " and ".join(f"{_gb(size)} {what}" for what, size in parts.items() if size)
     return sum(parts.values()) + _SMALL_FILES, named or "only small files: the weights are linked, not copied"
 

@@ -11,7 +11,7 @@ import pytest
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import BuildFailed
 from phi3kit.core.machine import free_memory_bytes
-from phi3kit.core.records import WRAPPERS, Precision
+from phi3kit.core.records import WRAPPERS, Precision, WrapperName
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.plan import Need, Plan, make_plan
 from phi3kit.packaging.sources.find import find_source
@@ -136,6 +136,18 @@ class TestFiguresOfTheEmbeddedModel:
         assert there.needed == here + find_source("embedded", ADMIN, settings_for(tmp_path)).files.size_bytes
         assert there.how == "7.8 MB for the ONNX export and 10.5 MB for a copy of the weights"
 
+    @pytest.mark.parametrize(("wrappers", "copies"), [(WRAPPERS, 1), (("transformers",), 1), (("onnx",), 0)])
+    def test_weights_of_somebodys_folder_are_copied_where_they_are_logged_as_they_are(
+        self, tmp_path: Path, wrappers: tuple[WrapperName, ...], copies: int
+    ):
+        shutil.copytree(MODEL_FOLDER, tmp_path / "phi")
+        folder = str(tmp_path / "phi")
+        inside, outside = (
+            need(plan_for(BuildRequest(wrappers, folder, "int4"), home), "disk at the peak").needed
+            for home in (tmp_path, tmp_path / "home")
+        )
+        assert outside - inside == copies * find_source(folder, ADMIN, settings_for(tmp_path)).files.size_bytes
+
     def test_a_remote_store_keeps_both_and_is_read_back(self, tmp_path: Path):
         own = need(plan_for(BOTH, tmp_path), "disk at the peak").needed
         remote = need(plan_for(BOTH, tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), "disk at the peak").needed
@@ -178,9 +190,9 @@ class TestFiguresOfTheEmbeddedModel:
 
 
 class TestOnnxFolder:
-    def test_needs_no_export_and_no_comparison(self, built: Built, tmp_path: Path):
+    def test_needs_no_export_and_no_comparison(self, built: Built):
         (config,) = (built.settings.home / "artifacts").rglob("genai_config.json")
-        plan = plan_for(BuildRequest(("onnx",), str(config.parent), "int4"), tmp_path)
+        plan = plan_for(BuildRequest(("onnx",), str(config.parent), "int4"), built.settings.home)
         disk = need(plan, "disk at the peak")
         assert disk.needed < 5_000_000
         assert "export" not in disk.how + need(plan, "memory to build").how

@@ -16,10 +16,11 @@ from yaml import YAMLError
 
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import ModelNotFound, SourceInvalid
-from phi3kit.core.records import WrapperName
+from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.deployment import azure
 from phi3kit.formats import onnx_file
 from phi3kit.formats.model_copy import copy_model
+from phi3kit.packaging.build import known_part
 from phi3kit.packaging.sources.find import find_source
 from phi3kit.tracking.logged_models import resolve, signature_of
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
@@ -49,7 +50,7 @@ def exported(built: Built, tmp_path: Path) -> Path:
     return tmp_path / "exported"
 
 
-def known_part(folder: Path) -> Path:
+def copied(folder: Path) -> Path:
     """What the libraries get to see of a folder."""
     target = folder.with_name("known")
     copy_model("hostile", [folder], target)
@@ -58,7 +59,7 @@ def known_part(folder: Path) -> Path:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(SourceInvalid) as refused:
-        known_part(folder)
+        copied(folder)
     return refused.value.why
 
 
@@ -156,7 +157,7 @@ class TestGenaiConfig:
     def test_what_is_not_known_of_the_decoder_is_left_out(self, exported: Path, key: str) -> None:
         before = read(exported / "genai_config.json")
         edit_decoder(exported, **{key: {"custom_ops_library": "x"}})
-        assert read(known_part(exported) / "genai_config.json") == before
+        assert read(copied(exported) / "genai_config.json") == before
 
     def test_other_models_beside_the_decoder_are_left_out(self, exported: Path) -> None:
         before = read(exported / "genai_config.json")
@@ -167,18 +168,18 @@ class TestGenaiConfig:
             "speech": {"config_filename": "/x"},
         }
         edit_json(exported / "genai_config.json", model=model, engine={"dynamic_batching": {}})
-        assert read(known_part(exported) / "genai_config.json") == before
+        assert read(copied(exported) / "genai_config.json") == before
 
     @pytest.mark.parametrize("name", ["%s%n.%d", "%n", "past.%d.%d", "p%100000d", 7, "x" * 1000])
     def test_a_name_that_is_a_format_of_printf_is_not_taken(self, exported: Path, name: object) -> None:
         edit_decoder(exported, inputs={"past_key_names": name})
-        assert "past_key_names" not in read(known_part(exported) / "genai_config.json")["model"]["decoder"]["inputs"]
+        assert "past_key_names" not in read(copied(exported) / "genai_config.json")["model"]["decoder"]["inputs"]
 
     def test_searches_that_take_all_memory_are_not_taken(self, exported: Path) -> None:
         edit_json(
             exported / "genai_config.json", search={"num_beams": 10**6, "num_return_sequences": 500, "top_k": 1e400}
         )
-        assert read(known_part(exported) / "genai_config.json")["search"] == {}
+        assert read(copied(exported) / "genai_config.json")["search"] == {}
 
     @pytest.mark.parametrize("graph", ["model.ort", "/etc/passwd", "../model.onnx", "model.onnx\n", "a..onnx", ".onnx"])
     def test_a_graph_has_a_plain_name(self, exported: Path, graph: str) -> None:
@@ -243,7 +244,7 @@ class TestGraph:
 
     def test_data_files_that_the_graph_does_not_name_are_not_taken(self, exported: Path) -> None:
         (exported / "more.onnx_data").write_bytes(b"\x7fELF")
-        assert not (known_part(exported) / "more.onnx_data").exists()
+        assert not (copied(exported) / "more.onnx_data").exists()
 
     @pytest.mark.parametrize("content", [b"", b"\x08", b"ORTM" * 9, b"\xff" * 99, b"\x3a\xff\xff\xff\x7f", b"\x0b" * 9])
     def test_what_is_no_graph_is_said(self, exported: Path, content: bytes) -> None:
@@ -373,7 +374,7 @@ class TestConfig:
     def test_names_no_code_and_no_other_place(self, weights: Path, values: dict[str, Any]) -> None:
         before = read(weights / "config.json")
         edit_json(weights / "config.json", **values)
-        assert read(known_part(weights) / "config.json") == before
+        assert read(copied(weights) / "config.json") == before
 
     @pytest.mark.parametrize(
         ("values", "why"),
@@ -412,7 +413,7 @@ class TestConfig:
     )
     def test_numbers_lie_in_their_ranges(self, weights: Path, key: str, value: Any) -> None:
         edit_json(weights / "config.json", **{key: value})
-        assert read(known_part(weights) / "config.json").get(key) in (None, {})
+        assert read(copied(weights) / "config.json").get(key) in (None, {})
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
     @pytest.mark.parametrize("content", ["[" * 10**5, '{"a":' * 10**5, "9" * 10**5, "[" + " " * (7 * 10**7)], ids=len)
@@ -430,7 +431,7 @@ class TestConfig:
         )
         for name in names:
             (weights / name).write_text('{"base_model_name_or_path": "someone/else"}')
-        assert not {path.name for path in known_part(weights).iterdir()} & set(names)
+        assert not {path.name for path in copied(weights).iterdir()} & set(names)
 
 
 class TestWeights:
@@ -464,6 +465,31 @@ class TestWeights:
         assert refusal(weights) == "../outside.safetensors is missing."
 
 
+class TestChangedAfterTheBuild:
+    """Whoever may write the folder that a model was built from changes no logged model."""
+
+    def placed(self, folder: Path | str, wrapper: WrapperName, home: Path, file: str) -> tuple[Path, Path]:
+        """A file of weights, and what of it a build has in its own folder and logs."""
+        settings = settings_for(home)
+        source, _ = known_part(find_source(str(folder), ADMIN, settings), wrapper, home / "exports/run", settings)
+        return find_source(str(folder), ADMIN, settings).folder / file, source.folder / file
+
+    @pytest.mark.parametrize("file", ["model.safetensors", "model.onnx", "model.onnx.data"])
+    def test_weights_are_the_stores_own(self, weights: Path, exported: Path, tmp_path: Path, file: str) -> None:
+        of_torch = file == "model.safetensors"
+        folder, wrapper = (weights, WRAPPERS[0]) if of_torch else (exported, WRAPPERS[1])
+        theirs, logged = self.placed(folder, wrapper, tmp_path / "home", file)
+        before = theirs.read_bytes()
+        with theirs.open("r+b") as out:  # in place
+            out.write(b"changed")
+        assert logged.read_bytes() == before
+
+    def test_files_of_the_data_folder_and_of_the_kit_are_not_copied(self, weights: Path, tmp_path: Path) -> None:
+        for folder, home in ((weights, tmp_path), ("embedded", tmp_path / "home")):
+            theirs, logged = self.placed(folder, "transformers", home, "model.safetensors")
+            assert logged.samefile(theirs) or logged.stat().st_dev != theirs.stat().st_dev
+
+
 class TestTokenizer:
     def test_its_config_names_no_code_and_no_file(self, weights: Path) -> None:
         before = read(weights / "tokenizer_config.json")
@@ -475,11 +501,11 @@ class TestTokenizer:
         edit_json(
             weights / "tokenizer_config.json", **evil, name_or_path="someone/else", gguf_file="x", processor_class="P"
         )
-        assert read(known_part(weights) / "tokenizer_config.json") == before
+        assert read(copied(weights) / "tokenizer_config.json") == before
 
     def test_a_class_with_code_or_files_of_its_own_is_not_taken(self, weights: Path) -> None:
         edit_json(weights / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer")
-        assert "tokenizer_class" not in read(known_part(weights) / "tokenizer_config.json")
+        assert "tokenizer_class" not in read(copied(weights) / "tokenizer_config.json")
 
     @pytest.mark.parametrize(
         ("values", "why"),
@@ -530,7 +556,7 @@ class TestTokenizer:
 
     def test_a_template_of_megabytes_is_not_taken(self, weights: Path) -> None:
         edit_json(weights / "tokenizer_config.json", chat_template="x" * 10**6)
-        assert "chat_template" not in read(known_part(weights) / "tokenizer_config.json")
+        assert "chat_template" not in read(copied(weights) / "tokenizer_config.json")
 
 
 class TestLinks:
@@ -540,7 +566,7 @@ class TestLinks:
         (weights / name).rename(private)
         (weights / name).symlink_to(private)
         if name == "generation_config.json":  # which a model need not have
-            assert not (known_part(weights) / name).exists()
+            assert not (copied(weights) / name).exists()
             return
         with pytest.raises(SourceInvalid, match=r"missing|no weights"):
             find_source(str(weights), ADMIN, settings_for(weights.parent))
@@ -553,11 +579,11 @@ class TestLinks:
         private = weights.parent / "private"
         private.write_text('{"secret": 1}')
         (weights / name).symlink_to(private)
-        assert not (known_part(weights) / name).exists()
+        assert not (copied(weights) / name).exists()
 
     def test_a_pipe_stops_nobody(self, weights: Path) -> None:
         os.mkfifo(weights / "README.md")
-        assert not (known_part(weights) / "README.md").exists()
+        assert not (copied(weights) / "README.md").exists()
 
     def test_the_hubs_own_cache_is_made_of_links_and_can_be_built_from(self, weights: Path, tmp_path: Path) -> None:
         blobs, snapshot = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "c0ffee"
@@ -565,7 +591,7 @@ class TestLinks:
         snapshot.mkdir(parents=True)
         for path in blobs.iterdir():
             (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-        assert {path.name for path in known_part(snapshot).iterdir()} == {*SMALL, "model.safetensors"}
+        assert {path.name for path in copied(snapshot).iterdir()} == {*SMALL, "model.safetensors"}
         (snapshot / "README.md").symlink_to(tmp_path / "private")
         (tmp_path / "private").write_text("secret")
         target = tmp_path / "again"

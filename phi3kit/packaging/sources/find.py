@@ -39,6 +39,10 @@ class Source:
         """Its size, from its config."""
         return self.files.shape
 
+    def is_kept(self, settings: Settings) -> bool:
+        """Whether nobody changes its files in place: it lies in the data folder, or beside the kit's own code."""
+        return self.name == EMBEDDED or self.folder.resolve().is_relative_to(settings.home.resolve())
+
     @property
     def commit(self) -> str | None:
         """The repository's commit; None for a folder."""
