@@ -1,7 +1,8 @@
 """Attacks on a worker: what /health and another user's turns wait for while one user sends the costliest requests.
 
-`python -m bench.attacks [--wrapper onnx]`. Builds the embedded model first. Knows the routes' bounds and sends what they
-just let through. Prints a Markdown table.
+`python -m bench.attacks [--wrapper onnx|transformers] [--seconds 5]`. Builds the embedded model first. Knows the routes' bounds
+and sends what they just let through. Says too what memory of its own the worker took at the most, and its scoring process.
+Prints a Markdown table.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -21,11 +22,11 @@ from typing import Any
 
 import httpx2
 
+from bench.memory import Peaks
 from bench.worker import HealthWatch, Worker, serving
 from phi3kit.core.records import WRAPPERS
 
 KEY = "bench"
-SECONDS = 5.0  # of each measurement: one without the attack, one with it
 PROMPT = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
 TURN = {"prompt": PROMPT, "max_tokens": 24, "temperature": 0}
 
@@ -76,7 +77,8 @@ def attacked(worker: Worker, attack: Attack, threads: int) -> Iterator[None]:
     def again_and_again() -> None:
         with httpx2.Client(base_url=worker.url, headers=headers("eve"), timeout=900) as client:
             while not over.is_set():
-                attack(client)
+                with suppress(httpx2.HTTPError):  # the worker ends
+                    attack(client)
 
     attackers = [threading.Thread(target=again_and_again, daemon=True) for _ in range(threads)]
     for each in attackers:
@@ -108,14 +110,14 @@ def locked_counts(worker: Worker) -> Iterator[None]:
         connection.close()
 
 
-def measured(worker: Worker, *, turns: bool = True) -> tuple[float, float]:
+def measured(worker: Worker, length_s: float, *, turns: bool = True) -> tuple[float, float]:
     """Milliseconds: the 99th percentile of /health, and the median of another user's turns (none: 0)."""
     seconds: list[float] = []
     with (
         HealthWatch(worker) as watch,
         httpx2.Client(base_url=worker.url, headers=headers("ada"), timeout=900) as client,
     ):
-        over = time.monotonic() + SECONDS
+        over = time.monotonic() + length_s
         while time.monotonic() < over:
             began = time.perf_counter()
             if turns:
@@ -131,10 +133,16 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wrapper", choices=WRAPPERS, default="onnx")
-    wrapper = parser.parse_args().wrapper
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="of each measurement, without the attack and with it"
+    )
+    arguments = parser.parse_args()
+    wrapper, length_s = arguments.wrapper, arguments.seconds
     os.environ |= {"PHI3KIT_API_KEY": KEY, "PHI3KIT_USER_MINUTE_TURNS": "1000000", "TOKENIZERS_PARALLELISM": "false"}
-    print("| attack | /health p99, ms: without, with | another user's turn, ms: without, with | times |")
-    print("| --- | --- | --- | --- |")
+    print(
+        "| attack | /health p99, ms: without, with | another user's turn, ms: without, with | times | worker, MB | its scoring process, MB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as work:
         folder, _ = build("embedded", wrapper, Path(work) / "home")
         attacks: dict[str, Callable[[Worker], AbstractContextManager[None]]] = {
@@ -143,12 +151,12 @@ def main() -> None:
         attacks |= {"300 half-sent requests": half_sent, "a locked file of counts": locked_counts}
         for name, attack in attacks.items():
             turns = attack is not locked_counts  # they wait for the file too
-            with serving(folder, wrapper) as worker:
-                health_before, turn_before = measured(worker)
+            with serving(folder, wrapper) as worker, Peaks(worker.process.pid) as peaks:
+                health_before, turn_before = measured(worker, length_s)
                 with attack(worker):
-                    health, turn = measured(worker, turns=turns)
+                    health, turn = measured(worker, length_s, turns=turns)
             ratio = f"{turn_before:.0f}, {turn:.0f} | {turn / turn_before:.1f}" if turns else "– | –"
-            print(f"| {name} | {health_before:.0f}, {health:.0f} | {ratio} |", flush=True)
+            print(f"| {name} | {health_before:.0f}, {health:.0f} | {ratio} | {' | '.join(peaks.in_mb())} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from phi3kit.ui.shared import pages, permissions, resources, shell
 shell.begin("Build")
 st.markdown("Turn Phi-3 weights into an MLflow model: weights in, logged model with signature and requirements out.")
 with shell.errors_shown():
-    if permissions.note("build"):
+    if may_build := permissions.note("build"):
         permissions.note("build_any")
     request = choose_request()
     verdict = None  # until the source was found and its needs were estimated
-    if request.source:
+    if may_build and request.source:
         with shell.errors_shown():
             source, needs = resources.plan(request)
             show_plan(source, needs)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from phi3kit.ui.build import job
-from phi3kit.ui.shared import pages, resources, shell
+from phi3kit.ui.shared import pages, permissions, resources, shell
 from phi3kit.usage.summary import faster_wrapper, totals
 
 STEPS = {
@@ -41,8 +41,9 @@ with shell.errors_shown():
             st.markdown(
                 "**Nothing is built yet.** Both wrappers of the embedded (small) model take less than half a minute."
             )
-            st.button(
+            permissions.button(
                 "Build both wrappers",
+                "build",
                 type="primary",
                 icon=":material/deployed_code:",
                 on_click=job.start,

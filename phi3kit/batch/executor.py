@@ -8,15 +8,16 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phi3kit.batch.request import RowResult
 from phi3kit.core.records import WrapperName
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from phi3kit.batch.in_process import InProcess
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,18 @@ class Load:
         return target
 
 
-@lru_cache(maxsize=1)  # Spark uses a Python process for many tasks
-def _in_process(load: Load) -> Any:
-    """The executor's model."""
+_loaded: "dict[Load, InProcess]" = {}  # one: Spark uses a Python process for many tasks
+
+
+def _in_process(load: Load) -> "InProcess":
+    """The executor's model. The one before it ends first: there may be no memory for both."""
     from phi3kit.batch.in_process import InProcess
 
-    return InProcess(load.path(), load.wrapper, load.model_uri, load.threads, load.user)
+    if load not in _loaded:
+        while _loaded:
+            _loaded.popitem()[1].close()
+        _loaded[load] = InProcess(load.path(), load.wrapper, load.model_uri, load.threads, load.user)
+    return _loaded[load]
 
 
 def trouble(load: Load) -> str:

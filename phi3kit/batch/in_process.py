@@ -64,6 +64,10 @@ class InProcess:
         if self._engine.failure:
             raise self._engine.failure
 
+    def close(self) -> None:
+        """End the engine, and with it the model."""
+        self._engine.close()
+
     def answer(
         self, rows: Sequence[tuple[int, Mapping[str, Any]]], batch_id: str
     ) -> list[tuple[RowResult, str | None]]:

@@ -29,6 +29,9 @@ _QUIET = {
 }
 
 
+_READER_GONE = 141  # as a shell says of a program that SIGPIPE ended
+
+
 class _Parser(argparse.ArgumentParser):
     """Prints one line a mistake, without argparse's usage above it."""
 
@@ -52,6 +55,16 @@ def main(argv: list[str] | None = None) -> int:
     _quiet()
     keep_private()
     hide_in_logs(os.environ)
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
+        return code or _READER_GONE
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         arguments.run(arguments)
     except Phi3KitError as error:
@@ -59,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        return _READER_GONE
     return 0
 
 

@@ -202,6 +202,8 @@ def _deployment(name: str, instance: str) -> dict[str, Any]:
         "model": {"name": name, "path": "model", "type": "mlflow_model"},
         "code_configuration": {"code": "score", "scoring_script": "score.py"},
         "environment": {"name": f"{name}-env", "image": IMAGE, "conda_file": "environment/conda.yaml"},
+        # Azure's server imports these libraries before score.py could say so.
+        "environment_variables": {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1"},
         "instance_type": instance,
         "instance_count": 1,
         # 180 s is the most that Azure allows; one answer at a time, because predict holds the whole machine.

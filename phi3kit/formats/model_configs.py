@@ -1,11 +1,14 @@
 """Model configs: which keys of a model's JSON files reach the libraries that load it, and which values.
 
-Everything else is left out: a config can name native code, code of its repository, files to write and other places to
-load from. Knows keys and kinds of values. Opens no file, loads no library.
+Other keys are left out: a config can name native code, code of its repository, files to write and other places to load
+from. A known key with a value that is not is told apart: left out, a library would take its own default for it. Opens no
+file, loads no library.
 """
 
 import re
+import reprlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 Check = Callable[[Any], bool]
@@ -27,7 +30,7 @@ def _size(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e30
 
 
 def _within(least: float, most: float) -> Check:
@@ -73,6 +76,10 @@ def _token(value: Any) -> bool:
 
 def _template(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= _LARGEST_TEMPLATE
+
+
+def _anything(value: Any) -> bool:
+    return True
 
 
 _tokens = _list_of(_token, 10_000)
@@ -124,7 +131,7 @@ _SPECIAL: Spec = {
     **dict.fromkeys(
         ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"), _token
     ),
-    **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), _tokens),
+    **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), lambda value: value == {} or _tokens(value)),
 }
 # Those that are made of tokenizer.json alone, without code or files of their own.
 _TOKENIZER_CLASSES = (
@@ -142,7 +149,7 @@ TOKENIZER: Spec = {
         ),
         _flag,
     ),
-    "model_max_length": _number,
+    "model_max_length": _within(1, 1e30),  # which stands for no bound
     **dict.fromkeys(("padding_side", "truncation_side"), _one_of("left", "right")),
     "chat_template": _template,
 }  # fmt: skip
@@ -162,7 +169,7 @@ GENAI: Spec = {
         "type": _one_of("phi3"),
         **dict.fromkeys(("context_length", "vocab_size"), _size),
         "decoder": {
-            "session_options": {"log_id": _one_of("onnxruntime-genai"), "provider_options": _one_of([])},  # type: ignore[arg-type]
+            "session_options": {"log_id": _anything, "provider_options": _anything},  # written anew
             "filename": lambda value: is_plain(value) and value.endswith(".onnx"),
             **dict.fromkeys(
                 ("head_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads"), _size
@@ -247,20 +254,32 @@ def is_plain(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"\w[\w.+-]{0,150}", name, re.ASCII) is not None and ".." not in name
 
 
-def cleaned(content: Mapping[str, Any], spec: Spec, inside: str = "") -> tuple[dict[str, Any], list[str]]:
-    """What a config says as far as the spec knows it, and the names of what was left out."""
-    kept: dict[str, Any] = {}
-    left_out: list[str] = []
+@dataclass
+class Cleaned:
+    """What a config says, as far as a spec knows it."""
+
+    kept: dict[str, Any] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # keys that are not known, as a.b.c
+    wrong: dict[str, str] = field(default_factory=dict)  # keys that are, and their values, which are not
+
+
+def cleaned(content: Mapping[str, Any], spec: Spec, inside: str = "") -> Cleaned:
+    """A config, judged by a spec. inside: the key that it stands under, and a dot."""
+    found = Cleaned()
     for key, value in content.items():
-        known = spec.get(key)
-        if isinstance(known, Mapping) and isinstance(value, dict):
-            kept[key], more = cleaned(value, known, f"{inside}{key}.")
-            left_out += more
-        elif known is not None and (value is None or (not isinstance(known, Mapping) and known(value))):
-            kept[key] = value
+        known, name = spec.get(key), f"{inside}{key}"[:100]
+        if known is None:
+            found.left_out.append(name)
+        elif isinstance(known, Mapping) and isinstance(value, dict):
+            part = cleaned(value, known, f"{name}.")
+            found.kept[key] = part.kept
+            found.left_out += part.left_out
+            found.wrong |= part.wrong
+        elif value is None or (not isinstance(known, Mapping) and known(value)):
+            found.kept[key] = value
         else:
-            left_out.append(f"{inside}{key}"[:100])
-    return kept, left_out
+            found.wrong[name] = reprlib.repr(value)
+    return found
 
 
 def tokenizer_flaw(content: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,15 @@ from typing import Any
 from phi3kit.core.errors import SourceInvalid
 from phi3kit.formats import model_configs as configs
 from phi3kit.formats import onnx_file
-from phi3kit.formats.model_folder import CONFIG, GENAI_CONFIG, WEIGHTS_INDEX, Shape, files_in, judge
+from phi3kit.formats.model_folder import (
+    CONFIG,
+    GENAI_CONFIG,
+    WEIGHTS_INDEX,
+    Shape,
+    files_in,
+    judge,
+    refuse_wrong_values,
+)
 
 _SPECS = {
     CONFIG: configs.CONFIG,
@@ -107,7 +115,9 @@ def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = 
 
 
 def _copy_config(name: str, path: Path, target: Path, spec: configs.Spec) -> list[str]:
-    kept, left_out = configs.cleaned(_read(name, path), spec)
+    found = configs.cleaned(_read(name, path), spec)
+    refuse_wrong_values(name, target.name, found.wrong)
+    kept = found.kept
     if target.name == CONFIG:
         kept["model_type"] = "phi3"
     if (
@@ -118,11 +128,7 @@ def _copy_config(name: str, path: Path, target: Path, spec: configs.Spec) -> lis
         kept["model"]["decoder"]["session_options"] = {"log_id": "onnxruntime-genai", "provider_options": []}
     _write(target, kept)
     # The window is spoken of elsewhere; the other is written anew just above.
-    return [
-        key
-        for key in left_out
-        if not key.endswith((".sliding_window", ".session_options", ".provider_options", ".log_id"))
-    ]
+    return [key for key in found.left_out if not key.endswith((".sliding_window", ".session_options"))]
 
 
 def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], target: Path, place: Place) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi3kit.core.errors import SourceInvalid
+from phi3kit.formats import model_configs as configs
 from phi3kit.formats.model_configs import LARGEST, WEIGHT_DTYPES, is_plain
 
 SourceKind = Literal["weights", "onnx"]
@@ -132,6 +133,7 @@ def _weights_shape(name: str, folder: Path) -> tuple[Shape, int]:
         vocabulary=_number(name, config, CONFIG, "vocab_size", LARGEST),
         dtype=dtype,
     )
+    refuse_wrong_values(name, CONFIG, configs.cleaned(config, configs.CONFIG).wrong)
     # As Phi3Config has it when nothing is said.
     inner = _number(name, {"intermediate_size": 8192, **config}, CONFIG, "intermediate_size", _LARGEST_SIZE)
     attention = 2 * hidden_size**2 + 2 * hidden_size * shape.kv_heads * shape.head_size
@@ -141,7 +143,8 @@ def _weights_shape(name: str, folder: Path) -> tuple[Shape, int]:
 
 def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
     """The shape, the graph's file name, and whether a sliding window caps the cache."""
-    model = _json(name, folder, GENAI_CONFIG).get("model")
+    config = _json(name, folder, GENAI_CONFIG)
+    model = config.get("model")
     decoder = model.get("decoder") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(decoder, dict):
         raise _unusable(name, "Its genai_config.json describes no decoder.", _AGAIN)
@@ -167,6 +170,7 @@ def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
     )
     if shape.kv_heads * shape.head_size > _LARGEST_SIZE:
         raise _unusable(name, "Its genai_config.json describes bigger heads than any Phi-3 has.", _AGAIN)
+    refuse_wrong_values(name, GENAI_CONFIG, configs.cleaned(config, configs.GENAI).wrong)
     return shape, str(graph), "sliding_window" in decoder
 
 
@@ -232,6 +236,17 @@ def refuse_big_configs(name: str, sizes: Mapping[str, int]) -> None:
     for file in JUDGED_BY:
         if sizes.get(file, 0) > (_LARGEST_INDEX if file == WEIGHTS_INDEX else _LARGEST_CONFIG):
             raise _unusable(name, f"Its {file} cannot be read: it has {sizes[file]:,} bytes.", _AGAIN)
+
+
+def refuse_wrong_values(name: str, file: str, wrong: Mapping[str, str]) -> None:
+    """Refuse a config with values that are not known: without them a library takes its own default. Raises SourceInvalid.
+
+    wrong: those values by their keys.
+    """
+    if wrong:
+        key, value = next(iter(wrong.items()))
+        why = f"{key} in its {file} is {value}, which is not known here; a library would take its own default instead."
+        raise _unusable(name, why, f"Correct {key}, or choose another source.")
 
 
 def _unusable(name: str, why: str, next_step: str) -> SourceInvalid:

@@ -11,9 +11,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import mlflow
@@ -108,7 +109,7 @@ def build(
                     client.set_tag(run_id, "phi3kit.same_beginnings", same)
             registered = None
             if request.register:
-                with steps.step("register"):
+                with steps.step("register"), redirect_stderr(StringIO()):  # MLflow prints what it did
                     registered = register(info.model_uri, request.register, actor, settings).model_uri
             size_bytes = mlflow.models.Model.load(info.model_uri).model_size_bytes or 0
             tags = {"phi3kit.wrapper": wrapper, **facts, SIZE_TAG: str(size_bytes), CHECKED_TAG: "true"}
@@ -222,9 +223,7 @@ def _precision(wrapper: WrapperName, source: Source, wanted: Precision) -> str:
     return "as exported" if source.kind == "onnx" else wanted
 
 
-def known_part(
-    source: Source, wrapper: WrapperName, temporary: Path, settings: Settings
-) -> tuple[Source, list[str]]:
+def known_part(source: Source, wrapper: WrapperName, temporary: Path, settings: Settings) -> tuple[Source, list[str]]:
     """The source as the libraries get to see it, and remarks on what that lacks. Raises SourceInvalid.
 
     Weights that are logged as they are get copied: a second name of somebody's file would change with it. Linked are those

@@ -118,7 +118,7 @@ class Scoring:
         if process is not None:
             with suppress(ProcessLookupError):
                 process.kill()
-            await process.communicate()  # closes its pipes
+            await process.wait()  # not communicate(): a call may be reading its answer
 
     async def _answered(self, call: bytes) -> bytes:
         if self._process is None or self._process.returncode is not None:

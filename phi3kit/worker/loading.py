@@ -121,7 +121,10 @@ def copy_logged(folder: Path, wrapper: WrapperName, target: Path) -> None:
 
     The onnx wrapper in it is phi3kit's own, whatever was logged. Raises SourceInvalid.
     """
-    described, _ = cleaned(_mlmodel(folder), MLMODEL)
+    known = cleaned(_mlmodel(folder), MLMODEL)
+    if config := known.wrong.get("flavors.python_function.config"):
+        raise _refused(f"Its MLmodel file gives it a config that is not known here: {config}.")
+    described = known.kept
     flavors = described.get("flavors") or {}
     function = flavors.get("python_function") or {}
     loader = "mlflow.transformers" if wrapper == "transformers" else "mlflow.pyfunc.loaders.code_model"

@@ -1,24 +1,31 @@
 """Batches on Spark: real sessions on this machine; the same rows as a worker gives, and masters that do not answer."""
 
+import gc
 import importlib.util
 import os
 import shutil
+import threading
 import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from phi3kit.batch import executor
 from phi3kit.batch.events import RowProgress
+from phi3kit.batch.executor import Load
 from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
 from phi3kit.batch.spark import _knock, _paced
 from phi3kit.core.errors import BatchFailed
 from phi3kit.deployment.servers import free_port
-from phi3kit.tracking.logged_models import list_models
+from phi3kit.tracking.logged_models import list_models, resolve
 from tests.batch.test_batch import batch_turns, rows_of, table_of
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli
 from tests.support.actors import ADMIN
 from tests.support.samples import copy_of_store
+from tests.support.waiting import wait_for
 
 REQUIRED = os.environ.get("PHI3KIT_REQUIRE_SPARK") == "1"
 HERE = importlib.util.find_spec("pyspark") is not None and shutil.which("java") is not None
@@ -26,6 +33,20 @@ HERE = importlib.util.find_spec("pyspark") is not None and shutil.which("java") 
 needs_spark = pytest.mark.skipif(
     not HERE and not REQUIRED, reason="no pyspark or no Java here: Spark tests are skipped"
 )
+
+
+class TestExecutor:
+    def test_the_model_before_ends_before_another_is_loaded(self, built: Built, tmp_path: Path) -> None:
+        """Also when that cannot be loaded: a machine has memory for one."""
+        folder = str(resolve(built.uri("onnx"), built.settings).folder)
+        load = Load(folder, None, "onnx", built.uri("onnx"), 1, "ada")
+        assert executor.trouble(load) == ""
+        first = weakref.ref(executor._loaded[load])
+        assert executor._in_process(load) is first()
+        assert "missing or damaged" in executor.trouble(replace(load, folder=str(tmp_path)))
+        gc.collect()
+        assert first() is None
+        wait_for("the thread has ended", lambda: "engine" not in {thread.name for thread in threading.enumerate()})
 
 
 @pytest.mark.slow

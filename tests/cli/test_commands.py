@@ -3,11 +3,16 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from phi3kit.core.records import WRAPPERS
+from phi3kit.core.settings import PROJECT_ROOT
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli
 
 COMMANDS = ("app", "build", "serve", "chat", "signatures", "usage", "batch", "evaluate", "keys")
@@ -39,9 +44,37 @@ class TestChat:
 class TestRegister:
     def test_a_registered_model_is_found_by_version(self, tmp_path: Path) -> None:
         done = run_cli("build", "--wrapper", "onnx", "--register", "phi3", home=tmp_path)
+        lines = done.stderr.splitlines()
+        assert [line for line in lines if not line.startswith(("onnx: ", "compare: "))] == []  # none of MLflow's
         assert json.loads(done.stdout.splitlines()[-1])["registered"] == "models:/phi3/1"
         answer = run_cli("chat", "models:/phi3/1", "What is the capital of Spain?", home=tmp_path)
         assert "Madrid" in answer.stdout
+
+
+class TestAReaderThatGoes:
+    """`phi3kit … | head`: the command ends without a traceback, in it and behind it."""
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("signatures", "TRANSFORMERS", "ONNX"),
+            ("signatures", "TRANSFORMERS", "ONNX", "--json"),
+            ("keys", "list", "--json"),
+        ],
+        ids=" ".join,
+    )
+    def test_is_no_error(self, built: Built, command: tuple[str, ...]) -> None:
+        uris = {wrapper.upper(): built.uri(wrapper) for wrapper in WRAPPERS}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "phi3kit", *(uris.get(word, word) for word in command)],
+            cwd=PROJECT_ROOT, env={**os.environ, "PHI3KIT_HOME": str(built.home)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
+        process.stderr.close()
 
 
 class TestSignatures:

@@ -85,6 +85,10 @@ class TestBundle:
         }
         assert "model/registered_model_meta" not in names
 
+    def test_its_libraries_report_nothing(self, unpacked: tuple[WrapperName, Path]) -> None:
+        deployment = yaml.safe_load((unpacked[1] / "deployment.yml").read_text())
+        assert deployment["environment_variables"] == {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1"}
+
     def test_no_file_names_this_machines_folders_or_the_store(
         self, unpacked: tuple[WrapperName, Path], built: Built
     ) -> None:

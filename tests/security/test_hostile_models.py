@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,15 +172,26 @@ class TestGenaiConfig:
         assert read(copied(exported) / "genai_config.json") == before
 
     @pytest.mark.parametrize("name", ["%s%n.%d", "%n", "past.%d.%d", "p%100000d", 7, "x" * 1000])
-    def test_a_name_that_is_a_format_of_printf_is_not_taken(self, exported: Path, name: object) -> None:
+    def test_a_name_that_is_a_format_of_printf_is_refused(self, exported: Path, name: object) -> None:
         edit_decoder(exported, inputs={"past_key_names": name})
-        assert "past_key_names" not in read(copied(exported) / "genai_config.json")["model"]["decoder"]["inputs"]
+        assert refusal(exported).startswith("model.decoder.inputs.past_key_names in its genai_config.json is ")
 
-    def test_searches_that_take_all_memory_are_not_taken(self, exported: Path) -> None:
-        edit_json(
-            exported / "genai_config.json", search={"num_beams": 10**6, "num_return_sequences": 500, "top_k": 1e400}
-        )
-        assert read(copied(exported) / "genai_config.json")["search"] == {}
+    @pytest.mark.parametrize(
+        ("search", "said"),
+        [
+            ({"num_beams": 10**6}, "search.num_beams in its genai_config.json is 1000000,"),
+            ({"num_return_sequences": 500}, "search.num_return_sequences in its genai_config.json is 500,"),
+            ({"top_k": 1e400}, "search.top_k in its genai_config.json is inf,"),
+            ({"temperature": -1}, "search.temperature in its genai_config.json is -1,"),
+            ({"top_p": [[[[[[[[1]]]]]]]]}, "search.top_p in its genai_config.json is [[[[[[[...]]]]]]],"),
+        ],
+    )
+    def test_a_search_out_of_range_is_refused(self, exported: Path, search: dict[str, Any], said: str) -> None:
+        edit_json(exported / "genai_config.json", search=search)
+        assert refusal(exported).startswith(f"{said} which is not known here")
+        with pytest.raises(SourceInvalid) as before_a_download:
+            find_source(str(exported), ADMIN, settings_for(exported.parent))
+        assert before_a_download.value.why == refusal(exported)
 
     @pytest.mark.parametrize("graph", ["model.ort", "/etc/passwd", "../model.onnx", "model.onnx\n", "a..onnx", ".onnx"])
     def test_a_graph_has_a_plain_name(self, exported: Path, graph: str) -> None:
@@ -409,11 +421,27 @@ class TestConfig:
             ("sliding_window", -1),
             ("rope_scaling", {"long_factor": [1e12]}),
             ("rope_scaling", {"factor": 0}),
+            ("rope_scaling", "longrope"),
+            ("rope_parameters", {"rope_type": "linear"}),
+            ("hidden_act", "gelu_fast"),
+            ("tie_word_embeddings", "yes"),
         ],
     )
-    def test_numbers_lie_in_their_ranges(self, weights: Path, key: str, value: Any) -> None:
+    def test_values_are_known_ones(self, weights: Path, key: str, value: Any) -> None:
+        """Left out, the library would take its own default, and compute another model."""
         edit_json(weights / "config.json", **{key: value})
-        assert read(copied(weights) / "config.json").get(key) in (None, {})
+        assert re.match(rf"{key}(\.\w+)? in its config.json is .+, which is not known here", refusal(weights))
+        with pytest.raises(SourceInvalid) as before_a_download:
+            find_source(str(weights), ADMIN, settings_for(weights.parent))
+        assert before_a_download.value.next_step.startswith(f"Correct {key}")
+
+    @pytest.mark.parametrize(
+        "key", ["temperature", "top_p", "repetition_penalty", "top_k", "max_length", "eos_token_id"]
+    )
+    @pytest.mark.parametrize("value", [-1e9, "0.5", float("nan"), True])
+    def test_so_are_those_of_the_generation(self, weights: Path, key: str, value: Any) -> None:
+        edit_json(weights / "generation_config.json", **{key: value})
+        assert refusal(weights).startswith(f"{key} in its generation_config.json is {value!r}, which is not known here")
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
     @pytest.mark.parametrize("content", ["[" * 10**5, '{"a":' * 10**5, "9" * 10**5, "[" + " " * (7 * 10**7)], ids=len)
@@ -503,9 +531,21 @@ class TestTokenizer:
         )
         assert read(copied(weights) / "tokenizer_config.json") == before
 
-    def test_a_class_with_code_or_files_of_its_own_is_not_taken(self, weights: Path) -> None:
+    def test_a_class_with_code_or_files_of_its_own_is_refused(self, weights: Path) -> None:
         edit_json(weights / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer")
-        assert "tokenizer_class" not in read(copied(weights) / "tokenizer_config.json")
+        assert refusal(weights).startswith(
+            "tokenizer_class in its tokenizer_config.json is 'BertJapaneseTokenizer', which"
+        )
+
+    @pytest.mark.parametrize("key", ["model_max_length", "add_bos_token", "eos_token", "extra_special_tokens"])
+    def test_a_value_that_is_not_known_is_refused(self, weights: Path, key: str) -> None:
+        edit_json(weights / "tokenizer_config.json", **{key: -5})
+        assert refusal(weights).startswith(f"{key} in its tokenizer_config.json is -5, which is not known here")
+
+    @pytest.mark.parametrize("values", [{"model_max_length": int(1e30)}, {"extra_special_tokens": {}}], ids=str)
+    def test_what_published_models_say_is_taken(self, weights: Path, values: dict[str, Any]) -> None:
+        edit_json(weights / "tokenizer_config.json", **values)
+        assert read(copied(weights) / "tokenizer_config.json").items() >= values.items()
 
     @pytest.mark.parametrize(
         ("values", "why"),
@@ -554,9 +594,10 @@ class TestTokenizer:
         edit_json(weights / "tokenizer.json", **values)
         assert why in refusal(weights)
 
-    def test_a_template_of_megabytes_is_not_taken(self, weights: Path) -> None:
-        edit_json(weights / "tokenizer_config.json", chat_template="x" * 10**6)
-        assert "chat_template" not in read(copied(weights) / "tokenizer_config.json")
+    @pytest.mark.parametrize("template", ["x" * 10**6, [{"name": "default", "template": "{{ 1 }}"}]], ids=type)
+    def test_a_template_of_megabytes_or_of_several_is_refused(self, weights: Path, template: Any) -> None:
+        edit_json(weights / "tokenizer_config.json", chat_template=template)
+        assert refusal(weights).startswith("chat_template in its tokenizer_config.json is ")
 
 
 class TestLinks:
@@ -849,6 +890,11 @@ class TestInvocations:
         (folder / "MLmodel").write_text(described.replace(old, new))
         with pytest.raises((SourceInvalid, YAMLError)):
             load_known(folder, "onnx")
+
+    def test_a_config_out_of_range_is_refused(self, placed: Placed) -> None:
+        placed.change(lambda described: described["flavors"]["python_function"].update(config={"max_tokens": -5}))
+        with pytest.raises(SourceInvalid, match=r"a config that is not known here: \{'max_tokens': -5\}"):
+            load_known(placed.folder, "onnx")
 
     def test_a_path_to_more_code_is_not_followed(self, built: Built, tmp_path: Path) -> None:
         folder = tmp_path / "logged"

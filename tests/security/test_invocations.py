@@ -65,6 +65,25 @@ class TestAnothersCall:
         assert asyncio.run(own())
 
 
+def test_a_worker_that_ends_meanwhile_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It left a traceback instead, and the process."""
+    monkeypatch.undo()  # a real process; it is still importing its libraries
+
+    async def ended() -> tuple[BaseException | Scored, bool]:
+        scoring = Scoring(tmp_path, "onnx", settings_for(tmp_path))
+        call = asyncio.create_task(scoring.answer(Call("ada", "prompt\nhi", "text/csv")))
+        while scoring._process is None:  # noqa: ASYNC110 -- it tells nobody
+            await asyncio.sleep(0.01)
+        process = scoring._process
+        await scoring.close()
+        (outcome,) = await asyncio.gather(call, return_exceptions=True)
+        return outcome, process.returncode is not None
+
+    outcome, gone = asyncio.run(ended())
+    assert isinstance(outcome, WorkerFailed)
+    assert gone
+
+
 def test_a_caller_who_goes_ends_it_and_pays_for_its_time(built: Built, tmp_path: Path) -> None:
     body, sent = b"for ever", []
     came = iter([{"type": "http.request", "body": body}])

@@ -41,7 +41,8 @@ class Source:
 
     def is_kept(self, settings: Settings) -> bool:
         """Whether nobody changes its files in place: it lies in the data folder, or beside the kit's own code."""
-        return self.name == EMBEDDED or self.folder.resolve().is_relative_to(settings.home.resolve())
+        folder = self.folder.resolve()
+        return folder == MODEL_FOLDER.resolve() or folder.is_relative_to(settings.home.resolve())
 
     @property
     def commit(self) -> str | None:

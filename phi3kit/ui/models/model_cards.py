@@ -143,7 +143,7 @@ def _show_register_form(model: LoggedModel) -> None:
         name = st.text_input("Name in the Model Registry", placeholder=usual, help="Adds a version.").strip() or usual
         description = st.text_area("Description", height=80)
         aliases = st.pills("Aliases", [CHAMPION, CHALLENGER], selection_mode="multi")
-        if st.form_submit_button("Register", icon=":material/bookmark_add:"):
+        if st.form_submit_button("Register", icon=":material/bookmark_add:", disabled=disabled):
             act = partial(
                 registry.register, model.model_uri, name, resources.actor(), resources.settings(),
                 description=description, aliases=tuple(aliases),

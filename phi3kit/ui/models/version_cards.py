@@ -99,15 +99,17 @@ def _show_alias_buttons(version: Version) -> None:
             key=f"alias_{alias}_{version.model_uri}",
             help=f"models:/{name}@{alias} leads to the version that has this alias; workers follow it.",
         )
-    with st.popover("Alias", icon=":material/label:", disabled=not permissions.may("register")):
+    disabled = not permissions.may("register")
+    with st.popover("Alias", icon=":material/label:", disabled=disabled):
         with st.form(f"alias_form_{version.model_uri}", border=False, clear_on_submit=True):
             own = st.text_input("Alias of your own", placeholder="for example staging")
-            if st.form_submit_button("Set", icon=":material/label:"):
+            if st.form_submit_button("Set", icon=":material/label:", disabled=disabled):
                 actions.attempt(*move_here(own.strip()))
                 st.rerun()
         for alias in version.aliases:
-            st.button(
+            permissions.button(
                 f"Remove {alias}",
+                "register",
                 key=f"remove_alias_{alias}_{version.model_uri}",
                 on_click=actions.attempt,
                 args=remove(alias),
@@ -129,7 +131,7 @@ def _show_notes_form(version: Version, registered: list[RegisteredModel]) -> Non
             registry.describe(version.name, None, about, actor, settings)
             registry.set_tags(version.name, version.version, given, actor, settings)
 
-        if st.form_submit_button("Save", icon=":material/save:"):
+        if st.form_submit_button("Save", icon=":material/save:", disabled=not permissions.may("register")):
             actions.attempt(save, f"Saved {version.model_uri}")
             st.rerun()
 

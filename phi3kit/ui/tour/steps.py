@@ -89,8 +89,9 @@ def _newest(wrapper: WrapperName) -> LoggedModel | None:
 def _show_build(wrapper: WrapperName) -> None:
     job = build_job.recent()
     built = _newest(wrapper)
-    st.button(
+    permissions.button(
         "Build it again" if built else "Run this step: build it",
+        "build",
         type="secondary" if built else "primary",
         icon=":material/deployed_code:",
         disabled=job is not None and job.active,
