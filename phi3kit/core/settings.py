@@ -101,7 +101,8 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
     except RuntimeError as error:
         raise _invalid("PHI3KIT_HOME", f"{error}", "Set it to a folder that you may write to.") from error
     if "?" in str(home) or unquote(str(home)) != str(home):
-        # SQLAlchemy and MLflow would take another path out of the store's URI: neither can quote one.
+        # SQLAlchemy and MLflow would take another path out of the store's URI. SQLite's own URIs (file:…?uri=true) can
+        # quote one, but whatever stands behind a ? is masked where an address is shown, so that no snippet would work.
         raise _invalid(
             "PHI3KIT_HOME", f"{home} is another folder in a database's URI.", "Set it to one without ? and %."
         )
