@@ -8,7 +8,7 @@ import pytest
 
 from phi3kit.formats.word_diff import word_diff
 from phi3kit.ui.shared.literal import named
-from tests.support.hostile import HOSTILE
+from tests.support.hostile import ANSWERS, HOSTILE
 from tests.support.in_browser import chromium, needs_browser, running_app
 
 pytestmark = needs_browser
@@ -53,6 +53,12 @@ class TestHostileTexts:
         text = named(HOSTILE[number])
         assert drawn(page, f"alone_{number}") == text
         assert drawn(page, f"inside_{number}") == f"{text} {text}"
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("number", range(len(ANSWERS)))
+    def test_an_answer_is_shown_as_it_is(self, page: "playwright.Page", number: int) -> None:
+        assert drawn(page, f"answer_{number}").split() == list(ANSWERS.values())[number].split()
 
 
 class TestDiffs:

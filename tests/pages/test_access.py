@@ -13,7 +13,7 @@ from phi3kit.access.keys import KeyStore
 from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.usage.outbox import Outbox
-from tests.support.in_app import app_on, click, errors, open_page, words
+from tests.support.in_app import app_on, click, errors, open_page, read, words
 from tests.support.samples import new_store, turn
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
@@ -149,7 +149,7 @@ class TestWho:
         with app_on(tmp_path, **TEAM):
             app = page_of(name)
         text = words(app)
-        shown = Person(ISSUER, name, None, ()).name.replace("#", "\\#")
+        shown = Person(ISSUER, name, None, ()).name
         assert f"You are **{shown}**, role **{role}**." in text
         assert any(":material/check:" in each.value and allowed in each.value for each in app.markdown)
         assert forbidden is None or any("Not:" in each.value and forbidden in each.value for each in app.markdown)
@@ -169,7 +169,7 @@ class TestWho:
     def test_the_public_profile_has_no_keys(self, tmp_path: Path):
         with app_on(tmp_path, PHI3KIT_PROFILE="public"):
             app = open_page("access")
-        assert any("You may not make or revoke API keys here." in each.proto.title for each in app.info)
+        assert any("You may not make or revoke API keys here." in read(each.proto.title) for each in app.info)
         assert "Create a key" not in labels(app)
 
 
@@ -208,7 +208,7 @@ class TestKeys:
         with app_on(tmp_path, **TEAM):
             app = page_of("vera")
         assert "Create a key" not in labels(app)
-        assert any("Your role is viewer; it takes user." in each.value for each in app.info)
+        assert any("Your role is viewer; it takes user." in read(each.value) for each in app.info)
 
     def test_only_an_admin_sees_everybodys_keys_and_use(self, tmp_path: Path):
         Outbox(tmp_path).add(turn("a", user=BOB, at=time.time()))
@@ -237,7 +237,7 @@ class TestDataFolder:
             app = click(app.run(), "Clean up")
             assert "**with their results**" in words(app)
             app = click(app, "Delete")
-            assert [each.value for each in app.toast] == ["Cleaned up: 2.0 MB less."]
+            assert [read(each.value) for each in app.toast] == ["Cleaned up: 2.0 MB less."]
             assert (old.exists(), new.exists()) == (False, True)
             assert re.search(r"\d of 500 MB \(PHI3KIT_DISK_MB\)", app.get("progress")[-1].proto.text)
 

@@ -71,7 +71,7 @@ class TestEmpty:
         app = open_page("home")
         assert next(metric.value for metric in app.metric if metric.label == "Logged models") == "2"
         built = open_page("build")
-        assert sum("it answered: “The capital of Spain is Madrid.”" in each.value for each in built.caption) == 2
+        assert words(built).count("it answered: “The capital of Spain is Madrid.”") == 2
 
     def test_a_build_survives_a_reload_and_is_cancelled_by_a_click(self, empty_home: Path) -> None:
         app = open_page("home")
@@ -159,7 +159,7 @@ class TestBroken:
         monkeypatch.setenv("PHI3KIT_IDLE_SECONDS", "soon")
         forget()
         app = open_page("home")
-        assert any("PHI3KIT\\_IDLE\\_SECONDS" in each for each in errors(app))
+        assert any("PHI3KIT_IDLE_SECONDS" in each for each in errors(app))
 
 
 class TestChat:

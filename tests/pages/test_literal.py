@@ -32,7 +32,7 @@ class TestLiteral:
         assert literal("\ud83d").encode() == b"\\[U\\+D83D\\]"
 
     def test_signs_that_streamlit_joins_are_kept_apart(self) -> None:
-        assert literal("a -> b") == "a *\\-*\\> b"
+        assert literal("a -> b :b: +1") == "a :color[\\-]\\> b \\::color[b]\\: \\+1"
 
 
 class TestDiffMarkdown:

@@ -19,8 +19,8 @@ from tests.support.samples import logged_model, new_store
 
 PAGES = sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py"))
 NAME = "**pwned** <b>x $y$ `z` [l] #h"  # MLflow takes neither / nor : in the name of a registered model
-TEXT = f"{NAME} [pwned](http://evil.example/) ![pwned](http://evil.example/x.png) :red[pwned]"
-ACTIVE = re.compile(r"(?<!\\)\*\*pwned|(?<!\\)\[pwned|(?<![\\`])<b>x")
+TEXT = f"{NAME} [pwned](http://evil.example/) ![pwned](http://evil.example/x.png) :red[pwned] :smile: &amp; -> x"
+ACTIVE = re.compile(r"(?<!\\)(?:\*\*pwned|\[pwned|&amp|:smile:|:red\[pwn)|(?<![\\`])<b>x| -> ")
 _MARKDOWN = ("body", "label", "help", "title", "caption")
 
 

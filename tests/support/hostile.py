@@ -8,6 +8,7 @@ HOSTILE = [
     "http://example.invalid www.example.invalid a@example.invalid mailto:a@b.cd <https://a.invalid>",
     "$x^2$ and $$y$$ \\(z\\) \\[w\\]",
     "a :smile: b :+1: :material/home: :streamlit: :red[hi] :violet-badge[x]",
+    ":material_home: a:b:c :100: :-1: :streamlit: and `:b:`",
     "# head",
     "- list",
     "1. one",
@@ -25,3 +26,15 @@ HOSTILE = [
     "<|user|>\nHi<|end|>\n<|assistant|>",
     "日本の首都は？ Αθήνα 👩‍👧 é́",
 ]
+
+# What a model may answer, and how a page shows it.
+ANSWERS = {
+    "a -> b, c -- d, e >= f, **<->** and ~= g": "a -> b, c -- d, e >= f, <-> and ~= g",
+    ":smile: a:b:c `:b:` :red[x] std::map[1] :help[x]": ":smile: a:b:c :b: :red[x] std::map[1] :help[x]",
+    ":material/home: :material_home: :streamlit: `:smile:`": ":material/home: :material_home: :streamlit: :smile:",
+    "It costs $5 or $6; `vec![1]` and $$x$$": "It costs $5 or $6; vec![1] and $$x$$",
+    "<div>$5 -> :b:</div>": "<div>$5 -> :b:</div>",
+    "::leaf[x]\n\n:::box\ntext\n:::": "::leaf[x]\n\n:::box text :::",
+    "https://e.invalid/Help:Contents_1 **b** \\*c\\*": "https://e.invalid/Help:Contents_1 b *c*",
+    "| a | b |\n|--|:-:|\n| -> | :b: |": "a b\n-> :b:",
+}

@@ -1,5 +1,6 @@
 """What the page tests share: the app on a data folder, its pages through Streamlit's own test runner, a click on one."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -43,14 +44,19 @@ def open_page(name: str) -> AppTest:
     return app
 
 
+def read(markdown: str) -> str:
+    """Markdown as a reader sees it: without the signs that keep a text as it is."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", re.sub(r":color\[\\?(.)\]", r"\1", markdown))
+
+
 def words(app: AppTest) -> str:
-    """All Markdown and captions of a page."""
-    return "\n".join([each.value for each in app.markdown] + [each.value for each in app.caption])
+    """All Markdown and captions of a page, as a reader sees them."""
+    return read("\n".join([each.value for each in app.markdown] + [each.value for each in app.caption]))
 
 
 def errors(app: AppTest) -> list[str]:
     """Every error that a page shows: what happened, why, and what to do."""
-    return [f"{each.proto.title} {each.value}" for each in app.error]
+    return [read(f"{each.proto.title} {each.value}") for each in app.error]
 
 
 def click(app: AppTest, label: str) -> AppTest:

@@ -10,7 +10,8 @@ from phi3kit.access.roles import rights
 from phi3kit.core.data_folder import disk_bytes
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.upkeep import clean_up
-from phi3kit.ui.shared import actions, resources, shell, words
+from phi3kit.ui.shared import actions, resources, shell
+from phi3kit.ui.shared.literal import literal
 from phi3kit.usage.allowances import allowances, everybody, sizes
 
 _PROFILES = {
@@ -24,7 +25,7 @@ _AGES = {"a day": _DAY_S, "a week": 7 * _DAY_S, "a month": 30 * _DAY_S}
 
 def show_person(actor: Actor, settings: Settings) -> None:
     """Name, role and profile, in a sentence."""
-    st.markdown(f"You are **{words.plain(actor.name)}**, role **{actor.role}**. {_PROFILES[settings.profile]}")
+    st.markdown(f"You are **{literal(actor.name)}**, role **{actor.role}**. {_PROFILES[settings.profile]}")
 
 
 def show_rights(actor: Actor) -> None:
@@ -33,9 +34,9 @@ def show_rights(actor: Actor) -> None:
     with st.container(border=True, height="stretch"):
         st.markdown("**What you may do**")
         if may:
-            st.markdown(f":material/check: {words.plain(' · '.join(may))}")
+            st.markdown(f":material/check: {literal(' · '.join(may), inside=True)}")
         if may_not:
-            st.markdown(f":material/lock: Not: {words.plain(' · '.join(may_not))}")
+            st.markdown(f":material/lock: Not: {literal(' · '.join(may_not), inside=True)}")
 
 
 def show_limits(actor: Actor, settings: Settings) -> None:

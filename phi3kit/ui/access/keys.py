@@ -11,6 +11,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.access.keys import MOST_DAYS, USUAL_DAYS, ApiKey, KeyStore
 from phi3kit.core.settings import Settings
 from phi3kit.ui.shared import actions, elements, pages, permissions, shell, words
+from phi3kit.ui.shared.literal import literal
 
 _DAYS = (7, 30, USUAL_DAYS, MOST_DAYS)
 _BODY = '{"model": "phi3", "messages": [{"role": "user", "content": "What is the capital of Spain?"}]}'
@@ -46,7 +47,7 @@ def _show_form(store: KeyStore, actor: Actor) -> None:
 @st.dialog("Your new key", icon=":material/key:", width="medium")
 def _show_new(key: ApiKey, token: str) -> None:
     """The only moment at which a key is seen. It is in no session's state: when the dialog closes, it is gone."""
-    st.markdown(f"Copy it now: it is not shown again. Its turns are those of {words.plain(key.user)}.")
+    st.markdown(f"Copy it now: it is not shown again. Its turns are those of {literal(key.user, inside=True)}.")
     st.code(token, language=None, wrap_lines=True)
     st.markdown("A request with it, to a server on port 8000 of this machine:")
     st.code(

@@ -14,6 +14,7 @@ from phi3kit.batch.output import for_spreadsheets
 from phi3kit.batch.request import BatchRequest
 from phi3kit.batch.tables import ReadOptions, read_rows
 from phi3kit.ui.shared import actions, elements, job_view, pages, resources, shell, words
+from phi3kit.ui.shared.literal import literal
 
 _RESULT_ROWS = 500
 _APOSTROPHES = "An apostrophe stands before what a spreadsheet would take for a formula. JSONL, Parquet and the command line's files are exact."
@@ -54,7 +55,9 @@ def show_job(job: BatchJob | None) -> None:
 
 def _draw(job: BatchJob) -> None:
     with st.container(border=True):
-        st.markdown(f"**{_STATES[job.state]}** · {words.plain(job.request.input.name)} · {words.duration(job.seconds)}")
+        st.markdown(
+            f"**{_STATES[job.state]}** · {literal(job.request.input.name, inside=True)} · {words.duration(job.seconds)}"
+        )
         if job.state == "queued":
             st.caption(f"One batch takes most of the machine: {job.ahead} before this one.")
         elif job.active and job.progress is None:
@@ -94,7 +97,7 @@ def _show_result(job: BatchJob) -> None:
     if summary.kept:
         st.caption(f"{summary.kept:,} rows were computed by an earlier run of the same batch and were not asked again.")
     if not job.own_output:
-        st.caption(f"Started in a terminal; its output is {words.plain(output.name)}, where it was asked for.")
+        st.caption(f"Started in a terminal; its output is {literal(output.name, inside=True)}, where it was asked for.")
         return
     if not output.is_file():
         st.caption("Its output is no longer there.")
@@ -103,7 +106,7 @@ def _show_result(job: BatchJob) -> None:
     is_csv = table.format == "csv"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            f"Download {words.plain(output.name)}", partial(for_spreadsheets, table) if is_csv else output.read_bytes,
+            f"Download {literal(output.name, inside=True)}", partial(for_spreadsheets, table) if is_csv else output.read_bytes,
             file_name=output.name, icon=":material/download:", on_click="ignore", key="batch_download",
             help=_APOSTROPHES if is_csv else None,
         )  # fmt: skip

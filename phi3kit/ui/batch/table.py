@@ -12,7 +12,8 @@ from phi3kit.batch.jobs import keep_upload
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.core.embedded_model import QUESTIONS_FILE
-from phi3kit.ui.shared import elements, resources, shell, words
+from phi3kit.ui.shared import elements, resources, shell
+from phi3kit.ui.shared.literal import literal
 
 _PROMPT_FORMATS = {
     "message": "a user message, through the chat template",
@@ -43,9 +44,9 @@ def show_table(file: Path) -> tuple[Table, ReadOptions]:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             title = st.empty()
             reading = _choose_reading(file)
-        title.markdown(f"**{words.plain(file.name)}**", width="content")
+        title.markdown(f"**{literal(file.name)}**", width="content")
         table = resources.table(file, reading)
-        title.markdown(f"**{words.plain(file.name)}** · {table.rows:,} rows", width="content")
+        title.markdown(f"**{literal(file.name)}** · {table.rows:,} rows", width="content")
         st.dataframe(list(islice(read_rows(table), _PREVIEW_ROWS)), hide_index=True, alt="The table's first rows")
     return table, reading
 

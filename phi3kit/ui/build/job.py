@@ -14,6 +14,7 @@ from phi3kit.packaging.events import BuildRequest, StepProgress, step_names
 from phi3kit.packaging.jobs import BuildJob
 from phi3kit.packaging.sources.find import EMBEDDED, lies_on_the_hub
 from phi3kit.ui.shared import actions, job_view, resources, shell, theme, words
+from phi3kit.ui.shared.literal import literal
 
 BOTH_EMBEDDED = BuildRequest(WRAPPERS, EMBEDDED, "int4")
 
@@ -77,7 +78,7 @@ def _draw(job: BuildJob) -> None:
                 with st.container(width=330):
                     _draw_steps(job, wrapper)
         for note in job.notes:
-            st.caption(f":material/info: {words.plain(note.text)}")
+            st.caption(f":material/info: {literal(note.text, inside=True)}")
         if job.active:
             job_view.cancel_button(resources.kit().builds, job, "cancel_build")
     if job.error:
@@ -124,6 +125,6 @@ def show_history(jobs: list[BuildJob]) -> None:
 
     def more(job: BuildJob) -> None:
         if job.error:
-            st.caption(words.plain(str(job.error)))
+            st.caption(literal(str(job.error)))
 
     job_view.show_history("Builds", jobs, columns, more)

@@ -10,6 +10,7 @@ from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.plan import Plan
 from phi3kit.packaging.sources.find import EMBEDDED, Source
 from phi3kit.ui.shared import elements, permissions, words
+from phi3kit.ui.shared.literal import literal
 
 _WRAPPERS: dict[str, tuple[WrapperName, ...]] = {
     "both": WRAPPERS,
@@ -90,7 +91,7 @@ def show_plan(source: Source, plan: Plan) -> None:
         parts.append(f"commit {source.commit[:12]}")
     if source.license:
         parts.append(f"license {source.license}")
-    st.caption(words.plain(" · ".join(parts)))
+    st.caption(literal(" · ".join(parts)))
     if source.snapshot:
         st.caption(f"[Model card]({source.snapshot.card_url})")
     download = f" · {words.size(plan.download_bytes)} to download" if plan.download_bytes else ""

@@ -13,6 +13,7 @@ from phi3kit.packaging import snippets
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.ui.shared import elements, resources, theme, words
+from phi3kit.ui.shared.literal import literal
 
 
 def show_built(built: dict[str, Any]) -> None:
@@ -28,7 +29,7 @@ def show_built(built: dict[str, Any]) -> None:
         if built.get("registered"):
             st.caption(f"Registered as {built['registered']}")
         st.caption(
-            f"Asked for the capital of Spain by plain MLflow, it answered: “{words.plain(built['check_answer'])}”"
+            f"Asked for the capital of Spain by plain MLflow, it answered: “{literal(built['check_answer'], inside=True)}”"
         )
         if same := built.get("same_beginnings"):
             st.caption(

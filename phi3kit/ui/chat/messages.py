@@ -18,7 +18,8 @@ from phi3kit.formats.chat_template import SPECIAL_TOKENS
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 from phi3kit.ui.chat import copy_button, open_conversation, share
 from phi3kit.ui.chat.open_conversation import Pending
-from phi3kit.ui.shared import answers, target_choice, words
+from phi3kit.ui.shared import answers, target_choice
+from phi3kit.ui.shared.literal import literal
 
 USER, ASSISTANT = ":material/person:", ":material/neurology:"
 EMPTY = "The message is empty. Write something and send it again."
@@ -101,7 +102,7 @@ def _show_message(text: str, turn: ChatTurn | None = None, at_end: bool = False)
                 begin = partial(st.session_state.update, {_EDITING: turn.turn_id})
                 _button("edit", turn, ":material/edit:", what, begin, shortcut=shortcut)
         if special := [token for token in SPECIAL_TOKENS if token in text]:
-            st.caption(f"{' '.join(map(words.plain, special))} is read as text here, not as structure.")
+            st.caption(f"{' '.join(map(literal, special))} is read as text here, not as structure.")
 
 
 def _show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[Target], can_continue: bool) -> None:

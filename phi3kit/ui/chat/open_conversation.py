@@ -12,7 +12,8 @@ from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.errors import Phi3KitError, StorageFailed
-from phi3kit.ui.shared import resources, shell, words
+from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared.literal import literal
 
 _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"
 PARAMETER = "conversation"  # in the page's address
@@ -147,7 +148,7 @@ def note(text: str) -> None:
 def show_notes() -> None:
     """Draw what was noted."""
     if notes := st.session_state.get(_NOTES, []):
-        st.warning("\n\n".join(map(words.plain, notes)), icon=":material/info:")
+        st.warning("\n\n".join(map(literal, notes)), icon=":material/info:")
 
 
 def _catch_up(conversation: Conversation) -> None:

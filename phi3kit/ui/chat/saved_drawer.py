@@ -9,6 +9,7 @@ from phi3kit.conversations import transcripts
 from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, ListedConversation
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.shared import actions, permissions, shell, words
+from phi3kit.ui.shared.literal import literal
 
 _PAGE = 25  # conversations at once
 _DONE, _RENAMING, _DELETING = "drawer_done", "drawer_renaming", "drawer_deleting"
@@ -65,7 +66,7 @@ def _show_row(each: ListedConversation) -> None:
         here = "open here · " if each.id == st.session_state["conversation"].id else ""
         with st.container(gap=None):
             st.button(
-                words.plain(each.name), key=f"open_{each.id}", type="tertiary", on_click=_attempt,
+                literal(each.name), key=f"open_{each.id}", type="tertiary", on_click=_attempt,
                 args=(partial(_open, each.id),),
             )  # fmt: skip
             st.caption(f"{here}{words.counted(each.turns, 'turn')} · {words.date(each.changed_at, '%b %Y %H:%M')}")
@@ -112,7 +113,7 @@ def _show_deleting(each: ListedConversation) -> None:
             st.session_state[_DONE] = True
 
     with st.container(border=True):
-        st.markdown(f"Delete **{words.plain(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
+        st.markdown(f"Delete **{literal(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
         with st.container(horizontal=True):
             st.button("Delete", key="drawer_delete", type="primary", on_click=_attempt, args=(delete,))
             st.button("Keep", key="drawer_keep", on_click=lambda: st.session_state.pop(_DELETING, None))

@@ -14,7 +14,8 @@ from phi3kit.conversations.presets import Presets
 from phi3kit.core.records import SERVED
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import parameters, permissions, resources, shell, target_choice, words
+from phi3kit.ui.shared import parameters, permissions, resources, shell, target_choice
+from phi3kit.ui.shared.literal import literal
 
 KEY = "chat"
 _SYSTEM, _PRESET, _NAME = "system_prompt", "chat_preset", "chat_preset_name"
@@ -159,6 +160,6 @@ def show_link(settings: ChatSettings, target: Target) -> None:
     try:
         url = chat_settings.link(address, settings, wrapper=target.wrapper, model=target.model_uri)
     except ValueError as error:
-        st.caption(words.plain(str(error)))
+        st.caption(literal(str(error)))
         return
     st.code(url, language=None, wrap_lines=True)

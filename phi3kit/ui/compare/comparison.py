@@ -20,7 +20,8 @@ from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.safe_markdown import for_pages
 from phi3kit.ui.compare.sides import show_heading
-from phi3kit.ui.shared import actions, answers, elements, resources, target_choice, text_diff, words
+from phi3kit.ui.shared import actions, answers, elements, resources, target_choice, text_diff
+from phi3kit.ui.shared.literal import literal
 from phi3kit.usage.votes import Votes
 
 _DRAW_EVERY_S = 1 / 15
@@ -90,8 +91,8 @@ def _markdown(lane: Lane) -> str:
     if lane.answer.text:
         return for_pages(lane.answer.text)
     if lane.error:
-        return f":red[{words.plain(lane.error.what)}]"
-    return f":gray[:shimmer[{words.plain(lane.waits_for)}]]" if lane.waits_for else ""
+        return f":red[{literal(lane.error.what, inside=True)}]"
+    return f":gray[:shimmer[{literal(lane.waits_for, inside=True)}]]" if lane.waits_for else ""
 
 
 def _turn(text: str, side: Target, lane: Lane) -> ChatTurn:

@@ -11,7 +11,8 @@ from phi3kit.conversations.comparison import LETTERS
 from phi3kit.core.records import Interface
 from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
-from phi3kit.ui.shared import parameters, target_choice, theme, words
+from phi3kit.ui.shared import parameters, target_choice, theme
+from phi3kit.ui.shared.literal import literal
 
 _NO_LIMIT = 10**9
 
@@ -55,7 +56,7 @@ def choose_parameters(sides: Sequence[Target], separate: bool) -> list[Request]:
 
 def show_heading(letter: str, side: Target) -> None:
     """A side's letter, wrapper and model."""
-    st.markdown(f"**{letter}** {theme.badge(side.wrapper)} {words.plain(side.label)}")
+    st.markdown(f"**{letter}** {theme.badge(side.wrapper)} {literal(side.label, inside=True)}")
 
 
 def _defaults(found: list[Target], count: int) -> list[Target]:

@@ -17,6 +17,7 @@ from phi3kit.deployment import azure, recipes
 from phi3kit.deployment.azure import Bundle
 from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import elements, resources, words
+from phi3kit.ui.shared.literal import literal
 
 _THROUGH_MEMORY_BYTES = 200_000_000  # Streamlit keeps a download in memory: a bigger zip is written to a file
 _FILES = ("deployment.yml", "endpoint.yml", "score/score.py", "environment/conda.yaml", "deploy.sh", "README.md")
@@ -82,7 +83,9 @@ def _show_zip(bundle: Bundle) -> None:
 
         azure.save_bundle(bundle, file, on_progress)
     if file.is_file():
-        st.success(f"{words.size(file.stat().st_size)} in {words.plain(str(file))}", icon=":material/folder_zip:")
+        st.success(
+            f"{words.size(file.stat().st_size)} in {literal(str(file), inside=True)}", icon=":material/folder_zip:"
+        )
 
 
 def _zip(bundle: Bundle) -> BytesIO:

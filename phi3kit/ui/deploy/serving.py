@@ -15,6 +15,7 @@ from phi3kit.deployment.recipes import Recipe
 from phi3kit.deployment.servers import ServerStatus
 from phi3kit.tracking.registry import ModelChoice
 from phi3kit.ui.shared import actions, permissions, resources, shell, theme, words
+from phi3kit.ui.shared.literal import literal
 
 _NEEDS = {"docker": "needs Docker", "root": "needs root"}
 _LOG_LINES = 30
@@ -37,7 +38,7 @@ def show_recipe(recipe: Recipe) -> None:
             st.markdown(f"{number}. {step.what}{needs}")
             st.code(step.command, language="bash", wrap_lines=True)
         for file in recipe.files:
-            with st.expander(words.plain(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
+            with st.expander(literal(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
                 st.download_button(
                     "Download",
                     file.text,

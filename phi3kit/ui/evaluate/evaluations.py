@@ -12,6 +12,7 @@ from phi3kit.evaluation import results
 from phi3kit.evaluation.promote import promote
 from phi3kit.evaluation.results import Evaluation
 from phi3kit.ui.shared import actions, elements, permissions, resources, theme, words
+from phi3kit.ui.shared.literal import literal
 
 EVALUATED = "evaluated"  # the run of the evaluation that has just ended here, in the session's state
 _VIEWS = ("differ", "A better", "B better", "both wrong", "all")
@@ -141,7 +142,7 @@ def _show_promotion(a: Evaluation, b: Evaluation) -> None:
         sides = {"A": a, "B": b} if a is not b else {"A": a}
         side = elements.choose_one("Which", sides, "promote_side")
         better = sides[side]
-        st.markdown(f"{theme.badge(better.wrapper)} {words.plain(_model_name(better))}")
+        st.markdown(f"{theme.badge(better.wrapper)} {literal(_model_name(better), inside=True)}")
         known = [each.name for each in resources.registered()]
         name = st.selectbox(
             "Name in the Model Registry", known or ["phi3"], accept_new_options=True, key="promote_name"

@@ -13,6 +13,7 @@ from phi3kit.tracking import registry
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.tracking.registry import CHALLENGER, CHAMPION, RegisteredModel
 from phi3kit.ui.shared import actions, elements, pages, permissions, resources, theme, words
+from phi3kit.ui.shared.literal import literal
 from phi3kit.usage.summary import totals
 
 
@@ -108,7 +109,7 @@ def facts(model: LoggedModel) -> str:
     parts = [words.model_label(model), f"context {model.context_tokens:,} tokens"]
     if model.size_bytes is not None:
         parts.insert(0, words.size(model.size_bytes))
-    return words.plain(" · ".join(parts))
+    return literal(" · ".join(parts))
 
 
 def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
@@ -116,7 +117,7 @@ def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
     turns = model_comparison.turns_of_model(resources.turns(), model.model_uri, registered)
     measured = totals(turns)
     names = _version_labels(model, registered)
-    st.caption(words.plain(f"Registered as {', '.join(names)}." if names else "Not registered."))
+    st.caption(literal(f"Registered as {', '.join(names)}." if names else "Not registered."))
     if not measured.turns:
         st.caption("No turn was logged with it yet.")
         return
@@ -155,8 +156,8 @@ def _show_register_form(model: LoggedModel) -> None:
 @st.dialog("Delete this logged model?")
 def _confirm_delete(model: LoggedModel, registered: list[RegisteredModel]) -> None:
     gone = [f"**{words.size(model.size_bytes)}** of files" if model.size_bytes else "its files"]
-    gone += [f"version **{words.plain(label)}**" for label in _version_labels(model, registered)]
-    st.markdown(f"{theme.badge(model.wrapper)} {words.plain(words.model_label(model))}")
+    gone += [f"version **{literal(label)}**" for label in _version_labels(model, registered)]
+    st.markdown(f"{theme.badge(model.wrapper)} {literal(words.model_label(model), inside=True)}")
     st.markdown("This deletes, and nothing brings it back:\n" + "\n".join(f"- {each}" for each in gone))
     turns = len(model_comparison.turns_of_model(resources.turns(), model.model_uri, registered))
     st.caption(f"Its worker ends. Its run and its {turns:,} logged turns stay.")

@@ -13,6 +13,7 @@ from phi3kit.tracking import registry
 from phi3kit.tracking.registry import CHALLENGER, CHAMPION, RegisteredModel, Version
 from phi3kit.ui.models import model_cards
 from phi3kit.ui.shared import actions, elements, permissions, resources, theme, words
+from phi3kit.ui.shared.literal import literal
 
 
 def choose_version(registered: list[RegisteredModel]) -> Version:
@@ -48,7 +49,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             badge = theme.badge(version.model.wrapper) if version.model else ":gray-badge[gone]"
-            st.markdown(f"**{words.plain(version.name)}, version {version.version}** {badge}", width="content")
+            st.markdown(f"**{literal(version.name)}, version {version.version}** {badge}", width="content")
             if version.model:
                 st.caption(model_cards.facts(version.model), width="content")
         uris = [version.model_uri, *(f"models:/{version.name}@{alias}" for alias in version.aliases)]
@@ -70,7 +71,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
             ):
                 _confirm_delete(version)
         if version.description:
-            st.caption(words.plain(version.description))
+            st.caption(literal(version.description))
     if version.model:
         with st.expander("The logged model behind it"):
             st.code(version.logged_model or "", language=None)
@@ -150,10 +151,10 @@ def _read_tags(text: str) -> dict[str, str]:
 
 @st.dialog("Delete this version?")
 def _confirm_delete(version: Version) -> None:
-    st.markdown(f"**{words.plain(version.name)}, version {version.version}**")
+    st.markdown(f"**{literal(version.name)}, version {version.version}**")
     if version.aliases:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
-        st.markdown(f"**{words.plain(names)}** leads nowhere afterwards.")
+        st.markdown(f"**{literal(names)}** leads nowhere afterwards.")
     st.caption("The logged model and its files stay.")
     act = partial(registry.delete_version, version.name, version.version, resources.actor(), resources.settings())
     actions.confirm(act, f"Deleted {version.model_uri}")

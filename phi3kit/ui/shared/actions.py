@@ -9,7 +9,8 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.core.errors import Phi3KitError
-from phi3kit.ui.shared import resources, shell, words
+from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared.literal import literal
 
 _ERROR, _DONE = "action_error", "action_done"
 
@@ -36,7 +37,7 @@ def show_outcome(place: str = "", *, until_next: bool = False) -> None:
     """
     if done := st.session_state.pop(f"{_DONE}{place}", None):
         draw = st.success if place else st.toast
-        draw(words.plain(done), icon=":material/check_circle:")
+        draw(literal(done), icon=":material/check_circle:")
     if error := st.session_state.get(f"{_ERROR}{place}"):
         shell.show_error(error)
         if not until_next:

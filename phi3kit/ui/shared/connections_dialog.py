@@ -19,7 +19,8 @@ from phi3kit.endpoints.connections import (
     save_connection,
 )
 from phi3kit.endpoints.probe import Probe, probe
-from phi3kit.ui.shared import elements, permissions, resources, shell, words
+from phi3kit.ui.shared import elements, permissions, resources, shell
+from phi3kit.ui.shared.literal import literal
 
 _NEW = "New connection"
 _PROTOCOLS: dict[EndpointProtocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
@@ -176,6 +177,6 @@ def _show_test(tested: Probe | Phi3KitError | None) -> None:
     if isinstance(tested, Phi3KitError):
         shell.show_error(tested)
     elif tested:
-        st.success(words.plain(tested.says), icon=":material/check:")
+        st.success(literal(tested.says), icon=":material/check:")
         for model in tested.models[:20]:
-            st.caption(words.plain(model))
+            st.caption(literal(model))

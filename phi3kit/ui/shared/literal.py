@@ -4,11 +4,10 @@ Knows what Streamlit's Markdown makes of characters. Knows nothing of the text's
 """
 
 import re
-import string
 
-_PUNCTUATION = str.maketrans({sign: f"\\{sign}" for sign in string.punctuation})
-# Signs that stand alone and that Streamlit turns into arrows and dashes, escaped or not: see _kept_apart.
-_TYPOGRAPHIC = re.compile(r"(?<![^\s\0])(?:<->|->|<-|--|>=|<=|~=)(?![^\s\0])")
+from phi3kit.formats.safe_markdown import NAMED, TYPOGRAPHIC, escaped, kept_apart, name_kept_apart
+
+_JOINED = re.compile(rf"(?<![^\s\0])(?:{TYPOGRAPHIC})(?![^\s\0])|{NAMED}")
 # Characters without a glyph, or that change the direction of what follows.
 _INVISIBLE = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
@@ -41,18 +40,8 @@ def _line(line: str, joined_before: bool, joined_behind: bool) -> str:
     if line.endswith(" ") and not joined_behind:
         line = line[:-1] + wide
     parts, at = [], 0
-    for found in _TYPOGRAPHIC.finditer(line):
-        parts += [_escaped(line[at : found.start()]), _kept_apart(found[0])]
+    for found in _JOINED.finditer(line):
+        apart = name_kept_apart(found["first"]) if found["first"] else kept_apart(found[0])
+        parts += [escaped(line[at : found.start()]), apart]
         at = found.end()
-    return "".join([*parts, _escaped(line[at:])]).replace(wide, "&nbsp;")
-
-
-def _escaped(part: str) -> str:
-    # Streamlit turns the whole word into its logo, escaped or not.
-    return part.translate(_PUNCTUATION).replace(r"\:streamlit\:", r"\:*s*treamlit\:")
-
-
-def _kept_apart(signs: str) -> str:
-    """Each sign as a piece of Markdown of its own, so that they are not read together."""
-    at = next(index for index, sign in enumerate(signs) if sign in "-=")
-    return f"{_escaped(signs[:at])}*\\{signs[at]}*{_escaped(signs[at + 1 :])}"
+    return "".join([*parts, escaped(line[at:])]).replace(wide, "&nbsp;")

@@ -8,7 +8,8 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.access.roles import Act, refusal
-from phi3kit.ui.shared import resources, words
+from phi3kit.ui.shared import resources
+from phi3kit.ui.shared.literal import literal
 
 
 def may(act: Act) -> bool:
@@ -26,5 +27,5 @@ def note(act: Act) -> bool:
     if may(act):
         return True
     error = refusal(resources.actor().role, act)
-    st.info(f"{words.plain(error.why)} {error.next_step}", title=words.plain(error.what), icon=":material/lock:")
+    st.info(f"{literal(error.why, inside=True)} {error.next_step}", title=literal(error.what), icon=":material/lock:")
     return False

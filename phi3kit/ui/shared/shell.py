@@ -11,6 +11,7 @@ import streamlit as st
 
 from phi3kit.core.errors import ModelNotFound, Phi3KitError
 from phi3kit.ui.shared import pages, resources, theme, words
+from phi3kit.ui.shared.literal import literal
 
 ICON, LOGO = (str(Path(__file__).with_name(name)) for name in ("icon.png", "logo.svg"))
 
@@ -35,8 +36,8 @@ def errors_shown() -> Iterator[None]:
 
 def show_error(error: Phi3KitError, title: str | None = None) -> None:
     """What happened (or a title that says it shorter), why, what to do, and the page where it is done."""
-    body = f"{words.plain(error.why)}\n\n{words.plain(error.next_step)}"
-    st.error(body, title=words.plain(title or error.what), icon=":material/error:")
+    body = f"{literal(error.why, inside=True)}\n\n{literal(error.next_step, inside=True)}"
+    st.error(body, title=literal(title or error.what), icon=":material/error:")
     if isinstance(error, ModelNotFound):
         pages.link("build", "Open Build")
 
@@ -63,6 +64,6 @@ def show_status() -> None:
         memory = f" · {worker.memory_bytes / 1e6:,.0f} MB" if worker.memory_bytes else ""
         st.markdown(f"{theme.badge(worker.wrapper)} {words.state(worker.state)}{memory}")
     writer = shared.writer.state()
-    st.caption(f"Store: {words.plain(resources.settings().store_name)} · {writer.waiting:,} waiting")
+    st.caption(f"Store: {literal(resources.settings().store_name, inside=True)} · {writer.waiting:,} waiting")
     if writer.problem:
-        st.caption(f":orange[:material/warning:] Turns wait: {words.plain(writer.problem)}")
+        st.caption(f":orange[:material/warning:] Turns wait: {literal(writer.problem, inside=True)}")

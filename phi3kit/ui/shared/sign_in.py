@@ -11,7 +11,7 @@ import streamlit as st
 from phi3kit.access import sign_in_setup
 from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.errors import Phi3KitError, SettingInvalid
-from phi3kit.ui.shared import resources, shell, visitors, words
+from phi3kit.ui.shared import resources, shell, visitors
 from phi3kit.ui.shared.literal import literal
 
 
@@ -46,7 +46,7 @@ def _show_providers(section: Mapping[str, Any]) -> None:
         else "This app is open to its team: sign in to use it."
     )
     for provider in sign_in_setup.providers(section):
-        label = "Sign in" if provider is None else f"Sign in with {words.plain(provider)}"
+        label = "Sign in" if provider is None else f"Sign in with {literal(provider, inside=True)}"
         st.button(
             label,
             type="primary",

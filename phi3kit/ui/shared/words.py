@@ -1,4 +1,4 @@
-"""Words: numbers, sizes, times and names as the pages write them, and any text as plain text inside Markdown.
+"""Words: numbers, sizes, times and names as the pages write them.
 
 Knows the viewer's time zone. Draws nothing.
 """
@@ -18,13 +18,6 @@ _STATES = {
     "stopped": ":gray[●] stopped",
     "ended": ":red[●] ended",
 }
-
-
-def plain(text: str) -> str:
-    """Text inside Markdown that must not become Markdown."""
-    for char in "\\`*_[]<>$#~|":
-        text = text.replace(char, f"\\{char}")
-    return text
 
 
 def shortened(text: str, characters: int) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.ui.shared import elements, resources, theme, words
+from phi3kit.ui.shared.literal import literal
 from phi3kit.ui.usage import turn_drawer
 from phi3kit.usage import charts, summary
 
@@ -113,7 +114,7 @@ def show_chart(figure: Any, key: str, alt: str, *, select: bool = True) -> list[
 
 def _show_turns(turns: pd.DataFrame, what: str, key: str) -> None:
     """The turns of a bar that was clicked."""
-    st.markdown(f"**{words.counted(len(turns), 'turn')}** {words.plain(what)}")
+    st.markdown(f"**{words.counted(len(turns), 'turn')}** {literal(what, inside=True)}")
     turn_drawer.show_table(turns, f"usage_{key}")
 
 

@@ -8,6 +8,7 @@ import time
 import streamlit as st
 
 from phi3kit.ui.shared import resources, shell, words
+from phi3kit.ui.shared.literal import literal
 from phi3kit.ui.usage.filters import Chosen
 from phi3kit.usage import budgets, prices, summary
 from phi3kit.usage.reader import TurnsReading
@@ -22,7 +23,7 @@ def show_status(reading: TurnsReading) -> None:
             left_s = max((writer.next_try_at or 0) - time.time(), 0)
             again = f" The next try is in {left_s:,.0f} s." if writer.next_try_at else ""
             st.warning(
-                f"{words.plain(writer.problem)}{again}",
+                f"{literal(writer.problem, inside=True)}{again}",
                 title=f"{waiting} to be written to MLflow.",
                 icon=":material/hourglass_top:",
             )
@@ -53,7 +54,7 @@ def show_source(reading: TurnsReading) -> None:
     if snapshot.odd:
         kinds = ", ".join(f"{count:,} {reason}" for reason, count in snapshot.odd.items())
         line += f" Not counted: runs of other programs in this experiment ({kinds})."
-    st.caption(words.plain(line))
+    st.caption(literal(line))
 
 
 def show_budgets() -> None:
@@ -67,7 +68,7 @@ def show_budgets() -> None:
     with st.container(border=True):
         st.markdown("**Today's token budgets**")
         for meter in found:
-            whose = "Everybody" if meter.user is None else words.plain(meter.user)
+            whose = "Everybody" if meter.user is None else literal(meter.user)
             left = meter.budget_tokens - meter.spent_tokens
             rest = f"{left:,} left" if left > 0 else ":red[spent: new turns are refused]"
             st.progress(meter.share, f"{whose}: {meter.spent_tokens:,} of {meter.budget_tokens:,} tokens · {rest}")

@@ -16,6 +16,7 @@ from phi3kit.core.settings import INSTALLED
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.prompt import editor
 from phi3kit.ui.shared import elements, pages, resources, shell, theme, words
+from phi3kit.ui.shared.literal import literal
 from phi3kit.usage.details import TurnDetails, turn_details
 
 _PARTS = ("prompt", "completion", "total")
@@ -54,7 +55,7 @@ def show_table(turns: pd.DataFrame, key: str) -> None:
 
 def _show_turn(row: dict[str, Any]) -> None:
     colour = theme.WRAPPER_COLOURS.get(row["wrapper"], "gray")
-    badge = f":{colour}-badge[{words.plain(str(row['wrapper']))}]"
+    badge = f":{colour}-badge[{literal(str(row['wrapper']), inside=True)}]"
     st.markdown(f"{badge} {words.date(row['at'], '%B %Y, %H:%M:%S')} · {words.timezone()}")
     st.caption(_cost(row))
     details, error = _details(row)
@@ -140,7 +141,7 @@ def _cost(row: dict[str, Any]) -> str:
         parts.append(f"{words.seconds(row['duration_s'])} in all")
     reason, code = row["finish_reason"], row["error_code"]
     parts.append(f"{reason}: {code}" if isinstance(code, str) else str(reason))
-    return " · ".join(words.plain(part) for part in parts)
+    return " · ".join(literal(part) for part in parts)
 
 
 def _value(value: Any) -> str:
