@@ -36,7 +36,7 @@ with shell.errors_shown():
     )
 with shell.errors_shown():
     builds, models = resources.kit().builds, resources.models()
-    latest = builds.latest()
+    latest = job.latest()
     job.show_job(latest)
     if latest and not latest.active:
         for built in latest.built:

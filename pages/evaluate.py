@@ -23,7 +23,7 @@ with shell.errors_shown():
         request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
         st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=job.start, args=(request,))
 with shell.errors_shown():
-    job.show_job(resources.kit().evaluations.latest())
+    job.show_job(job.latest())
     if found := resources.evaluations():
         evaluations.show_list(found)
         evaluations.show_comparison(found)

@@ -44,11 +44,17 @@ class JobList(Generic[AnyJob]):
         self._reap()
         return [job for folder in reversed(self._kind.folders(self._settings)) if (job := self._read(folder))]
 
-    def latest(self) -> AnyJob | None:
-        """The job that a page shows: the oldest one under way, or the one that ended last."""
+    def latest(self, actor: Actor | None = None, asked_for: str | None = None) -> AnyJob | None:
+        """The job that a page shows: of those under way the oldest, or the one that ended last.
+
+        actor: whose jobs go before those of others. asked_for: the job that this tab asked for goes before all while it
+        is under way, and afterwards before those of others.
+        """
         jobs = self.all()
-        under_way = [job for job in jobs if job.active]
-        return under_way[-1] if under_way else jobs[0] if jobs else None
+        under_way = [job for job in reversed(jobs) if job.active]
+        here = [job for job in jobs if job.job_id == asked_for]
+        own = [job for job in under_way if actor is not None and job.user == actor.name]
+        return next(iter([*(job for job in here if job.active), *own, *here, *under_way, *jobs]), None)
 
     def last_event_at(self) -> float:
         """When a job last reported a step or its end, in seconds since the epoch; 0 without jobs. Reads no job."""

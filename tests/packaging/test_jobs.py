@@ -40,7 +40,7 @@ from phi3kit.tracking.logged_models import list_models
 from phi3kit.tracking.registry import list_registered, register
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from tests.conftest import run_cli, settings_for
-from tests.support.actors import ADMIN
+from tests.support.actors import ADMIN, admin
 from tests.support.samples import new_store
 from tests.support.waiting import has_ended, wait_for
 from tests.support.warm_python import is_template
@@ -437,6 +437,26 @@ class TestHistory:
         job = BuildJobs(settings_for(tmp_path)).latest()
         assert job is not None
         assert (job.began_at, job.seconds, job.state) == (LONG_AGO + 2, 3.0, "done")
+
+    def test_ones_own_build_goes_before_those_of_others_and_the_one_asked_for_here_before_all(self, tmp_path: Path):
+        this = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+        for number, user in enumerate(["ada", "bob", "bob", "cy"]):  # cy's has ended
+            folder = past_job(tmp_path, number, *([END] if user == "cy" else []))
+            owner = json.loads((folder / "job.json").read_text()) | {"user": user} | (this if user != "cy" else {})
+            (folder / "job.json").write_text(json.dumps(owner))
+        jobs = BuildJobs(settings_for(tmp_path))
+        cys, bobs_second, bobs_first, adas = (job.job_id for job in jobs.all())
+
+        def shown(user: str, asked_for: str | None = None) -> str:
+            job = jobs.latest(admin(user), asked_for)
+            assert job is not None
+            return job.job_id
+
+        assert shown("cy") == adas
+        assert shown("bob") == bobs_first
+        assert shown("bob", bobs_second) == bobs_second
+        assert shown("cy", cys) == cys
+        assert shown("bob", cys) == bobs_first
 
     def test_a_process_that_has_the_number_by_now_is_not_the_job(self, tmp_path: Path):
         folder = past_job(tmp_path, 1)

@@ -29,11 +29,7 @@ _STATES = {
 
 def start(request: BatchRequest) -> None:
     """Start a batch and show it; an error is drawn by the page's next run."""
-
-    def begin() -> None:
-        st.session_state["batch_job"] = resources.kit().batches.start(request, resources.actor()).job_id
-
-    actions.attempt(begin, place="batch")
+    job_view.start(partial(resources.kit().batches.start, request, resources.actor()), "batch_job", "batch")
 
 
 def chosen(jobs: list[BatchJob]) -> BatchJob | None:
@@ -141,4 +137,4 @@ def show_history(jobs: list[BatchJob]) -> None:
     def more(job: BatchJob) -> None:
         st.button("Show this batch", on_click=st.session_state.update, args=({"batch_job": job.job_id},))
 
-    job_view.show_history("Batches", jobs, columns, more)
+    job_view.show_history("Batches", resources.kit().batches, jobs, columns, more)

@@ -36,18 +36,24 @@ _STATES = {
     "failed": "The build failed",
     "cancelled": "The build was cancelled",
 }
+_STARTED = "build_job"  # in the session: the build that this tab asked for
 _RECENT_S = 600  # a build that ended longer ago is history
 
 
 def start(request: BuildRequest, accept_tight: bool = False) -> None:
     """Start a build; an error is drawn by the page's next run."""
     begin = partial(resources.kit().builds.start, request, resources.actor(), accept_tight=accept_tight)
-    actions.attempt(begin, place="build")
+    job_view.start(begin, _STARTED, "build")
+
+
+def latest() -> BuildJob | None:
+    """The build that pages show."""
+    return job_view.latest(resources.kit().builds, _STARTED)
 
 
 def recent() -> BuildJob | None:
     """The build under way, or one that ended a moment ago."""
-    job = resources.kit().builds.latest()
+    job = latest()
     over = job is not None and not job.active and time.time() - job.began_at - job.seconds > _RECENT_S
     return None if over else job
 
@@ -56,7 +62,7 @@ def show_job(job: BuildJob | None) -> None:
     """A build, or why none began; redraws itself while it runs."""
     actions.show_outcome("build")
     if job is not None and job.active:
-        job_view.watch(resources.kit().builds.latest, _draw, lambda ended: resources.forget_plans())
+        job_view.watch(partial(resources.kit().builds.find, job.job_id), _draw, lambda ended: resources.forget_plans())
     elif job is not None:
         _draw(job)
 
@@ -127,4 +133,4 @@ def show_history(jobs: list[BuildJob]) -> None:
         if job.error:
             st.caption(literal(str(job.error)))
 
-    job_view.show_history("Builds", jobs, columns, more)
+    job_view.show_history("Builds", resources.kit().builds, jobs, columns, more)

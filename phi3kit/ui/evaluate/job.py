@@ -13,6 +13,8 @@ from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.ui.evaluate import evaluations
 from phi3kit.ui.shared import actions, elements, job_view, resources, shell, words
 
+_STARTED = "evaluation_job"  # in the session: the evaluation that this tab asked for
+
 
 def choose_questions() -> str | None:
     """The questions: those that ship with the app, or an uploaded table. Raises StorageFailed."""
@@ -33,20 +35,30 @@ def choose_questions() -> str | None:
 def start(request: EvaluationRequest) -> None:
     """Start an evaluation; an error is drawn by the page's next run."""
     begin = partial(resources.kit().evaluations.start, request, resources.actor())
-    actions.attempt(begin, place="evaluation")
+    job_view.start(begin, _STARTED, "evaluation")
+
+
+def latest() -> EvaluationJob | None:
+    """The evaluation that the page shows."""
+    return job_view.latest(resources.kit().evaluations, _STARTED)
 
 
 def show_job(job: EvaluationJob | None) -> None:
-    """The evaluation under way, or the error of the last one; redraws itself while it runs."""
+    """The evaluation under way, or the error of one's own last one; redraws itself while it runs."""
     actions.show_outcome("evaluation")
     if job is not None and job.active:
-        job_view.watch(resources.kit().evaluations.latest, _draw, _end)
-    elif job is not None and job.error and job.state == "failed":
+        job_view.watch(partial(resources.kit().evaluations.find, job.job_id), _draw, _end)
+    elif job is not None and job.error and job.state == "failed" and _is_own(job):
         shell.show_error(job.error)
 
 
 def _end(job: EvaluationJob | None) -> None:
-    st.session_state[evaluations.EVALUATED] = job.run_id if job else None
+    if job is None or _is_own(job):
+        st.session_state[evaluations.EVALUATED] = job.run_id if job else None
+
+
+def _is_own(job: EvaluationJob) -> bool:
+    return job.user == resources.actor().name
 
 
 def _draw(job: EvaluationJob) -> None:

@@ -29,6 +29,20 @@ def watch(find: Callable[[], J | None], draw: Callable[[J], None], on_end: Calla
         st.rerun()
 
 
+def latest(jobs: JobList[J], key: str) -> J | None:
+    """The job that a page shows: the one that `start` began here, one's own, or another's."""
+    return jobs.latest(resources.actor(), st.session_state.get(key))
+
+
+def start(begin: Callable[[], J], key: str, place: str) -> None:
+    """Start a job that `latest` shows from then on; an error is drawn at the place by the page's next run."""
+
+    def keep() -> None:
+        st.session_state[key] = begin().job_id
+
+    actions.attempt(keep, place=place)
+
+
 def cancel_button(jobs: JobList[J], job: J, key: str, label: str = "Cancel", help: str | None = None) -> None:
     """The button that ends a job; switched off for who may not."""
     actor = resources.actor()
@@ -53,9 +67,9 @@ def show_rows_done(at: RowProgress, active: bool = True) -> None:
 
 
 def show_history(
-    title: str, jobs: Sequence[J], columns: Callable[[J], dict[str, Any]], more: Callable[[J], None]
+    title: str, jobs: JobList[J], known: Sequence[J], columns: Callable[[J], dict[str, Any]], more: Callable[[J], None]
 ) -> None:
-    """Every known job in a table; of the chosen one what it printed, and what `more` draws.
+    """Every known job in a table; of the chosen one what it printed, a way to end it, and what `more` draws.
 
     columns: what the table says of a job beside when it began, how it stands and how long it took.
     """
@@ -66,13 +80,15 @@ def show_history(
             "state": job.state,
             "duration": words.duration(job.seconds),
         }
-        for job in jobs
+        for job in known
     ]
-    with st.expander(f"{title} · {len(jobs)}"):
-        by_id = {job.job_id: job for job in jobs}
+    with st.expander(f"{title} · {len(known)}"):
+        by_id = {job.job_id: job for job in known}
         chosen = elements.choose_row(rows, list(by_id), title.lower(), title, {"began": elements.DATE})
         if chosen is None:
             st.caption("Choose a row to see more of it, and what it printed.")
         else:
             more(by_id[chosen])
+            if by_id[chosen].active:
+                cancel_button(jobs, by_id[chosen], f"cancel_in_{title.lower()}")
             st.code(by_id[chosen].log() or "It printed nothing.", language=None, height=300)
