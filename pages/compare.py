@@ -5,7 +5,7 @@ from dataclasses import replace
 import streamlit as st
 
 from phi3kit.conversations.comparison import Comparison
-from phi3kit.core.records import Message
+from phi3kit.core.records import Interface, Message
 from phi3kit.ui.compare import comparison, sides
 from phi3kit.ui.shared import connections_dialog, elements, permissions, resources, shell
 
@@ -15,7 +15,7 @@ SUGGESTIONS = (
     "Explain MLflow in detail.",
     "List the capitals of Europe.",
 )
-INTERFACES = {"openai": "a message", "raw": "a raw prompt"}
+INTERFACES: dict[Interface, str] = {"openai": "a message", "raw": "a raw prompt"}
 
 shell.begin("Compare")
 st.markdown("One message to two or three models at once, logged here or elsewhere.")

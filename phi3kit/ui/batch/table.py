@@ -5,11 +5,12 @@ Knows widgets. Does not know how a table is read or checked.
 
 from itertools import islice
 from pathlib import Path
+from typing import TypedDict
 
 import streamlit as st
 
 from phi3kit.batch.jobs import keep_upload
-from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, map_columns
+from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, PromptFormat, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.core.embedded_model import QUESTIONS_FILE
 from phi3kit.ui.shared import elements, resources, shell
@@ -68,8 +69,16 @@ def _choose_reading(file: Path) -> ReadOptions:
     return ReadOptions(header, encoding, delimiter)
 
 
-def choose_columns(table: Table) -> dict[str, str | None]:
-    """Which column is what: column, format and system_column of a BatchRequest."""
+class Columns(TypedDict):
+    """Which column is what, as in a BatchRequest."""
+
+    column: str | None
+    format: PromptFormat | None
+    system_column: str | None
+
+
+def choose_columns(table: Table) -> Columns:
+    """Which column is what."""
     columns = table.columns
     known = next((name for name in PROMPT_FORMATS if name in columns), None)
     with st.container(horizontal=True):

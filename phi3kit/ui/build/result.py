@@ -27,7 +27,7 @@ def show_built(built: dict[str, Any]) -> None:
             )
         st.code(built["model_uri"], language=None)
         if built.get("registered"):
-            st.caption(f"Registered as {built['registered']}")
+            st.caption(f"Registered as {literal(built['registered'], inside=True)}")
         st.caption(
             f"Asked for the capital of Spain by plain MLflow, it answered: “{literal(built['check_answer'], inside=True)}”"
         )
@@ -36,7 +36,7 @@ def show_built(built: dict[str, Any]) -> None:
                 f"{same} prompts get the same first 20 tokens, greedy, from the {built['precision']} export as from its source."
             )
         if built.get("commit"):
-            st.caption(f"Commit {built['commit']} · license {built.get('license') or 'not named'}")
+            st.caption(literal(f"Commit {built['commit']} · license {built.get('license') or 'not named'}"))
         signature, files, code = st.tabs(["Signature", "Artifacts", "The same build as code"])
         with signature:
             elements.show_signature(built["model_uri"])

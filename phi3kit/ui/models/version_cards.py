@@ -98,7 +98,7 @@ def _show_alias_buttons(version: Version) -> None:
             on_click=actions.attempt,
             args=remove(alias) if here else move_here(alias),
             key=f"alias_{alias}_{version.model_uri}",
-            help=f"models:/{name}@{alias} leads to the version that has this alias; workers follow it.",
+            help=f"{literal(f'models:/{name}@{alias}')} leads to the version that has this alias; workers follow it.",
         )
     disabled = not permissions.may("register")
     with st.popover("Alias", icon=":material/label:", disabled=disabled):
