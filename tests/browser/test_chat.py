@@ -112,6 +112,28 @@ class TestKeys:
         assert "conversation=" not in page.url
 
 
+class TestTheEndOfAnAnswer:
+    def test_it_neither_vanishes_nor_doubles(self, page: "playwright.Page") -> None:
+        page.evaluate(
+            """text => {
+                window.seen = []
+                const look = () => {
+                    const all = [...document.querySelectorAll('[data-testid=stChatMessage]')].map(each => each.innerText)
+                    window.seen.push([all.length, all.filter(each => each.includes(text)).length])
+                    requestAnimationFrame(look)
+                }
+                look()
+            }""",
+            MADRID,
+        )
+        send(page, SPAIN)
+        answered(page, MADRID)
+        seen = page.evaluate("window.seen")
+        shown = [answers for _, answers in seen]
+        assert max(messages for messages, _ in seen) == 2
+        assert set(shown[shown.index(1) :]) == {1}
+
+
 class TestCopy:
     def test_the_answers_text_is_on_the_clipboard_and_a_growing_answer_is_not_stopped(
         self, page: "playwright.Page"

@@ -71,7 +71,7 @@ class TestCompare:
     def test_both_wrappers_answer_side_by_side_and_both_turns_are_logged(self, home: Built) -> None:
         app = ask(open_page("compare"))
         assert [each.label for each in app.selectbox] == ["A", "B"]
-        assert words(app).count(MADRID) == 2
+        assert [each.value for each in app.markdown].count(MADRID) == 2
         assert "A and B are the same, to the character" in words(app)
         captions = [each.value for each in app.caption if "tokens/s" in each.value]
         assert len(captions) == 2

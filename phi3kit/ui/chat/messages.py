@@ -59,6 +59,8 @@ def show_turns(
             on_click=lambda: st.session_state.update(chat_all=True),
         )
         turns = turns[-_AT_ONCE:]
+    # Before the turns: the answer that is being written and the finished one then stand in one place, one after the other.
+    copy_button.listen({turn.turn_id: turn.answer_text for turn in turns})
     for turn in turns:
         at_end = last and turn is turns[-1]
         if st.session_state.get(_EDITING) == turn.turn_id:
@@ -67,7 +69,6 @@ def show_turns(
             _show_message(turn.text, turn, at_end)
         with st.chat_message("assistant", avatar=ASSISTANT):
             _show_answer(conversation, turn, targets, at_end and turn.cut and can_continue)
-    copy_button.listen({turn.turn_id: turn.answer_text for turn in turns})
 
 
 def ask(conversation: Conversation, question: Pending, settings: ChatSettings, target: Target) -> None:

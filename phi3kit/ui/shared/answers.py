@@ -67,7 +67,11 @@ def run_turn(
         if answer.finish_reason is None:
             answer = replace(answer, finish_reason="error" if error else "cancelled")
         on_end(ChatTurn(text, answer, request, target.model_uri, target.wrapper, context.turn_id, error))
-    place.empty()
+    # The page's next run puts the finished answer where this one is: emptied before, it would vanish for a moment.
+    if begun + answer.text:
+        place.markdown(for_pages(begun + answer.text))
+    else:
+        place.empty()
     stopping.empty()
 
 
