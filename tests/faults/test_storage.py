@@ -18,7 +18,7 @@ from phi3kit.usage.reader import TurnsReader
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built
 from tests.pages.test_all_pages import PAGES
-from tests.support.in_app import app_on, errors, open_page
+from tests.support.in_app import app_on, errors, open_page, read
 from tests.support.samples import new_store, turn
 from tests.support.stored import with_models_of, written_at_last
 from tests.support.system_limits import fill, read_only, small_disk
@@ -51,7 +51,7 @@ def turn_ids(app: AppTest) -> Counter[str]:
 
 def said(app: AppTest) -> str:
     """Everything that the page and the sidebar say of a trouble."""
-    return "\n".join([*errors(app), *(each.value for each in (*app.warning, *app.sidebar.caption))])
+    return "\n".join([*errors(app), *(read(each.value) for each in (*app.warning, *app.sidebar.caption))])
 
 
 def visit_all() -> None:
