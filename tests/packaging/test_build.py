@@ -42,13 +42,13 @@ QUESTIONS = {
 
 # Whose configs: Phi-3-mini-128k's, Phi-3-medium's, and the type in which all of them are published.
 FAMILY: dict[str, dict[str, Any]] = {
-    "128k": {
+    "128k": {  # and, as medium has them, fewer heads of keys and values than of queries
         "dtype": "float32",
+        "num_key_value_heads": 2,
         "max_position_embeddings": 131072,
         "original_max_position_embeddings": 4096,
         "rope_scaling": LONGROPE,
     },
-    "medium": {"dtype": "float32", "num_key_value_heads": 2},
     "bfloat16": {"dtype": "bfloat16"},
 }
 
@@ -544,9 +544,8 @@ class TestTheFamily:
             tags = MlflowClient(made.settings.tracking_uri.reveal()).get_run(made.results[wrapper]["run_id"]).data.tags
             assert tags["phi3kit.context_tokens"] == str(config["max_position_embeddings"])
 
-    @pytest.mark.parametrize("name", ["128k", "medium"])
-    def test_the_export_computes_what_the_source_computes(self, builds: Builds, name: str) -> None:
-        assert builds.made(name).results["onnx"]["same_beginnings"] == "50 of 50"
+    def test_the_export_computes_what_the_source_computes(self, builds: Builds) -> None:
+        assert builds.made("128k").results["onnx"]["same_beginnings"] == "50 of 50"
 
     def test_bfloat16_weights_stay_bfloat16(self, builds: Builds) -> None:
         made = builds.made("bfloat16")
