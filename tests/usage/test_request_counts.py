@@ -46,7 +46,7 @@ class TestTurns:
         counts.begin("other", "bob", 1, limits)
         clock.now += 41
         counts.begin("more", "ada", 1, limits)
-        assert counts.of("ada") == UserCounts("ada", 1, 0, 4, 1, clock.now)
+        assert counts.of("ada") == UserCounts("ada", 1, 0, 4, 1, clock.now, clock.now)
 
     def test_a_minutes_tokens_are_bounded(self, counts: RequestCounts):
         finished(counts, 2, tokens=50)
@@ -69,10 +69,12 @@ class TestTurns:
 
 
 class TestAtOnce:
-    def test_answers_count_and_not_requests(self, counts: RequestCounts):
+    def test_answers_count_and_not_requests(self, counts: RequestCounts, clock: Clock):
         counts.begin("a", "ada", 2, Limits())
-        with pytest.raises(LimitReached, match="2 of yours are being written, 2 more"):
+        clock.now += 17
+        with pytest.raises(LimitReached, match="2 of yours are being written, 2 more") as caught:
             counts.begin("b", "ada", 2, Limits(user_turns_at_once=3))
+        assert caught.value.retry_after_s == 17  # it may take as long again
         counts.end("a", 5)
         counts.begin("b", "ada", 2, Limits(user_turns_at_once=3))
 
