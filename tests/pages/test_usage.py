@@ -18,7 +18,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.prices import Price, load, save
 from phi3kit.usage.writer import write_waiting
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, errors
+from tests.support.in_app import app_on, errors, words
 from tests.support.samples import new_store, turn
 
 HOUR = 3600.0
@@ -47,10 +47,6 @@ def open_usage() -> AppTest:
     app = app.switch_page("pages/usage.py").run()
     assert not app.exception, app.exception
     return app
-
-
-def words(app: AppTest) -> str:
-    return "\n".join([each.value for each in app.markdown] + [each.value for each in app.caption])
 
 
 def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
