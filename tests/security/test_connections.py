@@ -86,7 +86,7 @@ class TestTime:
     def test_a_byte_now_and_then_buys_no_time(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "_HEADERS_S", 0.3)
         with connected(port, HALVES["half the headers"]) as connection:
-            for _ in range(100):
+            for _ in range(10_000):
                 try:
                     connection.sendall(b"x")
                 except OSError:
@@ -112,16 +112,16 @@ class TestTime:
             return StreamingResponse(pieces())
 
         with serving(app) as port, connected(port, b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"):
-            assert ended.wait(20)
+            assert ended.wait(300)
 
     def test_whole_requests_one_after_the_other_are_not_hurried(
         self, port: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(connections, "_HEADERS_S", 0.3)
+        monkeypatch.setattr(connections, "_HEADERS_S", 1.0)
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
             for _ in range(4):
                 assert client.get("/health").status_code == 200
-                threading.Event().wait(0.15)
+                threading.Event().wait(0.4)
 
     def test_endless_headers_are_cut_off_before_they_fill_memory(self, port: int) -> None:
         headers = (b"x: " + b"y" * 10_000 + b"\r\n") * 2_000

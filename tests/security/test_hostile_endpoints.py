@@ -12,6 +12,7 @@ import pytest
 from phi3kit.core.errors import Busy, EndpointFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
+from phi3kit.endpoints import transport
 from phi3kit.endpoints.client import ask
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.probe import probe
@@ -126,9 +127,12 @@ class TestTooLong:
         [("openai", b"HTTP/1.1 200 OK\r\nX-Slow: "), ("openai", EVENTS), ("invocations", JSON)],
         ids=["head", "events", "body"],
     )
-    def test_a_slow_drip_ends(self, here: Settings, begin: bytes, protocol: str) -> None:
+    def test_a_slow_drip_ends(
+        self, here: Settings, begin: bytes, protocol: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transport, "_SILENCES", 0.1)
         with scripted(begin, again=b" ", pause_s=0.02) as server:
-            error = failure(server, here, protocol, silence_s=0.1)
+            error = failure(server, here, protocol, silence_s=10)
         assert (error.kind, error.why) == ("timeout", "Its answer was not whole after 1 s.")
 
 
