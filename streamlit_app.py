@@ -4,7 +4,7 @@ import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
 
 from phi3kit.core.data_folder import keep_private
-from phi3kit.core.machine import keep_heap_whole
+from phi3kit.core.machine import keep_heap_whole, keep_loaded_out_of_collections
 from phi3kit.ui.shared import pages, shell, sign_in, web
 
 
@@ -33,6 +33,7 @@ else:  # and its server imports it before, once, and finds the application here
     keep_private()
     web.check_address()
     keep_heap_whole()
+    keep_loaded_out_of_collections()
     # Streamlit takes pages/ for its older kind of app until st.navigation was called once: without this, the first
     # visitor of a new server who comes by a link to a page would get that page without the router.
     PagesManager.uses_pages_directory = False

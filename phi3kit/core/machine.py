@@ -6,6 +6,7 @@ Knows nothing of models.
 
 import ctypes
 import errno
+import gc
 import math
 import os
 import re
@@ -95,6 +96,15 @@ def keep_heap_whole() -> bool:
     except (OSError, TypeError, AttributeError):  # another system, another C library
         return False
     return all(mallopt(option, value) for option, value in _HEAP_OPTIONS.values())
+
+
+def keep_loaded_out_of_collections() -> None:
+    """Leave what is loaded by now to no garbage collection: Streamlit collects all after each run of a page or fragment.
+
+    To be called once the libraries are imported and before anything is made that goes away.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
