@@ -66,7 +66,14 @@ def sqlite_errors(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def anothers(path: Path, wait_s: float) -> Iterator[sqlite3.Connection]:
+    """One transaction on another program's database, which is left in its own modes. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(path, timeout=wait_s)) as connection, connection:
+        yield connection
+
+
 def probe(path: Path, wait_s: float) -> None:
     """Read the first page of another program's database, and change nothing. Raises sqlite3.Error."""
-    with closing(sqlite3.connect(path, timeout=wait_s)) as connection:
+    with anothers(path, wait_s) as connection:
         connection.execute("pragma schema_version")

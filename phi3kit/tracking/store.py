@@ -9,7 +9,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +27,7 @@ from phi3kit.core.errors import StorageFailed
 from phi3kit.core.loopback import ask_directly
 from phi3kit.core.redaction import without_secrets
 from phi3kit.core.settings import Settings
-from phi3kit.core.sqlite_file import probe
+from phi3kit.core.sqlite_file import anothers, probe
 
 BUILDS_EXPERIMENT = "phi3kit-builds"
 USAGE_EXPERIMENT = "phi3kit-usage"
@@ -91,7 +91,7 @@ def _follow_folder(home: Path) -> None:
     database, here = home / "mlflow.db", (home / "artifacts").as_uri()
     if not database.exists():
         return
-    with closing(sqlite3.connect(database, timeout=_LOCKED_S)) as connection, connection:
+    with anothers(database, _LOCKED_S) as connection:
         columns = {
             table: [row[1] for row in connection.execute(f"pragma table_info({table})")] for table, _ in _LOCATIONS
         }

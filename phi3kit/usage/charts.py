@@ -83,10 +83,14 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width
     return _figure(bars, palette, xaxis=xaxis, barmode="stack")
 
 
-def turns_at(turns: pd.DataFrame, timezone: str, width: Width, times: list[str]) -> pd.DataFrame:
-    """The turns of the bars of `tokens_over_time` at `times` (the bars' x)."""
-    wanted = pd.to_datetime(pd.Series(times, dtype="str")).to_numpy()
-    return turns[_bars(turns, timezone, bucket(turns, width)).isin(wanted)]
+def bars_at(turns: pd.DataFrame, width: Width, times: list[str]) -> list[pd.Timestamp]:
+    """When the bars begin in which some times lie, in order; Plotly names a clicked bar by its middle."""
+    return sorted(set(_beginnings(pd.Series(pd.to_datetime(times)), bucket(turns, width))))
+
+
+def turns_at(turns: pd.DataFrame, timezone: str, width: Width, bars: list[pd.Timestamp]) -> pd.DataFrame:
+    """The turns of the bars that begin then, on the viewer's clock."""
+    return turns[_bars(turns, timezone, bucket(turns, width)).isin(bars)]
 
 
 def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
@@ -225,15 +229,19 @@ def _parts_in(sums: pd.DataFrame, palette: Palette) -> list[tuple[str, str]]:
 
 
 def _bars(turns: pd.DataFrame, timezone: str, span: str) -> pd.Series:
-    """When the bar of each turn begins, on the viewer's clock; a week begins on Monday.
+    """When the bar of each turn begins, on the viewer's clock.
 
     Without a zone: Plotly shows times with one as UTC. An hour that comes twice is one bar.
     """
-    local = turns["at"].dt.tz_convert(timezone).dt.tz_localize(None)
+    return _beginnings(turns["at"].dt.tz_convert(timezone).dt.tz_localize(None), span)
+
+
+def _beginnings(times: pd.Series, span: str) -> pd.Series:
+    """When the bars of some times begin; a week begins on Monday."""
     if span == "7D":
-        local = local - pd.to_timedelta(local.dt.day_of_week, unit="D")
+        times = times - pd.to_timedelta(times.dt.day_of_week, unit="D")
         span = "1D"
-    return local.dt.floor(span)
+    return times.dt.floor(span)
 
 
 def _edges(values: pd.Series) -> np.ndarray:

@@ -94,7 +94,7 @@ class TestCommandLine:
         assert [row["finish_reason"] for row in rows[10:]] == ["error", "error"]
         assert rows[10]["error"] == "The message is empty. There is nothing to answer. Fill the cell."
         assert "The prompt is too long." in rows[11]["error"]
-        assert "4,096" in rows[11]["error"]
+        assert "4096 tokens" in rows[11]["error"]
         summary = json.loads(done.stdout.splitlines()[-1])
         assert (summary["rows"], summary["failed"], summary["kept"]) == (12, 2, 0)
         assert summary["completion_tokens"] == sum(int(row["completion_tokens"]) for row in rows)

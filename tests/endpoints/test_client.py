@@ -170,7 +170,7 @@ class TestRefusal:
         assert Outbox(built.home).find(context.turn_id) is None
 
     def test_a_prompt_over_the_context_says_both_numbers(self, onnx_endpoint: Endpoint, built: Built) -> None:
-        with pytest.raises(RequestInvalid, match="4,096") as caught:
+        with pytest.raises(RequestInvalid, match="4096 tokens") as caught:
             ask(onnx_endpoint, Request("<|end|>" * 5000), a_context(), built.settings)
         assert caught.value.code == "context_length_exceeded"
         assert "5,000" in caught.value.why

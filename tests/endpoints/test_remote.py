@@ -169,7 +169,7 @@ class TestSecondWorker:
         assert the_only_turn(here).finish_reason == "error"
 
     def test_what_it_refuses_is_no_turn(self, far_worker: tuple[Connection, dict[str, str]], here: Settings) -> None:
-        with pytest.raises(RequestInvalid, match="4,096") as caught:
+        with pytest.raises(RequestInvalid, match="4096 tokens") as caught:
             ask(endpoint_of(*far_worker, None), Request("<|end|>" * 5000), a_context(), here)
         assert caught.value.code == "context_length_exceeded"
         assert Outbox(here.home).waiting() == 0

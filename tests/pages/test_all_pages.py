@@ -190,7 +190,7 @@ class TestChat:
     def test_a_conversation_beyond_the_context_is_explained_and_logged_nothing(self, home: Built) -> None:
         app = open_page("chat")
         app.chat_input[0].set_value("word " * 5000).run()
-        assert any("4,096" in each for each in errors(app))
+        assert any("4096 tokens" in each for each in errors(app))
 
 
 class TestPrompt:

@@ -127,7 +127,7 @@ class TestCompare:
 
     def test_one_too_long_for_the_context_is_explained_on_each_side(self, home: Built) -> None:
         app = ask(open_page("compare"), "word " * 5000)
-        assert sum("4,096" in each for each in errors(app)) == 2
+        assert sum("4096 tokens" in each for each in errors(app)) == 2
         assert "A is better" not in [each.label for each in app.button]
 
     def test_markup_is_shown_as_text_and_an_empty_message_is_not_sent(self, home: Built) -> None:

@@ -7,6 +7,7 @@ from phi3kit.usage.charts import (
     REST,
     Palette,
     Width,
+    bars_at,
     bucket,
     distribution,
     endings,
@@ -79,11 +80,15 @@ class TestTokensOverTime:
         prompt = tokens_over_time(turns, PALETTE, "UTC", "week").data[0]
         assert [str(time)[:10] for time in prompt.x] == ["2025-12-29", "2026-01-05"]
 
-    def test_the_turns_of_a_bar_are_found_by_where_it_stands(self):
-        turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 3000))
-        first, second = tokens_over_time(turns, PALETTE, "Asia/Tokyo").data[0].x
-        assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first)[:16]])["turn_id"]) == ["a", "b"]
-        assert sorted(turns_at(turns, "Asia/Tokyo", "auto", [str(first), str(second)])["turn_id"]) == ["a", "b", "c"]
+    @pytest.mark.parametrize("width", ["auto", "hour", "day", "week"])
+    def test_the_turns_of_a_bar_are_found_by_its_middle_which_a_click_names(self, width: Width):
+        turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 30 * 24 * HOUR))
+        bars = tokens_over_time(turns, PALETTE, "Asia/Tokyo", width).data[0]
+        middles = [str(time + pd.Timedelta(milliseconds=bars.offset + bars.width / 2)) for time in bars.x]
+        for clicked, found in ((middles[:1], ["a", "b"]), (middles[::-1], ["a", "b", "c"])):
+            begins = bars_at(turns, width, clicked)
+            assert begins == list(bars.x[: len(clicked)])
+            assert sorted(turns_at(turns, "Asia/Tokyo", width, begins)["turn_id"]) == found
 
     def test_a_bar_stands_within_its_hours(self):
         turns = table(turn("a", at=at("2026-01-05T01:10Z")), turn("b", at=at("2026-01-05T01:50Z")))

@@ -48,10 +48,10 @@ def show_over_time(turns: pd.DataFrame) -> None:
         figure = charts.tokens_over_time(turns, theme.palette(), timezone, width)
         points = show_chart(figure, "over_time", "Prompt and completion tokens over time")
         if points:
-            times = sorted({str(point["x"]) for point in points})
-            begin, end = pd.Timestamp(times[0]), pd.Timestamp(times[-1]) + pd.Timedelta(charts.bucket(turns, width))
+            bars = charts.bars_at(turns, width, [str(point["x"]) for point in points])
+            begin, end = bars[0], bars[-1] + pd.Timedelta(charts.bucket(turns, width))
             what = f"from {begin.day} {begin:%b, %H:%M:%S} to {end.day} {end:%b, %H:%M:%S}"
-            _show_turns(charts.turns_at(turns, timezone, width, times), what, "over_time")
+            _show_turns(charts.turns_at(turns, timezone, width, bars), what, "over_time")
 
 
 def show_by_dimension(turns: pd.DataFrame) -> None:
