@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from phi3kit.core.machine import keep_loaded_out_of_collections
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
@@ -62,6 +63,11 @@ _main = sys.modules["__main__"]
 if _main.__spec__ is None and not hasattr(_main, "__file__"):
     # pytest-xdist's processes are `python -c`: pyspark, imported there, takes them for its own doctests and exits.
     _main.__spec__ = ModuleSpec("__main__", None)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded stays: Streamlit's test runner collects all garbage after each run, as the app's own does."""
+    keep_loaded_out_of_collections()
 
 
 @pytest.hookimpl(wrapper=True)
