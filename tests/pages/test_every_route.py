@@ -19,8 +19,9 @@ from phi3kit.ui.shared import resources
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.writer import write_waiting
-from tests.conftest import Built, run_cli, settings_for
+from tests.conftest import Built, run_cli
 from tests.support.in_app import app_on
+from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
 
 QUESTION = "What is the capital of Spain?"
@@ -29,9 +30,9 @@ QUESTION = "What is the capital of Spain?"
 @pytest.fixture
 def settings(built: Built, tmp_path: Path) -> Iterator[Settings]:
     """The built models in a store of its own, and an app on it."""
-    (tmp_path / "mlflow.db").write_bytes((built.home / "mlflow.db").read_bytes())
+    settings = copy_of_store(built.settings, tmp_path)
     with app_on(tmp_path):
-        yield settings_for(tmp_path)
+        yield settings
 
 
 def by_page() -> None:

@@ -39,7 +39,9 @@ def written_at_last(settings: Settings) -> Counter[str]:
 
 def with_models_of(built: Built, home: Path, **values: str) -> Settings:
     """Settings of a data folder of its own whose store knows the built models and no turn; the files stay where they are."""
-    home.mkdir(exist_ok=True)
+    (home / "artifacts").mkdir(parents=True, exist_ok=True)
+    for folder in (built.home / "artifacts").iterdir():
+        (home / "artifacts" / folder.name).symlink_to(folder)
     shutil.copyfile(built.home / "mlflow.db", home / "mlflow.db")
     with closing(sqlite3.connect(home / "mlflow.db")) as database, database:
         database.execute("update experiments set name = 'of other tests' where name = ?", (USAGE_EXPERIMENT,))

@@ -22,7 +22,7 @@ from phi3kit.usage.traces import trace_id_of, write_trace
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built, settings_for
 from tests.support.actors import ADMIN
-from tests.support.samples import TURN, new_store, turn
+from tests.support.samples import TURN, copy_of_store, new_store, turn
 from tests.support.waiting import wait_for
 
 TEXT = TurnText((Message("user", "Where is Ἀθῆναι?"),), ("In Greece.", "In Ελλάδα."))
@@ -158,7 +158,7 @@ class TestText:
     QUESTION = "What is the capital of Zanzibaristan?"
 
     def asked(self, built: Built, home: Path, log_text: str) -> Settings:
-        (home / "mlflow.db").write_bytes((built.home / "mlflow.db").read_bytes())
+        copy_of_store(built.settings, home)
         settings = settings_for(home, PHI3KIT_LOG_TEXT=log_text)
         pool = WorkerPool(settings)
         try:
