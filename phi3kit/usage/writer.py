@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 from phi3kit.core.errors import Phi3KitError, StorageFailed, first_line
 from phi3kit.core.records import TurnRecord
@@ -126,7 +127,8 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
                 _write_one(settings, outbox, *claimed)
                 count += 1
             except Exception as error:  # whatever a library meets in what was said: the next turn must not wait for it
-                if (ended and ended.is_set()) or not _store_takes_writes(settings):
+                may_pass = _may_pass(error) and not claimed[1]  # the store's moment: the next round shows it
+                if (ended and ended.is_set()) or may_pass or not _store_takes_writes(settings):
                     raise
                 log.error("turn %s set aside: %s", claimed[0].turn_id, error)
                 outbox.refuse(claimed[0].turn_id, error.why if isinstance(error, Phi3KitError) else first_line(error))
@@ -153,6 +155,13 @@ def _write_one(settings: Settings, outbox: Outbox, turn: TurnRecord, may_exist: 
         outbox.mark_written(
             turn.turn_id, run_id, doubtful=may_exist and settings.tracking_uri.reveal().startswith("http")
         )
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error is the store's, as far as MLflow says: a busy server's, and not a refusal of what was sent."""
+    cause = error.__cause__
+    refused = isinstance(cause, MlflowException) and cause.error_code == "INVALID_PARAMETER_VALUE"
+    return isinstance(error, StorageFailed) and not refused
 
 
 def _store_takes_writes(settings: Settings) -> bool:

@@ -48,8 +48,9 @@ def answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
         result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
     except MlflowException as error:
         # MLflow's server adds the whole traceback; its last line says what was wrong with the input.
-        cause = f" {first_line(error.__context__)}" if error.__context__ else ""
-        return _refused(error.get_http_status_code(), error.error_code, f"{error.message}{cause}")
+        cause = first_line(error.__context__) if error.__context__ else ""
+        message = error.message if cause in error.message else f"{error.message} {cause}"
+        return _refused(error.get_http_status_code(), error.error_code, message)
     except Exception as error:
         return _refused(400, "BAD_REQUEST", first_line(error))
     return {"status": result.status, "media_type": result.mimetype, "content": result.response}

@@ -168,7 +168,7 @@ class TestTurns:
             assert write_waiting(settings) == 1
             assert runs(settings, turn_id) == [turn_id]
             trace = open_store(settings).get_trace(trace_id_of(turn_id))
-            assert trace.data.spans[0].inputs == {"prompt": "Athens?"}
+            assert trace.data.spans[0].inputs["prompt"] == "Athens?"
 
     def test_a_deleted_run_is_noticed(self, settings: Settings):
         Outbox(settings.home).add(turn("shared-gone"))
