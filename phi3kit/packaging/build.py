@@ -148,7 +148,7 @@ def build(
 
 def _store_answers(client: MlflowClient, run_id: str, error: MlflowException) -> bool:
     """Whether an error of MLflow's is about the model and not about the store, which answers and has room."""
-    if "disk is full" in str(error):
+    if "OperationalError" in str(error):  # SQLAlchemy's word for a database that is full, locked or away
         return False
     try:
         client.set_tag(run_id, "phi3kit.failed", "yes")

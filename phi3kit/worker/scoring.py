@@ -17,6 +17,7 @@ from phi3kit.core.records import WrapperName
 from phi3kit.worker.loading import copy_logged
 
 _NICENESS = 10  # turns of the worker come first
+_UNEXPECTED = "Encountered an unexpected error"  # how MLflow speaks of whatever predict raised
 
 
 def main() -> None:
@@ -47,9 +48,10 @@ def answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
     try:
         result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
     except MlflowException as error:
-        # MLflow's server adds the whole traceback; its last line says what was wrong with the input.
-        cause = first_line(error.__context__) if error.__context__ else ""
-        message = error.message if cause in error.message else f"{error.message} {cause}"
+        message = error.message
+        if message.startswith(_UNEXPECTED) and error.__context__:
+            # MLflow's server adds the whole traceback; its last line says what was wrong with the input.
+            message += f" {first_line(error.__context__)}"
         return _refused(error.get_http_status_code(), error.error_code, message)
     except Exception as error:
         return _refused(400, "BAD_REQUEST", first_line(error))

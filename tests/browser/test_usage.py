@@ -98,6 +98,7 @@ def test_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playwri
 def test_files_hold_exactly_what_is_filtered(page: "playwright.Page", settings: Settings, tmp_path: Path) -> None:
     choose(page, "30 days")
     page.get_by_role("button", name="onnx", exact=True).click()
+    page.wait_for_function("location.search.includes('usage_wrapper')")
     idle(page)
     turns = since(read_turns(settings), "30d")
     expected = turns[turns["wrapper"] != "onnx"]
