@@ -5,13 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from bench.watching import Watching
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
 from phi3kit.tracking.logged_models import resolve
@@ -77,22 +77,13 @@ def wrap(onnx_folder: Path, work: Path) -> Figures:
     }
 
 
-class Watch:
+class Watch(Watching):
     """Peaks of a process with its descendants, and of a folder, sampled five times a second."""
 
     def __init__(self, pid: int, folder: Path) -> None:
         self._process, self._folder = psutil.Process(pid), folder
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        super().__init__()
         self.own = self.resident = self.disk = 0.0  # bytes, at the worst
-
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         before = new_bytes(self._folder)

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from bench.builds import memory_of
+from bench.watching import Watching
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.settings import PROJECT_ROOT, read_settings
 
@@ -29,22 +30,13 @@ _EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 _JSON = b"HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\n\r\n"
 
 
-class Peaks:
+class Peaks(Watching):
     """The most memory of its own that a process takes, and the most that one of those that it started does, in bytes."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        super().__init__()
         self.itself = self.child = 0.0
-
-    def __enter__(self) -> "Peaks":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         while not self._over.wait(0.02):

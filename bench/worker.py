@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import httpx2
 import psutil
 from tokenizers import Tokenizer
 
+from bench.watching import Watching
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import PROJECT_ROOT
@@ -134,22 +134,13 @@ def serving(folder: Path, wrapper: WrapperName) -> Iterator[Worker]:
             process.wait(30)
 
 
-class HealthWatch:
+class HealthWatch(Watching):
     """Calls /health continuously and keeps the response times."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        super().__init__()
         self.seconds: list[float] = []
-
-    def __enter__(self) -> "HealthWatch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         with httpx2.Client(timeout=60) as client:
