@@ -49,6 +49,11 @@ def revealed(secret: Secret | None) -> str | None:
     return None if secret is None else secret.reveal()
 
 
+def fits_a_header(text: str) -> bool:
+    """Whether a header can carry a text: ASCII in one line."""
+    return text.isascii() and text.isprintable()
+
+
 class SecretUrl(Secret):
     """An address, perhaps with a password. As text it has masks for what may be secret: user, password, query."""
 

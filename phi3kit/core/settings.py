@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.limits import DEFAULTS, VARIABLES, Limits
 from phi3kit.core.profiles import LISTED_ROLES, PROFILES, Profile, Role
-from phi3kit.core.secret import Secret, SecretUrl
+from phi3kit.core.secret import Secret, SecretUrl, fits_a_header
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries the app (streamlit_app.py, pages, .streamlit) within the package; a checkout has it beside.
@@ -154,7 +154,7 @@ def _secret(text: str) -> Secret | None:
 def _header_secret(name: str, text: str) -> Secret | None:
     """A secret that travels in a header. Raises SettingInvalid, without its text, where none could carry it."""
     secret = text.strip()
-    if not (secret.isascii() and secret.isprintable()):
+    if not fits_a_header(secret):
         raise _invalid(
             name,
             "It has characters that no header can carry.",

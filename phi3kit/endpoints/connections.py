@@ -15,6 +15,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import writing
 from phi3kit.core.errors import ConnectionInvalid, StorageFailed
 from phi3kit.core.records import Endpoint, EndpointProtocol, Interface
+from phi3kit.core.secret import fits_a_header
 from phi3kit.core.settings import Settings
 
 KEY_PREFIX = "PHI3KIT_KEY_"  # whoever adds connections may send a key anywhere: only keys that are meant for it
@@ -118,7 +119,7 @@ def endpoint_of(connection: Connection, keys: Mapping[str, object], allowed_host
             f"There is no secret or environment variable {connection.key_name}.",
             "Set it where the app runs and start the app anew, or choose another name under Connections.",
         )
-    if not (key.isascii() and key.isprintable()):
+    if not fits_a_header(key):
         raise ConnectionInvalid(
             f"The key of the connection {connection.name} cannot be sent.",
             f"The secret {connection.key_name} has characters that no header can carry.",

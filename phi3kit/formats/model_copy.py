@@ -65,12 +65,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Write a file's content to a second place."""
-    shutil.copyfile(source, target)
-
-
-Place = Callable[[Path, Path], None]
+Place = Callable[[Path, Path], object]
 
 
 def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = link_or_copy) -> list[str]:
