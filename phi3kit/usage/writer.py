@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from requests import RequestException
 
 from phi3kit.core.errors import Phi3KitError, StorageFailed, first_line
 from phi3kit.core.records import TurnRecord
@@ -128,7 +129,7 @@ def write_waiting(settings: Settings, ended: threading.Event | None = None, outb
                 count += 1
             except Exception as error:  # whatever a library meets in what was said: the next turn must not wait for it
                 may_pass = _may_pass(error) and not claimed[1]  # the store's moment: the next round shows it
-                if (ended and ended.is_set()) or may_pass or not _store_takes_writes(settings):
+                if (ended and ended.is_set()) or may_pass or _unheard(error) or not _store_takes_writes(settings):
                     raise
                 log.error("turn %s set aside: %s", claimed[0].turn_id, error)
                 outbox.refuse(claimed[0].turn_id, error.why if isinstance(error, Phi3KitError) else first_line(error))
@@ -162,6 +163,16 @@ def _may_pass(error: Exception) -> bool:
     cause = error.__cause__
     refused = isinstance(cause, MlflowException) and cause.error_code == "INVALID_PARAMETER_VALUE"
     return isinstance(error, StorageFailed) and not refused
+
+
+def _unheard(error: BaseException | None) -> bool:
+    """Whether the store said nothing of the turn: nobody answered in time, or its database was locked or away."""
+    while error is not None:
+        busy = isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE"
+        if busy or isinstance(error, RequestException):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _store_takes_writes(settings: Settings) -> bool:

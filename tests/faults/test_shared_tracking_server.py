@@ -211,6 +211,24 @@ class TestTurns:
         assert (outbox.waiting(), outbox.doubtful(0)) == (0, [])
         assert runs(settings, *ids) == ids
 
+    def test_one_that_stands_still_again_and_is_back_when_it_is_asked_why_sets_no_turn_aside(
+        self, server: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ):
+        experiment_id(settings, USAGE_EXPERIMENT)
+        outbox = Outbox(settings.home)
+        outbox.add(turn("still-again"))
+        assert outbox.claim_next() is not None  # a first attempt that came to nothing
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        with monkeypatch.context() as context, server.stopped():
+            context.setattr(writer_module, "experiment_id", lambda *_: "1")
+            context.setattr(writer_module, "_store_takes_writes", lambda _: True)
+            with pytest.raises(StorageFailed, match="did not answer within 1 s"):
+                write_waiting(settings)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        assert outbox.refused() == (0, None)
+        assert write_waiting(settings) == 1
+        assert runs(settings, "still-again") == ["still-again"]
+
     def test_a_server_that_is_away_for_a_while_costs_no_turn(self, settings: Settings, tmp_path: Path):
         away = settings_for(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9", **CREDENTIALS)
         Outbox(tmp_path).add(turn("away"))

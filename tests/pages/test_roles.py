@@ -1,5 +1,6 @@
 """Roles and pages, one table: which button, field and list each role finds on every page, and whether it can be used."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ from streamlit.testing.v1 import AppTest
 
 from phi3kit.access.roles import Act, may
 from phi3kit.core.profiles import Role
+from phi3kit.usage.outbox import Outbox
+from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built
 from tests.pages.test_access import PAGES, TEAM, page_of
 from tests.support.in_app import app_on, open_page
-from tests.support.samples import copy_of_store, new_store
+from tests.support.samples import copy_of_store, new_store, turn
 
 # Who looks: the profile, the name under which they sign in, and the role that they then have.
 WHO: dict[str, tuple[str, str, Role]] = {
@@ -42,7 +45,7 @@ TABLE: dict[str, tuple[dict[str, Act], set[str]]] = {
     ),
     "signatures": ({}, {"Only what differs"}),
     "tour": ({}, {"Back", "Next: Transformer Pipeline: the pipeline"}),
-    "usage": ({}, set()),
+    "usage": ({"Save": "administer"}, {"Refresh"}),
 }
 KINDS = ("button", "chat_input", "file_uploader", "toggle")
 
@@ -64,7 +67,9 @@ def offered(app: AppTest) -> dict[str, bool]:
 
 @pytest.mark.parametrize("who", WHO)
 def test_every_page_offers_what_the_role_may_do_and_nothing_else(who: str, built: Built, tmp_path: Path):
-    copy_of_store(built.settings, tmp_path)
+    settings = copy_of_store(built.settings, tmp_path)
+    Outbox(tmp_path).add(turn(f"of {who}", at=time.time(), user=WHO[who][1] or "local"))
+    assert write_waiting(settings) == 1  # Usage has something to show
     role, wrong = WHO[who][2], dict[str, set[str]]()
     with app_on(tmp_path, **environment(who)):
         app = opened(who)

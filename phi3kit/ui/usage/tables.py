@@ -107,7 +107,8 @@ def _edit_prices(own: dict[str, Price]) -> None:
         alt="Your prices by wrapper",
         column_config={"prompt": number, "cached_prompt": number, "completion": number},
     )
-    if st.button("Save", type="primary", key="usage_save_prices"):
+    off = not permissions.may("administer")
+    if st.button("Save", type="primary", key="usage_save_prices", disabled=off):
         given = {
             row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])
             for row in edited.to_dict("records")
