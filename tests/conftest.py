@@ -56,6 +56,8 @@ def run_cli(
     )
 
 
+# libgomp's threads wait for work by computing, which on a busy machine costs torch four times what the work does.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read where torch is imported: here later, and by children
 warm_python.install()
 made_tables.install()
 

@@ -2,7 +2,7 @@
 
 Knows how `subprocess.Popen` starts a child on Linux, and how Python runs `-m`, `-c` and a script. Knows nothing of what a
 child does. Elsewhere than on Linux, for other commands and inside `cold()`, children start as usual; and so does code that a test
-gives to `-c`, for that is mostly about what is imported, or about a machine without the kit.
+gives to `-c`, for that is mostly about what is imported, or about a machine without the kit. The kit's own has `-P` before it.
 
 A child is a real child of the process that asked for it, with its own pid, environment, folder and streams: the template
 forks twice, and the orphan goes to the nearest process above that takes orphans in (PR_SET_CHILD_SUBREAPER). A child that
@@ -121,7 +121,8 @@ def _popen_on(template: _Template, *kinds: str) -> type:
             asked = inspect.signature(ColdPopen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
             command = [asked["args"]] if isinstance(asked["args"], str) else [os.fspath(each) for each in asked["args"]]
             kind = command[1] if len(command) > 1 else ""
-            warm = command[0] == sys.executable and (kind in kinds or kind.endswith(".py"))
+            kit_code = command[1:3] == ["-P", "-c"]
+            warm = command[0] == sys.executable and (kind in kinds or kind.endswith(".py") or kit_code)
             odd = asked["shell"] or asked["preexec_fn"] or asked["pass_fds"] or not asked["close_fds"]
             if _cold or odd or not warm or asked["process_group"] not in (-1, None):
                 super()._execute_child(*given)  # type: ignore[misc]
@@ -225,7 +226,9 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     time.tzset()
     random.seed()
     importlib.reload(sys.modules["huggingface_hub.constants"])  # it has read the template's environment
-    kind, name, *rest = job.argv if job.argv[0] in ("-m", "-c") else ("script", *job.argv)
+    safe_path = job.argv[0] == "-P"
+    argv = job.argv[1:] if safe_path else job.argv
+    kind, name, *rest = argv if argv[0] in ("-m", "-c") else ("script", *argv)
     own: tuple[socket.socket, int] | None = None
     if kind == "-m" and name in _START_CHILDREN:
         _take_orphans_in()
@@ -233,7 +236,7 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
         subprocess.Popen = _popen_on(_Template(own[0]), "-m", "-c")  # type: ignore[misc]
     path = [each for each in job.environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     first = {"-c": "", "-m": job.folder}.get(kind, os.path.dirname(os.path.abspath(name)))
-    sys.path[:] = [first, *path, *_PATH]
+    sys.path[:] = [*([] if safe_path else [first]), *path, *_PATH]
     sys.argv = [name if kind == "script" else kind, *rest]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
