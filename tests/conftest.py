@@ -20,7 +20,7 @@ from phi3kit.core.machine import keep_loaded_out_of_collections
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
-from tests.support import made_tables, warm_python
+from tests.support import made_tables, no_disk_waits, warm_python
 from tests.support.built_store import built_store
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
@@ -60,6 +60,7 @@ def run_cli(
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read where torch is imported: here later, and by children
 warm_python.install()
 made_tables.install()
+no_disk_waits.install()
 
 _main = sys.modules["__main__"]
 if _main.__spec__ is None and not hasattr(_main, "__file__"):
@@ -84,9 +85,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(autouse=True)
-def _main_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streamlit's test runner leaves the page that it ran as __main__, which processes of later tests would run again."""
+def _process_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What libraries leave behind in the process is taken back.
+
+    Streamlit's test runner leaves the page that it ran as __main__, which processes of later tests would run again. MLflow
+    leaves a store's address in the environment, where later tests' children would look for their models.
+    """
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture

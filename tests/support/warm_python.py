@@ -287,7 +287,8 @@ def _import_all() -> None:
     sys.modules["scipy"] = None  # type: ignore[assignment]  # as a worker has it
     for name in (*_HEAVY, *_parts_of_the_kit()):
         importlib.import_module(name)
-    importlib.import_module("tests.support.made_tables").install()
+    for name in ("made_tables", "no_disk_waits"):
+        importlib.import_module(f"tests.support.{name}").install()
     del sys.modules["scipy"]
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()

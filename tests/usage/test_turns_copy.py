@@ -1,6 +1,7 @@
 """The copy of the turns: brought up to date by what is new, and never different from the store for long."""
 
 import math
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,12 +28,20 @@ DAY = 86_400
 COUNTS = {"prompt_tokens": 1.0, "completion_tokens": 2.0, "total_tokens": 3.0}
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """A store with twelve turns, one a day."""
-    settings = new_store(tmp_path)
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with twelve turns, one a day."""
+    settings = new_store(tmp_path_factory.mktemp("twelve"))
     write(settings, *(turn(f"t{day:02}", at=TURN.at + day * DAY) for day in range(12)))
-    return settings
+    return settings.home
+
+
+@pytest.fixture
+def settings(twelve: Path, tmp_path: Path) -> Settings:
+    """A store with twelve turns, one a day."""
+    home = tmp_path / "home"
+    shutil.copytree(twelve, home)
+    return settings_for(home)
 
 
 @pytest.fixture(params=["database", "client"])
