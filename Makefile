@@ -9,6 +9,8 @@ MLFLOW_PORT ?= 5000
 MINUTES ?= 20
 # Three processes, a file each at a time, in the order of their names: most tests wait for processes that they start.
 PYTEST_OPTIONS ?= -n 3 --dist loadfile --no-loadscope-reorder
+# Compiled modules are kept, whatever the shell says: every process of the app and of the tests imports them.
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 # What the app needs is enough for most doors; tests and the soak need tools beside it.
