@@ -4,6 +4,7 @@ Everything that is built here is built by the command line from the embedded mod
 """
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -31,22 +32,15 @@ def settings_for(home: Path, **values: str) -> Settings:
     return read_settings({"PHI3KIT_HOME": str(home), **values})
 
 
-# Runs a module as `python -m` would, where no file may become bigger than so many bytes.
-_LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
-"""
-
-
 def run_cli(
     *arguments: str, home: Path, timeout: float = 300, file_bytes: int | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m phi3kit` as a user would. file_bytes: as if the disk took no bigger file."""
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     env = {**inherited, "PHI3KIT_HOME": str(home), **environment}
+    module = ["phi3kit"] if file_bytes is None else ["tests.support.small_files", str(file_bytes), "phi3kit"]
     return subprocess.run(
-        [sys.executable, *(["-m"] if file_bytes is None else ["-c", _LIMITED, str(file_bytes)]), "phi3kit", *arguments],
+        [sys.executable, "-m", *module, *arguments],
         cwd=PROJECT_ROOT,
         env=env,
         capture_output=True,
@@ -61,6 +55,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read where torch is impor
 warm_python.install()
 made_tables.install()
 no_disk_waits.install()
+gc.disable()  # until all tests are collected: what is imported stays
 
 _main = sys.modules["__main__"]
 if _main.__spec__ is None and not hasattr(_main, "__file__"):
@@ -70,6 +65,7 @@ if _main.__spec__ is None and not hasattr(_main, "__file__"):
 
 def pytest_collection_finish() -> None:
     """What is loaded stays: Streamlit's test runner collects all garbage after each run, as the app's own does."""
+    gc.enable()
     keep_loaded_out_of_collections()
 
 

@@ -3,13 +3,15 @@
 import http.server
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ import httpx2
 import psutil
 import pytest
 from mlflow import MlflowClient
+from werkzeug.security import generate_password_hash
 
+from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import StorageFailed
-from phi3kit.core.records import Message, TurnText
+from phi3kit.core.records import WRAPPERS, Message, TurnText
 from phi3kit.core.settings import Settings
 from phi3kit.deployment.servers import free_port
+from phi3kit.tracking.logged_models import list_models, resolve
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 from phi3kit.ui.shared import resources
 from phi3kit.usage import writer as writer_module
@@ -46,6 +51,7 @@ class Server:
 
     url: str
     process: psutil.Process
+    log: Path
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -79,7 +85,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     wait_for_server(f"{url}/health", process, (folder / "log").read_text)
-    yield Server(url, psutil.Process(process.pid))
+    with closing(sqlite3.connect(folder / "basic_auth.db")) as users, users:
+        # The server's own hash costs it a tenth of a second, at every request.
+        users.execute("update users set password_hash = ?", [generate_password_hash(PASSWORD, "pbkdf2:sha256:1")])
+    yield Server(url, psutil.Process(process.pid), folder / "log")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -281,15 +290,55 @@ class TestSigningIn:
         assert PASSWORD not in settings.store_name
 
 
+@dataclass(frozen=True)
+class Made:
+    """What the command line built on the server, from a data folder here."""
+
+    home: Path
+    results: dict[str, dict[str, Any]]  # the last line of each wrapper
+
+
+@pytest.fixture(scope="module")
+def made(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Both wrappers. The server keeps artifacts where only it can reach them."""
+    home = tmp_path_factory.mktemp("made") / "home"
+    done = run_cli(
+        "build", "--wrapper", "both", "--json", home=home, MLFLOW_TRACKING_URI=server.url, **CREDENTIALS
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return Made(home, {line["wrapper"]: line for line in lines if "model_uri" in line})
+
+
 class TestCommandLine:
-    def test_a_model_is_built_asked_and_its_turn_read_on_the_server(self, server: Server, tmp_path: Path):
+    def test_both_wrappers_are_built_there_and_checked(self, made: Made):
+        assert {made.results[wrapper]["check_answer"] for wrapper in WRAPPERS} == {"The capital of Spain is Madrid."}
+        assert made.results["onnx"]["same_beginnings"] == "49 of 50"
+
+    @pytest.mark.usefixtures("made")
+    def test_weights_are_uploaded_once(self, server: Server):
+        uploaded = re.findall(r'"PUT /api/\S*/(\S+) HTTP', server.log.read_text())
+        weights = ("model.safetensors", "model.onnx", "model.onnx.data")
+        assert {name: uploaded.count(name) for name in weights} == dict.fromkeys(weights, 1)
+
+    def test_nothing_but_the_builds_own_record_stays_here(self, made: Made):
+        assert not (made.home / "artifacts").exists()
+        assert not (made.home / "mlflow.db").exists()
+        assert list((made.home / "exports").iterdir()) == []
+
+    def test_the_models_are_found_and_listed(self, made: Made, settings: Settings):
+        listed = {model.model_uri: model.wrapper for model in list_models(settings)}
+        assert listed == {made.results[wrapper]["model_uri"]: wrapper for wrapper in WRAPPERS}
+        found = resolve(made.results["transformers"]["model_uri"], settings)
+        logged = found.folder / "model" / "model.safetensors"
+        assert logged.read_bytes() == (MODEL_FOLDER / "model.safetensors").read_bytes()
+
+    def test_a_model_is_asked_and_its_turn_is_read_on_the_server(self, server: Server, made: Made):
         environment = {"MLFLOW_TRACKING_URI": server.url, **CREDENTIALS}
-        built = run_cli("build", "--wrapper", "onnx", "--json", home=tmp_path, timeout=300, **environment)
-        assert built.returncode == 0, built.stderr
-        uri = json.loads(built.stdout.splitlines()[-1])["model_uri"]
-        asked = run_cli("chat", uri, "What is the capital of Spain?", home=tmp_path, **environment)
+        uri = made.results["onnx"]["model_uri"]
+        asked = run_cli("chat", uri, "What is the capital of Spain?", home=made.home, **environment)
         assert (asked.returncode, asked.stdout) == (0, "The capital of Spain is Madrid.\n"), asked.stderr
-        usage = run_cli("usage", "--since", "1h", "--format", "json", home=tmp_path, **environment)
+        usage = run_cli("usage", "--since", "1h", "--format", "json", home=made.home, **environment)
         assert usage.returncode == 0, usage.stderr
         (row,) = [each for each in json.loads(usage.stdout) if each["model_uri"] == uri]
         assert (row["wrapper"], row["origin"], row["finish_reason"]) == ("onnx", "api", "stop")
@@ -336,8 +385,10 @@ class TestWhatIsNoTrackingServer:
         ],
     )
     def test_is_said_in_one_line_and_turns_wait(
-        self, tmp_path: Path, forget_credentials: None, status: int, kind: str, body: bytes, said: str
-    ):
+        self, tmp_path: Path, forget_credentials: None, monkeypatch: pytest.MonkeyPatch,
+        status: int, kind: str, body: bytes, said: str,
+    ):  # fmt: skip
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # asked again, and at once
         with odd_server(status, kind, body) as url:
             settings = settings_for(tmp_path, MLFLOW_TRACKING_URI=url)
             Outbox(tmp_path).add(TURN)

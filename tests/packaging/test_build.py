@@ -2,12 +2,11 @@
 
 import json
 import os
-import re
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -23,7 +22,6 @@ from mlflow import MlflowClient
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.deployment.servers import free_port
 from phi3kit.formats.chat_template import JINJA_TEMPLATE
 from phi3kit.packaging import snippets
 from phi3kit.packaging.events import BuildRequest, step_names
@@ -32,7 +30,6 @@ from phi3kit.tracking.logged_models import files_of, list_models, resolve
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.support.folders import LONGROPE, TOKENIZER, edit_json, in_shards, tiny
 from tests.support.samples import new_store
-from tests.support.waiting import answers, wait_for
 
 QUESTIONS = {
     "What is the capital of Spain?": "Madrid",
@@ -80,9 +77,10 @@ class Builds:
     def __init__(self, folder: Path) -> None:
         self._folder, self._threads = folder, ThreadPoolExecutor(2)
         self._made: dict[str, Future[Made]] = {}
+        self._one_source_at_a_time = threading.Lock()
 
     def begin(
-        self, name: str, wrapper: str, source: Callable[[Path], Path], *arguments: str, tracking_uri: str = "",
+        self, name: str, wrapper: str, source: Callable[[Path], Path], *arguments: str,
         file_bytes: int | None = None, store: Callable[[Path], object] = new_store,
     ) -> None:  # fmt: skip
         """Build soon. source: makes it in a folder. file_bytes: no file may become bigger."""
@@ -91,13 +89,12 @@ class Builds:
             place = self._folder / name.replace(" ", "-")
             home = place / "home"
             home.mkdir(parents=True)
-            if not tracking_uri:
-                store(home)
-            made = source(place / "source")
+            store(home)
+            with self._one_source_at_a_time:  # transformers sets the process' default type while it makes a model
+                made = source(place / "source")
             command = ["build", "--wrapper", wrapper, "--source", str(made), *arguments, "--json"]
-            environment = {"MLFLOW_TRACKING_URI": tracking_uri} if tracking_uri else {}
-            done = run_cli(*command, home=home, timeout=300, file_bytes=file_bytes, **environment)
-            return Made(made, settings_for(home, **environment), done.returncode, done.stdout, done.stderr)
+            done = run_cli(*command, home=home, timeout=300, file_bytes=file_bytes)
+            return Made(made, settings_for(home), done.returncode, done.stdout, done.stderr)
 
         self._made[name] = self._threads.submit(make)
 
@@ -110,41 +107,8 @@ class Builds:
         self._threads.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class Server:
-    """MLflow's own tracking server, which keeps artifacts where only it can reach them."""
-
-    url: str
-    folder: Path
-
-    def log(self) -> str:
-        """Its access log."""
-        return (self.folder / "log.txt").read_text()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    new_store(folder)
-    port = free_port()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--serve-artifacts"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**inherited, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    yield Server(f"http://127.0.0.1:{port}", folder)
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def builds(built: Built, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
+def builds(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
     """Every build of this file, begun at once."""
     all_builds = Builds(tmp_path_factory.mktemp("builds"))
     all_builds.begin("repository", "both", repository, "--precision", "fp32")
@@ -163,12 +127,6 @@ def builds(built: Built, server: Server, tmp_path_factory: pytest.TempPathFactor
         file_bytes=STORE_BYTES,
         store=store_without_room,
     )
-
-    def embedded_when_the_server_is_up(folder: Path) -> Path:
-        wait_for("MLflow's server", lambda: answers(f"{server.url}/health"))
-        return MODEL_FOLDER
-
-    all_builds.begin("server", "both", embedded_when_the_server_is_up, tracking_uri=server.url)
     yield all_builds
     all_builds.close()
 
@@ -553,40 +511,6 @@ class TestTheFamily:
         assert (folder / "model/model.safetensors").read_bytes() == (made.source / "model.safetensors").read_bytes()
         assert json.loads((folder / "model" / "config.json").read_text())["torch_dtype"] == "bfloat16"
         assert made.results["onnx"]["same_beginnings"].endswith(" of 50")
-
-
-class TestTrackingServer:
-    """A store whose artifacts are not a folder of this machine."""
-
-    @pytest.fixture
-    def made(self, builds: Builds) -> Made:
-        return builds.made("server")
-
-    def test_both_wrappers_are_built_there_and_checked(self, made: Made) -> None:
-        assert made.code == 0, made.stderr
-        assert {made.results[wrapper]["check_answer"] for wrapper in WRAPPERS} == {"The capital of Spain is Madrid."}
-        assert made.results["onnx"]["same_beginnings"] == "49 of 50"
-
-    def test_weights_are_uploaded_once(self, made: Made, server: Server) -> None:
-        uploaded = re.findall(r'"PUT /api/\S*/(\S+) HTTP', server.log())
-        assert {name: uploaded.count(name) for name in ("model.safetensors", "model.onnx", "model.onnx.data")} == {
-            "model.safetensors": 1,
-            "model.onnx": 1,
-            "model.onnx.data": 1,
-        }
-
-    def test_the_models_are_found_and_listed(self, made: Made) -> None:
-        listed = {model.model_uri: model.wrapper for model in list_models(made.settings)}
-        assert listed == {made.results[wrapper]["model_uri"]: wrapper for wrapper in WRAPPERS}
-        found = resolve(made.results["transformers"]["model_uri"], made.settings)
-        logged = found.folder / "model" / "model.safetensors"
-        assert logged.read_bytes() == (MODEL_FOLDER / "model.safetensors").read_bytes()
-
-    def test_nothing_but_the_builds_own_record_stays_here(self, builds: Builds) -> None:
-        home = builds.made("server").settings.home
-        assert not (home / "artifacts").exists()
-        assert not (home / "mlflow.db").exists()
-        assert list((home / "exports").iterdir()) == []
 
 
 class TestFullDisk:

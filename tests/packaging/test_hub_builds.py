@@ -167,7 +167,7 @@ class TestBreaks:
         code, _, stderr = build(hub, tmp_path, "--wrapper", "transformers", "--source", REPO)
         assert (code, len(stderr)) == (2, 1 + _steps(stderr))
         assert "model.safetensors came damaged" in stderr[-1]
-        code, _, stderr = build(hub, tmp_path, "--wrapper", "onnx")
+        code, _, stderr = build(hub, tmp_path, "--wrapper", "transformers", "--source", "embedded")
         assert code == 0, stderr
         code, _, stderr = build(hub, tmp_path, "--wrapper", "transformers", "--source", REPO)
         assert code == 0, stderr

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from phi3kit.core.records import TurnRecord
 from phi3kit.core.settings import Settings, read_settings
-from tests.support.made_tables import new_database
 
 if TYPE_CHECKING:  # pandas and MLflow are imported late: test processes that only add turns start quickly
     import pandas as pd
@@ -64,6 +63,8 @@ def table(*turns: TurnRecord) -> "pd.DataFrame":
 
 def new_store(home: Path) -> Settings:
     """Settings whose store lies in `home` and has no experiments of phi3kit yet."""
+    from tests.support.made_tables import new_database
+
     new_database(home / "mlflow.db")
     return read_settings({"PHI3KIT_HOME": str(home)})
 

@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import random
+import resource
 import runpy
 import signal
 import socket
@@ -50,7 +51,7 @@ _BEFORE_IMPORTS = {
     "PYTHONUTF8": "1",
     "PYTHONPATH": "",
 }
-_START_CHILDREN = ("phi3kit", "streamlit", "mlflow", "tests.support.asking_app")
+_START_CHILDREN = ("phi3kit", "streamlit", "mlflow", "tests.support.asking_app", "tests.support.small_files")
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # of prctl(2)
 _NAME = "warm-template"  # 15 bytes at most
 
@@ -66,6 +67,7 @@ class _Job:
     environment: dict[str, str]
     folder: str
     new_session: bool
+    file_bytes: list[int]  # no file may become bigger; the system's two limits, as whoever asks has them
 
 
 @contextlib.contextmanager
@@ -132,7 +134,9 @@ def _popen_on(template: _Template, *kinds: str) -> type:
             environment = dict(os.environ if asked["env"] is None else asked["env"])
             ends = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
             streams = [number if end == -1 else end for number, end in enumerate(ends)]
-            self.pid = template.start(_Job(command[1:], environment, folder, asked["start_new_session"]), streams)
+            limits = list(resource.getrlimit(resource.RLIMIT_FSIZE))
+            job = _Job(command[1:], environment, folder, asked["start_new_session"], limits)
+            self.pid = template.start(job, streams)
             self._child_created = True
             names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
             self._close_pipe_fds(*(asked[name] for name in names))  # type: ignore[attr-defined]
@@ -220,6 +224,7 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
         os.close(stream)
     if job.new_session:
         os.setsid()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_bytes[0], job.file_bytes[1]))
     os.environ.clear()
     os.environ.update(job.environment)
     os.chdir(job.folder)
@@ -230,7 +235,7 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     argv = job.argv[1:] if safe_path else job.argv
     kind, name, *rest = argv if argv[0] in ("-m", "-c") else ("script", *argv)
     own: tuple[socket.socket, int] | None = None
-    if kind == "-m" and name in _START_CHILDREN:
+    if kind == "script" or (kind == "-m" and name in _START_CHILDREN):
         _take_orphans_in()
         own = _fork_template()
         subprocess.Popen = _popen_on(_Template(own[0]), "-m", "-c")  # type: ignore[misc]
@@ -284,6 +289,7 @@ def _fork_template() -> tuple[socket.socket, int]:
 
 
 def _import_all() -> None:
+    gc.disable()  # what is imported stays; looking for garbage among it takes a third of the time
     sys.modules["scipy"] = None  # type: ignore[assignment]  # as a worker has it
     for name in (*_HEAVY, *_parts_of_the_kit()):
         importlib.import_module(name)
@@ -292,6 +298,7 @@ def _import_all() -> None:
     del sys.modules["scipy"]
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
+    gc.enable()
     gc.freeze()  # a collection would touch, and so copy, what the children share
 
 
