@@ -217,7 +217,7 @@ def browsed(settings: Settings) -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory() as profile,
         running_app(settings.home) as app,
-        chromium(Path(profile)) as browser,
+        chromium(Path(profile), optimized=True) as browser,
     ):
         page = browser.new_page()
         page.goto(app.url)

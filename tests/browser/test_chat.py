@@ -33,12 +33,18 @@ def context(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator["pla
         yield found
 
 
+@pytest.fixture(scope="module")
+def tab(context: "playwright.BrowserContext", url: str) -> "playwright.Page":
+    """One tab for all tests."""
+    return open_tab(context, f"{url}/chat")
+
+
 @pytest.fixture
-def page(context: "playwright.BrowserContext", url: str) -> Iterator["playwright.Page"]:
-    """A new tab on a new chat."""
-    tab = open_tab(context, f"{url}/chat")
-    yield tab
-    tab.close()
+def page(tab: "playwright.Page") -> "playwright.Page":
+    """The tab, on a new chat."""
+    if tab.get_by_test_id("stChatMessage").count():
+        new_chat(tab)
+    return tab
 
 
 def open_tab(context: "playwright.BrowserContext", address: str) -> "playwright.Page":
@@ -48,6 +54,12 @@ def open_tab(context: "playwright.BrowserContext", address: str) -> "playwright.
     tab.get_by_test_id("stChatInputTextArea").wait_for()
     idle(tab)
     return tab
+
+
+def new_chat(page: "playwright.Page") -> None:
+    page.get_by_role("button", name="New chat").click()
+    page.get_by_text("Try one of these").wait_for()
+    idle(page)
 
 
 def answered(page: "playwright.Page", text: str, reason: str = "stop") -> None:
@@ -179,8 +191,7 @@ class TestFiles:
         # JSON: imported, it is the same conversation.
         messages = json.loads(files["JSON"].read_text("utf-8"))["messages"]
         assert [each["role"] for each in messages] == ["user", "assistant"] * 2
-        page.get_by_role("button", name="New chat").click()
-        page.get_by_text("Try one of these").wait_for()
+        new_chat(page)
         page.get_by_role("button", name="Conversations").click()
         page.get_by_text("Import", exact=True).click()
         page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(files["JSON"])
@@ -221,8 +232,7 @@ class TestConversations:
     def test_the_drawer_searches_renames_opens_and_deletes(self, page: "playwright.Page") -> None:
         send(page, "What is the capital of Portugal?")
         answered(page, "The capital of Portugal is Lisbon.")
-        page.get_by_role("button", name="New chat").click()
-        page.get_by_text("Try one of these").wait_for()
+        new_chat(page)
         page.get_by_role("button", name="Conversations").click()
         drawer = page.get_by_test_id("stDialog")
         drawer.get_by_placeholder("Titles, messages and answers").fill("of PORTUGAL is")

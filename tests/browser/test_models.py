@@ -1,5 +1,6 @@
 """Models and Deploy in a real browser: what AppTest cannot see: a dialog, a drawn table, a download."""
 
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,9 @@ def test_2_the_zip_for_azure_is_downloaded_whole(page: "playwright.Page", tmp_pa
 
 def test_3_mlflows_server_runs_and_answers_and_ends_with_the_app(page: "playwright.Page") -> None:
     page.get_by_role("radio", name="mlflow models serve").click()
+    idle(page)
+    page.get_by_role("combobox", name="Model").click()
+    page.get_by_role("option", name=re.compile("onnx")).click()  # the one that is loaded sooner
     idle(page)
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_role("button", name="Send", exact=True).click()  # offered when the server is ready

@@ -6,11 +6,9 @@ and keeps; for the rest somebody speaks with the app as a browser does.
 
 import json
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +16,7 @@ from streamlit.web.server.starlette.starlette_app_utils import create_signed_val
 
 from phi3kit.deployment.servers import free_port
 from tests.conftest import Built
-from tests.support.in_browser import App, chromium, go, idle, main_text, needs_browser, running_app, send
+from tests.support.in_browser import App, go, idle, main_text, needs_browser, running_app, send, tab_on
 from tests.support.oidc_provider import Running, running_provider
 from tests.support.samples import copy_of_store
 from tests.support.visitor import Shown, Tab, Visitor
@@ -62,15 +60,6 @@ class Team:
 
     app: App
     provider: Running
-    profiles: Path  # where browsers keep what is theirs
-
-    @contextmanager
-    def browser(self) -> Iterator["Page"]:
-        """A browser of somebody's own, with a tab on the app."""
-        with chromium(self.profiles / secrets.token_hex(4)) as context:
-            page = context.new_page()
-            page.goto(self.app.url)
-            yield page
 
     @contextmanager
     def visitor(self, headers: dict[str, str] | None = None, cookie: str = "") -> Iterator[Visitor]:
@@ -92,7 +81,14 @@ def team(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tea
         file.write_text(provider.secrets_toml(callback))
         roles = ROLES | {"PHI3KIT_VIEWERS": f"sub:{provider.url}#4"}
         with running_app(home, port=port, options=["--secrets.files", str(file)], **roles) as app:
-            yield Team(app, provider, tmp_path_factory.mktemp("profiles"))
+            yield Team(app, provider)
+
+
+@pytest.fixture(scope="module")
+def page(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Page"]:
+    """One browser for everybody, one after the other, with a tab on the app."""
+    with tab_on(team.app.url, tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
 
 
 def sign_in(page: "Page", person: str) -> None:
@@ -128,18 +124,6 @@ class TestRoles:
         with team.visitor() as visitor:
             for path in ("", "chat", "access", "models", "usage"):
                 assert is_outside(visitor.open(path)), path
-
-    @pytest.mark.browser
-    @needs_browser[1]
-    def test_an_admin_sees_everybodys_keys_and_use(self, team: Team):
-        with team.browser() as page:
-            assert_outside_in(page, "sign in to use it")
-            sign_in(page, "ada")
-            assert f"ada@{LAB} · admin" in str(page.get_by_test_id("stSidebar").inner_text())
-            go(page, "Access")
-            page.get_by_text("Everybody's keys").wait_for()
-            text = main_text(page)
-            assert ("Everybody's use" in text, "Not:" in text) == (True, False), text
 
     def test_a_users_role_may_come_from_a_claim_and_does_not_administer(self, team: Team):
         with team.visitor() as visitor:
@@ -181,21 +165,23 @@ class TestRoles:
             assert f"sub:{team.provider.url}#{subject}" in entries
 
 
-class TestConversations:
-    @pytest.mark.browser
-    @needs_browser[1]
-    def test_ones_conversation_is_not_seen_by_another_also_by_its_link(self, team: Team):
-        with team.browser() as page:
-            sign_in(page, "bob")
-            go(page, "Chat")
-            send(page, "What is the capital of Spain?")
-            page.get_by_text("The capital of Spain is Madrid.").wait_for()
-            idle(page)
-            page.wait_for_url(re.compile("conversation="))
-            page.reload()
-            page.get_by_text("The capital of Spain is Madrid.").wait_for()
-            query = page.url.partition("?")[2]
-            bobs = cookie_of(page)["value"]
+@pytest.mark.browser
+@needs_browser[1]
+class TestInABrowser:
+    """In this order: bob comes, asks and leaves; then ada comes."""
+
+    def test_1_ones_conversation_is_not_seen_by_another_also_by_its_link(self, team: Team, page: "Page"):
+        assert_outside_in(page, "sign in to use it")
+        sign_in(page, "bob")
+        go(page, "Chat")
+        send(page, "What is the capital of Spain?")
+        page.get_by_text("The capital of Spain is Madrid.").wait_for()
+        idle(page)
+        page.wait_for_url(re.compile("conversation="))
+        page.reload()
+        page.get_by_text("The capital of Spain is Madrid.").wait_for()
+        query = page.url.partition("?")[2]
+        bobs = cookie_of(page)["value"]
         with team.visitor(cookie=bobs) as visitor:
             assert "Madrid" in visitor.open("chat", query).text
         for other in ("bea", "ada"):
@@ -205,28 +191,33 @@ class TestConversations:
                 assert "The conversation of this link does not exist" in shown.text
                 assert "Madrid" not in shown.text
 
-
-class TestLeaving:
-    @pytest.mark.browser
-    @needs_browser[1]
-    def test_signing_out_ends_it_here_in_the_other_tab_and_for_a_kept_cookie(self, team: Team):
-        with team.browser() as page:
-            sign_in(page, "bob")
-            kept = cookie_of(page)
-            assert (kept["httpOnly"], kept["sameSite"]) == (True, "Lax")
-            other = page.context.new_page()
-            other.goto(f"{team.app.url}/access")
-            other.get_by_role("heading", name="Access", exact=True, level=1).wait_for()
-            idle(other)
-            page.get_by_role("button", name="Sign out").click()
-            assert_outside_in(page, "sign in to use it")
-            assert not [each for each in page.context.cookies() if each["name"] == COOKIE]
-            other.get_by_test_id("stSidebarNav").get_by_role("link", name="Models", exact=True).click()
-            assert_outside_in(other, "Your session has ended")
+    def test_2_signing_out_ends_it_here_in_the_other_tab_and_for_a_kept_cookie(self, team: Team, page: "Page"):
+        kept = cookie_of(page)
+        assert (kept["httpOnly"], kept["sameSite"]) == (True, "Lax")
+        other = page.context.new_page()
+        other.goto(f"{team.app.url}/access")
+        other.get_by_role("heading", name="Access", exact=True, level=1).wait_for()
+        idle(other)
+        page.get_by_role("button", name="Sign out").click()
+        assert_outside_in(page, "sign in to use it")
+        assert not [each for each in page.context.cookies() if each["name"] == COOKIE]
+        other.get_by_test_id("stSidebarNav").get_by_role("link", name="Models", exact=True).click()
+        assert_outside_in(other, "Your session has ended")
+        other.close()
         with team.visitor(cookie=kept["value"]) as visitor:
             assert is_outside(visitor.open(), "Your session has ended")
             assert f"bob@{LAB} · user" in visitor.sign_in("bob").text  # and the same person comes in again
 
+    def test_3_an_admin_sees_everybodys_keys_and_use(self, page: "Page"):
+        sign_in(page, "ada")
+        assert f"ada@{LAB} · admin" in str(page.get_by_test_id("stSidebar").inner_text())
+        go(page, "Access")
+        page.get_by_text("Everybody's keys").wait_for()
+        text = main_text(page)
+        assert ("Everybody's use" in text, "Not:" in text) == (True, False), text
+
+
+class TestLeaving:
     def test_a_session_that_has_run_out_must_sign_in_again(self, team: Team):
         with team.visitor() as visitor:
             assert "· admin" in visitor.sign_in("brief").text

@@ -16,7 +16,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.turns_table import since
 from phi3kit.usage.writer import write_waiting
-from tests.support.in_browser import chromium, idle, needs_browser, running_app
+from tests.support.in_browser import idle, needs_browser, running_app, tab_on
 from tests.support.samples import new_store
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -47,20 +47,16 @@ def url(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.BrowserContext"]:
-    with chromium(tmp_path_factory.mktemp("profile"), 1280, 1000, timezone_id="Europe/Athens") as context:
-        yield context
+def page(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
+    """One tab for all tests, in their order."""
+    with tab_on(url, tmp_path_factory.mktemp("profile"), 1280, 1000, timezone_id="Europe/Athens") as tab:
+        yield tab
 
 
-@pytest.fixture
-def page(browser: "playwright.BrowserContext", url: str) -> Iterator["playwright.Page"]:
-    tab = browser.new_page()
-    tab.goto(url)
-    tab.get_by_role("heading", name="Usage", exact=True, level=1).wait_for()
-    tab.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 7")
-    idle(tab)
-    yield tab
-    tab.close()
+def all_drawn(page: "playwright.Page") -> None:
+    page.get_by_role("heading", name="Usage", exact=True, level=1).wait_for()
+    page.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 7")
+    idle(page)
 
 
 def choose(page: "playwright.Page", period: str) -> None:
@@ -69,7 +65,8 @@ def choose(page: "playwright.Page", period: str) -> None:
     idle(page)
 
 
-def test_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playwright.Page") -> None:
+def test_1_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playwright.Page") -> None:
+    all_drawn(page)
     bar = page.get_by_test_id("stPlotlyChart").first.locator(".barlayer .point path").last
     box = bar.bounding_box()
     assert box is not None
@@ -95,7 +92,11 @@ def test_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playwri
     assert page.get_by_role("dialog").count() == 0, "closing must not open it again"
 
 
-def test_files_hold_exactly_what_is_filtered(page: "playwright.Page", settings: Settings, tmp_path: Path) -> None:
+def test_2_files_hold_exactly_what_is_filtered(
+    page: "playwright.Page", url: str, settings: Settings, tmp_path: Path
+) -> None:
+    page.goto(url)  # nothing is chosen any more
+    all_drawn(page)
     choose(page, "30 days")
     page.get_by_role("button", name="onnx", exact=True).click()
     page.wait_for_function("location.search.includes('usage_wrapper')")
@@ -117,7 +118,7 @@ def test_files_hold_exactly_what_is_filtered(page: "playwright.Page", settings: 
     assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_link_opens_with_its_filters(page: "playwright.Page", url: str) -> None:
+def test_3_a_link_opens_with_its_filters(page: "playwright.Page", url: str) -> None:
     page.goto(f"{url}?usage_period=All&usage_width=week&usage_user=ada")
     page.get_by_text("Filters · 1").wait_for()
     idle(page)
@@ -125,11 +126,11 @@ def test_a_link_opens_with_its_filters(page: "playwright.Page", url: str) -> Non
     page.get_by_text("Change against").wait_for(state="detached")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_390_pixels_are_enough(page: "playwright.Page", scheme: str) -> None:
+def test_4_390_pixels_are_enough_in_light_and_dark(page: "playwright.Page") -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    choose(page, "30 days")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    main = "document.querySelector('[data-testid=stMain]')"
-    assert page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth + 1")
+    for scheme, period in (("light", "30 days"), ("dark", "All")):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        choose(page, period)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, scheme
+        main = "document.querySelector('[data-testid=stMain]')"
+        assert page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth + 1"), scheme

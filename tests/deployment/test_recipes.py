@@ -89,12 +89,9 @@ def run_as_shown(
 
 
 class TestServers:
-    @pytest.mark.parametrize("wrapper", WRAPPERS)
-    def test_phi3kit_serve_answers_the_call_that_is_shown(
-        self, settings: Settings, wrapper: WrapperName, tmp_path: Path
-    ) -> None:
+    def test_phi3kit_serve_answers_the_call_that_is_shown(self, settings: Settings, tmp_path: Path) -> None:
         port = free_port()
-        recipe = recipes.worker(f"models:/phi3-{wrapper}@champion", port, settings)
+        recipe = recipes.worker("models:/phi3-onnx@champion", port, settings)  # its commands are those of any wrapper
         answer = json.loads(run_as_shown(recipe, port, tmp_path, settings))
         assert answer["choices"][0]["message"]["content"].strip() == ANSWER
 

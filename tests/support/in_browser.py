@@ -30,6 +30,8 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+# A page lives for seconds here: what V8 spends on optimized code (a tenth of all) would not come back.
+_UNOPTIMIZED = "--js-flags=--no-opt"
 
 # Says whether a run that the page has asked for has yet to begin: Streamlit's own mark knows only of those that have.
 # A BackMsg begins with field 11 (rerun_script); a ForwardMsg with field 4 (new_session) behind fields 1 and 2.
@@ -117,14 +119,20 @@ def running_app(
 
 
 @contextmanager
-def chromium(profile: Path, width: int = 1280, height: int = 900, **options: Any) -> Iterator["BrowserContext"]:
-    """A browser with a profile of its own. options: as playwright takes them."""
+def chromium(
+    profile: Path, width: int = 1280, height: int = 900, *, optimized: bool = False, **options: Any
+) -> Iterator["BrowserContext"]:
+    """A browser with a profile of its own. optimized: for who measures pages. options: as playwright takes them."""
     from playwright.sync_api import sync_playwright
 
     assert CHROMIUM is not None, "PHI3KIT_REQUIRE_BROWSER=1, and there is no chromium"
     with sync_playwright() as engine:
         context = engine.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": width, "height": height}, **options
+            profile,
+            executable_path=CHROMIUM,
+            args=FLAGS if optimized else [*FLAGS, _UNOPTIMIZED],
+            viewport={"width": width, "height": height},
+            **options,
         )
         context.set_default_timeout(300_000)
         watch_runs(context)

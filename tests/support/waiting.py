@@ -21,10 +21,14 @@ def wait_for(what: str, find: Callable[[], Found | None], seconds: float = 300) 
     raise AssertionError(f"after {seconds} s still not: {what}")
 
 
+# One for all questions: making a client reads all certificates of the machine, and a wait asks 20 times a second.
+_client = httpx2.Client(timeout=5, limits=httpx2.Limits(max_keepalive_connections=0))
+
+
 def answers(url: str) -> bool:
     """Whether a server answers there, and with 200."""
     try:
-        return httpx2.get(url, timeout=5).status_code == 200
+        return _client.get(url).status_code == 200
     except httpx2.HTTPError:
         return False
 
