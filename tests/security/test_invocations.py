@@ -65,6 +65,7 @@ class TestAnothersCall:
         assert asyncio.run(own())
 
 
+@pytest.mark.usefixtures("cold_python")  # a warm one might have ended before it is looked at
 def test_a_worker_that_ends_meanwhile_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It left a traceback instead, and the process."""
     monkeypatch.undo()  # a real process; it is still importing its libraries

@@ -51,12 +51,16 @@ _BEFORE_IMPORTS = {
     "PYTHONUTF8": "1",
     "PYTHONPATH": "",
 }
-_START_CHILDREN = ("phi3kit", "streamlit", "mlflow", "tests.support.asking_app", "tests.support.small_files")
+_START_CHILDREN = (
+    "phi3kit", "phi3kit.worker", "streamlit", "mlflow", "tests.support.asking_app", "tests.support.small_files",
+)  # fmt: skip
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # of prctl(2)
 _NAME = "warm-template"  # 15 bytes at most
 
 ColdPopen = subprocess.Popen
+_execve = os.execve
 _cold = False
+_own: tuple[socket.socket, int] | None = None  # of a child that starts children: its template, and that one's pid
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ def _serve(connection: socket.socket) -> NoReturn:
                 os.close(each)
             while os.getppid() == between:  # an orphan from here on, and adopted
                 time.sleep(0.001)
-            _run(_Job(**said), streams)
+            _become_child(_Job(**said), streams)
         os.waitpid(between, 0)
         pid = int(os.read(read, 32))
         for each in (read, write, *streams):
@@ -216,8 +220,8 @@ def _serve(connection: socket.socket) -> NoReturn:
         _send(connection, {"pid": pid})
 
 
-def _run(job: _Job, streams: list[int]) -> NoReturn:
-    """Become the child: its streams, environment and folder, then its module or code to the end."""
+def _become_child(job: _Job, streams: list[int]) -> NoReturn:
+    """Take the child's streams, and run its job."""
     _be_called("python")
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -225,6 +229,21 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     if job.new_session:
         os.setsid()
     resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_bytes[0], job.file_bytes[1]))
+    os.execve = _go_on_as
+    _run(job)
+
+
+def _go_on_as(path: str, argv: list[str], environment: dict[str, str]) -> NoReturn:
+    """os.execve of a child: where the other program is a module, this process runs that too."""
+    if path != sys.executable or "-m" not in argv[1:3]:
+        _execve(path, argv, environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _run(_Job(argv[1:], environment, os.getcwd(), False, list(resource.getrlimit(resource.RLIMIT_FSIZE))))
+
+
+def _run(job: _Job) -> NoReturn:
+    """Take a job's environment and folder, and run its module or code to the end of this process."""
     os.environ.clear()
     os.environ.update(job.environment)
     os.chdir(job.folder)
@@ -234,11 +253,11 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     safe_path = job.argv[0] == "-P"
     argv = job.argv[1:] if safe_path else job.argv
     kind, name, *rest = argv if argv[0] in ("-m", "-c") else ("script", *argv)
-    own: tuple[socket.socket, int] | None = None
-    if kind == "script" or (kind == "-m" and name in _START_CHILDREN):
+    global _own
+    if _own is None and (kind == "script" or (kind == "-m" and name in _START_CHILDREN)):
         _take_orphans_in()
-        own = _fork_template()
-        subprocess.Popen = _popen_on(_Template(own[0]), "-m", "-c")  # type: ignore[misc]
+        _own = _fork_template()
+        subprocess.Popen = _popen_on(_Template(_own[0]), "-m", "-c")  # type: ignore[misc]
     path = [each for each in job.environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     first = {"-c": "", "-m": job.folder}.get(kind, os.path.dirname(os.path.abspath(name)))
     sys.path[:] = [*([] if safe_path else [first]), *path, *_PATH]
@@ -264,10 +283,10 @@ def _run(job: _Job, streams: list[int]) -> NoReturn:
     for each in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             each.flush()
-    if own:
-        own[0].close()
+    if _own:
+        _own[0].close()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(own[1], 0)  # or it would be a zombie of whoever takes it in
+            os.waitpid(_own[1], 0)  # or it would be a zombie of whoever takes it in
     if code == -signal.SIGINT:  # as Python does it, so that its parent knows
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
