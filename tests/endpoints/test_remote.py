@@ -1,4 +1,4 @@
-"""Remote endpoints: a second worker with a store of its own, real `mlflow models serve`, and foreign servers that fail."""
+"""Remote endpoints: a second worker with a store of its own, MLflow's own servers, and foreign servers that fail."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow.pyfunc.scoring_server import _SERVER_MODEL_PATH
 
 from phi3kit.core.errors import BudgetSpent, Busy, EndpointFailed, RequestInvalid
 from phi3kit.core.records import WRAPPERS, Endpoint, Message, TurnRecord, TurnText
@@ -71,27 +72,21 @@ def far_worker(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def mlflow_servers(built: Built) -> Iterator[dict[str, str]]:
-    """`mlflow models serve` for each wrapper: wrapper to URL."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    """What `mlflow models serve` starts, for each wrapper: wrapper to URL. Tests of servers and recipes ask that command."""
     urls, processes = {}, []
     for wrapper in WRAPPERS:
         port = free_port()
-        folder = str(resolve(built.uri(wrapper), built.settings).folder)
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", folder, "--env-manager", "local"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        # In a group of its own: mlflow starts uvicorn as a grandchild.
+        environment = {**os.environ, _SERVER_MODEL_PATH: str(resolve(built.uri(wrapper), built.settings).folder)}
+        command = [sys.executable, "-m", "uvicorn", "mlflow.pyfunc.scoring_server.app:app", "--port", str(port)]
         processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
+            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         )
         urls[wrapper] = f"http://127.0.0.1:{port}"
-
     for url, process in zip(urls.values(), processes, strict=True):
         wait_for_server(f"{url}/ping", process)
     yield urls
     for process in processes:
-        os.killpg(process.pid, 15)
+        process.terminate()
         process.wait(20)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -102,7 +103,9 @@ class TestAgainstTheRealServer:
         answers = post(endpoint, BY_NAME["parameters in records"].payload).json()["predictions"]
         assert [each["usage"]["completion_tokens"] for each in answers] == [2, 2]
 
-    def test_the_same_question_is_answered_in_every_rendering(self, built: Built, endpoint: Endpoint) -> None:
+    def test_the_same_question_is_answered_in_every_rendering(
+        self, built: Built, endpoint: Endpoint, tmp_path: Path
+    ) -> None:
         wrapper = endpoint.wrapper
         assert wrapper != "remote"
         forms = renderings(QUESTION, wrapper, endpoint.model_uri, endpoint.base_url)
@@ -111,10 +114,10 @@ class TestAgainstTheRealServer:
         assert "Madrid" in post(endpoint, forms["dataframe_split"][0]).text
         environment = {**os.environ, "PHI3KIT_API_KEY": endpoint.api_key}
         environment["MLFLOW_TRACKING_URI"] = built.settings.tracking_uri.reveal()
-        for command in (["bash", "-c", forms["curl"][0]], [sys.executable, "-c", forms["pandas row"][0]]):
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=True, timeout=300
-            )  # fmt: skip
+        script = tmp_path / "row.py"
+        script.write_text(forms["pandas row"][0], "utf-8")
+        for command in (["bash", "-c", forms["curl"][0]], [sys.executable, str(script)]):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
             assert "The capital of Spain is Madrid." in done.stdout
 
 
