@@ -220,6 +220,11 @@ class TestRawCompletion:
         assert reply.usage is not None
         assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (4095, 1)
 
+    def test_none_is_written_behind_a_prompt_that_fills_the_context(self, http: httpx2.Client) -> None:
+        """All but a token of the prompt lies in memory since the test above: computing it takes seconds."""
+        reply = http.post(COMPLETIONS, json={"prompt": "<|end|>" * 4096, "max_tokens": 0}).json()
+        assert (texts_of(reply), reply["usage"]["completion_tokens"]) == ([""], 0)
+
 
 class TestSampling:
     def test_max_tokens_bounds_the_answer_and_says_length(self, client: OpenAI) -> None:
@@ -405,10 +410,6 @@ class TestEcho:
             if "\ufffd" not in token:  # half a character
                 assert choice["text"][offset:].removeprefix(" ").startswith(token.removeprefix(" "))
 
-    def test_nothing_is_written_where_no_token_is_asked_for(self, http: httpx2.Client) -> None:
-        reply = http.post(COMPLETIONS, json={"prompt": "<|end|>" * 4096, "max_tokens": 0}).json()
-        assert (texts_of(reply), reply["usage"]["completion_tokens"]) == ([""], 0)
-
 
 class TestPenaltiesAndBias:
     def test_a_banned_token_is_not_written_and_a_forced_one_is_all_there_is(self, http: httpx2.Client) -> None:
@@ -480,7 +481,7 @@ class TestStream:
             assert list(threads.map(text, prompts * 2)) == alone * 2
 
     def test_health_answers_while_a_long_prompt_is_read(self, http: httpx2.Client) -> None:
-        body = {"prompt": "the " * 3500, "max_tokens": 1}
+        body = {"prompt": "the " * 1500, "max_tokens": 1}
         waited: list[float] = []
         with ThreadPoolExecutor(1) as thread:
             answer = thread.submit(http.post, COMPLETIONS, json=body)
@@ -488,6 +489,7 @@ class TestStream:
                 began = time.monotonic()
                 http.get("/health")
                 waited.append(time.monotonic() - began)
+                time.sleep(0.01)  # what it computes is not what is tested
         assert answer.result().status_code == 200
         assert len(waited) >= 3, waited  # while one prompt is read; 0.1 s is wanted and measured by the bench
 
