@@ -17,7 +17,7 @@ from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.tracking.store import experiment_id, open_store
 from tests.conftest import settings_for
 from tests.support.actors import ADMIN
-from tests.support.samples import new_database
+from tests.support.made_tables import new_database
 
 
 @pytest.fixture(autouse=True)
