@@ -30,6 +30,7 @@ class Load:
     model_uri: str
     threads: int
     user: str
+    home: str  # the data folder, on the driver's machine
 
     def path(self) -> Path:
         """The model's folder on this executor."""
@@ -60,7 +61,9 @@ def _in_process(load: Load) -> "InProcess":
     if load not in _loaded:
         while _loaded:
             _loaded.popitem()[1].close()
-        _loaded[load] = InProcess(load.path(), load.wrapper, load.model_uri, load.threads, load.user)
+        folder = load.path()
+        home = folder if load.sent else Path(load.home)  # what was sent is this executor's own
+        _loaded[load] = InProcess(folder, load.wrapper, load.model_uri, load.threads, load.user, home)
     return _loaded[load]
 
 

@@ -54,10 +54,11 @@ class _MemoryRecorder:
 class InProcess:
     """One loaded model that answers rows."""
 
-    def __init__(self, folder: Path, wrapper: WrapperName, model_uri: str, threads: int, user: str) -> None:
-        """Load the model. threads: that compute one step. Raises ModelNotFound."""
+    def __init__(self, folder: Path, wrapper: WrapperName, model_uri: str, threads: int, user: str, home: Path) -> None:
+        """Load the model. threads: that compute one step. home: as in loading.copy_known. Raises ModelNotFound."""
         self._wrapper, self._model_uri, self._user = wrapper, model_uri, user
-        self._engine = Engine(partial(load_model, folder, wrapper, threads, None), max_queue=AT_ONCE)
+        load = partial(load_model, folder, wrapper, threads, None, home=home)
+        self._engine = Engine(load, max_queue=AT_ONCE)
         self._engine.start()
         while self._engine.state == "loading":
             time.sleep(_LOOK_S)

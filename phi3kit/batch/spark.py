@@ -143,7 +143,7 @@ class SparkAnswering:
             self._context.addFile(str(sent))
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         load = Load(str(model.folder), sent.name if sent else None, model.wrapper, model.model_uri, threads,
-                     self._actor.name)  # fmt: skip
+                     self._actor.name, str(self._settings.home))  # fmt: skip
         _within(
             _EXECUTOR_BEGINS_S,
             lambda: self._context.parallelize([0], 1).count(),

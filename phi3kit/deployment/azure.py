@@ -6,11 +6,14 @@ Calls no Azure and loads no weights. The same model gives the same bytes.
 
 import contextlib
 import copy
+import errno
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +23,7 @@ import yaml
 from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import files_under
 from phi3kit.core.errors import ModelNotFound, StorageFailed
+from phi3kit.core.operating_system import open_inside
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats.mlmodel import read_mlmodel, read_small
@@ -60,7 +64,7 @@ class Bundle:
     name: str  # of the folder in the zip
     model_uri: str
     folder: Path
-    files: tuple[str, ...]  # of the folder, copied as they are
+    files: tuple[tuple[str, int], ...]  # of the folder, copied as they are; name and bytes
     model_bytes: int
     instance_type: str
     texts: tuple[tuple[str, str], ...]  # path in the folder, content
@@ -91,8 +95,9 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
         )
     short = re.sub(r"[^a-z0-9]", "", model.model_uri.rpartition("-")[2].lower())[:8]
     name = f"phi3-{model.wrapper}-{short}"
-    files = _model_files(model.folder)
-    size = sum((model.folder / name).stat().st_size for name in files)
+    folder = model.folder.resolve()
+    files = _model_files(folder)
+    size = sum(count for _, count in files)
     instance = instance_for(size)
     texts = {
         "README.md": _readme(name, model.wrapper, model.model_uri, size, instance),
@@ -109,25 +114,25 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
         "sample-request.json": json.dumps(sample_request(model.wrapper), indent=2) + "\n",
         "score/score.py": (_FILES / "score.py").read_text("utf-8"),
     }
-    return Bundle(name, model.model_uri, model.folder, files, size, instance, tuple(texts.items()))
+    return Bundle(name, model.model_uri, folder, files, size, instance, tuple(texts.items()))
 
 
 def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], None] = lambda done: None) -> None:
     """Write the zip, 1 MiB at a time. on_progress gets the bytes of the model written so far.
 
-    Raises ModelNotFound when a file of the model is deleted meanwhile.
+    Raises ModelNotFound when a file of the model is deleted meanwhile, or is not the one that was planned.
     """
     written = 0
-    parts: list[tuple[str, bytes | Path]] = [(path, text.encode()) for path, text in bundle.texts]
-    parts += [(f"model/{name}", bundle.folder / name) for name in bundle.files]
+    parts: dict[str, Callable[[], BinaryIO]] = {path: partial(BytesIO, text.encode()) for path, text in bundle.texts}
+    parts |= {f"model/{name}": partial(_open_planned, bundle.folder, name, count) for name, count in bundle.files}
     with zipfile.ZipFile(target, "w") as archive:
-        for path, content in sorted(parts, key=lambda part: part[0]):
+        for path, opened in sorted(parts.items()):
             entry = zipfile.ZipInfo(f"{bundle.name}/{path}", _EPOCH)
             entry.compress_type = zipfile.ZIP_STORED if Path(path).suffix in _PACKED else zipfile.ZIP_DEFLATED
             entry.external_attr = (0o755 if path.endswith(".sh") else 0o644) << 16
             entry.create_system = 3  # Unix, on any system
             try:
-                source = BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+                source = opened()
             except OSError as error:
                 raise ModelNotFound(
                     f"{bundle.model_uri} cannot be bundled.", f"{error.strerror}: {path}.", "Build it again on Build."
@@ -172,9 +177,18 @@ def instance_for(model_bytes: int) -> str:
     return next((name for name, memory_gb in _SIZES if memory_gb >= needed_gb), _SIZES[-1][0])
 
 
-def _model_files(folder: Path) -> tuple[str, ...]:
-    names = (path.relative_to(folder).as_posix() for path, _ in files_under(folder))
-    return tuple(sorted(name for name in names if name not in _LEFT_OUT))
+def _model_files(folder: Path) -> tuple[tuple[str, int], ...]:
+    found = {path.relative_to(folder).as_posix(): stat.st_size for path, stat in files_under(folder)}
+    return tuple(sorted((name, count) for name, count in found.items() if name not in _LEFT_OUT))
+
+
+def _open_planned(folder: Path, name: str, count: int) -> BinaryIO:
+    """A file of the model, when it is still as big as it was. Raises OSError."""
+    source = open_inside(folder, name)
+    if os.fstat(source.fileno()).st_size != count:
+        source.close()
+        raise OSError(errno.ESTALE, "The file has changed", name)
+    return source
 
 
 def _for_azure(described: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,12 @@ Knows its size, its YAML and the kinds of the parts that phi3kit reads. Knows ne
 """
 
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from phi3kit.core.operating_system import open_inside
 
 _LARGEST = 1_000_000  # bytes
 _LARGEST_PLAIN = 1_000  # characters of a number or a word; a signature is in quotes
@@ -51,12 +51,10 @@ def read_mlmodel(folder: Path) -> dict[str, Any]:
 
 def read_small(folder: Path, name: str) -> bytes:
     """A small file that lies in the folder itself: no link to elsewhere, no pipe. Raises OSError or MlmodelUnreadable."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    real, path = folder.resolve(), (folder / name).resolve()
+    if not path.is_relative_to(real):
         raise MlmodelUnreadable(f"{name} is a link to elsewhere.")
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # a pipe has no writer
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise MlmodelUnreadable(f"{name} is no file.")
+    with open_inside(real, path.relative_to(real).as_posix()) as file:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise MlmodelUnreadable(f"{name} is too big.")

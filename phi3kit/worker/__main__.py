@@ -71,7 +71,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     sys.setswitchinterval(0.001)
     folder, wrapper, model_uri = arguments.folder, arguments.wrapper, arguments.model_uri
     threads = threads_for(folder, settings.threads)
-    load = partial(load_model, folder, wrapper, threads.count, settings.kv_budget_mb, settings.shared_system)
+    budget_mb, shared_system, home = settings.kv_budget_mb, settings.shared_system, settings.home
+    load = partial(load_model, folder, wrapper, threads.count, budget_mb, shared_system, home)
     engine = Engine(load, settings.max_queue, several_users=settings.profile != "local")
     last_request = LastRequest()
     app = create_app(WorkerConfig(folder, wrapper, model_uri, names, keys, threads, settings), engine, last_request)

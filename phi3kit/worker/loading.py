@@ -44,28 +44,33 @@ def threads_for(folder: Path, setting: int | None) -> Threads:
 
 
 def load_model(
-    folder: Path, wrapper: WrapperName, threads: int, kv_budget_mb: int | None, shared_system: str | None = None
+    folder: Path,
+    wrapper: WrapperName,
+    threads: int,
+    kv_budget_mb: int | None,
+    shared_system: str | None = None,
+    home: Path | None = None,
 ) -> tuple[Runtime, KvCache]:
     """The model and the memory for its conversations. Raises as load_runtime does.
 
-    kv_budget_mb: PHI3KIT_KV_BUDGET_MB. shared_system: PHI3KIT_SHARED_SYSTEM.
+    kv_budget_mb: PHI3KIT_KV_BUDGET_MB. shared_system: PHI3KIT_SHARED_SYSTEM. home: as in copy_known.
     """
-    runtime = load_runtime(folder, wrapper, threads)
+    runtime = load_runtime(folder, wrapper, threads, home)
     shared_ids = ids_of((Message("system", shared_system),), runtime, begun=True) if shared_system else ()
     return runtime, KvCache(runtime, budget_for(runtime, kv_budget_mb, free_memory_bytes()), shared_ids)
 
 
-def load_runtime(folder: Path, wrapper: WrapperName, threads: int) -> Runtime:
+def load_runtime(folder: Path, wrapper: WrapperName, threads: int, home: Path | None = None) -> Runtime:
     """Load the logged model that lies in `folder`.
 
-    Reads the MLmodel file and the parts that it names without MLflow, which saves 150 MB a worker.
+    Reads the MLmodel file and the parts that it names without MLflow, which saves 150 MB a worker. home: as in copy_known.
     Raises ModelNotFound when a part is missing, OutOfMemory, or WorkerFailed when the graph cannot be run here.
     """
     try:
         # Windows removes no file that is in use.
         with tempfile.TemporaryDirectory(prefix="phi3kit-model-", ignore_cleanup_errors=True) as temporary:
             model = Path(temporary) / "model"
-            copy_known(folder, wrapper, model)
+            copy_known(folder, wrapper, model, home)
             if wrapper == "transformers":
                 from phi3kit.worker.runtime_transformers import TransformersRuntime
 
@@ -108,18 +113,31 @@ def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
     return foreign_values.whole(window, 1)
 
 
-def copy_known(folder: Path, wrapper: WrapperName, target: Path) -> None:
-    """Write what is known of a logged model's artifacts to `target`, with links to its weights. Raises SourceInvalid."""
+def copy_known(folder: Path, wrapper: WrapperName, target: Path, home: Path | None = None) -> None:
+    """Write what is known of a logged model's artifacts to `target`. Raises SourceInvalid.
+
+    home: the data folder, whose weights are linked; all others are copied: whoever may write where they lie could change
+    them after they were judged.
+    """
+    kept = home.resolve() if home else None
+
+    def put(source: Path, place: Path) -> None:
+        real = source.resolve()
+        if kept and real.is_relative_to(kept):
+            link(place, real)
+        else:
+            shutil.copyfile(real, place)
+
     folders = [_model_folder(folder, wrapper)]
     if wrapper == "transformers":
         folders.append(_inside(folder, "components/tokenizer"))
-    copy_model("of the logged model", folders, target, lambda real, place: link(place, real))
+    copy_model("of the logged model", folders, target, put)
 
 
-def copy_logged(folder: Path, wrapper: WrapperName, target: Path) -> None:
+def copy_logged(folder: Path, wrapper: WrapperName, target: Path, home: Path | None = None) -> None:
     """Write what is known of a whole logged model to `target`, for MLflow to load: it runs the code that an MLmodel names.
 
-    The onnx wrapper in it is phi3kit's own, whatever was logged. Raises SourceInvalid.
+    The onnx wrapper in it is phi3kit's own, whatever was logged. home: as in copy_known. Raises SourceInvalid.
     """
     known = cleaned(_mlmodel(folder), MLMODEL)
     if config := known.wrong.get("flavors.python_function.config"):
@@ -130,7 +148,7 @@ def copy_logged(folder: Path, wrapper: WrapperName, target: Path) -> None:
     loader = "mlflow.transformers" if wrapper == "transformers" else "mlflow.pyfunc.loaders.code_model"
     if function.get("loader_module") != loader:
         raise _refused("Its MLmodel file names code that phi3kit does not log.")
-    copy_known(folder, wrapper, target / "model")
+    copy_known(folder, wrapper, target / "model", home)
     if wrapper == "transformers":
         flavors["transformers"] |= {"model_binary": "model", "code": None}
         (target / "components").mkdir()

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from phi3kit.core.errors import first_line
 from phi3kit.core.records import WrapperName
+from phi3kit.core.settings import read_settings
 from phi3kit.worker.loading import copy_logged
 
 _NICENESS = 10  # turns of the worker come first
@@ -26,17 +27,20 @@ def main() -> None:
     os.dup2(2, 1)  # libraries print to stdout
     if sys.platform != "win32":
         os.nice(_NICENESS)
-    model = load_known(Path(sys.argv[1]), cast(WrapperName, sys.argv[2]))
+    model = load_known(Path(sys.argv[1]), cast(WrapperName, sys.argv[2]), read_settings().home)
     for line in sys.stdin:
         print(json.dumps(answer(model, **json.loads(line))), file=answers, flush=True)
 
 
-def load_known(folder: Path, wrapper: WrapperName) -> Any:
-    """What is known of a logged model, as plain MLflow loads it. Raises SourceInvalid, or whatever MLflow raises."""
+def load_known(folder: Path, wrapper: WrapperName, home: Path | None = None) -> Any:
+    """What is known of a logged model, as plain MLflow loads it. Raises SourceInvalid, or whatever MLflow raises.
+
+    home: as in loading.copy_known.
+    """
     import mlflow
 
     with tempfile.TemporaryDirectory(prefix="phi3kit-model-", ignore_cleanup_errors=True) as known:
-        copy_logged(folder, wrapper, Path(known))
+        copy_logged(folder, wrapper, Path(known), home)
         return mlflow.pyfunc.load_model(known)
 
 

@@ -39,7 +39,7 @@ class TestExecutor:
     def test_the_model_before_ends_before_another_is_loaded(self, built: Built, tmp_path: Path) -> None:
         """Also when that cannot be loaded: a machine has memory for one."""
         folder = str(resolve(built.uri("onnx"), built.settings).folder)
-        load = Load(folder, None, "onnx", built.uri("onnx"), 1, "ada")
+        load = Load(folder, None, "onnx", built.uri("onnx"), 1, "ada", str(built.settings.home))
         assert executor.trouble(load) == ""
         first = weakref.ref(executor._loaded[load])
         assert executor._in_process(load) is first()

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from phi3kit.packaging.build import known_part
 from phi3kit.packaging.sources.find import find_source
 from phi3kit.tracking.logged_models import resolve, signature_of
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
-from phi3kit.worker.loading import copy_logged, load_runtime, sliding_window
+from phi3kit.worker.loading import copy_known, copy_logged, load_runtime, sliding_window
 from phi3kit.worker.scoring import answer, load_known
 from tests.conftest import Built, run_cli, settings_for
 from tests.support.actors import ADMIN
@@ -685,6 +686,27 @@ class TestLoggedModel:
         )
         assert "'../outside', which lies elsewhere" in self.why(folder, wrapper)
 
+    @pytest.mark.parametrize("wrapper", WRAPPERS)
+    def test_weights_beyond_the_data_folder_are_those_that_were_judged(
+        self, wrapper: WrapperName, built: Built, tmp_path: Path
+    ) -> None:
+        folder, known = self.logged(wrapper, built, tmp_path), tmp_path / "known"
+        copy_known(folder, wrapper, known)
+        before = {path.name: path.read_bytes() for path in known.iterdir()}
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"changed")
+        assert {path.name: path.read_bytes() for path in known.iterdir()} == before
+
+    @pytest.mark.parametrize("wrapper", WRAPPERS)
+    def test_weights_of_the_data_folder_are_not_copied(
+        self, wrapper: WrapperName, built: Built, tmp_path: Path
+    ) -> None:
+        folder = resolve(built.uri(wrapper), built.settings).folder
+        copy_known(folder, wrapper, tmp_path / "known", built.settings.home)
+        linked = {path.suffix for path in (tmp_path / "known").iterdir() if path.is_symlink()}
+        assert linked == ({".safetensors"} if wrapper == "transformers" else {".onnx", ".data"})
+
     def test_a_tokenizer_that_may_take_for_ever_is_refused(self, built: Built, tmp_path: Path) -> None:
         folder = self.logged("transformers", built, tmp_path)
         pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
@@ -831,8 +853,26 @@ class TestAzureBundle:
             azure.plan_bundle(placed.uri, ADMIN, placed.settings)
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(ModelNotFound, match="is no file"):
+        with pytest.raises(ModelNotFound, match="No regular file"):
             azure.plan_bundle(placed.uri, ADMIN, placed.settings)
+
+    @pytest.mark.parametrize("place", ["file", "folder", "pipe", "another size"])
+    def test_holds_what_was_planned_and_nothing_that_came_in_its_place(
+        self, placed: Placed, tmp_path: Path, place: str
+    ) -> None:
+        bundle = azure.plan_bundle(placed.uri, ADMIN, placed.settings)
+        (path,) = placed.folder.rglob("tokenizer_config.json")
+        if place == "another size":
+            path.write_bytes(path.read_bytes() + b" ")
+        elif place == "pipe":
+            path.unlink()
+            os.mkfifo(path)
+        else:  # a link to the like elsewhere
+            moved = path if place == "file" else path.parent
+            moved.rename(tmp_path / "private")
+            moved.symlink_to(tmp_path / "private")
+        with pytest.raises(ModelNotFound, match=r"(symbolic links|No regular file|has changed): model/artifacts/"):
+            azure.write_bundle(bundle, BytesIO())
 
     @pytest.mark.parametrize("python", [None, "evil\nx", "2.7"])
     def test_takes_no_python_that_is_no_version(self, placed: Placed, python: str | None) -> None:
