@@ -84,7 +84,7 @@ class TurnRecord:
     max_tokens: int
     top_p: float
     seed: int | None
-    tokens_counted: bool = True  # False: a remote endpoint gave no usage, and the counts are 0
+    tokens_counted: bool = True  # False: a remote endpoint gave no usage that can be, and the counts are 0
     error_code: str | None = None  # OpenAI's word for why finish_reason is "error"
     prompt_key: str | None = None  # equal for equal prompts, on one machine; says nothing about them
     text: TurnText | None = field(default=None, repr=False)  # None: not logged. Not in repr, which goes to log files

@@ -22,6 +22,7 @@ from phi3kit.core.limits import Limits
 from phi3kit.core.records import Endpoint, FinishReason, Interface, Message, TurnRecord, TurnText, tokens_per_second
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import invocations
+from phi3kit.endpoints.claims import Bounds
 from phi3kit.endpoints.records import CONTINUES, Answer, Request, TurnContext, as_json
 from phi3kit.endpoints.transport import (
     Cancellation,
@@ -152,11 +153,11 @@ def _streamed(
         ):
             raise not_the_protocol(endpoint, f"It answered with {kind[:60]} and not with a stream of events.")
         answer = Answer(queue_place=whole_number(reply.headers.get(QUEUE_HEADER)), tokens_counted=not remote)
-        halves = codecs.getincrementaldecoder("utf-16-le")("replace")  # a character's halves may come in two pieces
+        foreign = _Foreign(Bounds.of(request)) if remote else None
         with parsing(endpoint), reply.parse() as chunks:
             yield answer
             for chunk in chunks:
-                answer = _grown(answer, chunk, time.perf_counter() - began, halves if remote else None)
+                answer = _grown(answer, chunk, time.perf_counter() - began, foreign)
                 if len(answer.text) > _LONGEST_TEXT:
                     raise _too_long(endpoint)
                 yield answer
@@ -213,7 +214,7 @@ def _invoked(
         answer = replace(
             answer, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens, tokens_counted=True
         )
-    yield answer
+    yield _believed(answer, Bounds.of(request))
 
 
 def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
@@ -240,22 +241,35 @@ def _whole_answer(request: Request, reply: Any, elapsed_s: float) -> Answer:
     return _with_timings(_with_usage(answer, reply.usage), reply)
 
 
-def _grown(answer: Answer, chunk: Any, elapsed_s: float, halves: codecs.IncrementalDecoder | None) -> Answer:
-    """The answer with one more piece. halves: of a remote endpoint's characters; None for a worker's."""
+@dataclass(frozen=True)
+class _Foreign:
+    """How a remote endpoint's stream is read."""
+
+    bounds: Bounds
+    # A character's halves may come in two pieces.
+    halves: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-16-le")("replace")
+    )
+
+
+def _grown(answer: Answer, chunk: Any, elapsed_s: float, foreign: _Foreign | None) -> Answer:
+    """The answer with one more piece. foreign: None for a worker's."""
     if chunk.usage is None and "choices" not in chunk.model_fields_set:
         raise ValueError("neither choices nor usage")
     for choice in chunk.choices or ():
         piece = choice.text if hasattr(choice, "text") else choice.delta and choice.delta.content
         reason = choice.finish_reason
-        if halves:
-            piece = halves.decode((piece or "").encode("utf-16-le", "surrogatepass"), final=bool(reason))
+        if foreign:
+            piece = foreign.halves.decode((piece or "").encode("utf-16-le", "surrogatepass"), final=bool(reason))
             reason = invocations.finish_reason_of(reason) if reason else None
         answer = replace(answer, text=answer.text + (piece or ""), finish_reason=reason or answer.finish_reason)
     answer = _with_usage(answer, chunk.usage)
-    if answer.time_to_first_token_s is None and (answer.text if halves else answer.completion_tokens):
+    if foreign and chunk.usage is not None:
+        answer = _believed(answer, foreign.bounds)
+    if answer.time_to_first_token_s is None and (answer.text if foreign else answer.completion_tokens):
         answer = replace(answer, time_to_first_token_s=elapsed_s)
     answer = replace(answer, duration_s=elapsed_s)
-    return _with_seen_speed(answer) if halves else _with_timings(answer, chunk)
+    return _with_seen_speed(answer) if foreign else _with_timings(answer, chunk)
 
 
 def _with_usage(answer: Answer, usage: Any) -> Answer:
@@ -277,6 +291,13 @@ def _with_usage(answer: Answer, usage: Any) -> Answer:
         completion_tokens=completion_tokens,
         tokens_counted=True,
     )
+
+
+def _believed(answer: Answer, bounds: Bounds) -> Answer:
+    """The answer without counts that it cannot have."""
+    if bounds.allow(answer.text, answer.prompt_tokens, answer.cached_prompt_tokens, answer.completion_tokens):
+        return answer
+    return replace(answer, prompt_tokens=0, cached_prompt_tokens=0, completion_tokens=0, tokens_counted=False)
 
 
 def _with_timings(answer: Answer, reply: Any) -> Answer:

@@ -85,7 +85,7 @@ class Answer:
     time_to_first_token_s: float | None = None
     duration_s: float = 0.0
     tokens_per_second: float | None = None
-    tokens_counted: bool = True  # False: a remote endpoint has given no usage (yet), and the counts are 0
+    tokens_counted: bool = True  # False: a remote endpoint has given no usage that can be (yet), and the counts are 0
 
     @property
     def total_tokens(self) -> int:

@@ -67,7 +67,9 @@ create table if not exists spent (day text, user text, tokens integer not null, 
 create table if not exists refusals (day text, user text, number integer not null, primary key (day, user));
 create table if not exists secrets (name text primary key, value blob not null);
 """
-_SPEND = "insert into spent values (?, ?, ?) on conflict do update set tokens = tokens + excluded.tokens"
+_MOST_TOKENS = 10**15  # of a user and a day
+_SPEND = f"""insert into spent values (?, ?, min(?, {_MOST_TOKENS}))
+on conflict do update set tokens = min(tokens + excluded.tokens, {_MOST_TOKENS})"""  # noqa: S608
 # Columns that the first phi3kit did not have. `state` alone says what the others mean together.
 _ADDED_COLUMNS = {
     "owner": "text",
@@ -268,7 +270,8 @@ class Outbox:
 
     def spent_tokens(self, day: str, user: str | None = None) -> int:
         """Tokens of the turns that were made here on a day (YYYY-MM-DD, UTC), by everybody or by one user."""
-        query = "select coalesce(sum(tokens), 0) from spent where day = ? and (? is null or user = ?)"
+        # total() counts in floats: sum() breaks beyond 64 bits.
+        query = "select cast(total(tokens) as integer) from spent where day = ? and (? is null or user = ?)"
         return int(self._run(query, day, user, user)[0][0])
 
     def spenders(self, day: str) -> dict[str, int]:

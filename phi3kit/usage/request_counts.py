@@ -90,7 +90,7 @@ class RequestCounts:
 def _counts(connection: Connection, user: str, now: float) -> UserCounts:
     day, minute = now - DAY_S, now - MINUTE_S
     row = connection.execute(
-        """select count(*) filter (where at > :minute), coalesce(sum(tokens) filter (where at > :minute), 0), count(*),
+        """select count(*) filter (where at > :minute), cast(total(tokens) filter (where at > :minute) as integer), count(*),
         coalesce(sum(answers) filter (where at > :lost), 0), min(at) filter (where at > :minute),
         min(at) filter (where at > :lost and answers > 0)
         from asked where user = :user and at > :day""",

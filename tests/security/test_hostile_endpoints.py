@@ -17,6 +17,8 @@ from phi3kit.endpoints.client import ask
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.probe import probe
 from phi3kit.endpoints.records import Request, TurnContext
+from phi3kit.usage.budgets import today
+from phi3kit.usage.outbox import Outbox
 from tests.conftest import settings_for
 from tests.support.actors import ADMIN, admin
 from tests.support.scripted_server import Scripted, event_stream, http_answer, scripted
@@ -156,6 +158,59 @@ class TestWrongLengths:
         with scripted(answer) as server, pytest.raises(Busy) as caught:
             ask(to(server), QUESTION, TurnContext(admin("ada"), "ui"), here)
         assert caught.value.retry_after_s == 2
+
+
+def with_usage(protocol: str, text: str, **usage: object) -> bytes:
+    """A whole answer that says what it took."""
+    if protocol == "invocations":
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return http_answer(200, json.dumps([{"choices": [choice], "usage": usage}]))
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+    return event_stream(json.dumps({"choices": [choice]}), json.dumps({"choices": [], "usage": usage}))
+
+
+class TestUsage:
+    """What an answer says that it took is summed for everybody, so it is bounded by what was sent, asked for and received."""
+
+    def counts(self, here: Settings, protocol: str, text: str = "Hi", **usage: object) -> tuple[int, int, bool]:
+        with scripted(with_usage(protocol, text, **usage)) as server:
+            asked = replace(QUESTION, max_tokens=64)
+            answer = ask(to(server, protocol), asked, TurnContext(admin("ada"), "ui"), here)
+        return answer.prompt_tokens, answer.completion_tokens, answer.tokens_counted
+
+    @PROTOCOLS
+    @pytest.mark.parametrize(("prompt", "completion"), [(2**53 - 1, 1), (1, 2**53 - 1), (5_000, 1), (1, 9_000)])
+    def test_beyond_it_is_unknown(self, here: Settings, protocol: str, prompt: int, completion: int) -> None:
+        said = {"prompt_tokens": prompt, "completion_tokens": completion}
+        assert self.counts(here, protocol, **said) == (0, 0, False)
+        assert Outbox(here.home).spent_tokens(today()) == 0
+
+    @PROTOCOLS
+    def test_a_templates_tokens_and_hidden_ones_are_believed(self, here: Settings, protocol: str) -> None:
+        assert self.counts(here, protocol, prompt_tokens=4_000, completion_tokens=8_000) == (4_000, 8_000, True)
+        assert Outbox(here.home).spent_tokens(today()) == 12_000
+
+    @PROTOCOLS
+    def test_a_text_longer_than_was_asked_for_is_believed_by_its_bytes(self, here: Settings, protocol: str) -> None:
+        said = {"prompt_tokens": 1, "completion_tokens": 28_000}
+        assert self.counts(here, protocol, "é" * 10_000, **said) == (1, 28_000, True)
+
+    def test_cached_tokens_that_come_beside_the_prompts_are_bounded_too(self, here: Settings) -> None:
+        said = {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2**50}}
+        assert self.counts(here, "openai", **said) == (0, 0, False)
+
+    def test_a_max_tokens_of_any_size_lets_no_answer_claim_it(self, here: Settings) -> None:
+        with scripted(with_usage("openai", "Hi", prompt_tokens=1, completion_tokens=2**40)) as server:
+            asked = replace(QUESTION, max_tokens=2**50)
+            assert not ask(to(server), asked, TurnContext(admin("ada"), "ui"), here).tokens_counted
+
+    def test_a_later_claim_takes_an_earlier_ones_place(self, here: Settings) -> None:
+        usage = ({"prompt_tokens": 5, "completion_tokens": count} for count in (1, 2**50))
+        events = [json.dumps({"choices": [], "usage": each}) for each in usage]
+        end = '{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}'
+        with scripted(event_stream(*events, end)) as server:
+            answer = ask(to(server), QUESTION, TurnContext(admin("ada"), "ui"), here)
+        assert (answer.total_tokens, answer.tokens_counted) == (0, False)
 
 
 class TestHalfCharacters:

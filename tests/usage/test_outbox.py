@@ -238,6 +238,18 @@ class TestSpent:
         outbox.add(turn())
         assert outbox.spent_tokens(day_of(TURN.at)) == 15
 
+    def test_no_sum_is_too_big_to_be_judged(self, outbox: Outbox, tmp_path: Path):
+        outbox.spend("2026-01-01", "ada", 2**62)
+        outbox.spend("2026-01-01", "ada", 2**62)
+        assert outbox.spent_tokens("2026-01-01", "ada") == 10**15
+        with sqlite3.connect(tmp_path / "outbox.db") as connection:  # an earlier phi3kit's
+            connection.executemany(
+                "insert into spent values ('2026-01-01', ?, ?)", [("bob", 2**63 - 1), ("eve", 2**63 - 1)]
+            )
+        outbox.spend("2026-01-01", "bob", 5)
+        assert outbox.spent_tokens("2026-01-01", "bob") == 10**15
+        assert outbox.spent_tokens("2026-01-01") == 2**63 - 1
+
 
 class TestSecret:
     def test_stays_the_same_for_a_data_folder_and_is_not_anothers(self, tmp_path: Path):

@@ -54,6 +54,11 @@ class TestTurns:
             counts.begin("more", "ada", 1, Limits(user_minute_tokens=100))
         counts.begin("more", "ada", 1, Limits(user_minute_tokens=101))
 
+    def test_no_sum_of_them_is_too_big_to_be_judged(self, counts: RequestCounts):
+        finished(counts, 3, tokens=2**62)
+        with pytest.raises(LimitReached):
+            counts.begin("more", "ada", 1, Limits(user_minute_tokens=100))
+
     def test_a_days_turns_are_bounded(self, counts: RequestCounts, clock: Clock):
         finished(counts, 2)
         clock.now += 3600
