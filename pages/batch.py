@@ -49,7 +49,7 @@ with shell.errors_shown():
             args=(request,),
         )
 with shell.errors_shown():
-    jobs = [each for each in resources.kit().batches.all() if each.belongs_to(resources.actor())]
+    jobs = resources.kit().batches.seen_by(resources.actor())
     job.show_job(job.chosen(jobs))
     if jobs:
         job.show_history(jobs)

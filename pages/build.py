@@ -51,5 +51,5 @@ with shell.errors_shown():
         )
     if models:
         result.show_models(models)
-    if jobs := builds.all():
+    if jobs := builds.seen_by(resources.actor()):
         job.show_history(jobs)

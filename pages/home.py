@@ -36,7 +36,7 @@ with shell.errors_shown():
             st.metric("Faster wrapper", fastest.wrapper, times, border=True, height="stretch")
 
     build = job.recent()
-    if not models and not (build and build.active):
+    if not models and not job.under_way():
         with st.container(border=True):
             st.markdown(
                 "**Nothing is built yet.** Both wrappers of the embedded (small) model take less than half a minute."

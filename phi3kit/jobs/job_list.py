@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ from phi3kit.jobs.job_folder import (
     Job,
     JobKind,
     JobRequest,
+    JobState,
     alive,
     began_at,
     end_process,
@@ -31,6 +33,14 @@ from phi3kit.jobs.job_folder import (
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
+@dataclass(frozen=True)
+class AnothersJob:
+    """What everybody may know of another person's job: that it is under way."""
+
+    state: JobState
+    seconds: float
+
+
 class JobList(Generic[AnyJob]):
     """The jobs of one kind in one data folder. Safe to share between sessions."""
 
@@ -40,30 +50,40 @@ class JobList(Generic[AnyJob]):
         self._started: list[tuple[Path, subprocess.Popen[bytes]]] = []  # by this process; read while others add
 
     def all(self) -> list[AnyJob]:
-        """Every job that is known, newest first."""
+        """Every job that is known, newest first. For the kit alone: a page draws what `seen_by` gives."""
         self._reap()
         return [job for folder in reversed(self._kind.folders(self._settings)) if (job := self._read(folder))]
 
-    def latest(self, actor: Actor | None = None, asked_for: str | None = None) -> AnyJob | None:
+    def seen_by(self, actor: Actor) -> list[AnyJob]:
+        """The jobs whose request, error and log a person may see, newest first: their own, or an admin's everybody's."""
+        return [job for job in self.all() if job.belongs_to(actor)]
+
+    def anothers(self, actor: Actor) -> AnothersJob | None:
+        """Of the jobs under way that a person may not see, the oldest."""
+        hidden = [job for job in self.all() if job.active and not job.belongs_to(actor)]
+        return AnothersJob(hidden[-1].state, hidden[-1].seconds) if hidden else None
+
+    def latest(self, actor: Actor, asked_for: str | None = None) -> AnyJob | None:
         """The job that a page shows: of those under way the oldest, or the one that ended last.
 
-        actor: whose jobs go before those of others. asked_for: the job that this tab asked for goes before all while it
-        is under way, and afterwards before those of others.
+        actor: who sees it, whose own jobs go before those of others. asked_for: the job that this tab asked for goes
+        before all while it is under way, and afterwards before those of others.
         """
-        jobs = self.all()
+        jobs = self.seen_by(actor)
         under_way = [job for job in reversed(jobs) if job.active]
         here = [job for job in jobs if job.job_id == asked_for]
-        own = [job for job in under_way if actor is not None and job.user == actor.name]
+        own = [job for job in under_way if job.user == actor.name]
         return next(iter([*(job for job in here if job.active), *own, *here, *under_way, *jobs]), None)
 
     def last_event_at(self) -> float:
         """When a job last reported a step or its end, in seconds since the epoch; 0 without jobs. Reads no job."""
         return max((last_event(folder) for folder in self._kind.folders(self._settings)), default=0.0)
 
-    def find(self, job_id: str) -> AnyJob | None:
-        """One job."""
+    def find(self, job_id: str, actor: Actor) -> AnyJob | None:
+        """One job; None when it is not there, or not the actor's to see."""
         self._reap()
-        return next((self._read(each) for each in self._kind.folders(self._settings) if each.name == job_id), None)
+        job = next((self._read(each) for each in self._kind.folders(self._settings) if each.name == job_id), None)
+        return job if job and job.belongs_to(actor) else None
 
     def launch(
         self, request: JobRequest, actor: Actor, folder: Path | None = None, options: Sequence[str] = ()

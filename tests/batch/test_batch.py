@@ -327,7 +327,9 @@ class TestJobs:
         job = jobs.start(BatchRequest(uri, path, Path("out.csv")), ADMIN)
         other_process = BatchJobs(settings)
         job = wait_for(
-            "its end", lambda: None if (now := other_process.find(job.job_id)) is None or now.active else now, 120
+            "its end",
+            lambda: None if (now := other_process.find(job.job_id, ADMIN)) is None or now.active else now,
+            120,
         )
         assert (job.state, job.error) == ("done", None)
         assert job.summary is not None

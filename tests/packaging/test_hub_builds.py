@@ -200,7 +200,7 @@ def test_a_cancelled_job_of_the_app_ends_its_download_and_its_process(
     jobs = BuildJobs(settings)
 
     def downloading() -> BuildJob | None:
-        job = jobs.latest()
+        job = jobs.latest(ADMIN)
         return job if job and job.progress and job.progress.done else None
 
     jobs.start(BuildRequest(("transformers",), REPO, "int4"), ADMIN)

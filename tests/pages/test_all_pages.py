@@ -24,7 +24,7 @@ def ended_build() -> BuildJob:
     """The latest build, when it has ended."""
 
     def ended() -> BuildJob | None:
-        job = resources.kit().builds.latest()
+        job = resources.kit().builds.latest(ADMIN)
         return None if job is None or job.active else job
 
     return wait_for("the build's end", ended)

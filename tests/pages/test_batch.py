@@ -13,6 +13,7 @@ from phi3kit.tracking.model_uris import canonical
 from phi3kit.ui.shared import resources
 from phi3kit.ui.tour.chapter import STEPS
 from tests.conftest import Built
+from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, click, errors, open_page, words
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
@@ -44,7 +45,7 @@ def ended_batch() -> BatchJob:
 
 def ended_evaluation() -> EvaluationJob:
     def ended() -> EvaluationJob | None:
-        job = resources.kit().evaluations.latest()
+        job = resources.kit().evaluations.latest(ADMIN)
         return None if job is None or job.active else job
 
     return wait_for("the evaluation's end", ended)
@@ -112,7 +113,7 @@ class TestEvaluate:
         wrong = app.dataframe[-1].value
         assert list(wrong["question"]) == ["Hello"]
         click(app, "Point phi3@champion to it")
-        evaluated = resources.kit().evaluations.latest()
+        evaluated = resources.kit().evaluations.latest(ADMIN)
         assert evaluated is not None
         assert canonical("models:/phi3@champion", store) == canonical(evaluated.request.model_uri, store)
 

@@ -11,7 +11,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.core.settings import PROJECT_ROOT
-from tests.support.in_app import app_on, errors, open_page
+from tests.pages.test_access import BOB, TEAM, page_of
+from tests.support.in_app import app_on, errors, open_page, words
+from tests.support.samples import new_store
 
 BUILD = {"wrappers": ["onnx"], "source": "embedded", "precision": "int4"}
 EVALUATION = {"model_uri": "models:/m-x", "data": "embedded"}
@@ -51,3 +53,49 @@ def test_only_ones_own_evaluation_is_told_to_have_failed(tmp_path: Path, user: s
     with app_on(tmp_path):
         job(tmp_path, "evaluations", EVALUATION, user, FAILED)
         assert errors(open_page("evaluate")) == told
+
+
+PRIVATE = "merger-with-initech"
+PRIVATE_BUILD = {"wrappers": ["onnx"], "source": f"acme/{PRIVATE}", "precision": "int4", "register": PRIVATE}
+PRIVATE_EVALUATION = {"model_uri": "models:/m-x", "data": f"{PRIVATE}.csv"}
+PRIVATE_BATCH = {"model_uri": "models:/m-x", "input": f"{PRIVATE}.csv", "output": "out.csv"}
+PRIVATE_END = FAILED | {"error": {"what": f"{PRIVATE} is not there.", "why": "x", "next_step": "y"}}
+OF_A_KIND = {
+    "builds": (PRIVATE_BUILD, ("home", "build", "tour")),
+    "batches": (PRIVATE_BATCH, ("batch",)),
+    "evaluations": (PRIVATE_EVALUATION, ("evaluate",)),
+}
+
+
+def drawn(app: AppTest) -> str:
+    """All that a page draws: words, labels, errors and tables."""
+    tables = [str(each.value.to_dict("records")) for each in app.dataframe]
+    return "\n".join([words(app), *errors(app), *tables, *(each.label for each in app.status)])
+
+
+@pytest.mark.parametrize("kind", OF_A_KIND)
+@pytest.mark.parametrize("over", [True, False], ids=["ended", "under way"])
+def test_what_a_job_does_is_drawn_to_its_own_person_and_to_admins_alone(tmp_path: Path, kind: str, over: bool) -> None:
+    new_store(tmp_path)
+    request, pages = OF_A_KIND[kind]
+    name = job(tmp_path, kind, request, BOB, *([PRIVATE_END] if over else []))
+    (tmp_path / kind / name / "log.txt").write_text(PRIVATE)
+    with app_on(tmp_path, **TEAM):
+        for who in ("vera", "eve"):  # a viewer, and another user
+            for page in pages:
+                app = page_of(who, page)
+                app.session_state[f"{kind}_chosen"] = name
+                assert PRIVATE not in drawn(app.run())
+        if over or kind != "evaluations":  # of which the page shows only how far it is
+            assert any(PRIVATE in drawn(page_of("bob", page)) for page in pages)
+
+
+@pytest.mark.parametrize(
+    ("kind", "page", "word"), [("builds", "home", "build"), ("evaluations", "evaluate", "evaluation")]
+)
+def test_anothers_job_under_way_is_told_without_what_it_does(tmp_path: Path, kind: str, page: str, word: str) -> None:
+    new_store(tmp_path)
+    job(tmp_path, kind, OF_A_KIND[kind][0], BOB)
+    with app_on(tmp_path, **TEAM):
+        assert f"Another person's {word} is under way" in words(page_of("vera", page))
+        assert "Another person's" not in words(page_of("bob", page))

@@ -8,6 +8,8 @@ from streamlit.testing.v1 import AppTest
 
 from phi3kit.access.roles import Act, may
 from phi3kit.core.profiles import Role
+from phi3kit.endpoints.worker_process import WorkerStatus
+from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built
@@ -95,3 +97,20 @@ def test_what_builds_is_off_for_who_may_not_build(who: str, tmp_path: Path):
         app.session_state["tour_at"] = 2
         app = app.run()
         assert offered(app)["Run this step: build it"] is may(WHO[who][2], "build")
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_what_a_worker_printed_is_for_admins_because_others_payloads_may_stand_in_it(
+    who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    new_store(tmp_path)
+    log = tmp_path / "worker.log"
+    log.write_text("extra inputs ['BOBS-CUSTOMER-NUMBER']")
+    worker = WorkerStatus("models:/m-1", "onnx", "stopped", 1, None, log, 0.0, ())
+    monkeypatch.setattr(WorkerPool, "statuses", lambda pool: [worker])
+    with app_on(tmp_path, **environment(who)):
+        app = opened(who).switch_page("pages/models.py").run()
+        app = next(each for each in app.segmented_control if each.key == "models_view").set_value("Workers").run()
+        shown = [each.value for each in app.code]
+    assert shown[0] == "models:/m-1"
+    assert any("BOBS-CUSTOMER-NUMBER" in each for each in shown) is may(WHO[who][2], "administer")

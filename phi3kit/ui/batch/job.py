@@ -44,7 +44,7 @@ def show_job(job: BatchJob | None) -> None:
     if job is None:
         return
     if job.active:
-        job_view.watch(partial(resources.kit().batches.find, job.job_id), _draw, lambda ended: None)
+        job_view.watch(resources.kit().batches, job.job_id, _draw, lambda ended: None)
     else:
         _draw(job)
 

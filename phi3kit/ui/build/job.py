@@ -58,13 +58,19 @@ def recent() -> BuildJob | None:
     return None if over else job
 
 
+def under_way() -> bool:
+    """Whether a build is, anybody's."""
+    return any(job.active for job in resources.kit().builds.all())
+
+
 def show_job(job: BuildJob | None) -> None:
     """A build, or why none began; redraws itself while it runs."""
     actions.show_outcome("build")
     if job is not None and job.active:
-        job_view.watch(partial(resources.kit().builds.find, job.job_id), _draw, lambda ended: resources.forget_plans())
+        job_view.watch(resources.kit().builds, job.job_id, _draw, lambda ended: resources.forget_plans())
     elif job is not None:
         _draw(job)
+    job_view.show_anothers(resources.kit().builds, "build")
 
 
 def _draw(job: BuildJob) -> None:

@@ -47,9 +47,10 @@ def show_job(job: EvaluationJob | None) -> None:
     """The evaluation under way, or the error of one's own last one; redraws itself while it runs."""
     actions.show_outcome("evaluation")
     if job is not None and job.active:
-        job_view.watch(partial(resources.kit().evaluations.find, job.job_id), _draw, _end)
+        job_view.watch(resources.kit().evaluations, job.job_id, _draw, _end)
     elif job is not None and job.error and job.state == "failed" and _is_own(job):
         shell.show_error(job.error)
+    job_view.show_anothers(resources.kit().evaluations, "evaluation")
 
 
 def _end(job: EvaluationJob | None) -> None:

@@ -18,9 +18,9 @@ J = TypeVar("J", bound=Job)
 
 
 @st.fragment(run_every="0.5s")
-def watch(find: Callable[[], J | None], draw: Callable[[J], None], on_end: Callable[[J | None], None]) -> None:
+def watch(jobs: JobList[J], job_id: str, draw: Callable[[J], None], on_end: Callable[[J | None], None]) -> None:
     """Draw an active job every half second. When it has ended the page runs once more, without a timer."""
-    job = find()
+    job = jobs.find(job_id, resources.actor())
     if job is not None and job.active:
         draw(job)
     else:
@@ -30,8 +30,24 @@ def watch(find: Callable[[], J | None], draw: Callable[[J], None], on_end: Calla
 
 
 def latest(jobs: JobList[J], key: str) -> J | None:
-    """The job that a page shows: the one that `start` began here, one's own, or another's."""
+    """The job that a page shows: the one that `start` began here, one's own, or for an admin another's."""
     return jobs.latest(resources.actor(), st.session_state.get(key))
+
+
+def show_anothers(jobs: JobList[J], word: str) -> None:
+    """That another person's job is under way, and nothing else of it; redraws itself while it is."""
+    if jobs.anothers(resources.actor()):
+        _watch_anothers(jobs, word)
+
+
+@st.fragment(run_every="2s")
+def _watch_anothers(jobs: JobList[J], word: str) -> None:
+    if job := jobs.anothers(resources.actor()):
+        does = "waits" if job.state == "queued" else "is under way"
+        st.caption(f"Another person's {word} {does} · {words.duration(job.seconds)}")
+    else:
+        resources.forget_lists()
+        st.rerun()
 
 
 def start(begin: Callable[[], J], key: str, place: str) -> None:

@@ -94,7 +94,7 @@ def _show_build(wrapper: WrapperName) -> None:
         "build",
         type="secondary" if built else "primary",
         icon=":material/deployed_code:",
-        disabled=job is not None and job.active,
+        disabled=build_job.under_way(),
         on_click=build_job.start,
         args=(BuildRequest((wrapper,), EMBEDDED, "int4"),),
         key=f"tour_build_{wrapper}",
