@@ -13,16 +13,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from phi3kit.usage.summary import outcomes, served
+from phi3kit.usage.summary import REST, few, outcomes, served, served_by
 
 Width = Literal["auto", "hour", "day", "week"]
 WIDTHS: dict[Width, str] = {"hour": "1h", "day": "1D", "week": "7D"}
 
 _FEWEST_BARS = 24  # that a chart has room for
 _MOST_BARS = 2000  # of one chart: a year is not drawn by hours
-_MOST_NAMES = 12  # of one chart; the rest is one bar
-_BINS_A_DECADE = 16
-REST = "all others"
+_BINS_A_DECADE, _MOST_BINS = 16, 300
+_LONGEST_LABEL = 120  # characters
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,18 @@ class Palette:
 
 
 def bucket(turns: pd.DataFrame, width: Width = "auto") -> str:
-    """The width of a bar: the chosen one unless it gives too many bars, else one that gives at most 80, mostly over 12."""
+    """The width of a bar: the chosen one unless it gives too many bars, else one that gives at most 80, mostly over 12.
+
+    A week where years are shown, and a year where it is decades.
+    """
     if turns.empty:
         return WIDTHS.get(width, "1h")
     span = turns["at"].max() - turns["at"].min()
     if width in WIDTHS and span <= _MOST_BARS * pd.Timedelta(WIDTHS[width]):
         return WIDTHS[width]
     widths = ("1s", "5s", "15s", "1min", "5min", "15min", "1h", "6h", "1D", "7D")
-    return next((each for each in widths if span <= 80 * pd.Timedelta(each)), "7D")
+    longest = "7D" if span <= _MOST_BARS * pd.Timedelta("7D") else "364D"
+    return next((each for each in widths if span <= 80 * pd.Timedelta(each)), longest)
 
 
 def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width: Width = "auto") -> go.Figure:
@@ -115,26 +118,28 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
 
 def label(text: object) -> str:
     """A text as a figure shows it: Plotly makes links and bold of tags, and values of %{…}."""
-    return html.escape(str(text), quote=False).replace("%{", "%&#123;")
+    whole = str(text)
+    shown = whole if len(whole) <= _LONGEST_LABEL else f"{whole[:_LONGEST_LABEL]}…"
+    return html.escape(shown, quote=False).replace("%{", "%&#123;")
 
 
 def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
     """The bar of `tokens_by` that each turn is in, by its label."""
-    names = turns[column].fillna("unknown").map(label)
-    most = turns.groupby(names)["total_tokens"].sum().nlargest(_MOST_NAMES).index
-    few = names.nunique() <= _MOST_NAMES + 1
-    return names if few else names.where(names.isin(most), REST)
+    return few(turns[column].fillna("unknown").map(label), turns["total_tokens"])
 
 
 def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
-    """The number of turns of each wrapper by a measure, in bins of equal width on a logarithmic axis."""
+    """The number of turns of each of `served` by a measure, in bins of equal width on a logarithmic axis."""
     bars = []
+    by = served_by(turns)
     scale = _scale(unit)
     edges = _edges(turns[column])
     lows, highs = edges[:-1] * scale, edges[1:] * scale
-    measured = turns[turns[column] > 0]
-    for wrapper in served(measured):
-        counts, _ = np.histogram(measured.loc[measured["wrapper"] == wrapper, column], edges)
+    for wrapper in served(turns):
+        measured = turns.loc[(by == wrapper) & (turns[column] > 0), column]
+        if measured.empty:
+            continue
+        counts, _ = np.histogram(measured, edges)
         bar = go.Bar(
             x=np.sqrt(lows * highs),
             y=counts,
@@ -156,7 +161,7 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
 def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
     """The turns of one bar of `distribution`. wrapper: its label."""
     values = turns[column] * _scale(unit)
-    return turns[(turns["wrapper"].map(label) == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
+    return turns[(served_by(turns).map(label) == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
 
 
 def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
@@ -245,13 +250,14 @@ def _beginnings(times: pd.Series, span: str) -> pd.Series:
 
 
 def _edges(values: pd.Series) -> np.ndarray:
-    """Borders of bins over all values, equally wide on a logarithmic axis."""
+    """Borders of bins over all values, equally wide on a logarithmic axis: wider ones where these would be too many."""
     found = values[values > 0]
     if not len(found):
         return np.array([1.0, 2.0])
-    low = np.floor(np.log10(found.min()) * _BINS_A_DECADE)
-    high = np.floor(np.log10(found.max()) * _BINS_A_DECADE) + 1
-    return 10.0 ** (np.arange(low, high + 1) / _BINS_A_DECADE)
+    first, last = np.log10(found.min()), np.log10(found.max())
+    in_a_decade = min(_BINS_A_DECADE, (_MOST_BINS - 2) / max(last - first, 1))
+    low, high = np.floor(first * in_a_decade), np.floor(last * in_a_decade) + 1
+    return 10.0 ** (np.arange(low, high + 1) / in_a_decade)
 
 
 def _height(bars: int) -> int:

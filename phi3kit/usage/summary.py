@@ -10,6 +10,8 @@ import pandas as pd
 from phi3kit.core.records import SERVED, WRAPPERS, WrapperName
 
 PERCENTILES = (0.5, 0.95, 0.99)
+REST = "all others"
+_MOST_NAMES = 12  # that are told apart; other programs may write as many as they like
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,41 @@ def change(now: float | None, before: float | None) -> float | None:
     return None if now is None or not before else now / before - 1
 
 
+def few(names: pd.Series, weights: pd.Series) -> pd.Series:
+    """The names, those beyond the dozen with most weight as REST."""
+    if names.nunique() <= _MOST_NAMES + 1:
+        return names
+    return names.where(names.isin(weights.groupby(names).sum().nlargest(_MOST_NAMES).index), REST)
+
+
+def _few_by_turns(names: pd.Series) -> pd.Series:
+    return few(names, pd.Series(1, index=names.index))
+
+
+def served_by(turns: pd.DataFrame) -> pd.Series:
+    """What answered each turn, in the words of `served`."""
+    names = turns["wrapper"]
+    ours = names.isin(SERVED)
+    return names.where(ours, _few_by_turns(names[~ours]))
+
+
 def served(turns: pd.DataFrame) -> list[str]:
-    """What answered the turns: the wrappers first, then remote endpoints, then what other programs call theirs."""
-    found = set(turns["wrapper"].unique())
-    return [name for name in SERVED if name in found] + sorted(found - set(SERVED))
+    """What answered the turns: the wrappers first, then remote endpoints, then what other programs call theirs.
+
+    Of theirs the dozen with most turns, and REST.
+    """
+    found = set(served_by(turns).unique())
+    return [name for name in SERVED if name in found] + sorted(
+        found - set(SERVED), key=lambda name: (name == REST, name)
+    )
 
 
 def percentiles(turns: pd.DataFrame, column: str) -> pd.DataFrame:
     """p50, p95 and p99 of a measure for each of `served`: wrapper, turns (that have the measure), p50, p95, p99."""
     rows = []
+    by = served_by(turns)
     for wrapper in served(turns):
-        values = turns.loc[turns["wrapper"] == wrapper, column].dropna()
+        values = turns.loc[by == wrapper, column].dropna()
         if len(values):
             cuts = values.quantile(list(PERCENTILES))
             rows.append((wrapper, len(values), *(float(cut) for cut in cuts)))
@@ -71,15 +97,17 @@ def percentiles(turns: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def outcomes(turns: pd.DataFrame) -> pd.DataFrame:
-    """How turns ended, for each of `served`: outcome (the finish reason, and for errors their code), wrapper, turns."""
+    """How turns ended, for each of `served`: outcome (the finish reason, and for errors their code), wrapper, turns.
+
+    Outcomes beyond the dozen with most turns are REST, the last one.
+    """
     outcome = turns["finish_reason"].fillna("unknown")
     failed = (outcome == "error") & turns["error_code"].notna()
-    outcome = outcome.where(~failed, "error: " + turns["error_code"].fillna(""))
-    counts = turns.groupby([outcome.rename("outcome"), "wrapper"]).size().reset_index(name="turns")
+    outcome = _few_by_turns(outcome.where(~failed, "error: " + turns["error_code"].fillna("")))
+    counts = turns.groupby([outcome.rename("outcome"), served_by(turns)]).size().reset_index(name="turns")
     most_first = counts.groupby("outcome")["turns"].sum().sort_values(ascending=False).index
-    return counts.sort_values(
-        "outcome", key=lambda column: column.map(list(most_first).index), kind="stable", ignore_index=True
-    )
+    order = sorted(most_first, key=lambda name: name == REST)
+    return counts.sort_values("outcome", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
 
 
 def conversations(turns: pd.DataFrame) -> pd.DataFrame:

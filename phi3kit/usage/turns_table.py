@@ -14,7 +14,7 @@ COLUMNS = ("at", *TAGS[:6], *METRICS, *PARAMS, *TAGS[6:], "run_id")
 _TOKEN_COUNTS = METRICS[:4]
 _MEASURES = METRICS[4:]
 _MOST_TOKENS = 10**9  # of one turn, so that sums fit into 64 bits
-_LONGEST_S = 10**9
+_SHORTEST_S, _LONGEST_S = 1e-9, 10**9  # a clock's nanosecond; of tokens/s too
 _EARLIEST_MS, _LATEST_MS = 0, 4_102_444_800_000  # 1970 and 2100
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
@@ -54,7 +54,8 @@ def sort_out(table: pd.DataFrame) -> pd.DataFrame:
     table["seed"] = seeds
     for name in _MEASURES:
         # MLflow stores an infinite metric as the largest float.
-        table[name] = table[name].where((table[name] >= 0) & (table[name] < _LONGEST_S))
+        possible = table[name].between(_SHORTEST_S, _LONGEST_S, inclusive="left") | (table[name] == 0)
+        table[name] = table[name].where(possible)
     for name in (*TAGS, "run_id"):
         table[name] = table[name].astype("str")
     counts = table[list(_TOKEN_COUNTS)].fillna({"cached_prompt_tokens": 0})

@@ -107,6 +107,15 @@ class TestFilters:
         widget(app.multiselect, "Model").set_value(["remote:vllm"]).run()
         assert "No turn fits" in app.info[0].value
 
+    def test_wrappers_of_other_programs_beyond_a_dozen_are_one_choice(self, settings: Settings):
+        log(settings, now("ours"), *(now(f"t{n}", wrapper=f"w{n:02}") for n in range(20)))
+        app = open_usage()
+        wrappers = widget(app.pills, "Wrapper")
+        assert (len(wrappers.options), wrappers.options[-1]) == (16, "all others")
+        assert metrics(app)["Turns"][0] == "21"
+        wrappers.set_value(["all others"]).run()
+        assert metrics(app)["Turns"][0] == "8"
+
     def test_filters_come_from_the_link(self, settings: Settings):
         log(settings, now("a", 100), now("b", wrapper="transformers", user="bob"), now("c", user="bob"))
         app = AppTest.from_file(str(PROJECT_ROOT / "streamlit_app.py"), default_timeout=300)

@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from phi3kit.usage.charts import (
-    REST,
     Palette,
     Width,
     bars_at,
@@ -18,7 +17,7 @@ from phi3kit.usage.charts import (
     turns_at,
     turns_between,
 )
-from phi3kit.usage.summary import conversations
+from phi3kit.usage.summary import REST, conversations
 from tests.support.samples import TURN, table, turn
 
 PALETTE = Palette("#0000aa", "#00aa00", "#aa0000", "#aa00aa", "#222222", "#dddddd")
@@ -54,6 +53,11 @@ class TestBucket:
 
     def test_a_width_that_would_give_thousands_of_bars_is_not(self):
         assert bucket(table(turn("a"), turn("b", at=TURN.at + 8760 * HOUR)), "hour") == "7D"
+
+    def test_decades_are_shown_by_years(self):
+        turns = table(turn("a", at=0), turn("b", at=4_102_000_000))
+        assert bucket(turns) == "364D"
+        assert len(tokens_over_time(turns, PALETTE, "UTC").data[0].x) == 2
 
     def test_no_turns_have_a_width_too(self):
         assert bucket(NO_TURNS) == "1h"
@@ -189,6 +193,44 @@ class TestDistribution:
     def test_no_measure_is_a_chart_without_bars(self):
         turns = table(turn(time_to_first_token_s=None))
         assert distribution(turns, "time_to_first_token_s", "ms", PALETTE).data == ()
+
+    def test_measures_far_apart_are_in_a_bounded_number_of_bins(self):
+        turns = table(turn("a"), turn("b")).assign(duration_s=[1e-300, 9e8])
+        (bars,) = distribution(turns, "duration_s", "s", PALETTE).data
+        assert (len(bars.x) <= 300, sum(bars.y)) == (True, 2)
+
+
+class TestManyNames:
+    """Runs of other programs may name as many wrappers, endings and users as they like."""
+
+    TURNS = table(
+        turn("ours"),
+        *(turn(f"w{n}", wrapper=f"w{n // 2:03}", finish_reason=f"f{n // 2:03}", at=TURN.at + n) for n in range(400)),
+        *(turn(f"x{n}", wrapper="w007", finish_reason="f007") for n in range(9)),
+    )
+
+    def test_beyond_a_dozen_and_ours_are_one_series_of_a_distribution(self):
+        bars = distribution(self.TURNS, "duration_s", "ms", PALETTE).data
+        names = [each.name for each in bars]
+        assert (names[0], names[-1], len(names), "w007" in names) == ("onnx", REST, 14, True)
+        assert sum(sum(each.y) for each in bars) == len(self.TURNS)
+        for each in bars:
+            ((low, high),) = (cut for cut, count in zip(each.customdata, each.y, strict=True) if count)
+            assert len(turns_between(self.TURNS, "duration_s", "ms", each.name, low, high)) == sum(each.y)
+
+    def test_so_are_they_and_their_endings_of_how_turns_ended(self):
+        figure = endings(self.TURNS, PALETTE)
+        outcomes = {outcome for each in figure.data for outcome in each.y}
+        assert (len(figure.data), len(outcomes), REST in outcomes) == (14, 13, True)
+        assert sum(sum(each.x) for each in figure.data) == len(self.TURNS)
+        assert figure.layout.height < 600
+
+    def test_of_any_length_are_cut(self):
+        turns = table(turn("a", user="u" * 5000, wrapper="w" * 5000))
+        assert tokens_by(turns, "user", PALETTE).data[0].y[0] == "u" * 120 + "…"
+        (bars,) = distribution(turns, "duration_s", "s", PALETTE).data
+        low, high = next(cut for cut, count in zip(bars.customdata, bars.y, strict=True) if count)
+        assert len(turns_between(turns, "duration_s", "s", bars.name, low, high)) == 1
 
 
 class TestEndings:

@@ -3,6 +3,7 @@
 import pytest
 
 from phi3kit.usage.summary import (
+    REST,
     Faster,
     Totals,
     change,
@@ -12,6 +13,7 @@ from phi3kit.usage.summary import (
     percentiles,
     same_prompts,
     served,
+    served_by,
     totals,
 )
 from tests.support.samples import TURN, table, turn
@@ -61,6 +63,14 @@ class TestServed:
     def test_wrappers_come_first_and_other_programs_last(self):
         turns = table(*(turn(name, wrapper=name) for name in ("zephyr", "remote", "onnx", "transformers")))
         assert served(turns) == ["transformers", "onnx", "remote", "zephyr"]
+
+    def test_of_many_of_other_programs_those_with_most_turns_are_named(self):
+        turns = table(turn("ours"), turn("m", wrapper="many"), *(turn(f"t{n}", wrapper=f"w{n:02}") for n in range(40)),
+                      turn("n", wrapper="many"))  # fmt: skip
+        names = served(turns)
+        assert (names[0], names[1], names[-1], len(names)) == ("onnx", "many", REST, 14)
+        assert (served_by(turns) == REST).sum() == 29
+        assert list(percentiles(turns, "duration_s")["wrapper"]) == names
 
 
 class TestPercentiles:

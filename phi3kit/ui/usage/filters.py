@@ -4,6 +4,7 @@ Knows widgets. Does not know how turns are read.
 """
 
 from dataclasses import dataclass
+from zlib import crc32
 
 import pandas as pd
 import streamlit as st
@@ -14,6 +15,7 @@ from phi3kit.usage import summary, turns_table
 
 PERIODS = {"24 hours": "24h", "7 days": "7d", "30 days": "30d", "All": "all"}
 INTERFACES = ["openai", "raw"]
+_MOST_OPTIONS = 1000  # of one filter: strangers and other programs may make as many as they like
 _MORE = {  # columns that few people filter by: label, and what it says when nothing is chosen
     "origin": ("Origin", "All origins"),
     "user": ("User", "All users"),
@@ -35,10 +37,12 @@ def choose(everything: pd.DataFrame) -> Chosen:
     """Draw the filters in the row that is open, and apply them."""
     period = elements.choose_one("Period", PERIODS, "usage_period", default="7 days", bind="query-params")
     # The three are always there: a wrapper that appears later must not be left out by an older choice.
+    by = summary.served_by(everything)
     known = [*SERVED, *(name for name in summary.served(everything) if name not in SERVED)]
-    wrappers = st.pills(
-        "Wrapper", known, selection_mode="multi", default=known, key=f"usage_wrapper_{len(known)}", bind="query-params"
-    )
+    # Where not all have room, the same number may be others.
+    which = f"_{crc32(' '.join(known).encode()):x}" if summary.REST in known else ""
+    key = f"usage_wrapper_{len(known)}{which}"
+    wrappers = st.pills("Wrapper", known, selection_mode="multi", default=known, key=key, bind="query-params")
     interfaces = st.pills(
         "Interface", INTERFACES, selection_mode="multi", default=INTERFACES, key="usage_interface", bind="query-params"
     )
@@ -50,7 +54,7 @@ def choose(everything: pd.DataFrame) -> Chosen:
     )
     with st.popover(f"Filters · {count}" if count else "Filters", icon=":material/filter_alt:"):
         for column, (label, placeholder) in _MORE.items():
-            options = sorted(everything[column].dropna().unique())
+            options = sorted(everything[column].value_counts().index[:_MOST_OPTIONS])  # those with most turns
             more[column] = st.multiselect(
                 label, options, key=f"usage_{column}", bind="query-params", placeholder=placeholder, width=320
             )
@@ -63,8 +67,8 @@ def choose(everything: pd.DataFrame) -> Chosen:
     code = PERIODS[period]
     before = turns_table.before(everything, code)
     return Chosen(
-        _fitting(turns_table.since(everything, code), wrappers, interfaces, more),
-        None if before is None else _fitting(before, wrappers, interfaces, more),
+        _fitting(turns_table.since(everything, code), by.isin(wrappers), interfaces, more),
+        None if before is None else _fitting(before, by.isin(wrappers), interfaces, more),
         period,
     )
 
@@ -79,9 +83,9 @@ def whole_requested() -> bool:
 
 
 def _fitting(
-    turns: pd.DataFrame, wrappers: list[str], interfaces: list[str], more: dict[str, list[str]]
+    turns: pd.DataFrame, of_wrappers: pd.Series, interfaces: list[str], more: dict[str, list[str]]
 ) -> pd.DataFrame:
-    fits = turns["wrapper"].isin(wrappers)
+    fits = of_wrappers.loc[turns.index]
     # A turn that another program wrote has no interface: it is shown as long as all interfaces are.
     fits &= turns["interface"].isin(interfaces) | (turns["interface"].isna() & (len(interfaces) == len(INTERFACES)))
     for column, values in more.items():
