@@ -5,6 +5,7 @@ Knows MLflow, which runs the code that a logged model names: it loads a copy tha
 Knows no HTTP and no users.
 """
 
+import csv
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import Any, cast
 from phi3kit.core.errors import first_line
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import read_settings
+from phi3kit.formats.table_cells import MOST_CELLS, cells_of_csv, cells_of_json
 from phi3kit.worker.loading import copy_logged
 
 _NICENESS = 10  # turns of the worker come first
@@ -49,6 +51,9 @@ def answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
 
+    if (cells := _cells(data, content_type)) > MOST_CELLS:
+        why = f"It makes a table of up to {cells:,} cells; {MOST_CELLS:,} are answered at once. Send fewer rows."
+        return _refused(400, "BAD_REQUEST", f"The payload is too big. {why}")
     try:
         result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
     except MlflowException as error:
@@ -60,6 +65,19 @@ def answer(model: Any, data: str, content_type: str) -> dict[str, Any]:
     except Exception as error:
         return _refused(400, "BAD_REQUEST", first_line(error))
     return {"status": result.status, "media_type": result.mimetype, "content": result.response}
+
+
+def _cells(data: str, content_type: str) -> int:
+    """The most cells of the payload's table; 0 of one that MLflow refuses itself, before it makes a table."""
+    kind = content_type.partition(";")[0].strip()
+    try:
+        if kind == "text/csv":
+            return cells_of_csv(data)
+        return cells_of_json(json.loads(data)) if kind == "application/json" else 0
+    except csv.Error:
+        return MOST_CELLS + 1
+    except (ValueError, RecursionError):
+        return 0
 
 
 def _refused(status: int, error_code: str, message: str) -> dict[str, Any]:

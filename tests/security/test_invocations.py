@@ -10,6 +10,7 @@ import pytest
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.usage.budgets import today
 from phi3kit.usage.outbox import Outbox
+from phi3kit.worker import scoring
 from phi3kit.worker.invocations import Call, Scored, Scoring
 from tests.conftest import Built, settings_for
 from tests.support.worker_app import OWN_KEY, worker_app
@@ -116,3 +117,49 @@ def test_a_caller_who_goes_ends_it_and_pays_for_its_time(built: Built, tmp_path:
             client.post("/invocations", content="prompt\nhi", headers={"Content-Type": "text/csv"}).status_code == 200
         )
         assert Outbox(tmp_path).spent_tokens(today(), "api") > of_the_body
+
+
+class _Model:
+    """Stands where a logged model stands, and keeps what reaches it."""
+
+    asked: Any = None
+
+    @property
+    def metadata(self) -> "_Model":
+        return self
+
+    def get_input_schema(self) -> None:
+        return None
+
+    def predict(self, data: Any) -> list[str]:
+        self.asked = data
+        return ["ok"]
+
+
+class TestSquares:
+    """Some kilobytes whose table has gigabytes, here with a million cells."""
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            (",".join(f"c{number}" for number in range(1_000)) + "\n" + "1\n" * 1_000, "text/csv"),
+            (json.dumps({"dataframe_records": [{f"k{each}": 0} for each in range(1_000)]}), "application/json"),
+            (
+                json.dumps({"dataframe_split": {"columns": [*range(1_000)], "index": [*range(1_000)], "data": []}}),
+                "application/json; charset=utf-8",
+            ),
+        ],
+        ids=["csv", "records", "split"],
+    )
+    def test_no_table_is_made_of_them(self, body: str, kind: str) -> None:
+        model = _Model()
+        said = scoring.answer(model, body, kind)
+        assert (said["status"], model.asked) == (400, None)
+        told = json.loads(said["content"])
+        assert told["error_code"] == "BAD_REQUEST"
+        assert told["message"].startswith("The payload is too big. It makes a table of up to 1,00")
+
+    def test_a_table_of_rows_is_answered(self) -> None:
+        model = _Model()
+        said = scoring.answer(model, "prompt\n" + '"Hi, you"\n' * 1_000, "text/csv")
+        assert (said["status"], len(model.asked)) == (200, 1_000)
