@@ -45,10 +45,10 @@ class Person:
         digest = hashlib.sha256(f"{self.issuer}\0{self.subject}".encode()).hexdigest()[:_DIGEST]
         return f"{self.label}#{digest}"
 
-    @property
-    def entries(self) -> tuple[str, ...]:
-        """What a list may say of this person alone."""
-        address = (f"email:{self.email}",) if self.email else ()
+    def entries(self, lists: RoleLists) -> tuple[str, ...]:
+        """What a list may say of this person alone: of several providers each is believed under its own name."""
+        issuer = f"{self.issuer}#" if lists.several else ""
+        address = (f"email:{issuer}{self.email}",) if self.email else ()
         return (*address, f"sub:{self.issuer}#{self.subject}")
 
 
@@ -67,8 +67,9 @@ def person_of(claims: Mapping[str, Any], lists: RoleLists) -> Person | None:
 
 def role_of(person: Person, lists: RoleLists) -> Role:
     """The highest role that a list or the claim of roles gives a person."""
-    own = {*person.entries, *(f"group:{each}" for each in person.groups)}
-    claimed = person.groups if lists.claim else ()
+    issuer = f"{person.issuer}#" if lists.several else ""
+    own = {*person.entries(lists), *(f"group:{issuer}{each}" for each in person.groups)}
+    claimed = person.groups if lists.claim and not lists.several else ()
     named = {"admin": lists.admins, "user": lists.users, "viewer": lists.viewers}
     for role in LISTED_ROLES:
         if own & named[role] or role in claimed or f"{_PREFIX}{role}" in claimed:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from phi3kit.core.errors import SettingInvalid
+from phi3kit.core.settings import providers
 
 _SHARED = ("redirect_uri", "cookie_secret")
 _OF_A_PROVIDER = ("client_id", "client_secret", "server_metadata_url")
@@ -18,11 +19,6 @@ client_id = "…"
 client_secret = "…"
 server_metadata_url = "https://PROVIDER/.well-known/openid-configuration"
 """
-
-
-def providers(section: Mapping[str, Any]) -> list[str | None]:
-    """The providers as st.login names them: each [auth.NAME], or without any [auth] itself (None)."""
-    return [name for name, value in section.items() if isinstance(value, Mapping) and name != "client_kwargs"] or [None]
 
 
 def check(section: Mapping[str, Any], trusted_headers: object) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from phi3kit.core.limits import VARIABLES
 from phi3kit.core.loopback import ask_directly
-from phi3kit.core.secret import is_secret_name, revealed
+from phi3kit.core.secret import is_secret_name, revealed, secrets_of_url
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 
 # Variables of the parent that a child may need; no others are passed on.
@@ -31,6 +31,7 @@ _OUTWARD_BEGINNINGS = ("AWS_", "AZURE_", "GOOGLE_", "BOTO_", "HTTP_PROXY", "HTTP
 def child_environment(settings: Settings) -> dict[str, str]:
     """For a child that works with the store: the same settings, and how to sign in there."""
     environment = {
+        **{name: value for name, value in os.environ.items() if _is_plain(name)},
         **worker_environment(settings),
         **{name: value for name, value in os.environ.items() if name.upper().startswith(_OUTWARD_BEGINNINGS)},
         "MLFLOW_TRACKING_URI": settings.tracking_uri.reveal(),
@@ -87,10 +88,11 @@ def tracking_credentials(settings: Settings) -> dict[str, str]:
 
 
 def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
-    def passes(name: str) -> bool:
-        # A store's URI may hold a password.
-        return name in _PASSED or (
-            name.startswith(_PASSED_BEGINNINGS) and not is_secret_name(name) and "URI" not in name
-        )
+    """Variables without secrets: neither their names nor addresses in their values are of one."""
+    return {name: value for name, value in environment.items() if _is_plain(name) and not any(secrets_of_url(value))}
 
-    return {name: value for name, value in environment.items() if passes(name)}
+
+def _is_plain(name: str) -> bool:
+    """Whether a variable of this name may be passed on, as far as its name says."""
+    # A store's URI may hold a password.
+    return name in _PASSED or (name.startswith(_PASSED_BEGINNINGS) and not is_secret_name(name) and "URI" not in name)

@@ -26,6 +26,8 @@ import math
 import re
 from typing import Literal
 
+from phi3kit.core.redaction import without_secrets
+
 Failure = Literal[
     "refused", "host", "tls", "timeout", "redirect", "unauthorized", "not found", "protocol", "server", "not allowed"
 ]
@@ -46,7 +48,8 @@ class Phi3KitError(Exception):
 
     def __init__(self, what: str, why: str, next_step: str) -> None:
         # A part may quote a file or a server of anybody's.
-        what, why, next_step = (without_controls(part[:_LONGEST_PART]) for part in (what, why, next_step))
+        parts = (without_secrets(without_controls(part[:_LONGEST_PART])) for part in (what, why, next_step))
+        what, why, next_step = parts
         super().__init__(what, why, next_step)
         self.what, self.why, self.next_step = what, why, next_step
 

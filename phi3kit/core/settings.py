@@ -39,6 +39,7 @@ class RoleLists:
     viewers: frozenset[str] = frozenset()
     claim: str | None = None  # a claim's name; inside another claim with dots: realm_access.roles
     default: Role = "nobody"  # of a person who signed in and is on no list
+    several: bool = False  # providers sign people in: an entry counts only with its issuer, and the claim gives no role
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
             viewers=_people("PHI3KIT_VIEWERS", text("PHI3KIT_VIEWERS")),
             claim=text("PHI3KIT_ROLE_CLAIM").strip() or None,
             default=_one_of(found, "PHI3KIT_DEFAULT_ROLE", (*LISTED_ROLES, "nobody"), "nobody"),
+            several=len(providers(found.get("auth"))) > 1,
         ),
         host_names=_host_names(found, profile),
         limits=replace(DEFAULTS[profile], **limits),
@@ -145,6 +147,12 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         hub_token=_header_secret("PHI3KIT_HF_TOKEN", text("PHI3KIT_HF_TOKEN"))
         or _header_secret("HF_TOKEN", text("HF_TOKEN")),
     )
+
+
+def providers(section: object) -> list[str | None]:
+    """The providers as st.login names them: each [auth.NAME], or without any [auth] itself (None)."""
+    named = section.items() if isinstance(section, Mapping) else ()
+    return [name for name, value in named if isinstance(value, Mapping) and name != "client_kwargs"] or [None]
 
 
 def _secret(text: str) -> Secret | None:
@@ -177,9 +185,9 @@ def _people(name: str, text: str) -> frozenset[str]:
     for entry in filter(None, (each.strip() for each in text.split(","))):
         kind, _, value = entry.partition(":")
         if kind == "email" or (":" not in entry and "@" in entry):
-            address = value if kind == "email" else entry
+            issuer, mark, address = (value if kind == "email" else entry).rpartition("#")
             # Only in ASCII: some other letters would become ASCII letters.
-            found.add(f"email:{address.lower() if address.isascii() else address}")
+            found.add(f"email:{issuer}{mark}{address.lower() if address.isascii() else address}")
         elif (kind == "sub" and "#" in value) or (kind == "group" and value):
             found.add(entry)
         else:

@@ -21,7 +21,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation import scores
 from phi3kit.evaluation.request import EvaluationRequest, QuestionSet, read_questions
-from phi3kit.evaluation.results import DIGEST_TAG, Evaluation, find_evaluation
+from phi3kit.evaluation.results import DIGEST_TAG, USER_TAG, Evaluation, find_evaluation
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store, storage_errors
@@ -56,7 +56,8 @@ def evaluate(
         )
     table = _table(question_set, results)
     open_store(settings)
-    tags = {"phi3kit.model_uri": model.model_uri, "phi3kit.wrapper": model.wrapper, DIGEST_TAG: question_set.digest}
+    tags = {"phi3kit.model_uri": model.model_uri, "phi3kit.wrapper": model.wrapper}
+    tags |= {USER_TAG: actor.name, DIGEST_TAG: question_set.digest}
     with (
         storage_errors(settings.home),
         mlflow.start_run(experiment_id=experiment, run_name=f"evaluate {model.wrapper}", tags=tags) as run,

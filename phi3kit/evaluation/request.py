@@ -16,6 +16,7 @@ from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import Message
 
 EMBEDDED_QUESTIONS = "embedded"
+EMBEDDED_NAME = "embedded (withheld phrasings)"  # of their set; no table is called so
 EXPECTED_COLUMN = "expected"
 _MOST_CHARACTERS = 20_000_000  # of all questions, which are in memory at once
 
@@ -72,7 +73,7 @@ def read_questions(request: EvaluationRequest) -> QuestionSet:
     questions = tuple(_questions(request, table, chosen))
     told = json.dumps([[each.shown, each.expected] for each in questions])
     digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-    return QuestionSet("embedded (withheld phrasings)" if embedded else table.path.name, digest, questions)
+    return QuestionSet(EMBEDDED_NAME if embedded else table.path.name, digest, questions)
 
 
 def _questions(request: EvaluationRequest, table: Table, chosen: Collection[int]) -> Iterator[EvaluationQuestion]:

@@ -4,6 +4,7 @@ Reads the runs of phi3kit-evaluations. Evaluates nothing.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -11,17 +12,22 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
+from phi3kit.evaluation.request import EMBEDDED_NAME
 from phi3kit.evaluation.scores import SCORES
 from phi3kit.tracking.foreign_values import measure, moment, one_of, whole
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
 
+USER_TAG = "phi3kit.user"
 DIGEST_TAG = "phi3kit.questions"  # the same for two evaluations that asked the same
 
 _TABLE = "eval_results_table.json"  # as MLflow calls it
 _MOST = 500  # evaluations that are listed
+_MOST_BYTES = 100_000_000  # of a table of answers
+_MOST_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Evaluation:
     """A logged evaluation; field names are the CLI's JSON keys."""
 
     run_id: str
+    user: str  # who evaluated; empty when another program did
     at: datetime
     model_uri: str  # models:/m-…
     asked_as: str  # the URI of the request, perhaps an alias
@@ -66,6 +73,13 @@ def list_evaluations(settings: Settings) -> list[Evaluation]:
     return [found for run in runs if (found := _evaluation(run))]
 
 
+def seen_by(actor: Actor, found: Iterable[Evaluation]) -> list[Evaluation]:
+    """Those whose questions and answers a person may see: their own, and all of the questions that ship with phi3kit."""
+    if actor.may("administer"):
+        return list(found)
+    return [each for each in found if each.data == EMBEDDED_NAME or (each.user and each.user == actor.name)]
+
+
 def find_evaluation(run_id: str, settings: Settings) -> Evaluation:
     """One evaluation. Raises StorageFailed."""
     client = open_store(settings)
@@ -81,12 +95,12 @@ def answers_of(run_id: str, settings: Settings) -> pd.DataFrame:
 
     Raises StorageFailed.
     """
-    open_store(settings)
+    client = open_store(settings)
     with storage_errors(settings.home):
-        text = mlflow.artifacts.load_text(f"runs:/{run_id}/{_TABLE}")
+        sizes = {each.path: each.file_size for each in client.list_artifacts(run_id)}
+        text = "" if (sizes.get(_TABLE) or 0) > _MOST_BYTES else mlflow.artifacts.load_text(f"runs:/{run_id}/{_TABLE}")
     try:
-        table = json.loads(text)
-        found = pd.DataFrame(table["data"], columns=table["columns"])
+        found = _table(json.loads(text))
         found = found.rename(columns={f"{name}/score": name for name in SCORES})
         return found.astype({"question": str, "expected": str, "answer": str, **dict.fromkeys(SCORES, float)})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -95,6 +109,20 @@ def answers_of(run_id: str, settings: Settings) -> pd.DataFrame:
             "Another program wrote its table, or changed it.",
             "Evaluate the model again.",
         ) from error
+
+
+def _table(said: Any) -> pd.DataFrame:
+    """A table in MLflow's form: as many values a row as there are columns, so that it is not bigger than its text.
+
+    Raises ValueError, KeyError or TypeError.
+    """
+    columns, rows = said["columns"], said["data"]
+    names = isinstance(columns, list) and all(isinstance(each, str) for each in columns)
+    if not names or len(set(columns)) < len(columns) or not isinstance(rows, list) or len(rows) > _MOST_ROWS:
+        raise ValueError("not a table")
+    if not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+        raise ValueError("rows of other lengths than the columns")
+    return pd.DataFrame(rows, columns=columns)
 
 
 def compare_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -118,6 +146,7 @@ def _evaluation(run: Any) -> Evaluation | None:
     """None for another program's run, or one that was changed."""
     metrics, params, tags = run.data.metrics, run.data.params, run.data.tags
     found: dict[str, Any] = {
+        "user": tags.get(USER_TAG, ""),
         "at": moment(run.info.start_time),
         "model_uri": tags.get("phi3kit.model_uri"),
         "asked_as": params.get("model_uri"),

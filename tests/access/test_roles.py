@@ -28,7 +28,7 @@ def role(lists: RoleLists, **claims: Any) -> str:
 class TestPersonOf:
     def test_is_the_issuers_subject_with_the_address_that_it_verified(self):
         assert person() == Person(ISSUER, "u-1", "ada@lab.example", ())
-        assert person().entries == ("email:ada@lab.example", f"sub:{ISSUER}#u-1")
+        assert person().entries(RoleLists()) == ("email:ada@lab.example", f"sub:{ISSUER}#u-1")
         assert re.fullmatch(r"ada@lab\.example#[0-9a-f]{12}", person().name)
 
     @pytest.mark.parametrize("said", [False, None, 0, 1, "", "no", "false", "true", "True", [True], {"a": 1}], ids=repr)
@@ -127,6 +127,45 @@ class TestRoleOf:
 
     def test_a_path_into_what_is_no_claim_leads_nowhere(self):
         assert role(RoleLists(claim="a.b.c"), a="admin") == "nobody"
+
+
+class TestSeveralProviders:
+    """Another provider may give anybody the address or the group of somebody's at the first one."""
+
+    OTHER = "https://partner.example"
+    LISTS = RoleLists(
+        admins=frozenset(
+            {"email:ada@lab.example", "group:ops", f"email:{ISSUER}#ada@lab.example", f"group:{ISSUER}#ops"}
+        ),
+        claim="groups",
+        several=True,
+    )
+
+    @pytest.mark.parametrize(
+        ("claims", "expected"),
+        [
+            ({}, "admin"),
+            ({"email": None, "groups": ["ops"]}, "admin"),
+            ({"iss": OTHER}, "nobody"),
+            ({"iss": OTHER, "groups": ["ops", f"{ISSUER}#ops", "admin"]}, "nobody"),
+            ({"iss": OTHER, "email": f"{ISSUER}#ada@lab.example"}, "nobody"),
+            ({"email": None, "groups": ["admin", "phi3kit-admin"]}, "nobody"),
+        ],
+        ids=str,
+    )
+    def test_an_entry_counts_for_the_issuer_that_it_names(self, claims: dict[str, Any], expected: str):
+        assert role(self.LISTS, **claims) == expected
+
+    def test_people_are_shown_the_entries_that_count(self):
+        assert person().entries(self.LISTS) == (f"email:{ISSUER}#ada@lab.example", f"sub:{ISSUER}#u-1")
+
+    def test_settings_see_that_there_are_several_and_keep_an_issuers_case(self):
+        values = {"PHI3KIT_ADMINS": "email:https://Id.example#Ada@Lab.example"}
+        both = {"auth": {"client_kwargs": {}, "corp": {"client_id": "a"}, "partner": {"client_id": "b"}}}
+        assert read_settings({**values, **both}).role_lists == RoleLists(
+            admins=frozenset({"email:https://Id.example#ada@lab.example"}), several=True
+        )
+        assert not read_settings({**values, "auth": {"client_kwargs": {}, "corp": {}}}).role_lists.several
 
 
 class TestHasExpired:

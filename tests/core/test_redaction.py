@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from phi3kit.core import redaction
+from phi3kit.core.errors import StorageFailed
 from phi3kit.core.redaction import MASK, masked, secrets_among
 from phi3kit.core.secret import is_secret_name
 from phi3kit.core.settings import PROJECT_ROOT
@@ -35,6 +36,12 @@ def test_no_log_line_holds_a_secret_of_this_process_tracebacks_neither():
     assert first == f"GET with {MASK} and {{'jar': '{MASK}'}}"
     assert second == f"at postgresql://maria:{MASK}@db: 100 %, abc, plain words"  # three characters are no secret
     assert (rest[0], rest[-1]) == ("it failed", f"ValueError: refused: {MASK}")
+
+
+def test_no_error_quotes_a_secret_of_this_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(redaction, "_hidden", {"hunter2hunter"})
+    error = StorageFailed("http://ops:hunter2hunter@lab failed.", "MLflow says: hunter2hunter.", "Ask hunter2hunter.")
+    assert str(error) == f"http://ops:{MASK}@lab failed. MLflow says: {MASK}. Ask {MASK}."
 
 
 def test_the_longer_of_two_secrets_is_masked_whole():

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -170,6 +171,26 @@ class TestEnforce:
         prompt = "<script>alert('é')</script> $x$ <|end|>" * 3_000
         enforced = enforce(chapter_signature("onnx"), json.dumps({"prompt": prompt}))
         assert enforced.rows == ({"prompt": prompt},)
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            {"dataframe_records": [{f"k{number}": 0} for number in range(20_000)]},
+            {"instances": [{f"k{number}": 0} for number in range(20_000)]},
+            {"inputs": [{f"k{number}": 0} for number in range(20_000)]},
+            {"dataframe_split": {"columns": [f"k{n}" for n in range(20_000)], "data": [[0] * 20_000, *[[]] * 20_000]}},
+            {"inputs": {"rows": [0] * 20_000, **{f"k{number}": 0 for number in range(20_000)}}},
+            {"prompt": "x" * 1_000_001},
+        ],
+        ids=["records", "instances", "inputs", "split", "one column for all", "long"],
+    )
+    def test_a_payload_whose_table_would_be_a_square_is_not_made(self, payload: object) -> None:
+        text = json.dumps(payload)
+        began = time.process_time()
+        enforced = enforce(chapter_signature("onnx"), text)
+        assert enforced.refusal is not None
+        assert enforced.refusal.reason == "The payload is too big to be judged here."
+        assert time.process_time() - began < 10  # 400 million cells take minutes, and 3 GB
 
     @pytest.mark.parametrize(
         "text", ["[" * 100_000, "5", "[]", "null", '"x"', "NaN", '{"inputs": {}, "instances": []}']

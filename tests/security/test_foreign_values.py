@@ -1,14 +1,18 @@
 """Foreign values: whatever another program tagged a model or a run with, it is read as what it should be or as nothing."""
 
+import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phi3kit.access.actor import Actor
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.settings import Settings
 from phi3kit.evaluation import results
+from phi3kit.evaluation.request import EMBEDDED_NAME
 from phi3kit.tracking import foreign_values
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store
@@ -79,16 +83,48 @@ class TestEvaluations:
     @pytest.mark.parametrize(
         "table",
         ["", "[]", "{}", '{"data": 1, "columns": ["question"]}', '{"data": [[1]], "columns": ["a", "b"]}', "[" * 100_000,
-         '{"data": [["q"]], "columns": ["question"]}',
+         '{"data": [["q"]], "columns": ["question"]}', '{"data": [{"a": 1}, {"b": 1}], "columns": null}',
+         '{"data": [["q"], ["q", "e"]], "columns": ["question", "expected"]}', '{"data": [], "columns": ["a", "a"]}',
          '{"data": [["q", "e", "a", "x", 0, 0]], "columns": ["question", "expected", "answer", "exact/score", "contains/score",'
          ' "word_f1/score"]}'],
     )  # fmt: skip
-    def test_a_damaged_table_is_one_error(
-        self, settings: Settings, table: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(results.mlflow.artifacts, "load_text", lambda uri: table)
+    def test_a_damaged_table_is_one_error(self, settings: Settings, table: str) -> None:
+        run = self.logged(settings, {}, {})
+        open_store(settings).log_text(run, table, results._TABLE)
         with pytest.raises(StorageFailed, match="cannot be read"):
-            results.answers_of("r1", settings)
+            results.answers_of(run, settings)
+
+    def test_a_table_of_a_field_a_row_does_not_become_a_square(self, settings: Settings) -> None:
+        run = self.logged(settings, {}, {})
+        rows = [{f"k{number}": 0} for number in range(20_000)]  # 400 million cells, 3 GB
+        open_store(settings).log_text(run, json.dumps({"columns": None, "data": rows}), results._TABLE)
+        began = time.process_time()
+        with pytest.raises(StorageFailed, match="cannot be read"):
+            results.answers_of(run, settings)
+        assert time.process_time() - began < 10
+
+    def test_a_table_that_is_too_long_is_not_read(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(results, "_MOST_BYTES", 100)
+        run = self.logged(settings, {}, {})
+        open_store(settings).log_text(run, " " * 101, results._TABLE)
+        monkeypatch.setattr(results.mlflow.artifacts, "load_text", None)  # it would fail otherwise
+        with pytest.raises(StorageFailed, match="cannot be read"):
+            results.answers_of(run, settings)
+
+    def test_questions_and_answers_are_their_askers_and_those_that_ship_everybodys(self, settings: Settings) -> None:
+        for user, data in (("bob", "salaries.csv"), ("carl", "c.csv"), ("bob", EMBEDDED_NAME), ("", "foreign.csv")):
+            self.logged(settings, {}, {"data": data}, user=user)
+        found = results.list_evaluations(settings)
+        seen = {
+            role: {each.data for each in results.seen_by(Actor(name, role), found)}
+            for name, role in (("bob", "user"), ("carl", "viewer"), ("", "visitor"), ("ada", "admin"))
+        }
+        assert seen == {
+            "user": {"salaries.csv", EMBEDDED_NAME},
+            "viewer": {"c.csv", EMBEDDED_NAME},
+            "visitor": {EMBEDDED_NAME},
+            "admin": {"salaries.csv", "c.csv", EMBEDDED_NAME, "foreign.csv"},
+        }
 
 
 @pytest.mark.parametrize("value", [*ODD, None, [], {}, math.nan, math.inf, -1, 2**60, b"1"])

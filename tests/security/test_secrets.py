@@ -10,7 +10,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from phi3kit.conversations.request_snippets import snippets
-from phi3kit.core.child_environment import worker_environment
+from phi3kit.core.child_environment import bare_environment, child_environment, worker_environment
 from phi3kit.core.errors import SettingInvalid, StorageFailed
 from phi3kit.core.records import Message
 from phi3kit.core.redaction import hide_in_logs
@@ -133,3 +133,13 @@ def test_a_setting_that_is_no_address_is_refused_without_its_text(uri: str):
     with pytest.raises(SettingInvalid, match="MLFLOW_TRACKING_URI") as caught:
         read_settings({"MLFLOW_TRACKING_URI": uri})
     assert WORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["PHI3KIT_MLFLOW_URL", "MLFLOW_S3_ENDPOINT_URL", "SPARK_MASTER", "HF_MIRROR"])
+def test_an_address_with_a_password_is_told_to_who_works_with_the_store_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, f"https://ops:{WORD}@lab.example")
+    settings = settings_for(tmp_path)
+    seen = [worker_environment(settings), bare_environment(), child_environment(settings)]
+    assert [each.get(name) for each in seen] == [None, None, f"https://ops:{WORD}@lab.example"]

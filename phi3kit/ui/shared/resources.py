@@ -31,7 +31,7 @@ from phi3kit.endpoints.connections import Connection, list_connections
 from phi3kit.endpoints.targets import Target
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.jobs import EvaluationJobs
-from phi3kit.evaluation.results import Evaluation, list_evaluations
+from phi3kit.evaluation.results import Evaluation, list_evaluations, seen_by
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.plan import Plan, make_plan
@@ -167,8 +167,8 @@ def choices() -> list[ModelChoice]:
 
 
 def evaluations() -> list[Evaluation]:
-    """The evaluations that were logged, newest first. Raises StorageFailed."""
-    return _fresh("evaluations", str(settings().home), kit().evaluations.last_event_at())
+    """The evaluations that this person may see, newest first. Raises StorageFailed."""
+    return seen_by(actor(), _fresh("evaluations", str(settings().home), kit().evaluations.last_event_at()))
 
 
 def connections() -> list[Connection]:

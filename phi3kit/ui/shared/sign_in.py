@@ -11,6 +11,7 @@ import streamlit as st
 from phi3kit.access import sign_in_setup
 from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.errors import Phi3KitError, SettingInvalid
+from phi3kit.core.settings import providers
 from phi3kit.ui.shared import resources, shell, visitors
 from phi3kit.ui.shared.literal import literal
 
@@ -45,7 +46,7 @@ def _show_providers(section: Mapping[str, Any]) -> None:
         if visitors.has_session_ended()
         else "This app is open to its team: sign in to use it."
     )
-    for provider in sign_in_setup.providers(section):
+    for provider in providers(section):
         label = "Sign in" if provider is None else f"Sign in with {literal(provider, inside=True)}"
         st.button(
             label,
@@ -75,7 +76,7 @@ def _show_without_role(person: Person) -> None:
         title="You may not use this app yet.",
         icon=":material/lock:",
     )
-    st.code("\n".join(person.entries), language=None)
+    st.code("\n".join(person.entries(resources.settings().role_lists)), language=None)
     _sign_out_button()
 
 
