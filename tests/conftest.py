@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
 from tests.support import made_tables, no_disk_waits, warm_python
 from tests.support.built_store import built_store
+from tests.support.samples import copy_of_store
 
 CHAPTER_PROMPT = "<|system|>You are a stand-up comedian.<|end|><|user|>Tell me a joke about atom<|end|><|assistant|>"
 
@@ -146,9 +147,17 @@ def onnx_endpoint(built: Built, pool: WorkerPool) -> Endpoint:
 
 
 @pytest.fixture(scope="module")
-def home(built: Built) -> Iterator[Built]:
-    """An app on the store in which both wrappers are built."""
+def built_copy(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Both wrappers in a data folder of the module's own, where no turns of other tests wait to be written."""
+    home = tmp_path_factory.mktemp("copy")
+    copy_of_store(built.settings, home)
+    return replace(built, home=home, settings=settings_for(home, PHI3KIT_IDLE_SECONDS="7200"))
+
+
+@pytest.fixture(scope="module")
+def home(built_copy: Built) -> Iterator[Built]:
+    """An app on a store in which both wrappers are built."""
     from tests.support.in_app import app_on
 
-    with app_on(built.home):
-        yield built
+    with app_on(built_copy.home):
+        yield built_copy

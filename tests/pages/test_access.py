@@ -27,7 +27,7 @@ AUTH = {
     "redirect_uri": "https://phi.example/oauth2callback",
     "cookie_secret": "c" * 32,
     "client_id": "phi3kit",
-    "client_secret": "secret",
+    "client_secret": "word-of-the-client",
     "server_metadata_url": "https://id.example/.well-known/openid-configuration",
 }
 

@@ -24,10 +24,10 @@ MADRID = "The capital of Spain is Madrid."
 
 
 @pytest.fixture(scope="module")
-def home(built: Built) -> Iterator[Built]:
-    """An app on the store in which both wrappers are built, and a key for a remote endpoint."""
-    with app_on(built.home, PHI3KIT_KEY_FAR="s3cret"):
-        yield built
+def home(built_copy: Built) -> Iterator[Built]:
+    """An app on a store in which both wrappers are built, and a key for a remote endpoint."""
+    with app_on(built_copy.home, PHI3KIT_KEY_FAR="s3cret"):
+        yield built_copy
 
 
 @pytest.fixture
