@@ -13,10 +13,11 @@ from typing import Any, Literal
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Object
 
+from phi3kit.formats.table_cells import MOST_CELLS, cells_of_json
+
 # How a payload holds its data. bare: at its top, under messages, prompt or input.
 Form = Literal["bare", "inputs", "instances", "dataframe_split", "dataframe_records"]
 _MOST_CHARACTERS = 1_000_000
-_MOST_CELLS = 250_000  # of the table that the server makes: rows with a field of their own each fill a square of them
 _BARE_KEYS = ("messages", "prompt", "input")
 _WRAPPED: tuple[Form, ...] = ("inputs", "instances", "dataframe_split", "dataframe_records")
 
@@ -61,8 +62,8 @@ def enforce(signature: ModelSignature, text: str) -> Enforced:
     except RecursionError as error:
         return Enforced(None, Refusal("The payload is nested too deeply.", str(error), "Send a flat object."))
     form = form_of(payload)
-    if (cells := _cells(payload)) > _MOST_CELLS:
-        return Enforced(form, _too_big(f"It makes a table of up to {cells:,} cells; {_MOST_CELLS:,} are judged here."))
+    if (cells := cells_of_json(payload)) > MOST_CELLS:
+        return Enforced(form, _too_big(f"It makes a table of up to {cells:,} cells; {MOST_CELLS:,} are judged here."))
     try:
         data = _through_the_server(signature, text)
     except Exception as error:  # MLflow raises its own kind, pandas and NumPy theirs; the server answers 400 for each
@@ -133,24 +134,6 @@ def _rows(payload: dict[str, Any], form: Form | None) -> list[dict[str, Any]]:
 def _fields(rows: list[dict[str, Any]]) -> list[str]:
     """The fields that rows name, in their order."""
     return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _cells(payload: object) -> int:
-    """The most cells that a table of the payload can have: the longest list times the longest other one or all names."""
-    longest: dict[int, int] = {}  # by depth
-    names: set[str] = set()
-    left = [(payload, 0)]
-    while left:
-        value, depth = left.pop()
-        if isinstance(value, dict):
-            names |= value.keys()
-        if isinstance(value, (dict, list)):
-            within = list(value.values()) if isinstance(value, dict) else value
-            if isinstance(value, list):
-                longest[depth] = max(longest.get(depth, 0), len(value))
-            left += [(each, depth + 1) for each in within if isinstance(each, (dict, list))]
-    *_, second, first = sorted([*longest.values(), len(names), 1, 1])
-    return first * second
 
 
 def _too_big(why: str) -> Refusal:
