@@ -64,7 +64,7 @@ def evaluate(
     ):
         params = {"model_uri": request.model_uri, "data": question_set.name, "questions": len(question_set.questions)}
         mlflow.log_params({**params, "at_once": request.at_once, **asdict(request.sampling)})
-        _scored(table, question_set)
+        _scored(table, question_set, log_text=settings.log_text)
         mlflow.log_metrics(_metrics(table))
     return find_evaluation(run.info.run_id, settings)
 
@@ -96,24 +96,27 @@ def _table(question_set: QuestionSet, results: list[RowResult]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _scored(table: pd.DataFrame, question_set: QuestionSet) -> None:
-    """Let MLflow score the table into the active run, and add the scores to the table."""
+def _scored(table: pd.DataFrame, question_set: QuestionSet, *, log_text: bool) -> None:
+    """Add the scores to the table, and let MLflow log it into the active run.
+
+    log_text: whether questions and answers are logged too, or only what they cost and scored.
+    """
     metrics = []
     for name in scores.SCORES:
         score = getattr(scores, name)
-        table[name] = [score(answer, wanted) for answer, wanted in zip(table["answer"], table["expected"], strict=True)]
+        values = [score(answer, wanted) for answer, wanted in zip(table["answer"], table["expected"], strict=True)]
+        table[name] = values
 
-        def of_all(predictions: Any, targets: Any, score: Any = score) -> MetricValue:
-            values = [score(answer, wanted) for answer, wanted in zip(predictions, targets, strict=True)]
-            return MetricValue(scores=values, aggregate_results={})  # its means are logged under plain names
+        def of_all(predictions: Any, targets: Any, found: Any = values) -> MetricValue:
+            return MetricValue(scores=found, aggregate_results={})  # its means are logged under plain names
 
         metrics.append(make_metric(eval_fn=of_all, greater_is_better=True, name=name))
+    logged = table[["question", "expected", "answer", "completion_tokens", "latency_s", "error"]]
+    if not log_text:
+        failed = ["failed" if error else "" for error in table["error"]]  # an error may quote its question
+        logged = logged.assign(question="", expected="", answer="", error=failed)
     data = mlflow.data.from_pandas(
-        table[["question", "expected", "answer", "completion_tokens", "latency_s", "error"]],
-        targets="expected",
-        predictions="answer",
-        name=question_set.name,
-        digest=question_set.digest,
+        logged, targets="expected", predictions="answer", name=question_set.name, digest=question_set.digest
     )
     mlflow.models.evaluate(data=data, extra_metrics=metrics, evaluators="default")
 

@@ -142,6 +142,11 @@ def compare_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
+def keeps_texts(both: pd.DataFrame) -> bool:
+    """Whether questions and answers were kept, or only their scores. both: what `compare_answers` gave."""
+    return bool((both["question"] != "").any())
+
+
 def _evaluation(run: Any) -> Evaluation | None:
     """None for another program's run, or one that was changed."""
     metrics, params, tags = run.data.metrics, run.data.params, run.data.tags

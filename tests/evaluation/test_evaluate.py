@@ -1,6 +1,7 @@
 """Evaluation: scores, the questions that ship, runs in MLflow, two versions compared, and a champion."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.evaluation.evaluate import _metrics, evaluate
 from phi3kit.evaluation.promote import promote
 from phi3kit.evaluation.request import EvaluationRequest, read_questions
-from phi3kit.evaluation.results import answers_of, compare_answers, list_evaluations
+from phi3kit.evaluation.results import answers_of, compare_answers, keeps_texts, list_evaluations
 from phi3kit.evaluation.scores import SCORES, contains, exact, word_f1, words
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store
@@ -141,3 +142,21 @@ class TestCompare:
         both = compare_answers(answers("a b", "x", "a"), answers("a", "x", "a b"))
         assert list(both["better"]) == ["A", "same", "B"]
         assert list(both["exact_a"]) == [True, False, False]
+
+
+def test_without_texts_a_run_has_scores_and_no_question_and_answer(
+    built: Built, pool: WorkerPool, tmp_path: Path
+) -> None:
+    settings = replace(copy_of_store(built.settings, tmp_path / "home"), log_text=False)
+    path = tmp_path / "in.csv"
+    path.write_text(TABLE)
+    found = evaluate(EvaluationRequest(built.uri("onnx"), str(path)), ADMIN, settings, lambda _: None, pool)
+    assert (found.exact, found.contains) == (0.5, 1.0)
+    answers = answers_of(found.run_id, settings)
+    assert list(answers["exact"]) == [1.0, 0.0]
+    both = compare_answers(answers, answers)
+    assert not keeps_texts(both)
+    logged = [each for each in (settings.home / "artifacts").rglob("*") if each.is_file() and found.run_id in str(each)]
+    assert logged
+    for file in logged:
+        assert not [text for text in ("capital", "Madrid", "Lima") if text in file.read_text(errors="replace")]

@@ -1,16 +1,21 @@
 """Jobs on pages: whose build can be ended where, and whose evaluation is spoken of."""
 
+import dataclasses
 import json
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from phi3kit.core.settings import PROJECT_ROOT
+from phi3kit.evaluation import results
+from phi3kit.ui.shared import resources
 from tests.pages.test_access import BOB, TEAM, page_of
 from tests.support.in_app import app_on, errors, open_page, words
 from tests.support.samples import new_store
@@ -99,3 +104,27 @@ def test_anothers_job_under_way_is_told_without_what_it_does(tmp_path: Path, kin
     with app_on(tmp_path, **TEAM):
         assert f"Another person's {word} is under way" in words(page_of("vera", page))
         assert "Another person's" not in words(page_of("bob", page))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_evaluation_without_texts_is_shown_with_its_scores_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    text = "Madrid" if kept else ""
+    answers = pd.DataFrame(
+        [{"question": text, "expected": text, "answer": text, "exact": 0.0, "contains": 0.0, "word_f1": 0.25}]
+    )
+    known = {"run_id": "r", "at": datetime.now(UTC), "model_uri": "models:/m-x", "asked_as": "models:/m-x"}
+    named = {"wrapper": "onnx", "data": "in.csv", "digest": "d", "user": "local"}
+    counted = {"questions": 1, "failed": 0, "at_once": 1}
+    measured = dict.fromkeys(("exact", "contains", "word_f1", "completion_tokens", "latency_s", "latency_p95_s"), 0.25)
+    fields = {each.name for each in dataclasses.fields(results.Evaluation)}
+    values = {name: value for name, value in {**known, **named, **counted, **measured}.items() if name in fields}
+    monkeypatch.setattr(resources, "evaluations", lambda: [results.Evaluation(**values)])  # type: ignore[arg-type]
+    monkeypatch.setattr(results, "answers_of", lambda run_id, settings: answers)
+    new_store(tmp_path)
+    with app_on(tmp_path):
+        app = open_page("evaluate")
+        assert ("Questions and answers were not kept" in words(app)) is not kept
+        columns = [*app.dataframe[-1].proto.column_order] or list(app.dataframe[-1].value)
+        assert columns == (["question", "expected", "answer_a"] if kept else ["exact_a", "word_f1_a"])

@@ -95,12 +95,19 @@ def show_comparison(found: list[Evaluation]) -> None:
         b = by_id[second]
         _show_scores(a, b)
         both = results.compare_answers(_answers(first), _answers(second))
+        with_texts = results.keeps_texts(both)
         views = _VIEWS if others else ("wrong", "all")
+        views = views if with_texts else tuple(each for each in views if each != "differ")
         view = elements.choose_one("Show", views, f"versus_view_{len(views)}")
         shown = _viewed(both, view)
         st.caption(f"{len(shown):,} of {len(both):,} questions")
+        if not with_texts:
+            st.caption("Questions and answers were not kept (PHI3KIT_LOG_TEXT=0): only their scores.")
         if not shown.empty:
-            columns = ["question", "expected", "answer_a", *(["answer_b", "better"] if others else [])]
+            of_a, of_b = ["question", "expected", "answer_a"], ["answer_b"]
+            if not with_texts:
+                of_a, of_b = ["exact_a", "word_f1_a"], ["exact_b", "word_f1_b"]
+            columns = [*of_a, *([*of_b, "better"] if others else [])]
             st.dataframe(
                 shown[columns],
                 hide_index=True,
