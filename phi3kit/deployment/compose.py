@@ -5,11 +5,9 @@ Knows Docker Compose and how to repeat a build there. Runs nothing.
 
 import re
 import shlex
-from pathlib import Path
 
 import yaml
 
-from phi3kit.core.errors import RequestInvalid
 from phi3kit.core.records import PRECISIONS
 from phi3kit.core.settings import INSTALLED
 from phi3kit.deployment.recipes import Recipe, RecipeFile, RecipeStep
@@ -139,6 +137,10 @@ volumes:
   worker-data:
 """
 
+_NOT_A_SOURCE = (
+    "How to build the model there is left out: what it says to be built from is not plainly a folder or a repository. "
+    "Build it in that store yourself, and register it under the name that the worker serves."
+)
 _SECRETS = """(umask 077; python3 - > .env <<'END'
 import secrets
 print(f"POSTGRES_PASSWORD={secrets.token_hex(16)}")
@@ -155,6 +157,7 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
     named = registered_as is not None and is_plain(f"models:/{registered_as}/1")
     name = registered_as if registered_as and named else f"phi3-{model.wrapper}"
     command = ["python", "-m", "phi3kit", "serve", f"models:/{name}/1", "--host", "0.0.0.0", "--port", "8000"]  # noqa: S104
+    build = _build(model, name)
     return Recipe(
         "Compose",
         "Everything for a team on one machine: the app, MLflow's server on PostgreSQL, and a worker with a key.",
@@ -163,7 +166,7 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
             RecipeStep(
                 "Start the store and the app", "docker compose up --build --detach db mlflow app", needs="docker"
             ),
-            RecipeStep("Build the same model in that store", _build(model, name), needs="docker"),
+            *([RecipeStep("Build the same model in that store", build, needs="docker")] if build else []),
             RecipeStep("Start the worker", "docker compose up --detach worker", needs="docker"),
         ),
         (
@@ -172,7 +175,9 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
             RecipeFile(".dockerignore", "text", DOCKERIGNORE),
         ),
         (
-            "The containers have a store of their own: the model is built in it once more, from the same weights.",
+            "The containers have a store of their own: the model is built in it once more, from the same weights."
+            if build
+            else _NOT_A_SOURCE,
             "People sign in: write .streamlit/secrets.toml first, as the app's sign-in page shows it, readable by the user 1000.",
             *(["The image is made from a checkout: clone phi3kit's repository first."] if INSTALLED else []),
         ),
@@ -184,15 +189,17 @@ def _flow(words: list[str]) -> str:
     return yaml.safe_dump(words, default_flow_style=True, allow_unicode=True, width=1_000).strip().replace("$", "$$")
 
 
-def _build(model: LoggedModel, name: str) -> str:
-    folder = Path(model.source).is_absolute()
-    if not _SOURCE.fullmatch(model.source):
-        raise RequestInvalid(
-            f"The source {model.source!r} cannot stand in a command.",
-            "It begins with a hyphen, or has a colon or characters that cannot be seen.",
-            "Build the model from a folder of another name.",
-            param="source",
-        )
+def _is_plain_folder(source: str) -> bool:
+    """Whether an absolute path names a folder and nothing else: not the root, and nothing on the way there."""
+    *way, last = source.split("/")[1:]
+    return last != "" and not {"", ".", ".."} & {*way, last}
+
+
+def _build(model: LoggedModel, name: str) -> str | None:
+    """The command; None when the model was built from what is not plainly a folder, or a name."""
+    folder = model.source.startswith("/")
+    if not _SOURCE.fullmatch(model.source) or (folder and not _is_plain_folder(model.source)):
+        return None
     command = ["docker", "compose", "run", "--rm"]
     command += ["--volume", f"{model.source}:/source:ro"] if folder else []
     command += ["app", "python", "-m", "phi3kit", "build", "--wrapper", model.wrapper]

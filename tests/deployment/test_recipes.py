@@ -291,6 +291,22 @@ class TestCompose:
         assert command.endswith("--register phi3-transformers")
         assert "--source /source" in command
 
+    @pytest.mark.parametrize(
+        "source",
+        ["/", "//", "/..", "/models/../..", "/models/./x", "/a:/b", "/a\nb", "//etc", "/models/", "-v/:/x", "a:b"],
+    )
+    def test_what_is_not_plainly_a_folder_is_neither_mounted_nor_built_from(
+        self, settings: Settings, source: str
+    ) -> None:
+        recipe = compose.compose(replace(list_models(settings)[0], source=source), None)
+        assert [step.what for step in recipe.steps] == [
+            "Make the passwords, beside the files below in the project's folder",
+            "Start the store and the app",
+            "Start the worker",
+        ]
+        assert not [step for step in recipe.steps if "--volume" in step.command or "phi3kit build" in step.command]
+        assert recipe.notes[0].startswith("How to build the model there is left out")
+
 
 def test_every_step_that_is_shown_is_run_or_needs_what_is_not_here(settings: Settings) -> None:
     model = list_models(settings)[0]
