@@ -96,8 +96,7 @@ def show_comparison(found: list[Evaluation]) -> None:
         _show_scores(a, b)
         both = results.compare_answers(_answers(first), _answers(second))
         with_texts = results.keeps_texts(both)
-        views = _VIEWS if others else ("wrong", "all")
-        views = views if with_texts else tuple(each for each in views if each != "differ")
+        views = _views(with_texts) if others else ("wrong", "all")
         view = elements.choose_one("Show", views, f"versus_view_{len(views)}")
         shown = _viewed(both, view)
         st.caption(f"{len(shown):,} of {len(both):,} questions")
@@ -134,6 +133,10 @@ def _show_scores(a: Evaluation, b: Evaluation) -> None:
         metric("Latency, A", words.seconds(a.latency_s), saved_ms, f"{saved_ms:+,} ms", "inverse")
     if a.at_once != b.at_once:
         st.caption(f"Latency does not compare: {a.at_once} requests were under way together in A and {b.at_once} in B.")
+
+
+def _views(with_texts: bool) -> tuple[str, ...]:
+    return _VIEWS if with_texts else tuple(each for each in _VIEWS if each != "differ")
 
 
 def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
