@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
+from websockets.exceptions import ConnectionClosed
 
 from phi3kit.deployment.servers import free_port
-from tests.conftest import Built
+from phi3kit.tracking.logged_models import list_models
+from phi3kit.tracking.registry import list_registered, register
+from tests.conftest import Built, settings_for
+from tests.support.actors import ADMIN
 from tests.support.in_browser import App, go, idle, main_text, needs_browser, running_app, send, tab_on
 from tests.support.oidc_provider import Running, running_provider
 from tests.support.samples import copy_of_store
@@ -202,7 +206,7 @@ class TestInABrowser:
         assert_outside_in(page, "sign in to use it")
         assert not [each for each in page.context.cookies() if each["name"] == COOKIE]
         other.get_by_test_id("stSidebarNav").get_by_role("link", name="Models", exact=True).click()
-        assert_outside_in(other, "Your session has ended")
+        assert_outside_in(other, "sign in to use it")  # it comes back without the cookie
         other.close()
         with team.visitor(cookie=kept["value"]) as visitor:
             assert is_outside(visitor.open(), "Your session has ended")
@@ -224,11 +228,36 @@ class TestLeaving:
             with visitor.tab() as tab:
 
                 def ended(tab: Tab = tab) -> bool:  # its eight seconds are over
-                    return is_outside(tab.open("models"), "Your session has ended")
+                    try:
+                        tab.open("models")
+                    except ConnectionClosed:
+                        return True
+                    return False
 
                 wait_for("the session's end", ended)
+                session = tab.session
+            with visitor.tab(session) as tab:  # as a browser comes back
                 assert is_outside(tab.open("usage"), "Your session has ended")
-            assert is_outside(visitor.open(), "Your session has ended")
+
+    def test_a_tab_that_is_still_open_acts_no_more_after_signing_out_in_another(self, team: Team):
+        settings = settings_for(team.app.home)
+        uri = list_models(settings)[0].model_uri
+        register(uri, "prod", ADMIN, settings)
+        with team.visitor() as visitor:
+            visitor.sign_in("ada")
+            with visitor.tab() as one, visitor.tab() as other:
+
+                def shows(tab: Tab = other) -> bool:  # lists of the store are a few seconds old
+                    return "Make champion" in tab.open("models", "models_view=Registered").labels("button")
+
+                wait_for("the version", shows)
+                one.open()
+                one.click("Sign out")
+                with pytest.raises(ConnectionClosed):
+                    other.click("Make champion")
+            with visitor.tab(other.session) as again:
+                assert is_outside(again.open("models"), "Your session has ended")
+        assert [version.aliases for each in list_registered(settings) for version in each.versions] == [()]
 
 
 class TestAttacks:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -28,7 +29,7 @@ from websockets.sync.client import ClientConnection, connect
 from phi3kit.core.profiles import PROFILES
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.deployment.servers import free_port
-from phi3kit.ui.shared import resources, web
+from phi3kit.ui.shared import resources, visitors, web
 from tests.pages.test_access import TEAM, page_of
 from tests.security.test_same_origin import FROM_ELSEWHERE
 from tests.support.in_app import app_on, click, words
@@ -266,6 +267,17 @@ def back_message(**fields: Any) -> bytes:
     return BackMsg(**fields).SerializeToString()
 
 
+LISTED = [
+    back_message(rerun_script={"query_string": "a=b"}),
+    back_message(rerun_script={"fragment_id": "1", "is_auto_rerun": True}),
+    back_message(stop_script=True),
+    back_message(app_heartbeat=True),
+    back_message(file_urls_request={"file_names": ["a.csv"]}),
+    back_message(backend_operation_request={"deferred_file": {"file_id": "1"}}),
+    back_message(backend_operation_request={"dataframe_chunk": {}}),
+]
+
+
 class TestMessages:
     """What a browser sends over the socket, and what Streamlit gets of it."""
 
@@ -285,14 +297,7 @@ class TestMessages:
         assert last["type"] == ("websocket.send" if got[0]["type"] == "websocket.receive" else "websocket.close")
         return got[0]
 
-    @pytest.mark.parametrize("sent", [
-        back_message(rerun_script={"query_string": "a=b"}),
-        back_message(stop_script=True),
-        back_message(app_heartbeat=True),
-        back_message(file_urls_request={"file_names": ["a.csv"]}),
-        back_message(backend_operation_request={"deferred_file": {"file_id": "1"}}),
-        back_message(backend_operation_request={"dataframe_chunk": {}}),
-    ])  # fmt: skip
+    @pytest.mark.parametrize("sent", LISTED)
     def test_what_pages_need_is_passed_on(self, sent: bytes):
         assert self.got(sent)["bytes"] == sent
 
@@ -390,6 +395,89 @@ def message_with(field: str, value: str) -> ForwardMsg:
         part = getattr(part, each)
     setattr(part, last, value)
     return message
+
+
+class TestEndedSignIns:
+    """What a tab that was opened while somebody was signed in may do when the sign-in has ended."""
+
+    @pytest.fixture(autouse=True)
+    def _team(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setenv("PHI3KIT_PROFILE", "team")
+        monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
+        self.now = 1_000.0
+        monkeypatch.setattr(visitors.time, "time", lambda: self.now)
+        yield
+        visitors.forget()
+
+    def headers(self, **claims: Any) -> dict[str, str]:
+        """A browser's, with the cookie of somebody who signed in until 2,000 s."""
+        claims = {"is_logged_in": True, "iss": "https://id.example", "sub": "bob", "exp": 2_000.0, **claims}
+        value = create_signed_value(get_cookie_secret(), "_streamlit_user", json.dumps(claims)).decode()
+        return {"Cookie": f"_streamlit_user={value}; phi3kit_browser={'m' * 32}"}
+
+    def client(self) -> TestClient:
+        """A Streamlit that notes what it gets and sends a file's address for each message."""
+
+        async def streamlit(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await PlainTextResponse("a file")(scope, receive, send)
+                return
+            protocols.append(dict(scope["headers"]).get(b"sec-websocket-protocol", b"").decode())
+            await receive()
+            await send({"type": "websocket.accept"})
+            while (message := await receive())["type"] == "websocket.receive":
+                got.append(message["bytes"])
+                address = message_with("backend_operation_response.deferred_file.url", f"/media/{'a' * 56}.csv")
+                await send({"type": "websocket.send", "bytes": address.SerializeToString()})
+
+        client = surrounded(streamlit)
+        client.app_state |= {"got": (got := []), "protocols": (protocols := [])}
+        return client
+
+    @pytest.mark.parametrize("sent", LISTED)
+    def test_no_message_is_passed_on_and_the_socket_closes(self, sent: bytes):
+        client = self.client()
+        with client.websocket_connect(SOCKET, headers=self.headers()) as tab:
+            tab.send_bytes(sent)
+            assert tab.receive()["type"] == "websocket.send"
+            self.now = 2_000.0
+            tab.send_bytes(sent)
+            assert ForwardMsg.FromString(tab.receive_bytes()).auth_redirect.url == "./"
+            assert tab.receive() == {"type": "websocket.close", "code": 1008}
+        assert client.app_state["got"] == [sent]
+
+    def test_no_file_is_given_that_was_sent_before(self):
+        client, headers = self.client(), self.headers()
+        with client.websocket_connect(SOCKET, headers=headers) as tab:
+            tab.send_bytes(back_message(app_heartbeat=True))
+            tab.receive()
+            file = f"/media/{'a' * 56}.csv"
+            assert client.get(file, headers=headers).status_code == 200
+            self.now = 2_000.0
+            assert client.get(file, headers=headers).status_code == 404
+        with client.websocket_connect(SOCKET, headers=headers) as door:  # whose own images open
+            door.send_bytes(back_message(app_heartbeat=True))
+            door.receive()
+            assert client.get(file, headers=headers).status_code == 200
+
+    def test_a_tab_that_comes_back_goes_on_with_its_session_while_the_sign_in_counts_alone(self):
+        client, named = self.client(), {"Sec-WebSocket-Protocol": "streamlit, token, session"}
+        for now in (1_999.0, 2_000.0):
+            self.now = now
+            with client.websocket_connect(SOCKET, headers=self.headers() | named) as tab:
+                tab.send_bytes(back_message(app_heartbeat=True))  # by which the door is drawn, and signs in
+                assert tab.receive()["type"] == "websocket.send"
+        assert client.app_state["protocols"] == ["streamlit, token, session", "streamlit, token"]
+
+    def test_elsewhere_nobody_signs_in_and_no_cookie_is_asked(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("PHI3KIT_PROFILE", "public")
+        client = self.client()
+        headers = self.headers() | {"Sec-WebSocket-Protocol": "streamlit, token, session"}
+        with client.websocket_connect(SOCKET, headers=headers) as tab:
+            self.now = 2_000.0
+            tab.send_bytes(back_message(app_heartbeat=True))
+            assert tab.receive()["type"] == "websocket.send"
+        assert client.app_state["protocols"] == ["streamlit, token, session"]
 
 
 class TestUploads:

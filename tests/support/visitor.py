@@ -61,14 +61,14 @@ class Visitor:
             return tab.open(page, query)
 
     @contextmanager
-    def tab(self) -> Iterator["Tab"]:
-        """A tab: its session lasts as long as the block."""
+    def tab(self, session: str = "") -> Iterator["Tab"]:
+        """A tab: its session lasts as long as the block. session: of a tab that comes back."""
         self.http.get(f"{self.url}/_stcore/health")  # which gives a browser its token
         cookies = "; ".join(f"{each.name}={each.value}" for each in self.http.cookies.jar)
         with connect(
             f"{self.url.replace('http://', 'ws://')}/_stcore/stream",
             additional_headers={"Cookie": cookies, "Origin": self.url, **self.headers},
-            subprotocols=["streamlit", self.cookie("_streamlit_xsrf") or ""],  # type: ignore[list-item]
+            subprotocols=["streamlit", self.cookie("_streamlit_xsrf") or "", *([session] if session else [])],  # type: ignore[list-item]
             max_size=None,
         ) as socket:
             yield Tab(socket)
@@ -91,6 +91,7 @@ class Tab:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._shown = Shown()
+        self.session = ""  # its id, after the first page
 
     def open(self, page: str = "", query: str = "") -> Shown:
         """Go to a page."""
@@ -118,6 +119,8 @@ class Tab:
                 return shown
             elif kind == "auth_redirect":
                 shown.leads_to = sent.auth_redirect.url
+            elif kind == "new_session":
+                self.session = sent.new_session.initialize.session_id
             elif kind == "navigation":
                 shown.menu = [each.url_pathname for each in sent.navigation.app_pages]
             elif kind == "delta":

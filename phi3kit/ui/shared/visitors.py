@@ -13,6 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 import streamlit as st
+from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
+from streamlit.web.server.starlette.starlette_websocket import _get_signed_cookie_with_chunks
 
 from phi3kit.access.actor import Actor
 from phi3kit.access.people import People
@@ -90,6 +92,16 @@ def sign_out(settings: Settings) -> None:
 def person_signed_in(signed: Mapping[str, Any], settings: Settings) -> Person | None:
     """Whose sign-in these claims are, as a session of Streamlit has them; None for one that does not count (any more)."""
     return person_of(_counting(_trusted(signed)), settings.role_lists)
+
+
+def claims_of_cookies(cookies: Mapping[str, str]) -> Mapping[str, Any]:
+    """The claims of the sign-in that a request's cookies tell, as Streamlit checks them; empty without one."""
+    try:
+        content = _get_signed_cookie_with_chunks(dict(cookies), USER_COOKIE_NAME)
+        found = json.loads(content) if content else {}
+    except ValueError:  # Streamlit lets nobody in by it either
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _claims() -> Mapping[str, Any]:

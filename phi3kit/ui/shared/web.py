@@ -9,17 +9,20 @@ import re
 import secrets
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import streamlit as st
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config as st_config
+from streamlit.proto.AuthRedirect_pb2 import AuthRedirect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import get_instance
@@ -31,6 +34,8 @@ from phi3kit.core.errors import SettingInvalid
 from phi3kit.core.loopback import check_listening
 from phi3kit.core.settings import Settings, read_settings
 from phi3kit.ui.shared import resources, visitors
+
+Claims = Mapping[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -96,27 +101,49 @@ class OwnPages:
         return (404, "There is no such page.") if any(each in path for each in _NOT_SERVED) else None
 
 
-class ListedMessages:
-    """Lets a browser send over Streamlit's socket what pages need, and closes it at all else. Plain ASGI.
+@dataclass(frozen=True)
+class SignIns:
+    """How a request is judged by who signed in."""
+
+    of: Callable[[Scope], Claims]  # the claims of the request's cookie, empty where they let nobody in
+    counts: Callable[[Claims], bool]  # whether such claims still let somebody in
+
+
+# A page that only comes back would go on to show what it showed.
+_LOAD_AGAIN = ForwardMsg(auth_redirect=AuthRedirect(url="./")).SerializeToString()
+
+
+class JudgedMessages:
+    """Lets a browser send over Streamlit's socket what pages need, while its sign-in counts; else closes it. Plain ASGI.
 
     Streamlit takes more, of everybody: to clear the caches of all, to ask for its folder's git, to change its options.
+    It reads the sign-in once, when a tab opens: what was drawn then would act, and give files, when it has ended.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, sign_ins: SignIns | None) -> None:
+        """sign_ins: None where nobody signs in."""
+        self._app, self._sign_ins = app, sign_ins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
-        closed = False
+        closed, sign_ins = False, self._sign_ins
+        claims = sign_ins.of(scope) if sign_ins else {}
+        if sign_ins and not claims:  # the tab is shown the door, whose button must work
+            scope = _without_session(scope)
 
         async def listed() -> Message:
             nonlocal closed
             message = await receive()
-            if closed or message["type"] != "websocket.receive" or _is_listed(message.get("bytes")):
+            if closed or message["type"] != "websocket.receive":
+                return message
+            ended = sign_ins is not None and bool(claims) and not sign_ins.counts(claims)
+            if _is_listed(message.get("bytes")) and not ended:
                 return message
             closed = True
+            if ended:
+                await send({"type": "websocket.send", "bytes": _LOAD_AGAIN})
             await send({"type": "websocket.close", "code": 1008})
             return {"type": "websocket.disconnect", "code": 1008}
 
@@ -125,6 +152,15 @@ class ListedMessages:
                 await send(message)
 
         await self._app(scope, listed, open_only)
+
+
+def _without_session(scope: Scope) -> Scope:
+    """A socket's opening that goes on with no session: the third of its protocols names one, of when the sign-in counted."""
+    headers = [
+        (name, b",".join(value.split(b",")[:2]) if name == b"sec-websocket-protocol" else value)
+        for name, value in scope["headers"]
+    ]
+    return {**scope, "headers": headers}
 
 
 def _is_listed(data: bytes | None) -> bool:
@@ -142,11 +178,13 @@ def _is_listed(data: bytes | None) -> bool:
 class OwnFiles:
     """Gives a page's files (downloads, images) only to the browser to which their address was sent. Plain ASGI.
 
-    Streamlit gives them to whoever knows an address, which is made of the content alone.
+    Streamlit gives them to whoever knows an address, which is made of the content alone. A file that was sent to
+    somebody who had signed in is given while that sign-in counts.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, sign_ins: SignIns | None) -> None:
+        """sign_ins: None where nobody signs in."""
+        self._app, self._sign_ins = app, sign_ins
         self._sent: OrderedDict[str, _Browser] = OrderedDict()  # in the order in which they opened or closed a tab
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,14 +196,15 @@ class OwnFiles:
             before, _, name = scope["path"].rpartition(_MEDIA)
             found = _FILE.fullmatch(_MEDIA + name)
             of_streamlit = not found and before.endswith("/static")  # its fonts
-            sent = found and browser in self._sent and found[1] in self._sent[browser].files
-            if not of_streamlit and not sent:
+            if not of_streamlit and not (found and self._may_open(browser, found[1])):
                 await PlainTextResponse("There is no such file.", 404)(scope, receive, send)
                 return
 
+        claims = self._sign_ins.of(scope) if self._sign_ins and scope["type"] == "websocket" else {}
+
         async def noted(message: Message) -> None:
             if message["type"] == "websocket.send" and browser:
-                self._note(browser, message.get("bytes") or b"")
+                self._note(browser, message.get("bytes") or b"", claims)
             elif message["type"] == "http.response.start" and not browser and scope["path"].endswith(_FIRST_ASKED):
                 MutableHeaders(scope=message).append("Set-Cookie", _new_cookie(scope))
             await send(message)
@@ -187,12 +226,18 @@ class OwnFiles:
         for name in gone[:-_MOST_GONE]:
             del self._sent[name]
 
-    def _note(self, browser: str, data: bytes) -> None:
+    def _may_open(self, browser: str, file: str) -> bool:
+        files = self._sent[browser].files if browser in self._sent else {}
+        if file not in files:
+            return False
+        return not files[file] or self._sign_ins is None or self._sign_ins.counts(files[file])
+
+    def _note(self, browser: str, data: bytes, claims: Claims) -> None:
         if _MEDIA.encode() not in data:
             return
         files = self._sent[browser].files
         for file in _files_in(ForwardMsg.FromString(data)):
-            files[file] = None
+            files[file] = claims
             files.move_to_end(file)
             if len(files) > _MOST_FILES:
                 files.popitem(last=False)
@@ -201,7 +246,8 @@ class OwnFiles:
 @dataclass
 class _Browser:
     tabs: int = 0  # that are open
-    files: OrderedDict[str, None] = field(default_factory=OrderedDict)  # that were sent, the latest last
+    # That were sent, the latest last, each with the claims of who had signed in there.
+    files: OrderedDict[str, Claims] = field(default_factory=OrderedDict)
 
 
 def _files_in(message: ProtobufMessage) -> Iterator[str]:
@@ -375,13 +421,26 @@ def middleware() -> list[Middleware]:
     # Streamlit judges the origin of its socket too, and knows no name of a proxy that sends a Host of its own.
     listed = [f"https://{name}" for name in settings.host_names if "*" not in name]
     st_config.set_option("server.corsAllowedOrigins", [*st_config.get_option("server.corsAllowedOrigins"), *listed])
+    sign_ins = _sign_ins(settings) if settings.profile == "team" else None
     found = [Middleware(SecurityHeaders, framed=settings.profile == "public")]
-    found += [Middleware(OwnPages, names=names), Middleware(ListedMessages), Middleware(OwnFiles)]
+    found += [Middleware(OwnPages, names=names), Middleware(JudgedMessages, sign_ins=sign_ins)]
+    found.append(Middleware(OwnFiles, sign_ins=sign_ins))
     # Streamlit's own bound is of a file; a request has some lines around it.
     streamlits = (int(st.get_option("server.maxUploadSize")) + 1) * 2**20
     most_bytes = settings.limits.upload_mb * 1_000_000 if settings.limits.upload_mb else streamlits
     found.append(Middleware(BoundedUploads, most_bytes=most_bytes, held=_uploads, uploader=_uploader(settings)))
     return found
+
+
+def _sign_ins(settings: Settings) -> SignIns:
+    def counts(claims: Claims) -> bool:
+        return visitors.person_signed_in(claims, settings) is not None
+
+    def of(scope: Scope) -> Claims:
+        claims = visitors.claims_of_cookies(HTTPConnection(scope).cookies)
+        return claims if counts(claims) else {}
+
+    return SignIns(of, counts)
 
 
 def _uploader(settings: Settings) -> Callable[[str], str | None]:
