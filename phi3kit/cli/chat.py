@@ -4,7 +4,6 @@ import argparse
 
 from phi3kit.access.actor import process_actor
 from phi3kit.cli.arguments import Commands
-from phi3kit.cli.progress import say
 from phi3kit.core.settings import read_settings
 
 
@@ -31,4 +30,4 @@ def _run(arguments: argparse.Namespace) -> None:
         answer = ask(endpoint, Request(prompt), TurnContext(process_actor(settings), origin="api"), settings)
     finally:
         pool.close()
-    say(answer.text)
+    print(answer.text)

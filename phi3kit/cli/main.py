@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from phi3kit.cli import app, azure, batch, build, chat, evaluate, keys, serve, signatures, usage
+from phi3kit.cli import app, azure, batch, build, chat, evaluate, keys, serve, signatures, terminal, usage
 from phi3kit.core.data_folder import keep_private
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.redaction import hide_in_logs
@@ -51,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code."""
+    with terminal.cleaned():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     arguments = parser().parse_args(argv)
     _quiet()
     keep_private()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from phi3kit.access.actor import Actor, process_actor
 from phi3kit.cli.ending import Ending
-from phi3kit.core.errors import without_controls
 from phi3kit.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,11 +22,6 @@ _EVERY_S = 2.0  # lines on a terminal
 
 RequestT = TypeVar("RequestT", bound="JobRequest")
 ResultT = TypeVar("ResultT", "BatchSummary", "Evaluation")
-
-
-def say(text: str) -> None:
-    """Print what a model or a file says: to a terminal without control characters, to a file or a pipe as it is."""
-    print(without_controls(text) if sys.stdout.isatty() else text)
 
 
 class TerminalProgress:

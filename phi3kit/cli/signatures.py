@@ -4,7 +4,6 @@ import argparse
 import json
 
 from phi3kit.cli.arguments import Commands
-from phi3kit.cli.progress import say
 from phi3kit.core.settings import read_settings
 
 
@@ -26,10 +25,10 @@ def _run(arguments: argparse.Namespace) -> None:
     rows = compare(a, b)
     if arguments.json:
         both = {"a": describe(a).as_json(), "b": describe(b).as_json(), "fields": [row.as_json() for row in rows]}
-        say(json.dumps(both, ensure_ascii=False, indent=2))
+        print(json.dumps(both, ensure_ascii=False, indent=2))
         return
     for uri, signature in ((arguments.uri_a, a), (arguments.uri_b, b)):
-        say(f"{uri}\n{describe(signature).notation}\n")
+        print(f"{uri}\n{describe(signature).notation}\n")
     width = max(len(row.name) for row in rows)
     for row in rows:
-        say(f"{row.part:8} {row.name:{width}}  {row.in_a or '-':28} {row.in_b or '-':28} {row.verdict}")
+        print(f"{row.part:8} {row.name:{width}}  {row.in_a or '-':28} {row.in_b or '-':28} {row.verdict}")

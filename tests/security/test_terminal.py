@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from phi3kit.cli.progress import say
+from phi3kit.access.keys import KeyStore
+from phi3kit.cli.main import main
+from phi3kit.cli.terminal import cleaned
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import EndpointFailed, Phi3KitError, SourceInvalid
 from phi3kit.formats.model_folder import judge, sizes_of
 from phi3kit.packaging.sources.find import find_source
+from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
 from tests.conftest import settings_for
 from tests.support.actors import ADMIN
 from tests.support.hub_server import local_hub
@@ -39,9 +42,43 @@ class TestOutput:
     def test_control_characters_reach_no_terminal_and_files_stay_exact(
         self, terminal: bool, printed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-        say("\x1b[2Jé")
-        assert capsys.readouterr().out == printed
+        for stream in (sys.stdout, sys.stderr):
+            monkeypatch.setattr(stream, "isatty", lambda: terminal)
+        with cleaned():
+            print("\x1b[2Jé")
+            print("\x1b[2Jé", file=sys.stderr)
+            sys.stdout.writelines(["\x1b[2J", "é\n"])
+        assert capsys.readouterr() == (printed * 2, printed)
+
+    @pytest.mark.parametrize("more", [[], ["--json"]])
+    def test_a_users_note_of_a_key_commands_not_the_terminal_of_who_lists_them(
+        self, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        KeyStore(tmp_path).create("bob", "ci\x1b[1A\x1b]52;c;eA==\x07\x9b\u202e", ADMIN)
+        monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        assert main(["keys", "list", *more]) == 0
+        printed = capsys.readouterr().out
+        assert "bob" in printed
+        assert not [each for each in "\x1b\x07\x9b\u202e" if each in printed]
+
+    @pytest.mark.parametrize("format_", ["table", "csv", "json"])
+    def test_another_programs_turns_command_not_the_terminal_of_who_reads_usage(
+        self, format_: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = settings_for(tmp_path)
+        store, experiment = open_store(settings), experiment_id(settings, USAGE_EXPERIMENT)
+        tags = {"phi3kit.wrapper": "onnx\x1b]0;x\x07", "phi3kit.finish_reason": "stop", "phi3kit.origin": "ui\u202e"}
+        run = store.create_run(experiment, tags=tags | {"phi3kit.interface": "raw\x9b31m"}).info.run_id
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+            store.log_metric(run, name, 0 if name == "completion_tokens" else 1)
+        store.set_terminated(run)
+        monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        assert main(["usage", "--format", format_]) == 0
+        printed = capsys.readouterr().out
+        assert "onnx" in printed
+        assert not [each for each in "\x1b\x07\x9b\u202e" if each in printed]
 
 
 class TestHub:
