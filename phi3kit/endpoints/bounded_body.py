@@ -11,6 +11,7 @@ _EVENTS = "text/event-stream"
 _MOST_BYTES = 8 * 2**20  # of a whole answer; read as JSON it may take 25 times as much memory
 _MOST_STREAMED_BYTES = 64 * 2**20  # an event for each of 128,000 tokens
 _MOST_EVENT_BYTES = 2**20
+MOST_WIRE_BYTES = 2 * _MOST_STREAMED_BYTES  # with heads, 1xx responses before them, and what frames chunks
 _BLANK_LINES = (b"\n\n", b"\r\r", b"\n\r\n")
 
 

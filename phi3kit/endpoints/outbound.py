@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore2
@@ -17,7 +18,15 @@ from phi3kit.access.hosts import AllowedHosts
 from phi3kit.core.errors import EndpointFailed
 from phi3kit.core.loopback import is_loopback
 
-_Late = Callable[[], Exception]
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a connection may take in all, whatever the HTTP library makes of it."""
+
+    seconds: float  # from when its client is made until the last byte
+    bytes: int  # of heads, of their 1xx forerunners, of chunks and of what frames them
+    late: Callable[[], Exception]  # the error of one that takes longer
+    too_long: Callable[[], Exception]
 
 
 def loopback_client(base_url: str, timeout_s: float, headers: dict[str, str] | None = None) -> httpx2.Client:
@@ -30,14 +39,13 @@ def loopback_client(base_url: str, timeout_s: float, headers: dict[str, str] | N
 def outbound_client(
     url: str,
     allowed: Iterable[str] | None = None,
-    seconds: float = float("inf"),
-    late: _Late | None = None,
+    bounds: Bounds | None = None,
     **named: Any,
 ) -> httpx2.Client:
     """A client for the URL alone, which follows no redirect.
 
     allowed: hosts that may be connected to, None: any; with them no proxy is asked, which would resolve names by itself.
-    seconds: from now until the last byte; then `late` gives the error. named: more arguments of httpx2.Client.
+    bounds: of each of its connections. named: more arguments of httpx2.Client.
     """
     client = httpx2.Client(
         trust_env=allowed is None and not is_loopback(httpx2.URL(url).host),
@@ -45,7 +53,7 @@ def outbound_client(
         follow_redirects=False,
         **named,
     )
-    backend = _Backend(None if allowed is None else AllowedHosts.read(allowed), time.monotonic() + seconds, late)
+    backend = _Backend(None if allowed is None else AllowedHosts.read(allowed), bounds)
     # httpx2's own transports take no network backend; their pools do.
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx2.HTTPTransport):
@@ -59,13 +67,14 @@ def _certificates(url: str) -> ssl.SSLContext:
 
 
 class _Backend(httpcore2.SyncBackend):
-    def __init__(self, allowed: AllowedHosts | None, deadline: float, late: _Late | None) -> None:
+    def __init__(self, allowed: AllowedHosts | None, bounds: Bounds | None) -> None:
         super().__init__()
-        self._allowed, self._deadline, self._late = allowed, deadline, late
+        self._allowed, self._bounds = allowed, bounds
+        self._deadline = time.monotonic() + bounds.seconds if bounds else float("inf")
 
     def connect_tcp(self, host: str, port: int, *arguments: Any, **named: Any) -> httpcore2.NetworkStream:
         if self._allowed is None:
-            return self._timed(super().connect_tcp(host, port, *arguments, **named))
+            return self._bounded(super().connect_tcp(host, port, *arguments, **named))
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -77,31 +86,41 @@ class _Backend(httpcore2.SyncBackend):
         failure: Exception | None = None
         for address in allowed:
             try:
-                return self._timed(super().connect_tcp(address, port, *arguments, **named))
+                return self._bounded(super().connect_tcp(address, port, *arguments, **named))
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         assert failure is not None
         raise failure
 
-    def _timed(self, stream: httpcore2.NetworkStream) -> httpcore2.NetworkStream:
-        return _Timed(stream, self._deadline, self._late) if self._late else stream
+    def _bounded(self, stream: httpcore2.NetworkStream) -> httpcore2.NetworkStream:
+        return _Bounded(stream, self._deadline, self._bounds) if self._bounds else stream
 
 
-class _Timed(httpcore2.NetworkStream):
-    """A connection that ends at a moment. The HTTP library's own time limits begin anew with each byte."""
+class _Bounded(httpcore2.NetworkStream):
+    """A connection that ends at a moment, and after so many bytes.
 
-    def __init__(self, stream: httpcore2.NetworkStream, deadline: float, late: _Late) -> None:
-        self._stream, self._deadline, self._late = stream, deadline, late
+    The HTTP library's own time limits begin anew with each byte, and it reads 1xx responses and chunks without end.
+    """
+
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: float, bounds: Bounds) -> None:
+        self._stream, self._deadline, self._bounds, self._left = stream, deadline, bounds, bounds.bytes
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         left = self._deadline - time.monotonic()
         try:
             if left > 0:
-                return self._stream.read(max_bytes, left if timeout is None else min(timeout, left))
+                piece = self._stream.read(max_bytes, left if timeout is None else min(timeout, left))
+                return self._counted(piece)
         except httpcore2.ReadTimeout:
             if time.monotonic() < self._deadline:
                 raise
-        raise self._late()
+        raise self._bounds.late()
+
+    def _counted(self, piece: bytes) -> bytes:
+        self._left -= len(piece)
+        if self._left < 0:
+            raise self._bounds.too_long()
+        return piece
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, timeout)
@@ -112,7 +131,7 @@ class _Timed(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        return _Timed(self._stream.start_tls(ssl_context, server_hostname, timeout), self._deadline, self._late)
+        return _Bounded(self._stream.start_tls(ssl_context, server_hostname, timeout), self._deadline, self._bounds)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

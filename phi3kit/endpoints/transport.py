@@ -26,8 +26,8 @@ from phi3kit.core.errors import (
 )
 from phi3kit.core.records import Endpoint
 from phi3kit.core.redaction import masked
-from phi3kit.endpoints.bounded_body import bound
-from phi3kit.endpoints.outbound import outbound_client
+from phi3kit.endpoints.bounded_body import MOST_WIRE_BYTES, bound
+from phi3kit.endpoints.outbound import Bounds, outbound_client
 
 CONNECT_S = 10.0
 _SILENCES = 10  # that an answer of a remote endpoint may last: a byte a minute is no silence
@@ -94,8 +94,7 @@ def http_client(endpoint: Endpoint, cancellation: Cancellation | None = None) ->
     return outbound_client(
         endpoint.base_url,
         endpoint.allowed_hosts,
-        _SILENCES * endpoint.silence_s,
-        (lambda: _late(endpoint)) if remote else None,
+        _bounds(endpoint) if remote else None,
         timeout=httpx2.Timeout(endpoint.silence_s, connect=CONNECT_S),
         event_hooks={"request": [prepare], "response": [bounded]},
     )
@@ -192,6 +191,12 @@ def whole_characters(text: str) -> str:
 def whole_number(header: str | None) -> int:
     """The number in a header; 0 for none, and for what is none."""
     return int(header) if header and header.isascii() and header.isdecimal() and len(header) < 10 else 0
+
+
+def _bounds(endpoint: Endpoint) -> Bounds:
+    why = f"With all that stands around it its answer is longer than {MOST_WIRE_BYTES // 2**20} MB."
+    seconds = _SILENCES * endpoint.silence_s
+    return Bounds(seconds, MOST_WIRE_BYTES, lambda: _late(endpoint), lambda: _unbounded(endpoint, why))
 
 
 def _unbounded(endpoint: Endpoint, why: str) -> EndpointFailed | WorkerFailed:

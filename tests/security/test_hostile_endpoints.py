@@ -84,6 +84,21 @@ class TestTooMuch:
         assert (error.kind, error.why) == ("protocol", "Its answer is longer than 8 MB.")
         assert server.sent < 40 * MB
 
+    @pytest.mark.parametrize(
+        ("answer", "again"),
+        [
+            (b"", b"HTTP/1.1 103 Early Hints\r\nX: " + b"a" * 20_000 + b"\r\n\r\n"),
+            (EVENTS[:-2] + b"Transfer-Encoding: chunked\r\n\r\n", b"1;x=" + b"a" * 20_000 + b"\r\n\n\r\n"),
+        ],
+        ids=["1xx", "chunks"],
+    )
+    def test_what_stands_around_an_answer_ends_too(self, here: Settings, answer: bytes, again: bytes) -> None:
+        with scripted(answer, again=again) as server:
+            error = failure(server, here)
+        why = "With all that stands around it its answer is longer than 128 MB."
+        assert (error.kind, error.why) == ("protocol", why)
+        assert server.sent < 160 * MB
+
     def test_an_endless_list_of_models_ends(self, here: Settings) -> None:
         with scripted(JSON, again=b"[]," * MB) as server, pytest.raises(EndpointFailed, match="longer than 8 MB"):
             probe(connection(server), {}, ADMIN, here)
