@@ -6,14 +6,15 @@ One SQLite file under the data folder. Knows no HTTP and no page.
 """
 
 import json
-from contextlib import AbstractContextManager
+import time
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from sqlite3 import Connection
 
 from phi3kit.access.sign_in_claims import Person, is_persons_name, role_of, same_name
 from phi3kit.core.profiles import Role
 from phi3kit.core.settings import RoleLists, Settings
-from phi3kit.core.sqlite_file import transaction
+from phi3kit.core.sqlite_file import connect, sqlite_errors, transaction
 
 _SCHEMA = """
 create table if not exists people (
@@ -29,6 +30,9 @@ create table if not exists ended_sign_ins (
     until real not null  -- when the cookie ends, seconds since the epoch
 );
 """
+
+
+_UNUSABLE = "The list of people cannot be used."
 
 
 class People:
@@ -61,20 +65,20 @@ class People:
         return row[0] if row else "nobody"
 
     def end_sign_in(self, id: str, until: float) -> None:
-        """Keep that a sign-in was ended, as long as its cookie would count (seconds since the epoch)."""
+        """Keep that a sign-in was ended, as long as its cookie would count (seconds since the epoch); older ones go."""
         with self._transaction() as connection:
+            connection.execute("delete from ended_sign_ins where until < ?", (time.time(),))
             connection.execute("insert or replace into ended_sign_ins values (?, ?)", (id, until))
 
-    def ended_sign_ins(self, now: float) -> dict[str, float]:
-        """What was ended, and until when its cookie would count; older entries go."""
+    def ended_sign_ins(self) -> dict[str, float]:
+        """What was ended, and until when its cookie would count. Waits for nobody who writes."""
         if not self._path.exists():
             return {}
-        with self._transaction() as connection:
-            connection.execute("delete from ended_sign_ins where until < ?", (now,))
+        with sqlite_errors(self._path, _UNUSABLE), closing(connect(self._path, _SCHEMA)) as connection:
             return dict(connection.execute("select id, until from ended_sign_ins").fetchall())
 
     def _transaction(self) -> AbstractContextManager[Connection]:
-        return transaction(self._path, _SCHEMA, "The list of people cannot be used.")
+        return transaction(self._path, _SCHEMA, _UNUSABLE)
 
 
 def role_of_key(user: str, settings: Settings) -> Role:

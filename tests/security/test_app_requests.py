@@ -26,6 +26,7 @@ from streamlit.web.server.starlette.starlette_app_utils import create_signed_val
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from phi3kit.access.people import People
 from phi3kit.core.profiles import PROFILES
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.deployment.servers import free_port
@@ -468,6 +469,27 @@ class TestEndedSignIns:
                 tab.send_bytes(back_message(app_heartbeat=True))  # by which the door is drawn, and signs in
                 assert tab.receive()["type"] == "websocket.send"
         assert client.app_state["protocols"] == ["streamlit, token, session", "streamlit, token"]
+
+    def test_another_app_on_the_data_folder_ends_it_within_a_second(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        clock = 5.0
+        monkeypatch.setattr(visitors.time, "monotonic", lambda: clock)
+        client, sent = self.client(), back_message(app_heartbeat=True)
+        with client.websocket_connect(SOCKET, headers=self.headers()) as tab:
+            claims = visitors.claims_of_cookies({"_streamlit_user": self.headers()["Cookie"].split(";")[0][16:]})
+            People(tmp_path).end_sign_in(visitors._key(claims), 9_000.0)  # as the other process does
+            clock += 1.0
+            tab.send_bytes(sent)
+            assert ForwardMsg.FromString(tab.receive_bytes()).auth_redirect.url == "./"
+        assert client.app_state["got"] == []
+
+    def test_nobody_is_inside_while_it_cannot_be_known_who_left(self, tmp_path: Path):
+        (tmp_path / "people.db").write_bytes(b"no database" * 100)
+        client = self.client()
+        with client.websocket_connect(SOCKET, headers=self.headers() | {"Sec-WebSocket-Protocol": "a, b, c"}):
+            pass
+        assert client.app_state["protocols"] == ["a, b"]
 
     def test_elsewhere_nobody_signs_in_and_no_cookie_is_asked(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("PHI3KIT_PROFILE", "public")

@@ -116,7 +116,6 @@ def _open() -> Kit:
     open_store(settings)
     if settings.profile == "team":
         People(settings.home).reread(settings.role_lists)
-        visitors.recall(settings)
     pool = WorkerPool(settings)
     shared = Kit(
         settings=settings,

@@ -43,7 +43,7 @@ def _show_providers(section: Mapping[str, Any]) -> None:
         return
     st.markdown(
         "Your session has ended: sign in again to go on."
-        if visitors.has_session_ended()
+        if visitors.has_session_ended(resources.settings())
         else "This app is open to its team: sign in to use it."
     )
     for provider in providers(section):

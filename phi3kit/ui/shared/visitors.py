@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -24,11 +25,13 @@ from phi3kit.core.profiles import Role
 from phi3kit.core.settings import Settings
 
 _COOKIE_S = 31 * 86_400.0  # Streamlit takes no older cookie
+_EVERY_S = 1.0  # between two looks at what was ended elsewhere
 
 # Of this process, and not in Streamlit's caches, which one message of any browser clears.
 _guard = threading.Lock()
 _noted: dict[str, tuple[Person, Role]] = {}  # what was kept of people, by name
 _ended: dict[str, float] = {}  # ended sign-ins, and until when their cookies would count (seconds since the epoch)
+_read_at: dict[Path, float] = {}  # when what was ended was read last, by data folder (monotonic seconds)
 
 
 def actor(settings: Settings) -> Actor:
@@ -47,7 +50,7 @@ def actor(settings: Settings) -> Actor:
 
 def person(settings: Settings) -> Person | None:
     """Who signed in at this tab; None for nobody."""
-    return person_of(_claims(), settings.role_lists)
+    return person_of(_counting(_signed(), settings), settings.role_lists)
 
 
 def _note(found: Person, role: Role, settings: Settings) -> None:
@@ -58,23 +61,17 @@ def _note(found: Person, role: Role, settings: Settings) -> None:
             _noted[found.name] = (found, role)
 
 
-def recall(settings: Settings) -> None:
-    """Take up the sign-ins that were ended before this process began. Raises StorageFailed."""
-    ended = People(settings.home).ended_sign_ins(time.time())
-    with _guard:
-        _ended.update(ended)
-
-
 def forget() -> None:
     """Know of nobody any more; what is in the data folder stays."""
     with _guard:
         _noted.clear()
         _ended.clear()
+        _read_at.clear()
 
 
-def has_session_ended() -> bool:
-    """Whether somebody had signed in at this tab, and has to do it again."""
-    return _signed().get("is_logged_in") is True and not _claims()
+def has_session_ended(settings: Settings) -> bool:
+    """Whether somebody had signed in at this tab, and has to do it again. Raises StorageFailed."""
+    return _signed().get("is_logged_in") is True and not _counting(_signed(), settings)
 
 
 def sign_out(settings: Settings) -> None:
@@ -90,8 +87,11 @@ def sign_out(settings: Settings) -> None:
 
 
 def person_signed_in(signed: Mapping[str, Any], settings: Settings) -> Person | None:
-    """Whose sign-in these claims are, as a session of Streamlit has them; None for one that does not count (any more)."""
-    return person_of(_counting(_trusted(signed)), settings.role_lists)
+    """Whose sign-in these claims are, as a session of Streamlit has them; None for one that does not count (any more).
+
+    Raises StorageFailed.
+    """
+    return person_of(_counting(_trusted(signed), settings), settings.role_lists)
 
 
 def claims_of_cookies(cookies: Mapping[str, str]) -> Mapping[str, Any]:
@@ -104,14 +104,20 @@ def claims_of_cookies(cookies: Mapping[str, str]) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _claims() -> Mapping[str, Any]:
-    """The provider's claims of who signed in at this tab; empty when nobody did, or when they have expired."""
-    return _counting(_signed())
+def _counting(signed: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+    """The claims; empty when nobody signed in, or when they have expired or were ended."""
+    counts = signed.get("is_logged_in") is True and not has_expired(signed, time.time())
+    return signed if counts and not _is_ended(_key(signed), settings) else {}
 
 
-def _counting(signed: Mapping[str, Any]) -> Mapping[str, Any]:
-    counts = signed.get("is_logged_in") is True and not has_expired(signed, time.time()) and _key(signed) not in _ended
-    return signed if counts else {}
+def _is_ended(key: str, settings: Settings) -> bool:
+    """Whether a sign-in was ended: here, or a second ago by another app on the same data folder."""
+    with _guard:
+        now = time.monotonic()
+        if now - _read_at.get(settings.home, -_EVERY_S) >= _EVERY_S:
+            _ended.update(People(settings.home).ended_sign_ins())
+            _read_at[settings.home] = now
+        return key in _ended
 
 
 def _signed() -> Mapping[str, Any]:

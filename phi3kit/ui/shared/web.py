@@ -30,7 +30,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 
 from phi3kit.access.same_origin import ServedNames, is_own_click, is_plain
 from phi3kit.access.sign_in_claims import role_of
-from phi3kit.core.errors import SettingInvalid
+from phi3kit.core.errors import SettingInvalid, StorageFailed
 from phi3kit.core.loopback import check_listening
 from phi3kit.core.settings import Settings, read_settings
 from phi3kit.ui.shared import resources, visitors
@@ -434,7 +434,10 @@ def middleware() -> list[Middleware]:
 
 def _sign_ins(settings: Settings) -> SignIns:
     def counts(claims: Claims) -> bool:
-        return visitors.person_signed_in(claims, settings) is not None
+        try:
+            return visitors.person_signed_in(claims, settings) is not None
+        except StorageFailed:  # nobody is let in while nothing can be known; the page says why
+            return False
 
     def of(scope: Scope) -> Claims:
         claims = visitors.claims_of_cookies(HTTPConnection(scope).cookies)
