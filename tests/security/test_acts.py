@@ -109,7 +109,10 @@ PARTS = {
     "jobs/job_folder.py run_as_job", "jobs/job_list.py JobList.launch",
 }  # fmt: skip
 # They ask whether something is the actor's own.
-OWN = {"jobs/job_folder.py Job.belongs_to", "jobs/job_list.py JobList.cancel", "usage/details.py turn_details"}
+OWN = {
+    "evaluation/results.py seen_by", "jobs/job_folder.py Job.belongs_to",
+    *(f"jobs/job_list.py JobList.{name}" for name in ("anothers", "cancel", "find", "latest", "seen_by")), "usage/details.py turn_details",
+}  # fmt: skip
 
 
 def acting() -> set[str]:
