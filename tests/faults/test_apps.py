@@ -86,12 +86,16 @@ class TestTwoAppsOnOneDataFolder:
         assert written_at_last(settings) == Counter(ids(one) | ids(other))
 
 
-# What Streamlit does when visitors come together to a new app, each to another page: it runs the files in threads.
+# What Streamlit does when visitors come together to a new app, each to another page: its server has imported the entry, and
+# runs the files in threads.
 FIRST_MOMENT = """
 import ast, sys, threading
 from pathlib import Path
 
-import streamlit
+from streamlit import config
+
+config.set_option("server.address", "127.0.0.1")
+import streamlit_app
 
 sys.setswitchinterval(1e-5)
 begin, failed = threading.Barrier(len(sys.argv) - 1), []
