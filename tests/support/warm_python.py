@@ -206,8 +206,10 @@ def _serve(connection: socket.socket) -> NoReturn:
         if between == 0:
             between = os.getpid()
             if child := os.fork():
-                os.write(write, str(child).encode())
-                os._exit(0)
+                try:
+                    os.write(write, str(child).encode())
+                finally:  # also when the template was killed meanwhile: the child waits for this end
+                    os._exit(0)
             for each in (read, write, connection.detach()):
                 os.close(each)
             while os.getppid() == between:  # an orphan from here on, and adopted
