@@ -12,7 +12,7 @@ import pytest
 from phi3kit.core.records import Endpoint
 
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
-FEW, MANY = 150, 250  # requests a route and mode; making one costs ten times what answering it does
+FEW, MANY = 40, 250  # requests a route and mode; making one costs ten times what answering it does
 
 
 @pytest.fixture(scope="module")
