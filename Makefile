@@ -7,8 +7,8 @@ PORT ?= 8501
 ADDRESS ?= 127.0.0.1
 MLFLOW_PORT ?= 5000
 MINUTES ?= 20
-# Four processes, a file each at a time, in the order of their names: most tests wait for processes that they start.
-PYTEST_OPTIONS ?= -n 4 --dist loadfile --no-loadscope-reorder
+# Five processes, a file each at a time, in the order of their names: most tests wait for processes that they start.
+PYTEST_OPTIONS ?= -n 5 --dist loadfile --no-loadscope-reorder
 # Compiled modules are kept, whatever the shell says: every process of the app and of the tests imports them.
 export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv

@@ -40,6 +40,7 @@ class TestMlflowRun:
         (model,) = list_models(settings)
         assert (model.wrapper, model.source) == ("onnx", "embedded")
 
+    @pytest.mark.slow
     def test_batch_writes_its_output(self, built: Built, tmp_path: Path) -> None:
         path = table_of(tmp_path, "What is the capital of Spain?")
         output = tmp_path / "out.csv"

@@ -154,6 +154,9 @@ class TestBundle:
 
 
 class TestScoringScript:
+    @pytest.mark.parametrize(
+        "unpacked", ["onnx", pytest.param("transformers", marks=pytest.mark.slow)], indirect=True, scope="module"
+    )
     def test_it_answers_azures_request_format_and_refuses_what_it_cannot_take_with_a_sentence(
         self, unpacked: tuple[WrapperName, Path]
     ) -> None:

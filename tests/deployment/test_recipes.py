@@ -95,7 +95,7 @@ class TestServers:
         answer = json.loads(run_as_shown(recipe, port, tmp_path, settings))
         assert answer["choices"][0]["message"]["content"].strip() == ANSWER
 
-    @pytest.mark.parametrize("wrapper", WRAPPERS)
+    @pytest.mark.parametrize("wrapper", ["onnx", pytest.param("transformers", marks=pytest.mark.slow)])
     def test_mlflow_models_serve_answers_the_calls_that_are_shown_here_and_beside_an_answer(
         self, built: Built, settings: Settings, wrapper: WrapperName, tmp_path: Path
     ) -> None:
