@@ -21,7 +21,7 @@ from phi3kit.core.machine import keep_loaded_out_of_collections
 from phi3kit.core.records import Endpoint, WrapperName
 from phi3kit.core.settings import PROJECT_ROOT, Settings, read_settings
 from phi3kit.endpoints.workers import WorkerPool
-from tests.support import made_tables, no_disk_waits, warm_python
+from tests.support import made_tables, no_disk_waits, shared_certificates, warm_python
 from tests.support.built_store import built_store
 from tests.support.samples import copy_of_store
 
@@ -56,6 +56,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read where torch is impor
 warm_python.install()
 made_tables.install()
 no_disk_waits.install()
+shared_certificates.install()
 gc.disable()  # until all tests are collected: what is imported stays
 
 _main = sys.modules["__main__"]

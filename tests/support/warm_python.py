@@ -11,6 +11,7 @@ starts children itself (an app, the command line, a process of the tests) gets a
 thread.
 """
 
+import asyncio
 import atexit
 import contextlib
 import ctypes
@@ -318,14 +319,25 @@ def _import_all() -> None:
     sys.modules["scipy"] = None  # type: ignore[assignment]  # as a worker has it
     for name in (*_HEAVY, *_parts_of_the_kit()):
         importlib.import_module(name)
-    for name in ("made_tables", "no_disk_waits"):
+    for name in ("made_tables", "no_disk_waits", "shared_certificates"):
         importlib.import_module(f"tests.support.{name}").install()
+    _let_uvloop_use_popen()
     del sys.modules["scipy"]
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.enable()
     gc.freeze()  # a collection would touch, and so copy, what the children share
     _ask_for_big_pages()
+
+
+def _let_uvloop_use_popen() -> None:
+    """A worker's loop starts its children as asyncio's own does, which is by `subprocess.Popen`."""
+    import uvloop
+
+    usual = asyncio.SelectorEventLoop
+    for name in ("subprocess_exec", "_make_subprocess_transport", "_child_watcher_callback"):
+        setattr(uvloop.Loop, name, getattr(usual, name))
+    uvloop.Loop._debug = False  # read by the first of them
 
 
 def _ask_for_big_pages() -> None:

@@ -111,5 +111,7 @@ def test_no_request_breaks_the_worker(
 
         send()
     assert len(seen) >= requests * 0.9
-    assert requests == FEW or (200 if fitting else 400) in seen  # few may all be refused: what is made depends on hashes
+    assert (
+        requests == FEW or (200 if fitting else 400) in seen
+    )  # few may all be refused: what is made depends on hashes
     assert httpx2.get(f"{onnx_endpoint.base_url}/health").json()["state"] == "ready"
