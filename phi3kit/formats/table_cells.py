@@ -23,7 +23,7 @@ def cells_of_json(payload: Any) -> int:
     while left:
         value, depth, name = left.pop()
         if isinstance(value, dict):
-            names |= value.keys()
+            names.update(value)  # not |=, which copies all names for an object's keys
             left += [(each, depth + 1, key) for key, each in value.items() if isinstance(each, (dict, list))]
         elif isinstance(value, list):
             side = name if name == _COLUMNS else depth

@@ -1,5 +1,6 @@
 """Table cells: what a payload's table may have, against the table that pandas makes of it."""
 
+import time
 from typing import Any
 
 import pandas as pd
@@ -47,6 +48,12 @@ def test_no_table_of_json_is_bigger_than_was_told(payload: dict[str, Any]) -> No
 )
 def test_what_people_send_is_far_from_the_most(payload: object) -> None:
     assert cells_of_json(payload) <= MOST_CELLS / 10
+
+
+def test_counting_is_linear_in_the_names() -> None:
+    began = time.process_time()
+    assert cells_of_json([{f"k{number}": 0} for number in range(200_000)]) == 200_000**2
+    assert time.process_time() - began < 20  # half a second; what copies all names at each object takes minutes
 
 
 @pytest.mark.parametrize(
