@@ -24,6 +24,7 @@ import random
 import re
 import resource
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,7 +57,7 @@ _BEFORE_IMPORTS = {
     "PYTHONPATH": "",
 }
 _START_CHILDREN = (
-    "phi3kit", "phi3kit.worker", "streamlit", "mlflow", "tests.support.asking_app", "tests.support.small_files",
+    "phi3kit", "phi3kit.worker", "phi3kit.deployment.supervisor", "streamlit", "mlflow", "tests.support.asking_app", "tests.support.small_files",
 )  # fmt: skip
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # of prctl(2)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # of madvise(2)
@@ -131,16 +132,18 @@ def _popen_on(template: _Template, *kinds: str) -> type:
         def _execute_child(self, *given: Any) -> None:
             asked = inspect.signature(ColdPopen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
             command = [asked["args"]] if isinstance(asked["args"], str) else [os.fspath(each) for each in asked["args"]]
+            environment = dict(os.environ if asked["env"] is None else asked["env"])
+            if script := _mlflows_script(command[0], environment.get("PATH")):
+                command[:1] = [sys.executable, script]
             kind = command[1] if len(command) > 1 else ""
             known_code = command[1:3] in (["-P", "-c"], ["-u", "-c"])
-            warm = command[0] == sys.executable and (kind in kinds or kind.endswith(".py") or known_code)
+            warm = command[0] == sys.executable and (kind in kinds or kind.endswith((".py", "/mlflow")) or known_code)
             odd = asked["shell"] or asked["preexec_fn"] or asked["pass_fds"] or not asked["close_fds"]
             if _cold or odd or not warm or asked["process_group"] not in (-1, None):
                 super()._execute_child(*given)  # type: ignore[misc]
                 return
             folder = os.path.abspath(asked["cwd"] or ".")
             os.stat(folder)  # as the usual way, it raises when there is none
-            environment = dict(os.environ if asked["env"] is None else asked["env"])
             ends = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
             streams = [number if end == -1 else end for number, end in enumerate(ends)]
             limits = list(resource.getrlimit(resource.RLIMIT_FSIZE))
@@ -151,6 +154,12 @@ def _popen_on(template: _Template, *kinds: str) -> type:
             self._close_pipe_fds(*(asked[name] for name in names))  # type: ignore[attr-defined]
 
     return WarmPopen
+
+
+def _mlflows_script(program: str, path: str | None) -> str | None:
+    """MLflow's command where it is this Python's: pip wrote it as a script."""
+    found = shutil.which(program, path=path) if Path(program).name == "mlflow" else None
+    return found if found and Path(found).parent == Path(sys.executable).parent else None
 
 
 def _take_orphans_in() -> None:
