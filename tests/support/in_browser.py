@@ -34,27 +34,48 @@ FLAGS = [
 _UNOPTIMIZED = "--js-flags=--no-opt"
 
 # Says whether a run that the page has asked for has yet to begin: Streamlit's own mark knows only of those that have.
-# A BackMsg begins with field 11 (rerun_script); a ForwardMsg with field 4 (new_session) behind fields 1 and 2.
+# Fields by their numbers in Streamlit's protocol. A fragment's run that begins is not the page's run that was asked for.
 _WATCH_RUNS = """
-window.runIsAwaited = false
-window.WebSocket = class extends window.WebSocket {
-  constructor(...given) {
-    super(...given)
-    this.addEventListener('close', () => { window.runIsAwaited = false })
-    this.addEventListener('message', ({data}) => {
-      const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : []
-      let at = 0
-      while (bytes[at] === 0x0a || bytes[at] === 0x12) {
-        let length = 0, shift = 0, byte
-        do { byte = bytes[++at]; length |= (byte & 127) << shift; shift += 7 } while (byte & 128)
-        at += 1 + length
-      }
-      if (bytes[at] === 0x22) window.runIsAwaited = false
-    })
+{
+  const RERUN_SCRIPT = 11, FRAGMENT_ID = 5, METADATA = 2, RUN = 6, FRAGMENT_IDS = 2, NEW_SESSION = 4
+  const fieldsOf = bytes => {
+    const found = {}
+    let at = 0
+    const number = () => {
+      let value = 0, shift = 0, byte
+      do { byte = bytes[at++]; value |= (byte & 127) << shift; shift += 7 } while (byte & 128)
+      return value
+    }
+    while (at < bytes.length) {
+      const tag = number(), kind = tag & 7
+      if (kind === 0) number()
+      else if (kind === 1) at += 8
+      else if (kind === 5) at += 4
+      else { const length = number(); found[tag >>> 3] = bytes.subarray(at, at + length); at += length }
+    }
+    return found
   }
-  send(data) {
-    if (new Uint8Array(data.buffer || data, data.byteOffset || 0)[0] === 0x5a) window.runIsAwaited = true
-    return super.send(data)
+  const within = (bytes, ...path) => path.reduce((part, field) => part && fieldsOf(part)[field], bytes)
+  window.pageIsAwaited = window.fragmentIsAwaited = false
+  window.WebSocket = class extends window.WebSocket {
+    constructor(...given) {
+      super(...given)
+      this.addEventListener('close', () => { window.pageIsAwaited = window.fragmentIsAwaited = false })
+      this.addEventListener('message', ({data}) => {
+        const said = data instanceof ArrayBuffer ? new Uint8Array(data) : undefined
+        if (!within(said, NEW_SESSION)) return
+        window.fragmentIsAwaited = false
+        if (!within(said, METADATA, RUN, FRAGMENT_IDS)) window.pageIsAwaited = false
+      })
+    }
+    send(data) {
+      const asked = new Uint8Array(data.buffer || data, data.byteOffset || 0)
+      if (within(asked, RERUN_SCRIPT)) {
+        if ((within(asked, RERUN_SCRIPT, FRAGMENT_ID) || '').length) window.fragmentIsAwaited = true
+        else window.pageIsAwaited = true
+      }
+      return super.send(data)
+    }
   }
 }
 """
@@ -182,7 +203,7 @@ def idle(page: "Page") -> None:
     """Wait until the page's run is over, the one too that the last click asks for."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # React has had its turn
     running = "document.querySelector('[data-testid=stApp][data-test-script-state=running]')"
-    page.wait_for_function(f"!window.runIsAwaited && !{running}")
+    page.wait_for_function(f"!window.pageIsAwaited && !window.fragmentIsAwaited && !{running}")
 
 
 def send(page: "Page", text: str) -> None:
