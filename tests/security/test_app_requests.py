@@ -447,6 +447,34 @@ class TestEndedSignIns:
             assert tab.receive() == {"type": "websocket.close", "code": 1008}
         assert client.app_state["got"] == [sent]
 
+    def test_nothing_more_is_sent_of_what_streams_when_it_ends(self):
+        async def streamlit(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            for self.now in (1_998.0, 1_999.0, 2_000.0, 2_001.0):
+                await send({"type": "websocket.send", "bytes": b"a piece"})
+            assert (await receive())["type"] == "websocket.disconnect"
+
+        with surrounded(streamlit).websocket_connect(SOCKET, headers=self.headers()) as tab:
+            assert [tab.receive_bytes() for _ in range(2)] == [b"a piece"] * 2
+            assert ForwardMsg.FromString(tab.receive_bytes()).auth_redirect.url == "./"
+            assert tab.receive() == {"type": "websocket.close", "code": 1008}
+
+    @pytest.mark.parametrize("path", ["/auth/logout", "/base/auth/logout"])
+    def test_a_kept_cookie_opens_nothing_after_streamlits_own_sign_out(self, path: str, tmp_path: Path):
+        client, headers = self.client(), self.headers()
+        own_click = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        with client.websocket_connect(SOCKET, headers=headers) as tab:
+            assert client.get(path, headers=headers | own_click).status_code == 200
+            tab.send_bytes(back_message(app_heartbeat=True))
+            assert ForwardMsg.FromString(tab.receive_bytes()).auth_redirect.url == "./"
+        visitors.forget()  # as another app, which reads what was written
+        named = {"Sec-WebSocket-Protocol": "streamlit, token, session"}
+        with client.websocket_connect(SOCKET, headers=headers | named) as tab:
+            tab.send_bytes(back_message(app_heartbeat=True))
+            tab.receive()
+        assert client.app_state["protocols"][-1] == "streamlit, token"
+
     def test_no_file_is_given_that_was_sent_before(self):
         client, headers = self.client(), self.headers()
         with client.websocket_connect(SOCKET, headers=headers) as tab:

@@ -76,14 +76,19 @@ def has_session_ended(settings: Settings) -> bool:
 
 def sign_out(settings: Settings) -> None:
     """End this tab's sign-in in every tab that shares it; a kept copy of its cookie opens nothing either."""
-    key, now = _key(_signed()), time.time()
+    end(_signed(), settings)
+    st.logout()
+
+
+def end(signed: Mapping[str, Any], settings: Settings) -> None:
+    """Let the sign-in with these claims open nothing any more, here and in every app on the data folder."""
+    key, now = _key(signed), time.time()
     with _guard:
         for old in [old for old, until in _ended.items() if until < now]:
             del _ended[old]
         _ended[key] = now + _COOKIE_S
     with suppress(StorageFailed):  # until this process ends it holds all the same
         People(settings.home).end_sign_in(key, now + _COOKIE_S)
-    st.logout()
 
 
 def person_signed_in(signed: Mapping[str, Any], settings: Settings) -> Person | None:

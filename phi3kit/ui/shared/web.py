@@ -107,6 +107,7 @@ class SignIns:
 
     of: Callable[[Scope], Claims]  # the claims of the request's cookie, empty where they let nobody in
     counts: Callable[[Claims], bool]  # whether such claims still let somebody in
+    end: Callable[[Claims], None]  # let them, and every copy of their cookie, let nobody in any more
 
 
 # A page that only comes back would go on to show what it showed.
@@ -117,7 +118,8 @@ class JudgedMessages:
     """Lets a browser send over Streamlit's socket what pages need, while its sign-in counts; else closes it. Plain ASGI.
 
     Streamlit takes more, of everybody: to clear the caches of all, to ask for its folder's git, to change its options.
-    It reads the sign-in once, when a tab opens: what was drawn then would act, and give files, when it has ended.
+    It reads the sign-in once, when a tab opens: what was drawn then would act, and give files and answers, when it has ended.
+    Its own sign-out takes the cookie from the browser alone: a kept copy would go on to open the app.
     """
 
     def __init__(self, app: ASGIApp, sign_ins: SignIns | None) -> None:
@@ -125,30 +127,48 @@ class JudgedMessages:
         self._app, self._sign_ins = app, sign_ins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sign_ins = self._sign_ins
         if scope["type"] != "websocket":
+            if (
+                sign_ins
+                and scope["type"] == "http"
+                and scope["path"].endswith(_LOGOUT)
+                and (left := sign_ins.of(scope))
+            ):
+                await asyncio.to_thread(sign_ins.end, left)
             await self._app(scope, receive, send)
             return
-        closed, sign_ins = False, self._sign_ins
+        closed = False
         claims = sign_ins.of(scope) if sign_ins else {}
         if sign_ins and not claims:  # the tab is shown the door, whose button must work
             scope = _without_session(scope)
 
-        async def listed() -> Message:
+        def has_ended() -> bool:
+            return sign_ins is not None and bool(claims) and not sign_ins.counts(claims)
+
+        async def close(*, ended: bool) -> None:
             nonlocal closed
-            message = await receive()
-            if closed or message["type"] != "websocket.receive":
-                return message
-            ended = sign_ins is not None and bool(claims) and not sign_ins.counts(claims)
-            if _is_listed(message.get("bytes")) and not ended:
-                return message
             closed = True
             if ended:
                 await send({"type": "websocket.send", "bytes": _LOAD_AGAIN})
             await send({"type": "websocket.close", "code": 1008})
+
+        async def listed() -> Message:
+            message = await receive()
+            if closed or message["type"] != "websocket.receive":
+                return message
+            ended = has_ended()
+            if _is_listed(message.get("bytes")) and not ended:
+                return message
+            await close(ended=ended)
             return {"type": "websocket.disconnect", "code": 1008}
 
         async def open_only(message: Message) -> None:
-            if not closed:
+            if closed:
+                return
+            if message["type"] == "websocket.send" and has_ended():  # in the middle of an answer
+                await close(ended=True)
+            else:
                 await send(message)
 
         await self._app(scope, listed, open_only)
@@ -443,7 +463,7 @@ def _sign_ins(settings: Settings) -> SignIns:
         claims = visitors.claims_of_cookies(HTTPConnection(scope).cookies)
         return claims if counts(claims) else {}
 
-    return SignIns(of, counts)
+    return SignIns(of, counts, lambda claims: visitors.end(claims, settings))
 
 
 def _uploader(settings: Settings) -> Callable[[str], str | None]:
