@@ -60,22 +60,34 @@ def confine(environment: Mapping[str, str] | None = None) -> bool:
     To be called before any thread begins, which would stay free.
     """
     bounds = Bounds(**json.loads((os.environ if environment is None else environment)[VARIABLE]))
+    bound_memory(bounds.memory_bytes)
     if sys.platform == "win32":
         return False
     import resource
 
-    limits = (
-        (resource.RLIMIT_DATA, bounds.memory_bytes),
-        (resource.RLIMIT_FSIZE, bounds.file_bytes),
-        (resource.RLIMIT_CPU, bounds.cpu_s),
-        (resource.RLIMIT_CORE, 0),
-    )
-    for limit, most in limits:
-        with suppress(OSError, ValueError):  # macOS knows some of them by name only
-            _, hard = resource.getrlimit(limit)
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(limit, (most, most))
+    _limit(resource.RLIMIT_FSIZE, bounds.file_bytes)
+    _limit(resource.RLIMIT_CPU, bounds.cpu_s)
+    _limit(resource.RLIMIT_CORE, 0)
     return sys.platform == "linux" and _close_files(bounds)
+
+
+def bound_memory(most_bytes: int) -> None:
+    """Let this process have no more memory of its own; files that it maps do not count. Windows has no such limit."""
+    if sys.platform != "win32":
+        import resource
+
+        _limit(resource.RLIMIT_DATA, most_bytes)
+
+
+def _limit(kind: int, most: int) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    with suppress(OSError, ValueError):  # macOS knows some of them by name only
+        _, hard = resource.getrlimit(kind)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
 
 
 def _close_files(bounds: Bounds) -> bool:

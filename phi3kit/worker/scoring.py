@@ -13,7 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
+from phi3kit.core.confinement import bound_memory
 from phi3kit.core.errors import first_line
+from phi3kit.core.machine import free_memory_bytes
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import read_settings
 from phi3kit.formats.table_cells import MOST_CELLS, cells_of_csv, cells_of_json
@@ -29,6 +31,7 @@ def main() -> None:
     os.dup2(2, 1)  # libraries print to stdout
     if sys.platform != "win32":
         os.nice(_NICENESS)
+    bound_memory(free_memory_bytes())  # a call that needs more fails alone: the system would end any process
     model = load_known(Path(sys.argv[1]), cast(WrapperName, sys.argv[2]), read_settings().home)
     for line in sys.stdin:
         print(json.dumps(answer(model, **json.loads(line))), file=answers, flush=True)

@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from phi3kit.core.errors import WorkerFailed
+from phi3kit.core.settings import PROJECT_ROOT
+from phi3kit.tracking.logged_models import resolve
 from phi3kit.usage.budgets import today
 from phi3kit.usage.outbox import Outbox
 from phi3kit.worker import scoring
@@ -84,6 +89,31 @@ def test_a_worker_that_ends_meanwhile_ends_it(tmp_path: Path, monkeypatch: pytes
     outcome, gone = asyncio.run(ended())
     assert isinstance(outcome, WorkerFailed)
     assert gone
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where a process' limits cannot be read")
+def test_its_process_has_no_more_memory_than_was_free(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # a real process
+    folder = resolve(built.uri("onnx"), built.settings).folder
+
+    async def asked() -> tuple[Scored, tuple[int, int]]:
+        scoring = Scoring(folder, "onnx", built.settings)
+        answer = await scoring.answer(Call("ada", json.dumps({"prompt": "Hi"}), "application/json"))
+        assert scoring._process is not None
+        limits = psutil.Process(scoring._process.pid).rlimit(psutil.RLIMIT_DATA)
+        await scoring.close()
+        return answer, limits
+
+    answer, (soft, hard) = asyncio.run(asked())
+    assert answer.status == 200
+    assert 0 < soft == hard < psutil.virtual_memory().total
+
+
+def test_what_needs_more_memory_than_its_bound_fails_alone() -> None:
+    code = "from phi3kit.core.confinement import bound_memory; bound_memory(400_000_000); bytearray(800_000_000)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("MemoryError")
 
 
 def test_a_caller_who_goes_ends_it_and_pays_for_its_time(built: Built, tmp_path: Path) -> None:
