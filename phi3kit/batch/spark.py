@@ -27,6 +27,7 @@ from phi3kit.batch.answering import Prompt
 from phi3kit.batch.executor import Load, answered, first_line, trouble
 from phi3kit.batch.request import RowResult, SamplingParams, failed
 from phi3kit.core.errors import BatchFailed, BudgetSpent
+from phi3kit.core.operating_system import open_inside
 from phi3kit.core.settings import INSTALLED, PROJECT_ROOT, Settings
 from phi3kit.tracking.logged_models import ResolvedModel
 from phi3kit.usage.budgets import check
@@ -285,14 +286,23 @@ def _jvm_writes_to(path: Path) -> Iterator[None]:
 
 
 def _zipped(files: list[Path], root: Path, work: Path, name: str, named_by: list[Path]) -> Path:
-    """An archive of files, not compressed: weights do not shrink. Made once for the same content of `named_by`."""
+    """An archive of files, not compressed: weights do not shrink. Made once for the same content of `named_by`.
+
+    Raises BatchFailed for a link: what it leads to may be anybody's.
+    """
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in named_by)).hexdigest()[:12]
     target = work / f"{name}-{digest}.zip"
     if not target.exists():
         draft = target.with_suffix(".part")
         with zipfile.ZipFile(draft, "w") as archive:
-            for file in files:
-                archive.write(file, file.relative_to(root))
+            for name in [file.relative_to(root).as_posix() for file in files]:
+                try:
+                    file = open_inside(root.resolve(), name)
+                except OSError as error:
+                    next_step = "Remove it, or log the model again."
+                    raise BatchFailed(f"{name} cannot be sent to the cluster.", first_line(error), next_step) from error
+                with file, archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as sent:
+                    shutil.copyfileobj(file, sent)
         draft.replace(target)
     return target
 

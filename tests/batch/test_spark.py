@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import weakref
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from phi3kit.batch.events import RowProgress
 from phi3kit.batch.executor import Load
 from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
-from phi3kit.batch.spark import _knock, _paced
+from phi3kit.batch.spark import _knock, _paced, _zipped
 from phi3kit.core.errors import BatchFailed
 from phi3kit.deployment.servers import free_port
 from phi3kit.tracking.logged_models import list_models, resolve
@@ -47,6 +48,36 @@ class TestExecutor:
         gc.collect()
         assert first() is None
         wait_for("the thread has ended", lambda: "engine" not in {thread.name for thread in threading.enumerate()})
+
+
+class TestArchive:
+    """What a cluster's other machines get of a model."""
+
+    def test_it_holds_the_folders_files(self, tmp_path: Path) -> None:
+        folder, name = tmp_path / "model", "weights/model.onnx"
+        (folder / "weights").mkdir(parents=True)
+        (folder / name).write_bytes(b"weights")
+        (folder / "MLmodel").write_text("flavors: {}")
+        sent = _zipped([folder / "MLmodel", folder / name], folder, tmp_path, "model", [folder / "MLmodel"])
+        with zipfile.ZipFile(sent) as archive:
+            assert {each: archive.read(each) for each in archive.namelist()} == {
+                "MLmodel": b"flavors: {}",
+                name: b"weights",
+            }
+
+    @pytest.mark.skipif(os.name == "nt", reason="making a link there needs rights")
+    @pytest.mark.parametrize("link", ["secret.txt", "folder/secret.txt"], ids=["a file", "a folder on the way"])
+    def test_it_follows_no_link(self, tmp_path: Path, link: str) -> None:
+        folder, theirs = tmp_path / "model", tmp_path / "theirs"
+        folder.mkdir()
+        theirs.mkdir()
+        (theirs / "secret.txt").write_text("a password")
+        (folder / "MLmodel").write_text("flavors: {}")
+        first = Path(link).parts[0]
+        (folder / first).symlink_to(theirs / "secret.txt" if first == link else theirs)
+        with pytest.raises(BatchFailed, match=f"{link} cannot be sent to the cluster"):
+            _zipped([folder / "MLmodel", folder / link], folder, tmp_path, "model", [folder / "MLmodel"])
+        assert not list(tmp_path.glob("*.zip"))
 
 
 @pytest.mark.slow
