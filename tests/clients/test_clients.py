@@ -23,10 +23,11 @@ CLIENTS = {
     "ask_as_gradio": "openai==3.57.0",
     "ask_langchain": "langchain-openai==1.7.4",
     "ask_litellm": "litellm==1.110.2",
+    "ask_llama_index": "llama-index-llms-openai-like==0.8.1",
     "ask_llm": "llm==0.36",
     "ask_pydantic_ai": "pydantic-ai-slim[openai]==2.68.0",
 }
-NPM_CLIENTS = {"ask_openai.mjs": "openai@6.49.0"}
+NPM_CLIENTS = {"ask_openai.mjs": "openai@6.49.0", "ask_ai_sdk.mjs": "ai@7.0.173 @ai-sdk/openai-compatible@3.0.92"}
 TOO_LONG = {"ask_langchain": "OpenAIContextOverflowError", "ask_litellm": "ContextWindowExceededError"}
 WITHOUT_STREAMS = ("ask_mlflow",)
 NOT_REACHED = (
@@ -48,7 +49,8 @@ def environment(requirement: str) -> Path:
         if "@" in requirement:
             folder.mkdir(parents=True)
             (folder / "package.json").write_text("{}")
-            install(shutil.which("npm") or "npm", "install", "--no-audit", "--no-fund", requirement, folder=folder)
+            npm = shutil.which("npm") or "npm"
+            install(npm, "install", "--no-audit", "--no-fund", *requirement.split(), folder=folder)
         else:
             venv.create(folder, with_pip=True)
             install(str(python(folder)), "-m", "pip", "install", "--quiet", requirement, folder=folder)
