@@ -1,6 +1,6 @@
 """Corpus: every question that the embedded model is taught or tested on, in English, Japanese and Greek.
 
-Knows the language files, the table of countries, and the phrasings that are withheld from training.
+Knows the language files, the table of countries, and the pairs of subject and form that are withheld from training.
 Knows neither tokens nor weights.
 """
 
@@ -18,7 +18,7 @@ LANGUAGES: tuple[Language, ...] = ("en", "ja", "el")
 Kind = Literal["capital", "topic", "detail", "list", "talk", "joke", "outside"]
 
 _FOLDER = Path(__file__).parent / "corpus"
-_SEED = 3  # of the withheld phrasings; another seed is another examination
+_SEED = 3  # of the withheld pairs; another seed is another examination
 _WITHHELD_SHARE = 0.15
 
 # The subjects of long answers: a whole continent, the whole world.

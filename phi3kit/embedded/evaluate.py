@@ -29,7 +29,7 @@ from phi3kit.packaging.export import export_onnx
 from phi3kit.packaging.wrappers.compare import greedy_answers
 
 _BATCH = 32  # the most that onnxruntime-genai takes
-_TRAINED_SAMPLE = 1500  # trained phrasings examined per language
+_TRAINED_SAMPLE = 1500  # trained pairs of subject and form examined per language
 _LONG_ANSWER = 150  # tokens; batched apart, because a batch runs to its longest answer
 _NEAR_SAMPLE = 60  # out-of-scope questions about countries examined per language
 
@@ -68,11 +68,11 @@ def _cases() -> Iterator[Case]:
         first = questions(language)
         trained = [question for question in first if not question.withheld]
         for question in rng.sample(trained, min(_TRAINED_SAMPLE, len(trained))):
-            yield Case("trained phrasings", language, (Message("user", question.text),), question.answer)
+            yield Case("trained pairs", language, (Message("user", question.text),), question.answer)
         near = [question for question in near_outside(language) if question.withheld]
         withheld = [question for question in first if question.withheld] + rng.sample(near, _NEAR_SAMPLE)
         for question in withheld:
-            group = "withheld out-of-scope" if question.kind == "outside" else "withheld phrasings"
+            group = "withheld out-of-scope" if question.kind == "outside" else "withheld pairs"
             yield Case(group, language, (Message("user", question.text),), question.answer)
         for follow_up in follow_ups(language):
             if follow_up.withheld:

@@ -16,7 +16,8 @@ from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import Message
 
 EMBEDDED_QUESTIONS = "embedded"
-EMBEDDED_NAME = "embedded (withheld phrasings)"  # of their set; no table is called so
+EMBEDDED_NAME = "embedded (withheld pairs)"  # of their set; no table is called so
+EMBEDDED_NAMES = {EMBEDDED_NAME, "embedded (withheld phrasings)"}  # the second one, which says too much, in older runs
 EXPECTED_COLUMN = "expected"
 _MOST_CHARACTERS = 20_000_000  # of all questions, which are in memory at once
 

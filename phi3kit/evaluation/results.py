@@ -16,7 +16,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.evaluation.request import EMBEDDED_NAME
+from phi3kit.evaluation.request import EMBEDDED_NAMES
 from phi3kit.evaluation.scores import SCORES
 from phi3kit.tracking.foreign_values import measure, moment, one_of, whole
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, open_store, storage_errors
@@ -77,7 +77,7 @@ def seen_by(actor: Actor, found: Iterable[Evaluation]) -> list[Evaluation]:
     """Those whose questions and answers a person may see: their own, and all of the questions that ship with phi3kit."""
     if actor.may("administer"):
         return list(found)
-    return [each for each in found if each.data == EMBEDDED_NAME or (each.user and each.user == actor.name)]
+    return [each for each in found if each.data in EMBEDDED_NAMES or (each.user and each.user == actor.name)]
 
 
 def find_evaluation(run_id: str, settings: Settings) -> Evaluation:

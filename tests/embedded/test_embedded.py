@@ -17,8 +17,8 @@ from tests.conftest import CHAPTER_PROMPT, Built
 LANGUAGES = corpus.LANGUAGES
 REPORT = json.loads(EVALUATION_FILE.read_text("utf-8"))
 WANTED = {
-    "trained phrasings": 0.99,
-    "withheld phrasings": 0.95,
+    "trained pairs": 0.99,
+    "withheld pairs": 0.95,
     "withheld follow-ups": 0.90,
     "withheld out-of-scope": 0.90,
 }

@@ -48,6 +48,9 @@ def test_a_model_of_another_kind_is_not_listed(settings: Settings) -> None:
     assert [model.model_uri for model in list_models(settings)] == [sound]
 
 
+OLD_NAME = "embedded (withheld phrasings)"
+
+
 class TestEvaluations:
     def logged(self, settings: Settings, metrics: dict[str, float], params: dict[str, str], **tags: str) -> str:
         client = open_store(settings)
@@ -112,7 +115,13 @@ class TestEvaluations:
             results.answers_of(run, settings)
 
     def test_questions_and_answers_are_their_askers_and_those_that_ship_everybodys(self, settings: Settings) -> None:
-        for user, data in (("bob", "salaries.csv"), ("carl", "c.csv"), ("bob", EMBEDDED_NAME), ("", "foreign.csv")):
+        for user, data in (
+            ("bob", "salaries.csv"),
+            ("carl", "c.csv"),
+            ("bob", EMBEDDED_NAME),
+            ("eve", OLD_NAME),
+            ("", "foreign.csv"),
+        ):
             self.logged(settings, {}, {"data": data}, user=user)
         found = results.list_evaluations(settings)
         seen = {
@@ -120,10 +129,10 @@ class TestEvaluations:
             for name, role in (("bob", "user"), ("carl", "viewer"), ("", "visitor"), ("ada", "admin"))
         }
         assert seen == {
-            "user": {"salaries.csv", EMBEDDED_NAME},
-            "viewer": {"c.csv", EMBEDDED_NAME},
-            "visitor": {EMBEDDED_NAME},
-            "admin": {"salaries.csv", "c.csv", EMBEDDED_NAME, "foreign.csv"},
+            "user": {"salaries.csv", EMBEDDED_NAME, OLD_NAME},
+            "viewer": {"c.csv", EMBEDDED_NAME, OLD_NAME},
+            "visitor": {EMBEDDED_NAME, OLD_NAME},
+            "admin": {"salaries.csv", "c.csv", EMBEDDED_NAME, OLD_NAME, "foreign.csv"},
         }
 
 

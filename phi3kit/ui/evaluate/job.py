@@ -18,7 +18,7 @@ _STARTED = "evaluation_job"  # in the session: the evaluation that this tab aske
 
 def choose_questions() -> str | None:
     """The questions: those that ship with the app, or an uploaded table. Raises StorageFailed."""
-    about = "embedded: phrasings that were withheld from the small model's training, in three languages."
+    about = "embedded: pairs of a subject and a known form of asking that training left out, in three languages."
     kind = elements.choose_one("Questions", ["embedded", "upload"], "evaluate_kind", help=about)
     if kind == "embedded":
         return EMBEDDED_QUESTIONS
