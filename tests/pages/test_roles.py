@@ -10,12 +10,13 @@ from phi3kit.access.roles import Act, may
 from phi3kit.core.profiles import Role
 from phi3kit.endpoints.worker_process import WorkerStatus
 from phi3kit.endpoints.workers import WorkerPool
+from phi3kit.evaluation.request import EMBEDDED_NAME
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built
-from tests.pages.test_access import PAGES, TEAM, page_of
+from tests.pages.test_access import BOB, PAGES, TEAM, page_of
 from tests.support.in_app import app_on, open_page
-from tests.support.samples import copy_of_store, new_store, turn
+from tests.support.samples import copy_of_store, evaluation_run, new_store, turn
 
 # Who looks: the profile, the name under which they sign in, and the role that they then have.
 WHO: dict[str, tuple[str, str, Role]] = {
@@ -114,3 +115,23 @@ def test_what_a_worker_printed_is_for_admins_because_others_payloads_may_stand_i
         shown = [each.value for each in app.code]
     assert shown[0] == "models:/m-1"
     assert any("BOBS-CUSTOMER-NUMBER" in each for each in shown) is may(WHO[who][2], "administer")
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_evaluations_are_their_askers_admins_and_those_of_the_questions_that_ship_everybodys(who: str, tmp_path: Path):
+    settings = new_store(tmp_path)
+    for user, data in ((BOB, "bobs.csv"), ("ada", "adas.csv"), ("ada", EMBEDDED_NAME)):
+        evaluation_run(settings, {}, {"data": data}, user=user)
+    with app_on(tmp_path, **environment(who)):
+        app = opened(who).switch_page("pages/evaluate.py").run()
+        shown = {text for table in app.dataframe for text in table.value.astype(str).to_numpy().ravel()}
+    seen = {name for name in ("bobs.csv", "adas.csv", EMBEDDED_NAME) if any(name in text for text in shown)}
+    assert (
+        seen
+        == {
+            "the one person of a laptop": {"bobs.csv", "adas.csv", EMBEDDED_NAME},
+            "a user of a team": {"bobs.csv", EMBEDDED_NAME},
+            "a viewer of a team": {EMBEDDED_NAME},
+            "a stranger": {EMBEDDED_NAME},
+        }[who]
+    )

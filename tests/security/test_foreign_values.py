@@ -15,8 +15,8 @@ from phi3kit.evaluation import results
 from phi3kit.evaluation.request import EMBEDDED_NAME
 from phi3kit.tracking import foreign_values
 from phi3kit.tracking.logged_models import list_models
-from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store
-from tests.support.samples import logged_model, new_store
+from phi3kit.tracking.store import open_store
+from tests.support.samples import evaluation_run, logged_model, new_store
 
 ODD = ["x", "", "-1", "1e3", "١", "9" * 5000, "NaN", "Infinity", "0x10", " 4096", "<b>4096</b>", "null", "4096.5"]
 
@@ -52,35 +52,15 @@ OLD_NAME = "embedded (withheld phrasings)"
 
 
 class TestEvaluations:
-    def logged(self, settings: Settings, metrics: dict[str, float], params: dict[str, str], **tags: str) -> str:
-        client = open_store(settings)
-        run = client.create_run(
-            experiment_id(settings, EVALUATIONS_EXPERIMENT),
-            tags={
-                "phi3kit.model_uri": "models:/m-1", "phi3kit.wrapper": "onnx", results.DIGEST_TAG: "d",
-                **{f"phi3kit.{name}": tag for name, tag in tags.items()},
-            },
-        ).info.run_id  # fmt: skip
-        sound = dict.fromkeys(
-            ("exact", "contains", "word_f1", "completion_tokens", "latency_s", "latency_p95_s", "questions", "failed"),
-            1.0,
-        )
-        for name, value in {**sound, **metrics}.items():
-            client.log_metric(run, name, value)
-        for name, text in {"model_uri": "models:/m-1", "data": "embedded", "at_once": "1", **params}.items():
-            client.log_param(run, name, text)
-        client.set_terminated(run)
-        return str(run)
-
     def test_only_sound_ones_are_listed(self, settings: Settings) -> None:
-        sound = self.logged(settings, {}, {})
+        sound = evaluation_run(settings, {}, {})
         for value in (math.inf, -1.0, 1e300, math.nan, 0.5):
-            self.logged(settings, {"questions": value}, {})
-        self.logged(settings, {"exact": math.nan}, {})
-        self.logged(settings, {"latency_s": math.inf}, {})
+            evaluation_run(settings, {"questions": value}, {})
+        evaluation_run(settings, {"exact": math.nan}, {})
+        evaluation_run(settings, {"latency_s": math.inf}, {})
         for odd in ("x", "0", "9" * 400):
-            self.logged(settings, {}, {"at_once": odd})
-        self.logged(settings, {}, {}, wrapper="x")
+            evaluation_run(settings, {}, {"at_once": odd})
+        evaluation_run(settings, {}, {}, wrapper="x")
         assert [each.run_id for each in results.list_evaluations(settings)] == [sound]
 
     @pytest.mark.parametrize(
@@ -92,13 +72,13 @@ class TestEvaluations:
          ' "word_f1/score"]}'],
     )  # fmt: skip
     def test_a_damaged_table_is_one_error(self, settings: Settings, table: str) -> None:
-        run = self.logged(settings, {}, {})
+        run = evaluation_run(settings, {}, {})
         open_store(settings).log_text(run, table, results._TABLE)
         with pytest.raises(StorageFailed, match="cannot be read"):
             results.answers_of(run, settings)
 
     def test_a_table_of_a_field_a_row_does_not_become_a_square(self, settings: Settings) -> None:
-        run = self.logged(settings, {}, {})
+        run = evaluation_run(settings, {}, {})
         rows = [{f"k{number}": 0} for number in range(20_000)]  # 400 million cells, 3 GB
         open_store(settings).log_text(run, json.dumps({"columns": None, "data": rows}), results._TABLE)
         began = time.process_time()
@@ -108,7 +88,7 @@ class TestEvaluations:
 
     def test_a_table_that_is_too_long_is_not_read(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(results, "_MOST_BYTES", 100)
-        run = self.logged(settings, {}, {})
+        run = evaluation_run(settings, {}, {})
         open_store(settings).log_text(run, " " * 101, results._TABLE)
         monkeypatch.setattr(results.mlflow.artifacts, "load_text", None)  # it would fail otherwise
         with pytest.raises(StorageFailed, match="cannot be read"):
@@ -122,7 +102,7 @@ class TestEvaluations:
             ("eve", OLD_NAME),
             ("", "foreign.csv"),
         ):
-            self.logged(settings, {}, {"data": data}, user=user)
+            evaluation_run(settings, {}, {"data": data}, user=user)
         found = results.list_evaluations(settings)
         seen = {
             role: {each.data for each in results.seen_by(Actor(name, role), found)}

@@ -84,6 +84,26 @@ def logged_model(settings: Settings, source: str = "embedded", size_bytes: int =
     return f"models:/{model.model_id}"
 
 
+def evaluation_run(settings: Settings, metrics: dict[str, float], params: dict[str, str], **tags: str) -> str:
+    """A run as an evaluation leaves it, but for its answers, with other values; its id. tags: without their `phi3kit.`."""
+    from phi3kit.evaluation.results import DIGEST_TAG
+    from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, experiment_id, open_store
+
+    client = open_store(settings)
+    own = {"model_uri": "models:/m-1", "wrapper": "onnx", **tags}
+    run = client.create_run(
+        experiment_id(settings, EVALUATIONS_EXPERIMENT),
+        tags={DIGEST_TAG: "d", **{f"phi3kit.{name}": tag for name, tag in own.items()}},
+    ).info.run_id
+    names = ("exact", "contains", "word_f1", "completion_tokens", "latency_s", "latency_p95_s", "questions", "failed")
+    for name, value in {**dict.fromkeys(names, 1.0), **metrics}.items():
+        client.log_metric(run, name, value)
+    for name, text in {"model_uri": "models:/m-1", "data": "embedded", "at_once": "1", **params}.items():
+        client.log_param(run, name, text)
+    client.set_terminated(run)
+    return str(run)
+
+
 def artifacts_of(model_uri: str, settings: Settings) -> Path:
     """Where the store of the data folder keeps a logged model's files."""
     model_id = model_uri.removeprefix("models:/")
