@@ -4,6 +4,7 @@ Knows uvicorn's protocol of a connection. Knows no routes.
 """
 
 import asyncio
+import itertools
 from typing import Any
 
 import uvicorn
@@ -16,6 +17,8 @@ _UNREAD_S = 60.0  # with an answer of which nothing is read
 _MOST_OPEN = 200
 _MOST_HEADER_BYTES = 2**16
 _END_S = 3  # for answers under way when the worker ends
+
+_uses = itertools.count(1)
 
 
 def server_for(app: ASGIApp) -> uvicorn.Server:
@@ -32,22 +35,28 @@ class BoundedConnection(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None  # for the client to send
     _unread: asyncio.TimerHandle | None = None  # for the client to read
-    _used_at = 0.0  # when its client last sent something
+    _used = (
+        0  # when its client last sent something, counted: a loop's clock stands still while it takes many connections
+    )
     _in_headers = True
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol: the oldest connection without a whole request makes room."""
         super().connection_made(transport)
-        self._used_at = self.loop.time()
+        self._used = next(_uses)
         self._wait(_HEADERS_S)
-        if len(self.connections) > _MOST_OPEN:
-            others = [each for each in self.connections if isinstance(each, BoundedConnection) and not each._is_busy]
-            min(others, key=lambda each: each._used_at, default=self).transport.abort()
+        bounded = (each for each in self.connections if isinstance(each, BoundedConnection))
+        still_open = [
+            each for each in bounded if not each.transport.is_closing()
+        ]  # one that is aborted is listed for a while
+        if len(still_open) > _MOST_OPEN:
+            waiting = (each for each in still_open if not each._is_busy)
+            min(waiting, key=lambda each: each._used, default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        self._used_at = self.loop.time()
+        self._used = next(_uses)
         super().data_received(data)
         self._header_bytes = self._header_bytes + len(data) if self._in_headers else 0
         if self._header_bytes > _MOST_HEADER_BYTES:

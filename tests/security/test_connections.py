@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx2
 import pytest
@@ -140,6 +140,28 @@ class TestNumber:
             for connection in held:
                 connection.close()
 
+    def test_of_many_that_come_at_once_the_latest_stay(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "_MOST_OPEN", 20)
+        app, stands, go = FastAPI(), threading.Event(), threading.Event()
+
+        @app.get("/stand")
+        async def stand() -> None:
+            stands.set()
+            go.wait(60)
+
+        with serving(app) as port, ExitStack() as opened:
+            opened.enter_context(connected(port, b"GET /stand HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"))
+            assert stands.wait(60)
+            held = [opened.enter_context(connected(port, HALVES["nothing"])) for _ in range(60)]
+            last = opened.enter_context(connected(port, b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"))
+            go.set()
+            assert last.recv(15) == b"HTTP/1.1 200 OK"
+            for connection in held:
+                connection.setblocking(False)
+            closed = sum(map(_is_closed, held[:42]))
+            assert closed in (41, 42)  # 20 stay: the last, perhaps the first, which was answered, and of these
+            assert not any(map(_is_closed, held[42:]))
+
     def test_an_answer_under_way_keeps_its_connection(
         self, port: int, runtime: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -190,3 +212,5 @@ def _is_closed(connection: socket.socket) -> bool:
         return connection.recv(1) == b""
     except ConnectionResetError:
         return True
+    except BlockingIOError:
+        return False
