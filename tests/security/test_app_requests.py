@@ -447,19 +447,6 @@ class TestEndedSignIns:
             assert tab.receive() == {"type": "websocket.close", "code": 1008}
         assert client.app_state["got"] == [sent]
 
-    def test_nothing_more_is_sent_of_what_streams_when_it_ends(self):
-        async def streamlit(scope: Scope, receive: Receive, send: Send) -> None:
-            await receive()
-            await send({"type": "websocket.accept"})
-            for self.now in (1_998.0, 1_999.0, 2_000.0, 2_001.0):
-                await send({"type": "websocket.send", "bytes": b"a piece"})
-            assert (await receive())["type"] == "websocket.disconnect"
-
-        with surrounded(streamlit).websocket_connect(SOCKET, headers=self.headers()) as tab:
-            assert [tab.receive_bytes() for _ in range(2)] == [b"a piece"] * 2
-            assert ForwardMsg.FromString(tab.receive_bytes()).auth_redirect.url == "./"
-            assert tab.receive() == {"type": "websocket.close", "code": 1008}
-
     @pytest.mark.parametrize("path", ["/auth/logout", "/base/auth/logout"])
     def test_a_kept_cookie_opens_nothing_after_streamlits_own_sign_out(self, path: str, tmp_path: Path):
         client, headers = self.client(), self.headers()

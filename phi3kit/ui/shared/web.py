@@ -118,7 +118,7 @@ class JudgedMessages:
     """Lets a browser send over Streamlit's socket what pages need, while its sign-in counts; else closes it. Plain ASGI.
 
     Streamlit takes more, of everybody: to clear the caches of all, to ask for its folder's git, to change its options.
-    It reads the sign-in once, when a tab opens: what was drawn then would act, and give files and answers, when it has ended.
+    It reads the sign-in once, when a tab opens: what was drawn then would act, and give files, when it has ended.
     Its own sign-out takes the cookie from the browser alone: a kept copy would go on to open the app.
     """
 
@@ -143,32 +143,22 @@ class JudgedMessages:
         if sign_ins and not claims:  # the tab is shown the door, whose button must work
             scope = _without_session(scope)
 
-        def has_ended() -> bool:
-            return sign_ins is not None and bool(claims) and not sign_ins.counts(claims)
-
-        async def close(*, ended: bool) -> None:
+        async def listed() -> Message:
             nonlocal closed
+            message = await receive()
+            if closed or message["type"] != "websocket.receive":
+                return message
+            ended = sign_ins is not None and bool(claims) and not sign_ins.counts(claims)
+            if _is_listed(message.get("bytes")) and not ended:
+                return message
             closed = True
             if ended:
                 await send({"type": "websocket.send", "bytes": _LOAD_AGAIN})
             await send({"type": "websocket.close", "code": 1008})
-
-        async def listed() -> Message:
-            message = await receive()
-            if closed or message["type"] != "websocket.receive":
-                return message
-            ended = has_ended()
-            if _is_listed(message.get("bytes")) and not ended:
-                return message
-            await close(ended=ended)
             return {"type": "websocket.disconnect", "code": 1008}
 
         async def open_only(message: Message) -> None:
-            if closed:
-                return
-            if message["type"] == "websocket.send" and has_ended():  # in the middle of an answer
-                await close(ended=True)
-            else:
+            if not closed:
                 await send(message)
 
         await self._app(scope, listed, open_only)
