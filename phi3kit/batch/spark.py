@@ -295,14 +295,16 @@ def _zipped(files: list[Path], root: Path, work: Path, name: str, named_by: list
     if not target.exists():
         draft = target.with_suffix(".part")
         with zipfile.ZipFile(draft, "w") as archive:
-            for name in [file.relative_to(root).as_posix() for file in files]:
+            for inside in [file.relative_to(root).as_posix() for file in files]:
                 try:
-                    file = open_inside(root.resolve(), name)
+                    content = open_inside(root.resolve(), inside)
                 except OSError as error:
                     next_step = "Remove it, or log the model again."
-                    raise BatchFailed(f"{name} cannot be sent to the cluster.", first_line(error), next_step) from error
-                with file, archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as sent:
-                    shutil.copyfileobj(file, sent)
+                    raise BatchFailed(
+                        f"{inside} cannot be sent to the cluster.", first_line(error), next_step
+                    ) from error
+                with content, archive.open(zipfile.ZipInfo(inside), "w", force_zip64=True) as sent:
+                    shutil.copyfileobj(content, sent)
         draft.replace(target)
     return target
 

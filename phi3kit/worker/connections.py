@@ -18,6 +18,7 @@ _MOST_OPEN = 200
 _MOST_HEADER_BYTES = 2**16
 _END_S = 3  # for answers under way when the worker ends
 
+# What connections are ordered by: a loop's clock stands still while it takes many of them.
 _uses = itertools.count(1)
 
 
@@ -35,9 +36,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None  # for the client to send
     _unread: asyncio.TimerHandle | None = None  # for the client to read
-    _used = (
-        0  # when its client last sent something, counted: a loop's clock stands still while it takes many connections
-    )
+    _used = 0  # when its client last sent something, by `_uses`
     _in_headers = True
     _header_bytes = 0
 
@@ -47,9 +46,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._used = next(_uses)
         self._wait(_HEADERS_S)
         bounded = (each for each in self.connections if isinstance(each, BoundedConnection))
-        still_open = [
-            each for each in bounded if not each.transport.is_closing()
-        ]  # one that is aborted is listed for a while
+        # One that was aborted is listed for a while.
+        still_open = [each for each in bounded if not each.transport.is_closing()]
         if len(still_open) > _MOST_OPEN:
             waiting = (each for each in still_open if not each._is_busy)
             min(waiting, key=lambda each: each._used, default=self).transport.abort()

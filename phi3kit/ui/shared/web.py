@@ -129,12 +129,8 @@ class JudgedMessages:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sign_ins = self._sign_ins
         if scope["type"] != "websocket":
-            if (
-                sign_ins
-                and scope["type"] == "http"
-                and scope["path"].endswith(_LOGOUT)
-                and (left := sign_ins.of(scope))
-            ):
+            leaves = scope["type"] == "http" and scope["path"].endswith(_LOGOUT)
+            if sign_ins and leaves and (left := sign_ins.of(scope)):
                 await asyncio.to_thread(sign_ins.end, left)
             await self._app(scope, receive, send)
             return
