@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import Prompt
@@ -135,12 +135,9 @@ class SparkAnswering:
     def _prepared(self, master: str, model: ResolvedModel, batch_id: str) -> "Callable[..., Iterator[pd.DataFrame]]":
         """Send code and model to the executors, and load the model on one. Returns the function that they run."""
         work = self._settings.home / "batches" / "spark"
-        code = sorted((PROJECT_ROOT / "phi3kit").rglob("*.py"))
-        self._context.addPyFile(str(_zipped(code, PROJECT_ROOT, work, "phi3kit", code)))
-        sent = None
-        if not master.startswith("local"):
-            files = sorted(file for file in model.folder.rglob("*") if file.is_file())
-            sent = _zipped(files, model.folder, work, "model", [model.folder / "MLmodel"])
+        self._context.addPyFile(str(_archive_of_code(work)))
+        sent = None if master.startswith("local") else _archive_of_model(model.folder, work)
+        if sent:
             self._context.addFile(str(sent))
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         load = Load(str(model.folder), sent.name if sent else None, model.wrapper, model.model_uri, threads,
@@ -285,25 +282,39 @@ def _jvm_writes_to(path: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def _zipped(files: list[Path], root: Path, work: Path, name: str, named_by: list[Path]) -> Path:
-    """An archive of files, not compressed: weights do not shrink. Made once for the same content of `named_by`.
+def _archive_of_code(work: Path) -> Path:
+    """Our own code, as the executors import it. Links are followed: some installers link packages."""
+    code = sorted((PROJECT_ROOT / "phi3kit").rglob("*.py"))
+    return _archive(code, PROJECT_ROOT, work, "phi3kit", code, lambda file: file.open("rb"))
 
-    Raises BatchFailed for a link: what it leads to may be anybody's.
-    """
+
+def _archive_of_model(folder: Path, work: Path) -> Path:
+    """A model's files. Raises BatchFailed for a link: what it leads to may be anybody's."""
+
+    def opened(file: Path) -> BinaryIO:
+        inside = file.relative_to(folder).as_posix()
+        try:
+            return open_inside(folder.resolve(), inside)
+        except OSError as error:
+            next_step = "Remove it, or log the model again."
+            raise BatchFailed(f"{inside} cannot be sent to the cluster.", first_line(error), next_step) from error
+
+    files = sorted(file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
+    return _archive(files, folder, work, "model", [folder / "MLmodel"], opened)
+
+
+def _archive(
+    files: list[Path], root: Path, work: Path, name: str, named_by: list[Path], opened: Callable[[Path], BinaryIO]
+) -> Path:
+    """An archive of files below `root`, not compressed: weights do not shrink. Made once for the same `named_by`."""
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in named_by)).hexdigest()[:12]
     target = work / f"{name}-{digest}.zip"
     if not target.exists():
         draft = target.with_suffix(".part")
         with zipfile.ZipFile(draft, "w") as archive:
-            for inside in [file.relative_to(root).as_posix() for file in files]:
-                try:
-                    content = open_inside(root.resolve(), inside)
-                except OSError as error:
-                    next_step = "Remove it, or log the model again."
-                    raise BatchFailed(
-                        f"{inside} cannot be sent to the cluster.", first_line(error), next_step
-                    ) from error
-                with content, archive.open(zipfile.ZipInfo(inside), "w", force_zip64=True) as sent:
+            for file in files:
+                entry = zipfile.ZipInfo(file.relative_to(root).as_posix())
+                with opened(file) as content, archive.open(entry, "w", force_zip64=True) as sent:
                     shutil.copyfileobj(content, sent)
         draft.replace(target)
     return target

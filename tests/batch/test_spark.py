@@ -18,7 +18,7 @@ from phi3kit.batch.events import RowProgress
 from phi3kit.batch.executor import Load
 from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
-from phi3kit.batch.spark import _knock, _paced, _zipped
+from phi3kit.batch.spark import _archive_of_code, _archive_of_model, _knock, _paced
 from phi3kit.core.errors import BatchFailed
 from phi3kit.deployment.servers import free_port
 from phi3kit.tracking.logged_models import list_models, resolve
@@ -58,7 +58,7 @@ class TestArchive:
         (folder / "weights").mkdir(parents=True)
         (folder / name).write_bytes(b"weights")
         (folder / "MLmodel").write_text("flavors: {}")
-        sent = _zipped([folder / "MLmodel", folder / name], folder, tmp_path, "model", [folder / "MLmodel"])
+        sent = _archive_of_model(folder, tmp_path)
         with zipfile.ZipFile(sent) as archive:
             assert {each: archive.read(each) for each in archive.namelist()} == {
                 "MLmodel": b"flavors: {}",
@@ -75,9 +75,20 @@ class TestArchive:
         (folder / "MLmodel").write_text("flavors: {}")
         first = Path(link).parts[0]
         (folder / first).symlink_to(theirs / "secret.txt" if first == link else theirs)
-        with pytest.raises(BatchFailed, match=f"{link} cannot be sent to the cluster"):
-            _zipped([folder / "MLmodel", folder / link], folder, tmp_path, "model", [folder / "MLmodel"])
+        with pytest.raises(BatchFailed, match=f"{first} cannot be sent to the cluster"):
+            _archive_of_model(folder, tmp_path)
         assert not list(tmp_path.glob("*.zip"))
+
+    @pytest.mark.skipif(os.name == "nt", reason="making a link there needs rights")
+    def test_our_own_code_may_be_linked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As an installer leaves it that links packages from its cache."""
+        root, cached = tmp_path / "site-packages", tmp_path / "cached.py"
+        (root / "phi3kit").mkdir(parents=True)
+        cached.write_text("pass")
+        (root / "phi3kit" / "linked.py").symlink_to(cached)
+        monkeypatch.setattr("phi3kit.batch.spark.PROJECT_ROOT", root)
+        with zipfile.ZipFile(_archive_of_code(tmp_path)) as archive:
+            assert {each: archive.read(each) for each in archive.namelist()} == {"phi3kit/linked.py": b"pass"}
 
 
 @pytest.mark.slow
