@@ -38,10 +38,9 @@ import json
 import os
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,7 +49,7 @@ from typing import Any, TypeVar
 from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import StorageFailed, first_line
 from phi3kit.core.records import Message, TurnRecord, TurnText
-from phi3kit.core.sqlite_file import connect, sqlite_errors
+from phi3kit.core.sqlite_file import OpenFile, sqlite_errors
 from phi3kit.usage.live_processes import LiveProcesses
 
 T = TypeVar("T")
@@ -95,6 +94,7 @@ create index if not exists written on turns (written_at);
 _RESERVE_BYTES = 2**20  # room for hundreds of turns on a disk that is full
 _ORPHAN_GRACE_S = 5.0  # a client that saw its worker die knows better what the turn cost, and says so at once
 _KEPT_S = 30 * 86_400  # how long a written turn's id is remembered
+_UNUSABLE = "The outbox of turns cannot be used."
 _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
@@ -110,16 +110,14 @@ class Outbox:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._path = home / "outbox.db"
+        self._file = OpenFile(self._path, _SCHEMA, _UNUSABLE, upgrade=self._upgrade)
         self._reserve = home / "outbox.reserve"
         self._processes = LiveProcesses(home / "owners")
-        self._guard = threading.RLock()
-        self._open: sqlite3.Connection | None = None
-        self._inode: int | None = None
         self._is_full = False  # the disk was, when it was last written to
 
     def begin(self, turn: TurnRecord) -> None:
         """Note that this process is making a turn; `add` ends it."""
-        with self._errors():
+        with sqlite_errors(self._path, _UNUSABLE):
             owner = self._processes.own_name()
         values = (turn.turn_id, to_json(turn), owner)
         self._with_reserve(
@@ -168,7 +166,7 @@ class Outbox:
         for (owner,) in self._run("select distinct owner from turns where state in ('begun', 'orphaned')"):
             if not self._processes.is_gone(owner):
                 continue
-            with self._connection() as connection:
+            with self._file.transaction() as connection:
                 # Later than now: the clock was set back since.
                 connection.execute(
                     "update turns set orphaned_at = ? where owner = ? and (orphaned_at is null or orphaned_at > ?)",
@@ -190,7 +188,7 @@ class Outbox:
     def claim_next(self) -> tuple[TurnRecord, bool] | None:
         """The oldest turn to write, and whether an earlier writer claimed it and may have died before its mark."""
         while True:
-            with self._connection() as connection:
+            with self._file.transaction() as connection:
                 row = connection.execute(
                     "select turn_id, record, state = 'claimed' from turns "
                     "where number = (select min(number) from turns where state in ('waiting', 'claimed'))"
@@ -205,7 +203,7 @@ class Outbox:
 
     def mark_written(self, turn_id: str, run_id: str, *, doubtful: bool = False) -> None:
         """A turn is in MLflow, and its text is there."""
-        with self._connection() as connection:
+        with self._file.transaction() as connection:
             row = connection.execute("select record from turns where turn_id = ?", (turn_id,)).fetchone()
             record = to_json(replace(from_json(row[0]), text=None)) if row else None
             connection.execute(
@@ -299,13 +297,13 @@ class Outbox:
 
     def _run(self, statement: str, *values: object) -> list[Any]:
         """One statement in a transaction of its own; its rows."""
-        with self._connection() as connection:
+        with self._file.transaction() as connection:
             return connection.execute(statement, values).fetchall()
 
     def _with_reserve(self, write: Callable[[sqlite3.Connection], T]) -> T:
         """Write; on a full disk give the reserve away and write again."""
         try:
-            with self._connection() as connection:
+            with self._file.transaction() as connection:
                 return write(connection)
         except StorageFailed as error:
             code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
@@ -315,36 +313,8 @@ class Outbox:
             self._reserve.unlink(missing_ok=True)
         self.shorten_log()
         self._reopen(is_full=True)
-        with self._connection() as connection:
+        with self._file.transaction() as connection:
             return write(connection)
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """One transaction."""
-        with self._guard, self._errors():
-            try:
-                connection = self._opened()
-                with connection:
-                    yield connection
-            except (sqlite3.Error, OSError):
-                self._close()
-                raise
-
-    def _errors(self) -> Any:
-        return sqlite_errors(self._path, "The outbox of turns cannot be used.")
-
-    def _opened(self) -> sqlite3.Connection:
-        # Kept open: opening and closing the last connection costs 20 ms. Looked at: somebody may have removed the file.
-        try:
-            inode: int | None = os.stat(self._path).st_ino
-        except OSError:
-            inode = None
-        if self._open is None or inode is None or inode != self._inode:
-            self._close()
-            # A commit is the operating system's at once and outlives this process; `sync` brings it to the disk.
-            self._open = connect(self._path, _SCHEMA, upgrade=self._upgrade, durable=False, any_thread=True)
-            self._inode = os.stat(self._path).st_ino
-        return self._open
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
         if self._is_full:
@@ -357,15 +327,9 @@ class Outbox:
         connection.executescript(_INDEXES)
 
     def _reopen(self, *, is_full: bool) -> None:
-        with self._guard:
-            if is_full != self._is_full:
-                self._is_full = is_full
-                self._close()
-
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        if is_full != self._is_full:
+            self._is_full = is_full
+            self._file.close()
 
 
 def to_json(turn: TurnRecord) -> str:

@@ -6,14 +6,13 @@ Knows no MLflow and no HTTP.
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 
 from phi3kit.core.errors import LimitReached, seconds_to_wait
 from phi3kit.core.limits import Limits
-from phi3kit.core.sqlite_file import transaction
+from phi3kit.core.sqlite_file import OpenFile
 
 MINUTE_S, DAY_S = 60.0, 86_400.0
 _LONGEST_TURN_S = 600.0  # a turn that has not ended by then was lost with its process
@@ -46,12 +45,13 @@ class RequestCounts:
     """The turns of the last day, by user. Safe from several threads and processes. Each method raises StorageFailed."""
 
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._clock = home / "asked.db", clock
+        self._file = OpenFile(home / "asked.db", _SCHEMA, "The list of recent turns cannot be used.")
+        self._clock = clock
 
     def begin(self, turn_id: str, user: str, answers: int, limits: Limits) -> None:
         """Count a turn that asks for so many answers at once. Raises LimitReached."""
         now = self._clock()
-        with self._transaction() as connection:
+        with self._file.transaction(writes=True) as connection:
             # After the clock was set back, turns of the future would stay for ever.
             connection.execute("delete from asked where at < ? or at > ?", (now - DAY_S, now + MINUTE_S))
             _check(_counts(connection, user, now), answers, limits, now)
@@ -62,29 +62,26 @@ class RequestCounts:
 
     def end(self, turn_id: str, tokens: int) -> None:
         """A counted turn has ended; another one changes nothing."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute("update asked set answers = 0, tokens = ? where turn_id = ?", (tokens, turn_id))
 
     def withdraw(self, turn_id: str) -> None:
         """A counted turn could not begin: it does not count."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute("delete from asked where turn_id = ?", (turn_id,))
 
     def all(self) -> list[UserCounts]:
         """Counts of every user of the last day, most turns first."""
         now = self._clock()
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             query = "select user from asked where at > ? group by user order by count(*) desc, user"
             users = [row[0] for row in connection.execute(query, (now - DAY_S,))]
             return [_counts(connection, user, now) for user in users]
 
     def of(self, user: str) -> UserCounts:
         """Counts of one user."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             return _counts(connection, user, self._clock())
-
-    def _transaction(self) -> AbstractContextManager[Connection]:
-        return transaction(self._path, _SCHEMA, "The list of recent turns cannot be used.")
 
 
 def _counts(connection: Connection, user: str, now: float) -> UserCounts:
