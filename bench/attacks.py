@@ -10,6 +10,8 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -28,7 +30,7 @@ from phi3kit.core.records import WRAPPERS
 
 KEY = "bench"
 PROMPT = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>\n"
-TURN = {"prompt": PROMPT, "max_tokens": 24, "temperature": 0}
+TURN = {"prompt": PROMPT, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
 
 Attack = Callable[[httpx2.Client], object]
 
@@ -45,9 +47,11 @@ def posting(path: str, body: Any) -> Attack:
     return lambda client: client.post(path, content=content, headers={"Content-Type": "application/json"})
 
 
+CALLS = "calls of /invocations"
 # By name: the attack, and how many threads of one user make it.
 ATTACKS: dict[str, tuple[Attack, int]] = {
     "nothing": (lambda client: time.sleep(0.1), 1),
+    CALLS: (posting("/invocations", {"prompt": PROMPT}), 2),
     "16 stop strings of 500 characters, n = 4": (
         posting("/v1/completions", TURN | {"max_tokens": 500, "n": 4, "stop": ["a" * 499 + str(n) for n in range(16)]}),
         4,
@@ -70,22 +74,32 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
 
 
 @contextmanager
-def attacked(worker: Worker, attack: Attack, threads: int) -> Iterator[None]:
-    """Attack as long as the block lasts."""
-    over = threading.Event()
+def attacked(worker: Worker, name: str) -> Iterator[None]:
+    """Attack as long as the block lasts, from a process of its own: attackers' own work must not hold up who measures."""
+    command = [sys.executable, "-m", "bench.attacks", "--attack", name, "--url", worker.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attackers:
+        assert attackers.stdout
+        attackers.stdout.readline()
+        time.sleep(1)
+        yield
+        attackers.kill()
+
+
+def attack(name: str, url: str) -> None:
+    """Attack from so many threads until this process is killed. It gives way: real attackers compute elsewhere."""
+    os.nice(19)
+    one, threads = ATTACKS[name]
 
     def again_and_again() -> None:
-        with httpx2.Client(base_url=worker.url, headers=headers("eve"), timeout=900) as client:
-            while not over.is_set():
+        with httpx2.Client(base_url=url, headers=headers("eve"), timeout=900) as client:
+            while True:
                 with suppress(httpx2.HTTPError):  # the worker ends
-                    attack(client)
+                    one(client)
 
-    attackers = [threading.Thread(target=again_and_again, daemon=True) for _ in range(threads)]
-    for each in attackers:
-        each.start()
-    time.sleep(1)
-    yield
-    over.set()
+    for _ in range(threads):
+        threading.Thread(target=again_and_again, daemon=True).start()
+    print("begun", flush=True)
+    sys.stdin.read()
 
 
 @contextmanager
@@ -103,7 +117,7 @@ def half_sent(worker: Worker) -> Iterator[None]:
 @contextmanager
 def locked_counts(worker: Worker) -> Iterator[None]:
     """Another process holds the file of counts, and calls wait for it."""
-    with attacked(worker, posting("/invocations", {"prompt": PROMPT}), 2):
+    with attacked(worker, CALLS):
         connection = sqlite3.connect(worker.home / "asked.db", isolation_level=None, timeout=30)
         connection.execute("begin exclusive")
         yield
@@ -136,9 +150,16 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="of each measurement, without the attack and with it"
     )
+    parser.add_argument("--attack", choices=ATTACKS, help="only attack the worker at --url, until this is killed")
+    parser.add_argument("--url", help="of a worker")
+    parser.add_argument("--only", nargs="*", default=[], help="only attacks with one of these in their names")
     arguments = parser.parse_args()
+    if arguments.attack:
+        attack(arguments.attack, arguments.url)
+        return
     wrapper, length_s = arguments.wrapper, arguments.seconds
-    os.environ |= {"PHI3KIT_API_KEY": KEY, "PHI3KIT_USER_MINUTE_TURNS": "1000000", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"PHI3KIT_API_KEY": KEY, "PHI3KIT_PROFILE": "team", "PHI3KIT_USER_MINUTE_TURNS": "1000000"}
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
     print(
         "| attack | /health p99, ms: without, with | another user's turn, ms: without, with | times | worker, MB | its scoring process, MB |"
     )
@@ -146,14 +167,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         folder, _ = build("embedded", wrapper, Path(work) / "home")
         attacks: dict[str, Callable[[Worker], AbstractContextManager[None]]] = {
-            name: partial(attacked, attack=attack, threads=threads) for name, (attack, threads) in ATTACKS.items()
+            name: partial(attacked, name=name) for name in ATTACKS
         }
         attacks |= {"300 half-sent requests": half_sent, "a locked file of counts": locked_counts}
-        for name, attack in attacks.items():
-            turns = attack is not locked_counts  # they wait for the file too
+        if arguments.only:
+            attacks = {name: each for name, each in attacks.items() if any(part in name for part in arguments.only)}
+        for name, begun in attacks.items():
+            turns = begun is not locked_counts  # they wait for the file too
             with serving(folder, wrapper) as worker, Peaks(worker.process.pid) as peaks:
                 health_before, turn_before = measured(worker, length_s)
-                with attack(worker):
+                with begun(worker):
                     health, turn = measured(worker, length_s, turns=turns)
             ratio = f"{turn_before:.0f}, {turn:.0f} | {turn / turn_before:.1f}" if turns else "– | –"
             print(f"| {name} | {health_before:.0f}, {health:.0f} | {ratio} | {' | '.join(peaks.in_mb())} |", flush=True)

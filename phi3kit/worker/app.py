@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from phi3kit.access.same_origin import ServedNames
-from phi3kit.core.errors import ModelNotFound, Phi3KitError, RequestInvalid
+from phi3kit.core.errors import ModelNotFound, Phi3KitError, RequestInvalid, TryLater
 from phi3kit.core.machine import Threads
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
@@ -43,7 +43,7 @@ from phi3kit.worker.invocations import Call, Scoring
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
 from phi3kit.worker.openapi_document import describe, gives, takes
-from phi3kit.worker.pools import ThreadPool, TokenMeter
+from phi3kit.worker.pools import ThreadPool, TokenMeter, around_s
 from phi3kit.worker.request_checks import (
     Body,
     BodyTooLarge,
@@ -65,8 +65,9 @@ from phi3kit.worker.request_checks import (
 )
 from phi3kit.worker.text_work import TEXT_TOKENS_A_TOKEN, TextWork, detokenized, tokenized
 from phi3kit.worker.tokenization import encoded
-from phi3kit.worker.turns import Caller, Turn, TurnPart, turn_of
+from phi3kit.worker.turns import Caller, Compute, Turn, TurnPart, at_once, turn_of
 
+_REFUSED_REST_S = 0.25  # who was told to try again later and does so at once waits
 _GONE = 499  # the status, in logs of proxies, of an answer that nobody waited for
 
 Parts = AsyncGenerator[list[TurnPart], None]
@@ -93,6 +94,7 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     outbox = Outbox(config.settings.home)
     recorder = OutboxRecorder(outbox, limits, log_text=config.settings.log_text, count=metrics.count)
     tokenizing = ThreadPool("tokenizing", threads=4)
+    naming = ThreadPool("naming", threads=2, most_waiting=None)  # of likely tokens; the engine's queue bounds its users
     scoring = Scoring(config.folder, config.wrapper, config.settings)
     text_meter = TokenMeter(limits.user_minute_tokens and limits.user_minute_tokens * TEXT_TOKENS_A_TOKEN)
     the_model = {
@@ -156,7 +158,8 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
         return the_model
 
     async def parse(request: Request, kind: type[Body]) -> Body:
-        return await tokenizing.run(caller_of(request, None).user, partial(parsed, await read_body(request), kind))
+        body = await read_body(request)
+        return await tokenizing.run(caller_of(request, None).user, partial(parsed, body, kind), around_s(len(body)))
 
     @app.post("/v1/chat/completions", openapi_extra=takes(ChatRequest, "ChatAnswer", "ChatChunk"))
     async def chat_completions(request: Request) -> Response:
@@ -186,13 +189,19 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
             check_characters(turn.prompt, limits)  # of token ids the text is known only now
             return turn
 
-        return await _respond(request, body, await tokenizing.run(caller.user, work), recorder)
+        turn = await tokenizing.run(caller.user, work, goes_on=True)
+        compute = at_once if turn.sampling.logprobs is None else partial(naming.run, caller.user)
+        try:
+            return await _respond(request, body, turn, recorder, compute)
+        except TryLater:
+            tokenizing.rest(caller.user, _REFUSED_REST_S)
+            raise
 
     async def text_work(request: Request, work: Callable[[], TextWork]) -> Response:
         user = caller_of(request, None).user
         text_meter.check(user)
         try:
-            done = await tokenizing.run(user, work)
+            done = await tokenizing.run(user, work, goes_on=True)
         except RequestInvalid:
             text_meter.add(user, MAX_PIECES)  # what is refused may have been cut before
             raise
@@ -275,19 +284,26 @@ def _add_error_handlers(app: FastAPI) -> None:
         return response
 
 
-async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn: Turn, recorder: Recorder) -> Response:
-    """The response to a turn: a stream, or one JSON object when the turn has ended."""
-    parts = turn.parts(recorder)
+async def _respond(
+    request: Request, body: ChatRequest | CompletionRequest, turn: Turn, recorder: Recorder, compute: Compute
+) -> Response:
+    """The response to a turn: a stream, or one JSON object when the turn has ended. compute: where it is put together."""
+    parts = turn.parts(recorder, compute)
     # The first step is awaited here, so that a full queue is still a 429 and not a broken stream.
     await anext(parts)
     headers = {QUEUE_HEADER: str(turn.queue_place)}
     if body.stream:
-        lines = _event_stream(turn, parts, body.stream_options or StreamOptions())
+        lines = _event_stream(turn, parts, body.stream_options or StreamOptions(), compute)
         headers["Cache-Control"] = "no-cache"
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
     await _unless_gone(request, _run(parts))
     if turn.error:
         raise turn.error
+    content = await compute(partial(_whole_answer, turn))
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def _whole_answer(turn: Turn) -> bytes:
     choices = [
         ChoicePart(index, (choice.prompt.echo or "") + choice.text, choice.done.finish_reason, choice.logprobs)
         for index, choice in enumerate(turn.choices)
@@ -295,7 +311,7 @@ async def _respond(request: Request, body: ChatRequest | CompletionRequest, turn
     ]
     chat = turn.interface == "openai"
     answer = openai_schema.response(_new_id(turn), turn.model_uri, choices, _usage(turn, turn.completion_tokens), chat)
-    return JSONResponse(answer | {"phi3kit": _timings(turn)}, headers=headers)
+    return json.dumps(answer | {"phi3kit": _timings(turn)}, ensure_ascii=False).encode()
 
 
 async def _run(parts: Parts) -> None:
@@ -323,7 +339,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
     raise ClientDisconnect
 
 
-async def _event_stream(turn: Turn, parts: Parts, options: StreamOptions) -> AsyncIterator[str]:
+async def _event_stream(turn: Turn, parts: Parts, options: StreamOptions, compute: Compute) -> AsyncIterator[str]:
     """Server-sent events: chunks, the usage when it is wanted, [DONE]. Closing it cancels the turn."""
     response_id, created, chat = _new_id(turn), int(time.time()), turn.interface == "openai"
     counted = options.continuous_usage_stats
@@ -336,6 +352,13 @@ async def _event_stream(turn: Turn, parts: Parts, options: StreamOptions) -> Asy
             chunk["phi3kit"] = _timings(turn)
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
+    def events(new: list[TurnPart]) -> str:
+        return "".join(
+            event(part.choice, _usage(turn, part.completion_tokens) if counted else None)
+            for part in new
+            if part.choice.text or part.choice.finish_reason or part.choice.logprobs or counted
+        )
+
     async with contextlib.aclosing(parts):
         if chat:
             yield "".join(event(ChoicePart(index), role=True) for index in range(len(turn.choices)))
@@ -344,13 +367,8 @@ async def _event_stream(turn: Turn, parts: Parts, options: StreamOptions) -> Asy
                 _, body = openai_schema.error_body(turn.error)
                 yield f"data: {json.dumps(body)}\n\n"
                 return
-            lines = [
-                event(part.choice, _usage(turn, part.completion_tokens) if counted else None)
-                for part in each
-                if part.choice.text or part.choice.finish_reason or part.choice.logprobs or counted
-            ]
-            if lines:
-                yield "".join(lines)
+            if lines := await compute(partial(events, each)):
+                yield lines
         if options.include_usage:
             yield event(None, _usage(turn, turn.completion_tokens))
         yield "data: [DONE]\n\n"

@@ -3,7 +3,8 @@
 Active answers advance together. In each round every answer that is being written gets one token, all in one step of the
 model, and one prompt is read a slice further. So no caller waits for another's whole answer, and between two tokens of an
 answer lies one slice at the most. An answer becomes active when there is memory for its prompt and max_tokens; users
-take turns, and one of several has half the places and half the memory at most: nobody waits behind all that one asked for.
+take turns and have equal shares of the time, and one of several has half the places and half the memory at most: nobody waits
+behind all that one asked for.
 A panic in the tokenizer's Rust is a BaseException and no Exception: it ends its answer and not the thread.
 Knows no HTTP.
 """
@@ -31,6 +32,7 @@ from phi3kit.worker.detokenizer import Detokenizer
 from phi3kit.worker.kv_cache import KvCache, Slot
 from phi3kit.worker.runtime import Logits, Runtime, TokenSequence, Work
 from phi3kit.worker.sampling import SampledToken, Sampler, Sampling
+from phi3kit.worker.time_shares import TimeShares
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ State = Literal["loading", "ready", "failed"]
 
 _MAX_ACTIVE = 8  # more would only make each one slower
 _BESIDE_OTHER_USERS = 2  # answers of one user in a round, so that many of one do not slow down those of another
+_SAME_ROUNDS = 16  # in which they are the same: other ones must be brought together in memory first
 _REMEMBERED = 8  # answers, whose mean tells how long one takes
 _SOON_S = 2.0  # where nothing is known
 _SLICE = 64  # tokens of a prompt that are computed in one step
@@ -101,6 +104,8 @@ class Engine:
         self._changed = threading.Condition()  # guards _waiting and _closing
         self._closing = False
         self._active: list[_ActiveAnswer] = []
+        self._shares = TimeShares()
+        self._rounds_shared = 0
         self._reader = ""  # the user whose prompt was read last
         self._usual_s: float | None = None  # how long answers took lately, from when they became active
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -221,11 +226,16 @@ class Engine:
     def _round(self, runtime: Runtime, cache: KvCache) -> None:
         for answer in [answer for answer in self._active if answer.cancelled]:
             self._end(answer, cache, cancelled=True)
-        writing = self._shared([answer for answer in self._active if not answer.reading])
-        reading = [answer for answer in self._active if answer.reading]
+        able = self._shares.able({answer.user for answer in self._active})
+        writing = self._shared([answer for answer in self._active if not answer.reading and answer.user in able])
+        reading = [answer for answer in self._active if answer.reading and answer.user in able]
+        began_at = time.perf_counter()
         for answer, result in zip(writing, _computed(runtime, [answer.token for answer in writing]), strict=True):
             if not answer.take(result):
                 self._end(answer, cache)
+        read_at = time.perf_counter()
+        if writing:
+            self._shares.charge(Counter(answer.user for answer in writing), read_at - began_at)
         if reading:
             answer = next((answer for answer in reading if answer.user != self._reader), reading[0])
             self._reader = answer.user
@@ -236,6 +246,7 @@ class Engine:
             elif answer.reading:  # round robin: the next prompt comes first
                 self._active.remove(answer)
                 self._active.append(answer)
+            self._shares.charge_one(answer.user, time.perf_counter() - read_at)
 
     def _shared(self, writing: "list[_ActiveAnswer]") -> "list[_ActiveAnswer]":
         """The answers that get a token in this round: all of one user's; of several users' a few of each."""
@@ -243,11 +254,14 @@ class Engine:
             return writing
         left = Counter({answer.user: _BESIDE_OTHER_USERS for answer in writing})
         chosen = []
+        self._rounds_shared += 1
         for answer in writing:
             if left[answer.user]:
                 left[answer.user] -= 1
                 chosen.append(answer)
-                self._active.remove(answer)  # the user's others come first in the next round
+        if self._rounds_shared % _SAME_ROUNDS == 0:
+            for answer in chosen:  # the user's others come first from now on
+                self._active.remove(answer)
                 self._active.append(answer)
         return chosen
 

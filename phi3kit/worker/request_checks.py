@@ -131,7 +131,7 @@ class Guard:
             return
         request = Request(scope)
         request.state.id = uuid.uuid4().hex
-        rule = ROUTES.get(request.url.path, _ANY_OTHER)
+        rule = ROUTES.get(scope["path"], _ANY_OTHER)
 
         async def send_named(message: Message_) -> None:
             if message["type"] == "http.response.start":

@@ -7,9 +7,10 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from functools import partial
+from typing import Protocol, TypeVar, get_args
 from urllib.parse import unquote
 
 from phi3kit.core.errors import PromptTooLong, RequestInvalid
@@ -30,6 +31,20 @@ from phi3kit.worker.output_queue import OutputQueue
 from phi3kit.worker.runtime import Runtime
 from phi3kit.worker.sampling import Sampling
 from phi3kit.worker.tokenization import check_ids, decoded, encoded, ids_of, offsets_of, token_bytes
+
+R = TypeVar("R")
+
+
+class Compute(Protocol):
+    """Where work is done that may take long."""
+
+    async def __call__(self, work: Callable[[], R]) -> R: ...
+
+
+async def at_once(work: Callable[[], R]) -> R:
+    """On the event loop."""
+    return work()
+
 
 _TURN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe within a filter of MLflow's
 _MAX_HEADER_TEXT = 200  # characters of a name or id that a caller gives
@@ -139,9 +154,10 @@ class Turn:
         """Why an answer broke off; None where none did."""
         return next((choice.done.error for choice in self.choices if choice.done and choice.done.error), None)
 
-    async def parts(self, recorder: Recorder) -> AsyncGenerator[list[TurnPart], None]:
+    async def parts(self, recorder: Recorder, compute: Compute = at_once) -> AsyncGenerator[list[TurnPart], None]:
         """The new parts each time, until every choice is done; the first list is empty and comes once the turn is queued.
 
+        compute: where parts are made of what the engine writes.
         The turn's record reaches `recorder` before the last parts are given. A reader that goes away cancels the
         generations; the turn is kept all the same.
         Raises Busy, LimitReached, BudgetSpent or RequestInvalid before the first list.
@@ -163,7 +179,7 @@ class Turn:
             if echoes := [self._echo(index) for index, each in enumerate(self.choices) if each.prompt.echo]:
                 yield echoes
             while any(choice.done is None for choice in self.choices):
-                parts = self._take(await outputs.take())
+                parts = await self._taken(await outputs.take(), compute)
                 if all(choice.done for choice in self.choices):
                     recorded = True
                     await asyncio.to_thread(recorder.end, self._whole_record(recorder))
@@ -196,6 +212,14 @@ class Turn:
             emit=lambda output: outputs.put(index, output), received_at=self.received_at, user=self.caller.user,
             scores_prompt=bool(choice.prompt.offsets), goes_past_end=self.goes_past_end,
         )  # fmt: skip
+
+    async def _taken(self, outputs: list[tuple[int, Output]], compute: Compute) -> list[TurnPart]:
+        taking = asyncio.ensure_future(compute(partial(self._take, outputs)))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait({taking})  # a thread goes on with it
+            raise
 
     def _take(self, outputs: list[tuple[int, Output]]) -> list[TurnPart]:
         """Add the outputs to their choices; a part for each."""

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import Busy, LimitReached
 from phi3kit.core.limits import Limits
-from phi3kit.worker.pools import TakingTurns, ThreadPool, TokenMeter
+from phi3kit.worker.pools import TakingTurns, ThreadPool, TokenMeter, around_s
 from phi3kit.worker.tokenization import decoded, encoded, load_tokenizers
 from tests.conftest import Built
 from tests.support.worker_app import as_user, worker_app
@@ -125,26 +125,45 @@ class TestOneUsersCalls:
 
         assert asyncio.run(order()).index("bob") <= 1
 
-    def test_after_long_work_its_user_waits_twice_as_long_and_nobody_else(self) -> None:
-        async def waits() -> tuple[float, float]:
+    def test_beside_others_a_user_waits_after_long_work_and_nobody_else(self) -> None:
+        async def waits() -> tuple[float, float, float]:
             pool = ThreadPool("test", threads=2)
+            await pool.run("ada", lambda: _compute(0.1))
+            bob = await _timed(pool, "bob")
+            same_request = await _timed(pool, "ada", goes_on=True)
+            return bob, same_request, await _timed(pool, "ada")
 
-            def compute() -> None:
-                began = time.thread_time()
-                while time.thread_time() - began < 0.2:
-                    pass
+        bob, same_request, ada = asyncio.run(waits())
+        assert bob + same_request + ada >= 0.35  # four times as long as it computed, from its end on
+        assert max(bob, same_request) < ada
 
-            async def timed(user: str) -> float:
-                began = time.monotonic()
-                await pool.run(user, lambda: None)
-                return time.monotonic() - began
+    def test_a_user_alone_waits_for_nothing(self) -> None:
+        async def waits() -> float:
+            pool = ThreadPool("test", threads=2)
+            await pool.run("ada", lambda: _compute(0.3))
+            return await _timed(pool, "ada")
 
-            await pool.run("ada", compute)
-            return await timed("bob"), await timed("ada")
+        assert asyncio.run(waits()) < 0.6  # with others there it would be 1.2 s
 
-        bob, ada = asyncio.run(waits())
-        assert bob + ada >= 0.15
-        assert bob < ada
+    def test_what_the_event_loop_computes_counts_too(self) -> None:
+        assert around_s(2**20) > 2 * around_s(0) > 0
+
+        async def waits() -> float:
+            pool = ThreadPool("test", threads=2)
+            await pool.run("ada", lambda: None, 0.1)
+            await pool.run("bob", lambda: None)
+            return await _timed(pool, "ada")
+
+        assert asyncio.run(waits()) >= 0.2
+
+    def test_who_asks_again_at_once_after_a_refusal_waits(self) -> None:
+        async def waits() -> float:
+            pool = ThreadPool("test", threads=2)
+            pool.rest("ada", 0.3)
+            await pool.run("bob", lambda: None)
+            return await _timed(pool, "ada")
+
+        assert asyncio.run(waits()) >= 0.15
 
     def test_too_many_of_them_are_refused_and_the_places_are_free_again(self) -> None:
         async def refused() -> None:
@@ -159,6 +178,18 @@ class TestOneUsersCalls:
             await _once(turns, "ada")
 
         asyncio.run(refused())
+
+
+def _compute(seconds: float) -> None:
+    began = time.thread_time()
+    while time.thread_time() - began < seconds:
+        pass
+
+
+async def _timed(pool: ThreadPool, user: str, *, goes_on: bool = False) -> float:
+    began = time.monotonic()
+    await pool.run(user, lambda: None, goes_on=goes_on)
+    return time.monotonic() - began
 
 
 async def _once(turns: TakingTurns, user: str) -> None:
