@@ -10,7 +10,12 @@ from phi3kit.ui.shared import pages, shell, sign_in, web
 
 def route() -> None:
     """Draw the menu, the sidebar and the chosen page; for somebody outside, the way in."""
-    st.set_page_config(page_title="phi3kit", page_icon=shell.ICON, layout="wide")
+    # Until the store is open; later runs have the page's title already.
+    st.set_page_config(
+        page_title=None if st.session_state.setdefault("titled", False) else "phi3kit",
+        page_icon=shell.ICON,
+        layout="wide",
+    )
     st.logo(shell.LOGO, icon_image=shell.ICON, size="large")
     outside = sign_in.is_outside()
     menu: dict[str, list[st.Page]] = {}
@@ -18,6 +23,8 @@ def route() -> None:
         page = st.Page(pages.path(name), title=entry.title, icon=entry.icon, help=entry.help, default=name == "home")
         menu.setdefault(entry.section, []).append(page)
     chosen = st.navigation(menu, position="hidden" if outside else "sidebar", expanded=True)
+    st.set_page_config(page_title="phi3kit" if outside else f"{chosen.title} · phi3kit")
+    st.session_state["titled"] = True
     if outside:
         sign_in.show_outside()
     else:

@@ -3,16 +3,8 @@
 import streamlit as st
 
 from phi3kit.conversations.conversation import Conversation
-from phi3kit.ui.chat import messages, open_conversation, saved_drawer, settings_form, share
+from phi3kit.ui.chat import messages, open_conversation, saved_drawer, settings_form, share, suggestions
 from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
-
-SUGGESTIONS = (
-    "What is the capital of Spain?",
-    "スペインの首都はどこですか？",
-    "Ποια είναι η πρωτεύουσα της Ισπανίας;",
-    "Explain MLflow in detail.",
-    "List the capitals of Europe.",
-)
 
 
 def send(key: str) -> None:
@@ -53,12 +45,11 @@ with shell.errors_shown():
         silent = not permissions.note("talk")
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=silent)
         pending = open_conversation.pending()
-        key = f"suggestion_{conversation.id}"
-        if not conversation.turns and not pending:
-            st.pills("Try one of these", SUGGESTIONS, key=key, on_change=send, args=(key,), disabled=silent)
         turns = conversation.path(pending.parent) if pending else conversation.shown
         messages.show_turns(conversation, turns, target_choice.available(), target, last=not pending)
-        if pending:
+        if not pending:
+            suggestions.show(conversation, target, send, disabled=silent)
+        else:
             messages.ask(conversation, pending, settings, target)
             resources.forget_lists()
             st.rerun()  # draws the answer with all that can be done to it

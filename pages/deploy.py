@@ -21,7 +21,7 @@ with shell.errors_shown():
             "A built wrapper can be handed over from here. Nothing is built yet.", "build", "Build a wrapper"
         )
         st.stop()
-    route = elements.choose_one("As", ROUTES, "deploy_route", bind="query-params")
+    route = elements.choose_one("Way to serve", ROUTES, "deploy_route", bind="query-params")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         why = "A version stays what it is; an alias is followed when a server starts."
         choice = target_choice.choose_among(choices, "Model", "deploy_model", width=420, help=why)

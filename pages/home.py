@@ -2,8 +2,11 @@
 
 import streamlit as st
 
+from phi3kit.packaging.jobs import BuildJob
 from phi3kit.ui.build import job
-from phi3kit.ui.shared import pages, permissions, resources, shell
+from phi3kit.ui.chat import suggestions
+from phi3kit.ui.home import path_picture
+from phi3kit.ui.shared import pages, permissions, resources, shell, stand_in
 from phi3kit.usage.summary import faster_wrapper, totals
 
 STEPS = {
@@ -13,11 +16,25 @@ STEPS = {
     "usage": "Chart the tokens of every logged turn.",
 }
 
+
+def build_and_chat() -> None:
+    """Build both wrappers of the small model; `lead_on` does the rest."""
+    job.start(job.BOTH_EMBEDDED)
+    st.session_state["home_leads_on"] = True
+
+
+def lead_on(ended: BuildJob | None) -> None:
+    """From the build that this tab began here into a chat, where a first question waits to be sent."""
+    if st.session_state.pop("home_leads_on", False) and ended and ended.state == "done":
+        resources.forget_lists()
+        st.session_state["chat_text"] = suggestions.FIRST
+        st.switch_page(pages.path("chat"))
+
+
 shell.begin("Phi-3 as an MLflow model, two ways")
 st.markdown(
     "Package Phi-3 with MLflow's transformers flavor or with a Python wrapper around ONNX Runtime. "
-    "Compare their signatures, talk to both, and see what they cost in tokens. "
-    "A small Phi-3 ships with the app, so all of it works without a network."
+    "Compare their signatures, talk to both, and see what they cost in tokens."
 )
 with shell.errors_shown():
     models, turns = resources.models(), resources.turns()
@@ -26,32 +43,36 @@ with shell.errors_shown():
     done |= {"chat": bool(len(turns)), "usage": "seen_usage" in st.session_state}
     following = next((name for name in STEPS if not done[name]), None)
 
-    sums = totals(turns)
-    with st.container(horizontal=True):
-        st.metric("Logged models", len(models), border=True, height="stretch")
-        st.metric("Turns logged", f"{sums.turns:,}", border=True, height="stretch")
-        st.metric("Tokens", f"{sums.total_tokens:,}", border=True, height="stretch")
-        if fastest := faster_wrapper(turns):
-            times = f"{fastest.ratio:.1f}× the tokens/s"
-            st.metric("Faster wrapper", fastest.wrapper, times, border=True, height="stretch")
+    if models or len(turns):
+        sums, fastest = totals(turns), faster_wrapper(turns)
+        with st.container(horizontal=True):
+            st.metric("Logged models", len(models), border=True, height="stretch")
+            st.metric("Turns logged", f"{sums.turns:,}", border=True, height="stretch")
+            st.metric("Tokens", f"{sums.total_tokens:,}", border=True, height="stretch")
+            if fastest:
+                times = f"{fastest.ratio:.1f}× the tokens/s"
+                st.metric("Faster wrapper", fastest.wrapper, times, border=True, height="stretch")
 
     build = job.recent()
     if not models and not job.under_way():
         with st.container(border=True):
             st.markdown(
-                "**Nothing is built yet.** Both wrappers of the embedded (small) model take less than half a minute."
+                "**Nothing is built yet.** A small Phi-3 ships with the app as a stand-in: both of its wrappers take less "
+                f"than half a minute and no network, then a chat opens. {stand_in.KNOWS}, and nothing else."
             )
-            permissions.button(
-                "Build both wrappers",
-                "build",
-                type="primary",
-                icon=":material/deployed_code:",
-                on_click=job.start,
-                args=(job.BOTH_EMBEDDED,),
-            )
-    job.show_job(build)
+            with st.container(horizontal=True, vertical_alignment="center"):
+                permissions.button(
+                    "Build both wrappers",
+                    "build",
+                    type="primary",
+                    icon=":material/deployed_code:",
+                    on_click=build_and_chat,
+                )
+                stand_in.link_to_the_real_one()
+    job.show_job(build, lead_on)
 
-    st.subheader("The path of the chapter")
+    st.subheader("The chapter's steps")
+    path_picture.show(wrappers, len(turns))
     for number, (name, sentence) in enumerate(STEPS.items(), start=1):
         mark = " :primary-badge[next]" if name == following else ""
         if done[name]:

@@ -24,11 +24,12 @@ class Target:
     model_uri: str  # as it was chosen, perhaps an alias; turns are logged under the logged model's own URI
     context_tokens: int | None  # None: a remote endpoint whose context is unknown
     connection: Connection | None = None  # None for a logged model
+    source: str | None = None  # of a logged model: where its weights came from
 
 
 def of_model(model: LoggedModel, label: str, model_uri: str | None = None) -> Target:
     """A logged model as a target. model_uri: the alias or version that was chosen."""
-    return Target(label, model.wrapper, model_uri or model.model_uri, model.context_tokens)
+    return Target(label, model.wrapper, model_uri or model.model_uri, model.context_tokens, source=model.source)
 
 
 def of_connection(connection: Connection) -> Target:

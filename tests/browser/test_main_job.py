@@ -65,11 +65,17 @@ class TestThePath:
     def test_1_the_first_visit_builds_both_wrappers_at_one_click(self, page: "playwright.Page") -> None:
         failed = "document.fonts.ready.then(() => [...document.fonts].filter(each => each.status === 'error').length)"
         assert page.evaluate(failed) == 0, "letters and icons are drawn in their own fonts"
+        playwright.expect(page).to_have_title("Home · phi3kit")
         page.get_by_role("button", name="Build both wrappers").click()
-        page.get_by_text(re.compile(r"Built: transformers and onnx from embedded \(small\) · \d+ s")).wait_for(
-            timeout=120_000
-        )
+        page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for(timeout=120_000)
+        composer = page.get_by_test_id("stChatInputTextArea")
+        composer.wait_for()
+        assert composer.input_value() == "What is the capital of Spain?", "one key sends it"
+        playwright.expect(page).to_have_title("Chat · phi3kit")
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name="Home", exact=True).click()
+        page.get_by_text("Logged models").wait_for()
         assert page.get_by_test_id("stMetric").first.inner_text().split() == ["Logged", "models", "2"]
+        page.get_by_text(re.compile(r"Built: transformers and onnx from embedded \(small\) · \d+ s")).wait_for()
 
     def test_2_the_transformers_wrapper_streams_its_answer(
         self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]

@@ -78,7 +78,7 @@ class TestBatch:
     ) -> None:
         app = upload(open_page("batch"), "in.csv", content)
         if said is None:  # the page asks which column it is; the first line shows that there is no header
-            assert next(each for each in app.selectbox if each.label == "Prompts in column").value.startswith("What is")
+            assert next(each for each in app.selectbox if each.label == "Prompt column").value.startswith("What is")
         else:
             assert any(said in each for each in errors(app))
 

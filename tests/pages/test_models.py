@@ -64,7 +64,8 @@ class TestLoggedModels:
         shown = {metric.label: metric.value for metric in workers.metric}
         assert shown["Turns"] == "0"
         assert shown["Memory"].endswith("MB")
-        assert shown["Answering, waiting"] == "0 · 0"
+        assert shown["Answers now"] == "0"
+        assert shown["Waiting"] == "0"
         click(workers, "Unload")
         assert has_ended(status.pid)
         assert "No model is loaded." in words(view("Workers"))

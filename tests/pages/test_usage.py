@@ -102,7 +102,7 @@ class TestFilters:
         widget(app.pills, "Interface").set_value(["openai", "raw"]).run()
         widget(app.multiselect, "User").set_value(["bob"]).run()
         assert metrics(app)["Turns"][0] == "2"
-        widget(app.multiselect, "Ending").set_value(["length"]).run()
+        widget(app.multiselect, "Finish reason").set_value(["length"]).run()
         assert list(app.dataframe[-1].value["origin"]) == ["batch"]
         widget(app.multiselect, "Model").set_value(["remote:vllm"]).run()
         assert "No turn fits" in app.info[0].value

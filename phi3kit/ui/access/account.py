@@ -101,7 +101,7 @@ def show_data_folder(actor: Actor, settings: Settings) -> None:
 @st.dialog("Clean up?", icon=":material/cleaning_services:")
 def _confirm_clean_up(age: str, actor: Actor, settings: Settings) -> None:
     st.markdown(
-        f"Deleted is what is older than {age}: ended builds, batches **with their results**, evaluations' progress, "
+        f"This deletes what is older than {age}: ended builds, batches **with their results**, evaluations' progress, "
         "uploads, bundles, logs, and copies of remote models."
     )
     st.markdown("Models, turns, conversations, connections and keys stay.")

@@ -83,14 +83,14 @@ def choose_columns(table: Table) -> Columns:
     known = next((name for name in PROMPT_FORMATS if name in columns), None)
     with st.container(horizontal=True):
         column = st.selectbox(
-            "Prompts in column", columns, index=columns.index(known) if known else 0, key="batch_column", width=220
+            "Prompt column", columns, index=columns.index(known) if known else 0, key="batch_column", width=220
         )
         kind = st.selectbox(
-            "as", PROMPT_FORMATS, index=PROMPT_FORMATS.index(known) if known else 0,
+            "Format", PROMPT_FORMATS, index=PROMPT_FORMATS.index(known) if known else 0,
             format_func=_PROMPT_FORMATS.__getitem__, key=f"batch_format_{known}", width=330,
         )  # fmt: skip
         system = st.selectbox(
-            "System message from column", [name for name in columns if name != column], index=None,
+            "System message column", [name for name in columns if name != column], index=None,
             placeholder="none", key="batch_system_column", width=220, disabled=kind == "prompt",
         )  # fmt: skip
     return {"column": column, "format": kind, "system_column": system}

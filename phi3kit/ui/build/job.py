@@ -4,6 +4,7 @@ Knows how they are drawn. Does not know how a build runs.
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -63,11 +64,16 @@ def under_way() -> bool:
     return any(job.active for job in resources.kit().builds.all())
 
 
-def show_job(job: BuildJob | None) -> None:
-    """A build, or why none began; redraws itself while it runs."""
+def show_job(job: BuildJob | None, on_end: Callable[[BuildJob | None], None] = lambda job: None) -> None:
+    """A build, or why none began; redraws itself while it runs. on_end: what is done when it has ended under this page."""
+
+    def end(ended: BuildJob | None) -> None:
+        resources.forget_plans()
+        on_end(ended)
+
     actions.show_outcome("build")
     if job is not None and job.active:
-        job_view.watch(resources.kit().builds, job.job_id, _draw, lambda ended: resources.forget_plans())
+        job_view.watch(resources.kit().builds, job.job_id, _draw, end)
     elif job is not None:
         _draw(job)
     job_view.show_anothers(resources.kit().builds, "build")

@@ -24,7 +24,7 @@ _WRAPPER_HELP = {
 }
 _SOURCE_HELP = {
     "embedded (small)": "**embedded (small)**: the 5-million-weight Phi-3 that ships with the app; no network",
-    "Hugging Face": "**Hugging Face**: a Phi-3 from the hub, downloaded once and kept; resumes after a break",
+    words.HUGGING_FACE: "**Hugging Face**: a Phi-3 from the hub, downloaded once and kept; resumes after a break",
     "folder": "**folder**: weights in safetensors, or an ONNX folder, on the machine that runs this app",
 }
 _PRECISION_HELP = {
@@ -49,11 +49,11 @@ _VERDICTS = {
 def choose_request() -> BuildRequest:
     """What should be built; its source is empty until one is chosen."""
     kinds = ["embedded (small)"]
-    kinds += ["Hugging Face"] if permissions.may("build_any") else []
+    kinds += [words.HUGGING_FACE] if permissions.may("build_any") else []
     kinds += ["folder"] if permissions.may("build_folder") else []
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wrapper = elements.choose_one("Wrapper", _WRAPPERS, "build_wrapper")
-        kind = elements.choose_one("Source", kinds, "build_source")
+        kind = elements.choose_one("Source", kinds, "build_source", bind="query-params")
         precision = elements.choose_one(
             "ONNX precision", PRECISIONS, "build_precision", disabled=wrapper == "transformers"
         )
@@ -69,7 +69,7 @@ def choose_request() -> BuildRequest:
 def _choose_source(kind: str) -> str:
     if kind == "folder":
         return st.text_input("Folder", placeholder="folder with config.json or genai_config.json") or ""
-    if kind == "Hugging Face":
+    if kind == words.HUGGING_FACE:
         return (
             st.selectbox(
                 "Repository",

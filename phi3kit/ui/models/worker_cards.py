@@ -52,11 +52,12 @@ def _show(worker: WorkerStatus) -> None:
             if activity:
                 figures["Turns"] = f"{activity.turns:,}"
                 figures["Tokens"] = f"{activity.prompt_tokens + activity.completion_tokens:,}"
-                figures["Answering, waiting"] = f"{activity.active} · {activity.waiting}"
+                figures["Answers now"] = f"{activity.active}"
+                figures["Waiting"] = f"{activity.waiting}"
             elements.show_metrics(figures)
         if activity:
             st.caption(
-                f"{activity.threads} threads · conversations hold {words.size(activity.kv_reserved_bytes)} "
+                f"{words.counted(activity.threads, 'thread')} · conversations hold {words.size(activity.kv_reserved_bytes)} "
                 f"of {words.size(activity.kv_budget_bytes)}"
             )
         if permissions.may("administer"):  # what others sent may stand in the log

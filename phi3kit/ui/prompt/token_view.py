@@ -109,7 +109,7 @@ def _meter(tokenized: Tokenized, max_tokens: int) -> go.Figure:
         figure.add_bar(x=[tokens], y=[""], orientation="h", marker_color=colour, opacity=opacity, width=0.5)
     # An export of an earlier phi3kit has no window. Phi-3's is marked all the same: beyond it such an export answers noise.
     window = tokenized.window_tokens or (PHI3_4K_WINDOW if limit == PHI3_4K_CONTEXT else limit)
-    words = {0: "0", window: f"window {window:,}", limit: f"limit {limit:,}"}
+    words = {0: "0", window: f"sliding window {window:,}", limit: f"context {limit:,}"}
     for mark, line in ((window, "dot"), (limit, "solid")):
         figure.add_vline(x=mark, line={"color": colours.text, "width": 1, "dash": line})
     figure.update_layout(

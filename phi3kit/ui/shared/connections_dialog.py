@@ -117,8 +117,8 @@ def _detail_fields(kept: Connection | None, key: str, address: dict[str, Any]) -
         width=150, help="Tokens that prompt and answer may have together.",
     )  # fmt: skip
     values["silence_s"] = st.number_input(
-        "Patience, s", 1, 3600, kept.silence_s if kept else _SILENCE_S, key=f"{key}_silence", width=150,
-        help="After so many seconds without a byte it has failed.",
+        "Time limit, s", 1, 3600, kept.silence_s if kept else _SILENCE_S, key=f"{key}_silence", width=150,
+        help="An answer has failed after so many seconds without a byte.",
     )  # fmt: skip
     return values
 

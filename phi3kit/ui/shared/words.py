@@ -12,6 +12,7 @@ import streamlit as st
 from phi3kit.packaging.sources.find import EMBEDDED
 from phi3kit.tracking.logged_models import LoggedModel
 
+HUGGING_FACE = "Hugging Face"  # a kind of source on Build, and in links to it
 _STATES = {
     "ready": ":green[●] ready",
     "starting": ":orange[●] loading",

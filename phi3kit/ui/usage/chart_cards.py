@@ -57,10 +57,11 @@ def show_over_time(turns: pd.DataFrame) -> None:
 def show_by_dimension(turns: pd.DataFrame) -> None:
     """Tokens by wrapper, model, interface, user or origin; a click on a bar lists its turns."""
     with st.container(border=True, height="stretch"):
-        st.markdown("**Tokens by**")
+        title = st.empty()
         by = elements.choose_one(
-            "Tokens by", _DIMENSIONS, "usage_by", bind="query-params", label_visibility="collapsed"
+            "Group tokens by", _DIMENSIONS, "usage_by", bind="query-params", label_visibility="collapsed"
         )
+        title.markdown(f"**Tokens by {by.lower()}**")
         column = _DIMENSIONS[by]
         named = _with_labels(turns) if column == "model_uri" else turns
         points = show_chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")

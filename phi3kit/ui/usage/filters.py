@@ -20,7 +20,7 @@ _MORE = {  # columns that few people filter by: label, and what it says when not
     "origin": ("Origin", "All origins"),
     "user": ("User", "All users"),
     "model_uri": ("Model", "All models"),
-    "finish_reason": ("Ending", "All endings"),
+    "finish_reason": ("Finish reason", "All finish reasons"),
 }
 
 
