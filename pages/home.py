@@ -72,11 +72,15 @@ with shell.errors_shown():
     job.show_job(build, lead_on)
 
     st.subheader("The chapter's steps")
-    path_picture.show(wrappers, len(turns))
+    picture, steps = st.columns([3, 5], vertical_alignment="center")
+    with picture:
+        path_picture.show(wrappers, len(turns))
     for number, (name, sentence) in enumerate(STEPS.items(), start=1):
         mark = " :primary-badge[next]" if name == following else ""
         if done[name]:
             mark = " :green-badge[:material/check: done]"
-        with st.container(border=True, horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        with steps.container(
+            border=True, horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+        ):
             st.markdown(f"**{number}. {pages.PAGES[name].title}**{mark}  \n{sentence}", width="content")
             st.page_link(pages.path(name), label="Open", icon=":material/arrow_forward:")
