@@ -1,20 +1,23 @@
 """Pages, through Streamlit's own test runner, with a real store and real workers. The browser test goes further."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from phi3kit.core.embedded_model import MODEL_FOLDER
+from phi3kit.core.records import WRAPPERS
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.packaging.events import BuildRequest
 from phi3kit.packaging.jobs import BuildJob
 from phi3kit.ui.shared import resources
+from phi3kit.usage.outbox import Outbox
 from tests.conftest import CHAPTER_PROMPT, Built
 from tests.support.actors import ADMIN
 from tests.support.hub_server import local_hub
 from tests.support.in_app import app_on, errors, forget, open_page, words
-from tests.support.samples import new_store
+from tests.support.samples import new_store, turn
 from tests.support.waiting import wait_for
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
@@ -205,6 +208,14 @@ class TestPrompt:
 
 
 class TestUsage:
+    @pytest.fixture(autouse=True)
+    def logged(self, home: Built) -> None:
+        """A turn of each wrapper, whichever tests ran before here."""
+        for wrapper in WRAPPERS:
+            Outbox(home.home).add(turn(f"logged by {wrapper}", at=time.time(), wrapper=wrapper, user="local"))
+        wait_for("the turns in the store", lambda: resources.kit().writer.state().waiting == 0)
+        resources.forget_lists()
+
     def test_the_totals_are_those_of_the_logged_turns(self, home: Built) -> None:
         chat = open_page("chat")
         chat.chat_input[0].set_value("Hello").run()

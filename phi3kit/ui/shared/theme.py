@@ -10,7 +10,7 @@ from phi3kit.core.records import Served
 from phi3kit.usage.charts import Palette
 
 _LIGHT = Palette(
-    transformers="#6b5bd6", onnx="#0f9d8a", prompt="#7a8699", completion="#4c5bd4", text="#1d2433", grid="#dfe3ec",
+    transformers="#6b5bd6", onnx="#0f9d8a", prompt="#7a8699", completion="#4c5bd4", text="#10151f", grid="#dfe3ec",
     cached="#c9cfda", neutral="#8a94a6", background="#ffffff",
 )  # fmt: skip
 _DARK = Palette(
