@@ -4,11 +4,11 @@ import streamlit as st
 
 from phi3kit.deployment import compose, recipes
 from phi3kit.ui.deploy.azure_bundle import show_bundle
-from phi3kit.ui.deploy.serving import show_recipe, show_server, suggested_port
+from phi3kit.ui.deploy.serving import MODEL_KEY, SERVE_ROUTE, port_key, show_recipe, show_server, suggested_port
 from phi3kit.ui.shared import actions, elements, permissions, resources, shell, target_choice
 
-ROUTES = ("phi3kit serve", "mlflow models serve", "Docker image", "systemd", "Compose", "Azure ML")
-PORTS = {"phi3kit serve": 8000, "mlflow models serve": 5001, "Docker image": 5001, "systemd": 8000}
+ROUTES = ("phi3kit serve", SERVE_ROUTE, "Docker image", "systemd", "Compose", "Azure ML")
+PORTS = {"phi3kit serve": 8000, SERVE_ROUTE: 5001, "Docker image": 5001, "systemd": 8000}
 
 shell.begin("Deploy")
 st.markdown("Commands and files that serve one model: on this machine, as a service, in containers, or on Azure ML.")
@@ -24,12 +24,12 @@ with shell.errors_shown():
     route = elements.choose_one("Way to serve", ROUTES, "deploy_route", bind="query-params")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         why = "A version stays what it is; an alias is followed when a server starts."
-        choice = target_choice.choose_among(choices, "Model", "deploy_model", width=420, help=why)
+        choice = target_choice.choose_among(choices, "Model", MODEL_KEY, width=420, help=why)
         port = 0
         if usual := PORTS.get(route):
             why = "The first free one from the usual one on."
             suggested = suggested_port(usual)
-            port = int(st.number_input("Port", 1, 65_535, suggested, key=f"port_{route}", width=150, help=why))
+            port = int(st.number_input("Port", 1, 65_535, suggested, key=port_key(route), width=150, help=why))
     uri, wrapper, settings = choice.plain_uri, choice.model.wrapper, resources.settings()
     if uri != choice.model_uri:
         st.caption(
@@ -37,8 +37,8 @@ with shell.errors_shown():
         )
     if route == "phi3kit serve":
         show_recipe(recipes.worker(uri, port, settings))
-    elif route == "mlflow models serve":
-        show_server(choice, port)
+    elif route == SERVE_ROUTE:
+        show_server(choice)
         show_recipe(recipes.scoring_server(uri, wrapper, port, settings))
     elif route == "Docker image":
         show_recipe(recipes.image(uri, wrapper, port, settings))

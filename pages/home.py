@@ -19,13 +19,12 @@ STEPS = {
 
 def build_and_chat() -> None:
     """Build both wrappers of the small model; `lead_on` does the rest."""
-    job.start(job.BOTH_EMBEDDED)
-    st.session_state["home_leads_on"] = True
+    st.session_state["home_leads_on"] = job.start(job.BOTH_EMBEDDED)
 
 
 def lead_on(ended: BuildJob | None) -> None:
     """From the build that this tab began here into a chat, where a first question waits to be sent."""
-    if st.session_state.pop("home_leads_on", False) and ended and ended.state == "done":
+    if ended and ended.state == "done" and ended.job_id == st.session_state.pop("home_leads_on", None):
         resources.forget_lists()
         st.session_state["chat_text"] = suggestions.FIRST
         st.switch_page(pages.path("chat"))

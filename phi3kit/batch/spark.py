@@ -285,7 +285,8 @@ def _jvm_writes_to(path: Path) -> Iterator[None]:
 def _archive_of_code(work: Path) -> Path:
     """Our own code, as the executors import it. Links are followed: some installers link packages."""
     code = sorted((PROJECT_ROOT / "phi3kit").rglob("*.py"))
-    return _archive(code, PROJECT_ROOT, work, "phi3kit", code, lambda file: file.open("rb"))
+    content = b"".join(file.read_bytes() for file in code)
+    return _archive(code, PROJECT_ROOT, work, "phi3kit", content, lambda file: file.open("rb"))
 
 
 def _archive_of_model(folder: Path, work: Path) -> Path:
@@ -300,14 +301,17 @@ def _archive_of_model(folder: Path, work: Path) -> Path:
             raise BatchFailed(f"{inside} cannot be sent to the cluster.", first_line(error), next_step) from error
 
     files = sorted(file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
-    return _archive(files, folder, work, "model", [folder / "MLmodel"], opened)
+    # Weights are not read twice: a file that was changed has another time.
+    states = [(file.relative_to(folder).as_posix(), file.lstat()) for file in files]
+    content = repr([(name, state.st_size, state.st_mtime_ns) for name, state in states]).encode()
+    return _archive(files, folder, work, "model", (folder / "MLmodel").read_bytes() + content, opened)
 
 
 def _archive(
-    files: list[Path], root: Path, work: Path, name: str, named_by: list[Path], opened: Callable[[Path], BinaryIO]
+    files: list[Path], root: Path, work: Path, name: str, known_by: bytes, opened: Callable[[Path], BinaryIO]
 ) -> Path:
-    """An archive of files below `root`, not compressed: weights do not shrink. Made once for the same `named_by`."""
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in named_by)).hexdigest()[:12]
+    """An archive of files below `root`, not compressed: weights do not shrink. Made once for the same `known_by`."""
+    digest = hashlib.sha256(known_by).hexdigest()[:32]
     target = work / f"{name}-{digest}.zip"
     if not target.exists():
         draft = target.with_suffix(".part")

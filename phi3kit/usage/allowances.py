@@ -3,6 +3,7 @@
 Knows the counts of the last day and the day's tokens. Knows no page.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 
 from phi3kit.access.actor import Actor
@@ -37,7 +38,10 @@ class UserUsage:
 
 def allowances(limits: Limits, outbox: Outbox, user: str) -> list[Allowance]:
     """Every limit that counts what this user does. Raises StorageFailed."""
-    counts = RequestCounts(outbox.home).of(user) if limits.paces_users else UserCounts(user)
+    counts = UserCounts(user)
+    if limits.paces_users:
+        with closing(RequestCounts(outbox.home)) as kept:
+            counts = kept.of(user)
     found = [
         ("turns in the last minute", counts.minute_turns, limits.user_minute_turns),
         ("tokens in the last minute", counts.minute_tokens, limits.user_minute_tokens),
@@ -68,7 +72,10 @@ def sizes(limits: Limits) -> list[str]:
 def everybody(actor: Actor, limits: Limits, outbox: Outbox) -> list[UserUsage]:
     """What each user used, most tokens of today first. Raises NotAllowed or StorageFailed."""
     actor.require("administer")
-    counted = {each.user: each for each in RequestCounts(outbox.home).all()} if limits.paces_users else {}
+    counted: dict[str, UserCounts] = {}
+    if limits.paces_users:
+        with closing(RequestCounts(outbox.home)) as kept:
+            counted = {each.user: each for each in kept.all()}
     day = budgets.today()
     spent, refused = outbox.spenders(day), outbox.refusals(day)
     found = [

@@ -70,6 +70,10 @@ class RequestCounts:
         with self._file.transaction() as connection:
             connection.execute("delete from asked where turn_id = ?", (turn_id,))
 
+    def close(self) -> None:
+        """Close the file; the next call opens it again."""
+        self._file.close()
+
     def all(self) -> list[UserCounts]:
         """Counts of every user of the last day, most turns first."""
         now = self._clock()

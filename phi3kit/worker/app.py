@@ -43,7 +43,7 @@ from phi3kit.worker.invocations import Call, Scoring
 from phi3kit.worker.loading import sliding_window
 from phi3kit.worker.metrics import WorkerMetrics
 from phi3kit.worker.openapi_document import describe, gives, takes
-from phi3kit.worker.pools import ThreadPool, TokenMeter, around_s
+from phi3kit.worker.pools import Present, ThreadPool, TokenMeter, around_s
 from phi3kit.worker.request_checks import (
     Body,
     BodyTooLarge,
@@ -93,8 +93,11 @@ def create_app(config: WorkerConfig, engine: Engine, last_request: LastRequest) 
     metrics = WorkerMetrics(config.wrapper)
     outbox = Outbox(config.settings.home)
     recorder = OutboxRecorder(outbox, limits, log_text=config.settings.log_text, count=metrics.count)
-    tokenizing = ThreadPool("tokenizing", threads=4)
-    naming = ThreadPool("naming", threads=2, most_waiting=None)  # of likely tokens; the engine's queue bounds its users
+    present = Present(lambda: engine.users)
+    tokenizing = ThreadPool("tokenizing", 4, present)
+    naming = ThreadPool(
+        "naming", 2, present, most_waiting=None
+    )  # of likely tokens; the engine's queue bounds its users
     scoring = Scoring(config.folder, config.wrapper, config.settings)
     text_meter = TokenMeter(limits.user_minute_tokens and limits.user_minute_tokens * TEXT_TOKENS_A_TOKEN)
     the_model = {

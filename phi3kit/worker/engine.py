@@ -150,6 +150,11 @@ class Engine:
         return len(self._active)
 
     @property
+    def users(self) -> set[str]:
+        """Whose answers are being written or wait."""
+        return {answer.user for answer in list(self._active)} | {each.user for each in list(self._waiting)}
+
+    @property
     def waiting(self) -> int:
         """Answers in the queue, not counting the active ones."""
         return len(self._waiting)
@@ -226,7 +231,9 @@ class Engine:
     def _round(self, runtime: Runtime, cache: KvCache) -> None:
         for answer in [answer for answer in self._active if answer.cancelled]:
             self._end(answer, cache, cancelled=True)
-        able = self._shares.able({answer.user for answer in self._active})
+        able = self._shares.able(
+            {answer.user for answer in self._active}, [answer.user for answer in self._active if not answer.reading]
+        )
         writing = self._shared([answer for answer in self._active if not answer.reading and answer.user in able])
         reading = [answer for answer in self._active if answer.reading and answer.user in able]
         began_at = time.perf_counter()

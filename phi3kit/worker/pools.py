@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from phi3kit.core.errors import Busy, LimitReached, panicked, seconds_to_wait
@@ -21,6 +21,8 @@ _MINUTE_S = 60
 _REST = 4  # times as long as a call computed
 _AROUND_S = 0.003  # of the event loop's time that a small request takes
 _READ_BYTES_A_S = 200e6  # of a body, by the event loop
+_LONGEST_REST_S = 2.0
+_LOOK_S = 0.1  # so often a user who rests looks whether others are still there
 _BESIDE_S = 10.0  # for so long a user who called is there
 
 
@@ -56,18 +58,39 @@ class TakingTurns:
                 del self._calls[user], self._locks[user]
 
 
+class Present:
+    """Which users are there: who called lately, and whose answers are under way."""
+
+    def __init__(self, answering: Callable[[], set[str]] = set) -> None:
+        """answering: whose answers are being written or wait."""
+        self._answering = answering
+        self._called: dict[str, float] = {}  # when (monotonic) a user called last
+
+    def note(self, user: str) -> None:
+        """A user calls."""
+        now = time.monotonic()
+        self._called = {other: at for other, at in self._called.items() if at > now - _BESIDE_S} | {user: now}
+
+    def others(self, user: str) -> bool:
+        """Whether somebody else is there."""
+        soon = time.monotonic() - _BESIDE_S
+        called = {other for other, at in self._called.items() if at > soon}
+        return bool((called | self._answering()) - {user})
+
+
 class ThreadPool:
-    """Threads for one kind of work; users take turns.
+    """Threads for one kind of work; users take turns. To be used on the event loop.
 
     Beside others a user's next call waits four times as long as the last one took of Python's lock, in a thread and around it on
     the event loop. So one user has a fifth of the lock at most. A user alone waits for nothing.
     """
 
-    def __init__(self, name: str, threads: int, most_waiting: int | None = _MOST_WAITING) -> None:
+    def __init__(self, name: str, threads: int, present: Present, most_waiting: int | None = _MOST_WAITING) -> None:
+        """present: shared by pools whose users are beside each other. most_waiting: calls of one user; None: any number."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._present = present
         self._turns = TakingTurns(most_waiting)
         self._rests: dict[str, float] = {}  # until when (monotonic) a user's next call waits beside others
-        self._called: dict[str, float] = {}  # when (monotonic) a user called last
 
     async def run(
         self, user: str, work: Callable[[], Result], around_s: float = 0.0, *, goes_on: bool = False
@@ -77,30 +100,39 @@ class ThreadPool:
         around_s: what the event loop computes before and behind it. goes_on: it belongs to a request that has waited already;
         the user's next one waits for it.
         """
-        now = time.monotonic()
-        self._called = {other: at for other, at in self._called.items() if at > now - _BESIDE_S} | {user: now}
+        loop = asyncio.get_running_loop()
+
+        def timed() -> Result:
+            began_s = time.thread_time()
+            try:
+                return work()
+            except Exception:
+                raise
+            except BaseException as panic:
+                raise panicked(panic) from panic
+            finally:
+                spent_s = time.thread_time() - began_s + around_s
+                with suppress(RuntimeError):  # the loop is closed: the worker ends
+                    # Also when nobody waits for the result any more.
+                    loop.call_soon_threadsafe(self.rest, user, _REST * spent_s)
+
+        self._present.note(user)
         async with self._turns.turn(user):
-            if len(self._called) > 1 and not goes_on:
-                await asyncio.sleep(self._rests.get(user, 0.0) - time.monotonic())
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._timed, user, work, around_s)
+            if not goes_on:
+                await self._rested(user)
+            return await loop.run_in_executor(self._threads, timed)
 
     def rest(self, user: str, seconds: float) -> None:
-        """Let a user's next call wait so long, beside others."""
-        self._rests[user] = max(self._rests.get(user, 0.0), time.monotonic() + seconds)
+        """Let a user's next call wait so much longer, where others are there."""
+        now = time.monotonic()
+        self._rests = {other: until for other, until in self._rests.items() if until > now}
+        if self._present.others(user):
+            self._rests[user] = min(max(self._rests.get(user, 0.0), now) + seconds, now + _LONGEST_REST_S)
 
-    def _timed(self, user: str, work: Callable[[], Result], around_s: float) -> Result:
-        began_s = time.thread_time()
-        try:
-            return work()
-        except Exception:
-            raise
-        except BaseException as panic:
-            raise panicked(panic) from panic
-        finally:
-            now = time.monotonic()
-            self._rests = {other: until for other, until in self._rests.items() if until > now}
-            rests_s = _REST * (time.thread_time() - began_s + around_s)
-            self._rests[user] = max(self._rests.get(user, 0.0), now) + rests_s
+    async def _rested(self, user: str) -> None:
+        # Looked at: no event tells that the others have gone.
+        while (left_s := self._rests.get(user, 0.0) - time.monotonic()) > 0 and self._present.others(user):  # noqa: ASYNC110
+            await asyncio.sleep(min(left_s, _LOOK_S))
 
 
 class TokenMeter:

@@ -132,6 +132,7 @@ class Turn:
     queue_place: int = 0  # in the engine's queue, from 1; 0: it has begun
     prompt_key: str | None = None
     goes_past_end: bool = False  # see Generation
+    _taking: "asyncio.Future[list[TurnPart]] | None" = None  # outputs that are being made parts
 
     @property
     def prompt_tokens(self) -> int:
@@ -192,6 +193,8 @@ class Turn:
                 await asyncio.shield(asyncio.ensure_future(self._drain(outputs, recorder)))
 
     async def _drain(self, outputs: OutputQueue, recorder: Recorder) -> None:
+        if self._taking:
+            await asyncio.wait({self._taking})
         while any(choice.done is None for choice in self.choices):
             self._take(await outputs.take())
         await asyncio.to_thread(recorder.end, self._whole_record(recorder))
@@ -214,12 +217,9 @@ class Turn:
         )  # fmt: skip
 
     async def _taken(self, outputs: list[tuple[int, Output]], compute: Compute) -> list[TurnPart]:
-        taking = asyncio.ensure_future(compute(partial(self._take, outputs)))
-        try:
-            return await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            await asyncio.wait({taking})  # a thread goes on with it
-            raise
+        # Shielded: cancelled, perhaps several times, it goes on in its thread, and `_drain` waits for it.
+        self._taking = asyncio.ensure_future(compute(partial(self._take, outputs)))
+        return await asyncio.shield(self._taking)
 
     def _take(self, outputs: list[tuple[int, Output]]) -> list[TurnPart]:
         """Add the outputs to their choices; a part for each."""

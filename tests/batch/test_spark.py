@@ -65,6 +65,17 @@ class TestArchive:
                 name: b"weights",
             }
 
+    def test_other_weights_under_the_same_description_are_another_archive(self, tmp_path: Path) -> None:
+        folder = tmp_path / "model"
+        folder.mkdir()
+        (folder / "MLmodel").write_text("flavors: {}")
+        sent = []
+        for weights in (b"one", b"other"):
+            (folder / "model.onnx").write_bytes(weights)
+            with zipfile.ZipFile(_archive_of_model(folder, tmp_path)) as archive:
+                sent.append(archive.read("model.onnx"))
+        assert sent == [b"one", b"other"]
+
     @pytest.mark.skipif(os.name == "nt", reason="making a link there needs rights")
     @pytest.mark.parametrize("link", ["secret.txt", "folder/secret.txt"], ids=["a file", "a folder on the way"])
     def test_it_follows_no_link(self, tmp_path: Path, link: str) -> None:

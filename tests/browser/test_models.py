@@ -65,6 +65,7 @@ def test_3_mlflows_server_runs_and_answers_and_ends_with_the_app(page: "playwrig
     page.get_by_role("combobox", name="Model").click()
     page.get_by_role("option", name=re.compile("onnx")).click()  # the one that is loaded sooner
     idle(page)
+    page.get_by_text('{"prompt"').first.wait_for()  # the page is that of the chosen one
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_role("button", name="Send", exact=True).click()  # offered when the server is ready
     page.get_by_text("The capital of Spain is Madrid.").wait_for()

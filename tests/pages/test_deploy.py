@@ -88,6 +88,17 @@ class TestScoringServer:
         assert has_ended(status.pid)
         assert resources.kit().servers.statuses() == []
 
+    def test_a_choice_and_a_click_that_come_to_one_run_start_what_was_chosen(self, store: Settings) -> None:
+        app = route("mlflow models serve")
+        models = next(each for each in app.selectbox if each.label == "Model")
+        wrappers = [option.rpartition(" · ")[2] for option in models.options]
+        other = next(place for place, wrapper in enumerate(wrappers) if wrapper != wrappers[models.index])
+        models.select_index(other)
+        click(app, "Start")
+        (status,) = resources.kit().servers.statuses()
+        assert status.wrapper == wrappers[other]
+        resources.kit().servers.stop(status.model_uri, ADMIN)
+
     def test_a_port_in_use_is_said_and_nothing_starts(self, store: Settings) -> None:
         app = route("mlflow models serve")
         with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import Busy, LimitReached
 from phi3kit.core.limits import Limits
-from phi3kit.worker.pools import TakingTurns, ThreadPool, TokenMeter, around_s
+from phi3kit.worker.pools import Present, TakingTurns, ThreadPool, TokenMeter, around_s
 from phi3kit.worker.tokenization import decoded, encoded, load_tokenizers
 from tests.conftest import Built
 from tests.support.worker_app import as_user, worker_app
@@ -110,7 +110,7 @@ class TestOneUsersCalls:
 
     def test_many_of_them_stand_in_front_of_no_other_users_call(self) -> None:
         async def order() -> list[str]:
-            pool, done = ThreadPool("test", threads=1), []
+            pool, done = ThreadPool("test", 1, Present()), []
             let_go = threading.Event()
 
             async def call(user: str) -> None:
@@ -127,7 +127,7 @@ class TestOneUsersCalls:
 
     def test_beside_others_a_user_waits_after_long_work_and_nobody_else(self) -> None:
         async def waits() -> tuple[float, float, float]:
-            pool = ThreadPool("test", threads=2)
+            pool = ThreadPool("test", 2, Present(lambda: {"bob"}))
             await pool.run("ada", lambda: _compute(0.1))
             bob = await _timed(pool, "bob")
             same_request = await _timed(pool, "ada", goes_on=True)
@@ -137,33 +137,71 @@ class TestOneUsersCalls:
         assert bob + same_request + ada >= 0.35  # four times as long as it computed, from its end on
         assert max(bob, same_request) < ada
 
-    def test_a_user_alone_waits_for_nothing(self) -> None:
-        async def waits() -> float:
-            pool = ThreadPool("test", threads=2)
+    def test_a_user_alone_waits_for_nothing_and_runs_up_no_debt(self) -> None:
+        async def waits() -> tuple[float, float]:
+            pool = ThreadPool("test", 2, Present())
             await pool.run("ada", lambda: _compute(0.3))
+            alone = await _timed(pool, "ada")
+            await pool.run("bob", lambda: None)
+            return alone, await _timed(pool, "ada")
+
+        alone, beside = asyncio.run(waits())
+        assert alone < 0.6  # with others there it would be 1.2 s
+        assert beside < 0.6
+
+    def test_a_debt_is_bounded_and_ends_when_the_others_go(self) -> None:
+        async def waits() -> tuple[float, float]:
+            others = {"bob"}
+            pool = ThreadPool("test", 2, Present(lambda: others))
+            await pool.run("ada", lambda: None, 1000.0)
+            began = time.monotonic()
+            await pool.run("ada", lambda: None, 1000.0)
+            waited = time.monotonic() - began
+            asyncio.get_running_loop().call_later(0.2, others.clear)
+            return waited, await _timed(pool, "ada")
+
+        waited, until_they_went = asyncio.run(waits())
+        assert 1.5 < waited < 20
+        assert until_they_went < waited
+
+    def test_pools_know_each_others_users(self) -> None:
+        async def waits() -> float:
+            present = Present()
+            tokenizing, naming = (ThreadPool(name, 2, present) for name in ("tokenizing", "naming"))
+            await tokenizing.run("bob", lambda: None)
+            await naming.run("ada", lambda: _compute(0.1))
+            return await _timed(naming, "ada")
+
+        assert asyncio.run(waits()) >= 0.25
+
+    def test_what_nobody_waits_for_any_more_is_charged_too(self) -> None:
+        async def waits() -> float:
+            pool = ThreadPool("test", 2, Present(lambda: {"bob"}))
+            call = asyncio.create_task(pool.run("ada", lambda: _compute(0.1)))
+            await asyncio.sleep(0.05)
+            call.cancel()
+            await asyncio.sleep(0.3)
             return await _timed(pool, "ada")
 
-        assert asyncio.run(waits()) < 0.6  # with others there it would be 1.2 s
+        assert asyncio.run(waits()) >= 0.05
 
     def test_what_the_event_loop_computes_counts_too(self) -> None:
         assert around_s(2**20) > 2 * around_s(0) > 0
 
         async def waits() -> float:
-            pool = ThreadPool("test", threads=2)
+            pool = ThreadPool("test", 2, Present(lambda: {"bob"}))
             await pool.run("ada", lambda: None, 0.1)
-            await pool.run("bob", lambda: None)
             return await _timed(pool, "ada")
 
-        assert asyncio.run(waits()) >= 0.2
+        assert asyncio.run(waits()) >= 0.3
 
     def test_who_asks_again_at_once_after_a_refusal_waits(self) -> None:
         async def waits() -> float:
-            pool = ThreadPool("test", threads=2)
+            pool = ThreadPool("test", 2, Present(lambda: {"bob"}))
             pool.rest("ada", 0.3)
-            await pool.run("bob", lambda: None)
             return await _timed(pool, "ada")
 
-        assert asyncio.run(waits()) >= 0.15
+        assert asyncio.run(waits()) >= 0.25
 
     def test_too_many_of_them_are_refused_and_the_places_are_free_again(self) -> None:
         async def refused() -> None:

@@ -1,5 +1,6 @@
 """Time shares of the engine, with made durations: what a round takes, by whose answers advance in it."""
 
+import itertools
 from collections.abc import Mapping
 
 import pytest
@@ -13,7 +14,7 @@ def rounds(shares: TimeShares, takes: Mapping[str, float], answers: Mapping[str,
     """Who advanced in each of so many rounds. takes: seconds of a round, by the users in it in order."""
     seen = []
     for _ in range(count):
-        able = "+".join(sorted(shares.able(answers)))
+        able = "+".join(sorted(shares.able(answers, list(answers))))
         shares.charge({user: answers[user] for user in able.split("+")}, takes[able])
         seen.append(able)
     return seen
@@ -59,6 +60,38 @@ def test_who_comes_later_has_neither_arrears_nor_a_lead():
 def test_reading_a_prompt_counts_too():
     shares = TimeShares()
     rounds(shares, {"ada": 0.4}, ADA, 1)
-    shares.able(ADA | EVE)
+    shares.able(ADA | EVE, ["ada"])
     shares.charge_one("eve", 5.0)
-    assert shares.able(ADA | EVE) == {"ada"}
+    assert shares.able(ADA | EVE, ["ada"]) == {"ada"}
+
+
+def test_who_reads_a_prompt_does_not_advance_alone_to_be_measured():
+    shares = TimeShares()
+    rounds(shares, {"ada": 0.4}, ADA, 1)
+    assert shares.able(ADA | EVE, ["ada"]) == {"ada", "eve"}
+
+
+@pytest.mark.parametrize(
+    ("others", "most_s"), [({"eve": 1.2, "fay": 1.2}, 1.4), ({"eve": 2.0, "fay": 2.0}, 1.4), ({"eve": 2.0}, 0.9)]
+)
+def test_among_users_with_dearer_answers_one_with_a_cheap_one_has_an_equal_share(
+    others: dict[str, float], most_s: float
+):
+    """All begin at once, and nobody was measured. An equal share of N users is N times the time alone, 0.4 s."""
+    alone = {"bob": 0.4} | others
+    answers = dict.fromkeys(alone, 1)
+    takes = {
+        "+".join(sorted(group)): sum(alone[user] for user in group)
+        for size in range(1, len(alone) + 1)
+        for group in itertools.combinations(alone, size)
+    }
+    seen = rounds(TimeShares(), takes, answers, 3000)
+    assert sum(takes[each] for each in seen) / sum("bob" in each for each in seen) <= most_s
+
+
+def test_a_user_whose_next_answer_is_dearer_is_measured_anew():
+    shares = TimeShares()
+    rounds(shares, {"bob": 1.0, "eve": 1.0, "bob+eve": 2.0}, {"bob": 1, "eve": 1}, 300)
+    takes = {"bob": 1.0, "eve": 20.0, "bob+eve": 21.0}
+    seen = rounds(shares, takes, {"bob": 1, "eve": 1}, 3000)
+    assert sum(takes[each] for each in seen) / sum("bob" in each for each in seen) <= 6.0

@@ -41,10 +41,10 @@ _STARTED = "build_job"  # in the session: the build that this tab asked for
 _RECENT_S = 600  # a build that ended longer ago is history
 
 
-def start(request: BuildRequest, accept_tight: bool = False) -> None:
-    """Start a build; an error is drawn by the page's next run."""
+def start(request: BuildRequest, accept_tight: bool = False) -> str | None:
+    """Start a build; its id. None where it could not begin: the error is drawn by the page's next run."""
     begin = partial(resources.kit().builds.start, request, resources.actor(), accept_tight=accept_tight)
-    job_view.start(begin, _STARTED, "build")
+    return job_view.start(begin, _STARTED, "build")
 
 
 def latest() -> BuildJob | None:

@@ -19,6 +19,13 @@ from phi3kit.ui.shared.literal import literal
 
 _NEEDS = {"docker": "needs Docker", "root": "needs root"}
 _LOG_LINES = 30
+SERVE_ROUTE = "mlflow models serve"
+MODEL_KEY = "deploy_model"  # in the session: the chosen model's URI
+
+
+def port_key(route: str) -> str:
+    """In the session: the port that a way to serve shall listen on."""
+    return f"port_{route}"
 
 
 def suggested_port(wanted: int) -> int:
@@ -53,7 +60,7 @@ def show_recipe(recipe: Recipe) -> None:
             st.caption(note)
 
 
-def show_server(choice: ModelChoice, port: int) -> None:
+def show_server(choice: ModelChoice) -> None:
     """The server of one model, or the button that starts it."""
     status, running, actor = _status_of(choice), resources.kit().servers, resources.actor()
     with st.container(border=True):
@@ -70,17 +77,22 @@ def show_server(choice: ModelChoice, port: int) -> None:
                     key="stop",
                 )
             else:
-                start = partial(running.start, choice.model_uri, actor, port)
                 permissions.button(
-                    "Start", "serve", type="primary", icon=":material/play_arrow:", on_click=actions.attempt,
-                    args=(start, f"Starting on port {port}"), key="start",
-                )  # fmt: skip
+                    "Start", "serve", type="primary", icon=":material/play_arrow:", on_click=_start, key="start"
+                )
         if status and status.state == "starting":
             _watch_start(choice)
         elif status:
             _show_status(status)
             if status.state == "ready":
                 _show_call(status)
+
+
+def _start() -> None:
+    """Start what is chosen now: a choice and a click may come to one run, and the page was drawn before both."""
+    uri, port = str(st.session_state[MODEL_KEY]), int(st.session_state[port_key(SERVE_ROUTE)])
+    start = partial(resources.kit().servers.start, uri, resources.actor(), port)
+    actions.attempt(start, f"Starting on port {port}")
 
 
 @st.fragment(run_every="1s")
