@@ -99,7 +99,8 @@ def keep_heap_whole() -> bool:
 
 
 def keep_loaded_out_of_collections() -> None:
-    """Leave what is loaded by now to no garbage collection: Streamlit collects all after each run of a page or fragment.
+    """Leave what is loaded by now to no garbage collection: Streamlit collects all after each run of a page or fragment, and a
+    request with many small parts has Python do it in a worker.
 
     To be called once the libraries are imported and before anything is made that goes away.
     """

@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -23,7 +22,7 @@ from phi3kit.access.same_origin import ServedNames
 from phi3kit.core.data_folder import keep_private, keep_temporary_files
 from phi3kit.core.errors import Phi3KitError, SettingInvalid, WorkerFailed
 from phi3kit.core.loopback import check_listening, is_loopback
-from phi3kit.core.machine import is_out_of_memory
+from phi3kit.core.machine import is_out_of_memory, keep_loaded_out_of_collections
 from phi3kit.core.records import WRAPPERS
 from phi3kit.core.redaction import hide_in_logs
 from phi3kit.core.secret import revealed
@@ -31,8 +30,10 @@ from phi3kit.core.settings import Settings, read_settings
 from phi3kit.worker.app import WorkerConfig, create_app
 from phi3kit.worker.connections import server_for
 from phi3kit.worker.engine import Engine
+from phi3kit.worker.kv_cache import KvCache
 from phi3kit.worker.loading import load_model, threads_for
 from phi3kit.worker.request_checks import Keys, LastRequest
+from phi3kit.worker.runtime import Runtime
 
 
 def main() -> int:
@@ -72,7 +73,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     folder, wrapper, model_uri = arguments.folder, arguments.wrapper, arguments.model_uri
     threads = threads_for(folder, settings.threads)
     budget_mb, shared_system, home = settings.kv_budget_mb, settings.shared_system, settings.home
-    load = partial(load_model, folder, wrapper, threads.count, budget_mb, shared_system, home)
+
+    def load() -> tuple[Runtime, KvCache]:
+        loaded = load_model(folder, wrapper, threads.count, budget_mb, shared_system, home)
+        keep_loaded_out_of_collections()  # which a request with many small parts makes: a fifth of a second with torch
+        return loaded
+
     engine = Engine(load, settings.max_queue, several_users=settings.profile != "local")
     last_request = LastRequest()
     app = create_app(WorkerConfig(folder, wrapper, model_uri, names, keys, threads, settings), engine, last_request)
