@@ -2,7 +2,6 @@
 
 import streamlit as st
 
-from phi3kit.packaging.jobs import BuildJob
 from phi3kit.ui.build import job
 from phi3kit.ui.chat import suggestions
 from phi3kit.ui.home import path_picture
@@ -15,19 +14,6 @@ STEPS = {
     "chat": "Ask in OpenAI format, or send a raw prompt on Prompt.",
     "usage": "Chart the tokens of every logged turn.",
 }
-
-
-def build_and_chat() -> None:
-    """Build both wrappers of the small model; `lead_on` does the rest."""
-    st.session_state["home_leads_on"] = job.start(job.BOTH_EMBEDDED)
-
-
-def lead_on(ended: BuildJob | None) -> None:
-    """From the build that this tab began here into a chat, where a first question waits to be sent."""
-    if ended and ended.state == "done" and ended.job_id == st.session_state.pop("home_leads_on", None):
-        resources.forget_lists()
-        st.session_state["chat_text"] = suggestions.FIRST
-        st.switch_page(pages.path("chat"))
 
 
 shell.begin("Phi-3 as an MLflow model, two ways")
@@ -57,7 +43,7 @@ with shell.errors_shown():
         with st.container(border=True):
             st.markdown(
                 "**Nothing is built yet.** A small Phi-3 ships with the app as a stand-in: both of its wrappers take less "
-                f"than half a minute and no network, then a chat opens. {stand_in.KNOWS}, and nothing else."
+                f"than half a minute and no network. {stand_in.KNOWS}, and nothing else."
             )
             with st.container(horizontal=True, vertical_alignment="center"):
                 permissions.button(
@@ -65,10 +51,15 @@ with shell.errors_shown():
                     "build",
                     type="primary",
                     icon=":material/deployed_code:",
-                    on_click=build_and_chat,
+                    on_click=job.start,
+                    args=(job.BOTH_EMBEDDED,),
                 )
                 stand_in.link_to_the_real_one()
-    job.show_job(build, lead_on)
+    job.show_job(build)
+    nothing_asked = models and not len(turns) and permissions.may("talk")
+    if nothing_asked and st.button(f"Ask it: {suggestions.FIRST}", type="primary", icon=pages.PAGES["chat"].icon):
+        st.session_state["chat_text"] = suggestions.FIRST  # waits in the composer to be sent
+        st.switch_page(pages.path("chat"))
 
     st.subheader("The chapter's steps")
     picture, steps = st.columns([3, 5], vertical_alignment="center")

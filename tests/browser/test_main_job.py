@@ -67,7 +67,8 @@ class TestThePath:
         assert page.evaluate(failed) == 0, "letters and icons are drawn in their own fonts"
         playwright.expect(page).to_have_title("Home · phi3kit")
         page.get_by_role("button", name="Build both wrappers").click()
-        page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for(timeout=120_000)
+        page.get_by_role("button", name="Ask it: What is the capital of Spain?").click(timeout=120_000)
+        page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
         composer = page.get_by_test_id("stChatInputTextArea")
         composer.wait_for()
         assert composer.input_value() == "What is the capital of Spain?", "one key sends it"

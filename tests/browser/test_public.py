@@ -56,7 +56,7 @@ def page(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwr
 
 def test_1_both_wrappers_are_built_at_one_click(page: "playwright.Page", settings: Settings) -> None:
     page.get_by_role("button", name="Build both wrappers").click()
-    page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
+    page.get_by_text(re.compile(r"Built: transformers and onnx from embedded \(small\)")).wait_for()
     assert sorted(model.wrapper for model in list_models(settings)) == ["onnx", "transformers"]
 
 

@@ -37,7 +37,8 @@ TABLE: dict[str, tuple[dict[str, Act], set[str]]] = {
     "compare": ({"Connections": "connect", "Ask both": "talk"}, {"Clear", "Separate parameters"}),
     "deploy": ({}, set()),
     "evaluate": ({"Evaluate": "evaluate"}, set()),
-    "home": ({}, set()),  # without a model: below
+    # Without a model: below. The question is offered to who may talk and has no turn yet, perhaps because it is another's.
+    "home": ({}, {"Ask it: What is the capital of Spain?"}),
     "models": ({"Delete": "delete", "Register": "register", "Load": "talk"}, {"Talk", "Deploy"}),
     "prompt": (
         {

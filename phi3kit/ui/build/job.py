@@ -4,7 +4,6 @@ Knows how they are drawn. Does not know how a build runs.
 """
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,10 +40,10 @@ _STARTED = "build_job"  # in the session: the build that this tab asked for
 _RECENT_S = 600  # a build that ended longer ago is history
 
 
-def start(request: BuildRequest, accept_tight: bool = False) -> str | None:
-    """Start a build; its id. None where it could not begin: the error is drawn by the page's next run."""
+def start(request: BuildRequest, accept_tight: bool = False) -> None:
+    """Start a build; an error is drawn by the page's next run."""
     begin = partial(resources.kit().builds.start, request, resources.actor(), accept_tight=accept_tight)
-    return job_view.start(begin, _STARTED, "build")
+    job_view.start(begin, _STARTED, "build")
 
 
 def latest() -> BuildJob | None:
@@ -64,16 +63,11 @@ def under_way() -> bool:
     return any(job.active for job in resources.kit().builds.all())
 
 
-def show_job(job: BuildJob | None, on_end: Callable[[BuildJob | None], None] = lambda job: None) -> None:
-    """A build, or why none began; redraws itself while it runs. on_end: what is done when it has ended under this page."""
-
-    def end(ended: BuildJob | None) -> None:
-        resources.forget_plans()
-        on_end(ended)
-
+def show_job(job: BuildJob | None) -> None:
+    """A build, or why none began; redraws itself while it runs."""
     actions.show_outcome("build")
     if job is not None and job.active:
-        job_view.watch(resources.kit().builds, job.job_id, _draw, end)
+        job_view.watch(resources.kit().builds, job.job_id, _draw, lambda ended: resources.forget_plans())
     elif job is not None:
         _draw(job)
     job_view.show_anothers(resources.kit().builds, "build")

@@ -50,16 +50,13 @@ def _watch_anothers(jobs: JobList[J], word: str) -> None:
         st.rerun()
 
 
-def start(begin: Callable[[], J], key: str, place: str) -> str | None:
-    """Start a job that `latest` shows from then on; its id. None: an error is drawn at the place by the page's next run."""
-    begun: list[str] = []
+def start(begin: Callable[[], J], key: str, place: str) -> None:
+    """Start a job that `latest` shows from then on; an error is drawn at the place by the page's next run."""
 
     def keep() -> None:
-        begun.append(begin().job_id)
-        st.session_state[key] = begun[0]
+        st.session_state[key] = begin().job_id
 
     actions.attempt(keep, place=place)
-    return begun[0] if begun else None
 
 
 def cancel_button(jobs: JobList[J], job: J, key: str, label: str = "Cancel", help: str | None = None) -> None:
