@@ -46,42 +46,16 @@ async def cancelled_again_and_again(task: "asyncio.Task[None]") -> None:
         await asyncio.sleep(0)
 
 
-def test_the_last_outputs_are_counted_though_their_reader_went_away_meanwhile(engine: Engine, tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
+def left(engine: Engine, outbox: Outbox, max_tokens: int, *, written_whole: bool) -> None:
+    """A turn whose reader goes away while the first outputs are being put together, and until they may be.
+
+    written_whole: the engine has written everything by then. Returns once the engine is idle and the work was done.
+    """
+
     recorder = OutboxRecorder(outbox, Limits(), log_text=True)
 
     async def leave() -> None:
-        turn, taking = a_turn(engine, 20), asyncio.Event()
-
-        async def slowly(work: Callable[[], R]) -> R:
-            taking.set()
-            await asyncio.sleep(0.3)  # meanwhile the engine has written everything
-            return work()
-
-        async def read() -> None:
-            async for _ in turn.parts(recorder, slowly):
-                pass
-
-        task = asyncio.create_task(read())
-        await taking.wait()
-        await asyncio.sleep(0.1)
-        await cancelled_again_and_again(task)
-        await asyncio.to_thread(wait_for, "the turn's record", lambda: outbox.find("t1"))
-
-    asyncio.run(leave())
-    record = outbox.find("t1")
-    assert record is not None
-    assert record.completion_tokens == 20
-    assert record.text is not None
-    assert record.text.completions[0] == written_by(engine, tmp_path / "whole", 20)
-
-
-def test_the_engine_is_told_at_once(engine: Engine, tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
-    recorder = OutboxRecorder(outbox, Limits(), log_text=False)
-
-    async def leave() -> None:
-        turn, taking, may_go_on = a_turn(engine, 3000), asyncio.Event(), asyncio.Event()
+        turn, taking, may_go_on = a_turn(engine, max_tokens), asyncio.Event(), asyncio.Event()
 
         async def rests(work: Callable[[], R]) -> R:
             taking.set()
@@ -92,14 +66,36 @@ def test_the_engine_is_told_at_once(engine: Engine, tmp_path: Path) -> None:
             async for _ in turn.parts(recorder, rests):
                 pass
 
+        def is_idle() -> bool:
+            return not engine.active
+
         task = asyncio.create_task(read())
         await taking.wait()
+        if written_whole:
+            await asyncio.to_thread(wait_for, "the whole answer", is_idle)
         await cancelled_again_and_again(task)
-        await asyncio.to_thread(wait_for, "an idle engine", lambda: not engine.active)
+        await asyncio.to_thread(wait_for, "an idle engine", is_idle)
         may_go_on.set()
         await asyncio.to_thread(wait_for, "the turn's record", lambda: outbox.find("t1"))
 
     asyncio.run(leave())
+
+
+def test_the_last_outputs_are_counted_though_their_reader_went_away_meanwhile(engine: Engine, tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    left(engine, outbox, 20, written_whole=True)
+    record = outbox.find("t1")
+    assert record is not None
+    assert record.completion_tokens == 20
+    assert record.text is not None
+    assert record.text.completions[0] == written_by(engine, tmp_path / "whole", 20)
+
+
+def test_the_engine_is_told_at_once(engine: Engine, tmp_path: Path) -> None:
+    """Else the engine would not be idle before the outputs are put together."""
+    outbox = Outbox(tmp_path)
+    left(engine, outbox, 3000, written_whole=False)
+    assert outbox.find("t1") is not None
 
 
 def written_by(engine: Engine, home: Path, max_tokens: int) -> str:
