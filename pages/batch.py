@@ -40,14 +40,15 @@ with shell.errors_shown():
             reading=reading,
             fresh=fresh,
         )
-        st.button(
+        if permissions.button(
             f"Answer {given.rows:,} rows",
+            "batch",
             type="primary",
             icon=":material/play_arrow:",
             disabled=not table.can_begin(request, given),
-            on_click=job.start,
-            args=(request,),
-        )
+            key="batch_start",
+        ):
+            job.start(request)
 with shell.errors_shown():
     jobs = resources.kit().batches.seen_by(resources.actor())
     job.show_job(job.chosen(jobs))

@@ -25,15 +25,15 @@ with shell.errors_shown():
         "Build although it is a tight fit: the machine may become slow, or end the build."
     )
     wrappers = request.wrappers
-    permissions.button(
+    if permissions.button(
         "Build both wrappers" if len(wrappers) == 2 else f"Build the {wrappers[0]} wrapper",
         "build",
         type="primary",
         icon=":material/deployed_code:",
         disabled=not (verdict == "fits" or anyway),
-        on_click=job.start,
-        args=(request, anyway),
-    )
+        key="build_start",
+    ):
+        job.start(request, anyway)
 with shell.errors_shown():
     builds, models = resources.kit().builds, resources.models()
     latest = job.latest()

@@ -21,7 +21,8 @@ with shell.errors_shown():
             count = elements.choose_one("How many", COUNTS, "evaluate_count")
     if choice and data:
         request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
-        st.button("Evaluate", type="primary", icon=":material/fact_check:", on_click=job.start, args=(request,))
+        if st.button("Evaluate", type="primary", icon=":material/fact_check:"):
+            job.start(request)
 with shell.errors_shown():
     job.show_job(job.latest())
     if found := resources.evaluations():

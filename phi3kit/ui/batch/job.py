@@ -28,7 +28,7 @@ _STATES = {
 
 
 def start(request: BatchRequest) -> None:
-    """Start a batch and show it; an error is drawn by the page's next run."""
+    """Start a batch and show it; an error is drawn where the page shows the job."""
     job_view.start(partial(resources.kit().batches.start, request, resources.actor()), "batch_job", "batch")
 
 

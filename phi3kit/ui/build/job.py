@@ -41,7 +41,7 @@ _RECENT_S = 600  # a build that ended longer ago is history
 
 
 def start(request: BuildRequest, accept_tight: bool = False) -> None:
-    """Start a build; an error is drawn by the page's next run."""
+    """Start a build; an error is drawn where the page shows the job."""
     begin = partial(resources.kit().builds.start, request, resources.actor(), accept_tight=accept_tight)
     job_view.start(begin, _STARTED, "build")
 

@@ -49,7 +49,7 @@ def choose_settings(target: Target) -> ChatSettings:
             help="The first message: how the model should behave.",
         )
         settings = replace(parameters.parameter_widgets(KEY, target), system_prompt=system_prompt or "")
-        _save_preset(presets, settings)
+        _save_preset(presets)
     return settings
 
 
@@ -86,10 +86,10 @@ def _choose_preset(presets: Presets) -> None:
         )  # fmt: skip
 
 
-def _save_preset(presets: Presets, settings: ChatSettings) -> None:
+def _save_preset(presets: Presets) -> None:
     def save() -> None:
         resources.actor().require("keep")
-        name = presets.save(str(st.session_state.get(_NAME) or ""), settings)
+        name = presets.save(str(st.session_state.get(_NAME) or ""), _current())
         st.session_state[_PRESET], st.session_state[_NAME] = name, ""
 
     with st.container(horizontal=True, vertical_alignment="bottom"):

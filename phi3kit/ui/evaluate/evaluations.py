@@ -159,12 +159,11 @@ def _show_promotion(a: Evaluation, b: Evaluation) -> None:
         )
         alias = st.text_input("Alias", "champion", key="promote_alias").strip()
         act = partial(promote, better, name or "", alias, resources.actor(), resources.settings())
-        st.button(
-            f"Point {name}@{alias} to it",
-            type="primary",
-            on_click=actions.attempt,
-            args=(act, lambda target: f"{target} now points to it. Chat, Usage and Batch follow it.", "promotion"),
-            disabled=not (name and alias),
-            key="promote",
-        )
+        if permissions.button(
+            f"Point {name}@{alias} to it", "register", type="primary", disabled=not (name and alias), key="promote"
+        ):
+            actions.attempt(
+                act, lambda target: f"{target} now points to it. Chat, Usage and Batch follow it.", "promotion"
+            )
+            st.rerun()
     actions.show_outcome("promotion")

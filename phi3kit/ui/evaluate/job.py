@@ -33,7 +33,7 @@ def choose_questions() -> str | None:
 
 
 def start(request: EvaluationRequest) -> None:
-    """Start an evaluation; an error is drawn by the page's next run."""
+    """Start an evaluation; an error is drawn where the page shows the job."""
     begin = partial(resources.kit().evaluations.start, request, resources.actor())
     job_view.start(begin, _STARTED, "evaluation")
 

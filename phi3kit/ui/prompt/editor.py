@@ -84,11 +84,10 @@ def show_messages(prompt: str) -> None:
         _show_turns(parsed)
     else:
         st.caption("The prompt's messages stand here, and what in it is not as the template writes it.")
-    rendered = chat_template.raw_prompt(parsed.messages) + (parsed.begun_answer or "")
-    if parsed.messages and rendered != prompt:
+    if parsed.messages and _rendered(parsed) != prompt:
         st.button(
             "Write it as the template does", icon=":material/auto_fix_high:", key="prompt_rewrite",
-            on_click=set_text, args=(rendered,),
+            on_click=_rewrite,
             help="From the messages above; text outside of turns is left out.",
         )  # fmt: skip
     with st.expander("From messages in OpenAI's format", icon=":material/data_object:", key="prompt_from_messages"):
@@ -98,6 +97,15 @@ def show_messages(prompt: str) -> None:
         st.button("Write the raw prompt", key="prompt_write", on_click=_write_from_messages)
         if problem := st.session_state.get("prompt_messages_problem"):
             st.caption(f":red[:material/error:] {literal(problem)}")
+
+
+def _rewrite() -> None:
+    """The text as it is now, which may be newer than the messages on the page."""
+    set_text(_rendered(parse_raw_prompt(st.session_state.get(_KEY) or "")))
+
+
+def _rendered(parsed: ParsedPrompt) -> str:
+    return chat_template.raw_prompt(parsed.messages) + (parsed.begun_answer or "")
 
 
 def _sentence(finding: Finding, prompt: str) -> str:

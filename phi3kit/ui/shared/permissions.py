@@ -18,8 +18,12 @@ def may(act: Act) -> bool:
 
 
 def button(label: str, act: Act, *, disabled: bool = False, **more: Any) -> bool:
-    """A button that is switched off for who may not do it. more: of st.button."""
-    return st.button(label, disabled=disabled or not may(act), **more)
+    """A button that is switched off for who may not do it; whether it was clicked. more: of st.button.
+
+    A click that came with the choice that switches the button off does nothing.
+    """
+    off = disabled or not may(act)
+    return st.button(label, disabled=off, **more) and not off
 
 
 def note(act: Act) -> bool:

@@ -48,7 +48,7 @@ def show_payload(a: Side, b: Side) -> None:
                 changed = payloads.converted(text, wants)
                 if changed and changed != text:
                     st.button(
-                        label, key=f"lab_as_{wants}", icon=":material/swap_horiz:", on_click=_set_text, args=(changed,),
+                        label, key=f"lab_as_{wants}", icon=":material/swap_horiz:", on_click=_convert, args=(wants,),
                         help="Write the same question in the other wrapper's form.",
                     )  # fmt: skip
         st.caption(
@@ -62,6 +62,12 @@ def show_payload(a: Side, b: Side) -> None:
 
 def _set_text(text: str) -> None:
     st.session_state[_KEY] = text
+
+
+def _convert(wants: str) -> None:
+    """The text as it is now, which may be newer than what the page was drawn with."""
+    text = st.session_state.get(_KEY) or ""
+    _set_text(payloads.converted(text, wants) or text)
 
 
 def _show_verdict(side: Side, text: str) -> None:
