@@ -79,6 +79,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and page is not None:
         with contextlib.suppress(Exception):  # the browser is gone
             report.sections.append(("the page", f"{page.url}\n{page.locator('body').inner_text(timeout=5000)}"))
+            report.sections.append(("the page's runs", "\n".join(page.evaluate("window.runsSeen"))))
     return report
 
 

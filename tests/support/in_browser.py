@@ -33,11 +33,10 @@ FLAGS = [
 # A page lives for seconds here: what V8 spends on optimized code (a tenth of all) would not come back.
 _UNOPTIMIZED = "--js-flags=--no-opt"
 
-# Says whether a run that the page has asked for has yet to begin: Streamlit's own mark knows only of those that have.
-# Fields by their numbers in Streamlit's protocol. A fragment's run that begins is not the page's run that was asked for.
+# Says whether a run that the page has asked for is over: Streamlit's own mark knows only of runs that have begun, and
+# stands on the page a moment after they have. A fragment's run that begins is not the page's run that was asked for.
+# Keeps what was asked for and what came, for the report of a test that failed.
 _WATCH_RUNS = """
-{
-  const RERUN_SCRIPT = 11, FRAGMENT_ID = 5, METADATA = 2, RUN = 6, FRAGMENT_IDS = 2, NEW_SESSION = 4
   const fieldsOf = bytes => {
     const found = {}
     let at = 0
@@ -48,7 +47,7 @@ _WATCH_RUNS = """
     }
     while (at < bytes.length) {
       const tag = number(), kind = tag & 7
-      if (kind === 0) number()
+      if (kind === 0) found[tag >>> 3] = number()
       else if (kind === 1) at += 8
       else if (kind === 5) at += 4
       else { const length = number(); found[tag >>> 3] = bytes.subarray(at, at + length); at += length }
@@ -56,28 +55,45 @@ _WATCH_RUNS = """
     return found
   }
   const within = (bytes, ...path) => path.reduce((part, field) => part && fieldsOf(part)[field], bytes)
-  window.pageIsAwaited = window.fragmentIsAwaited = false
+  const drawn = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))
+  let run = 0
+  window.pageIsAwaited = window.fragmentIsAwaited = window.runIsUnderWay = false
+  window.runsSeen = []
+  const note = what => { window.runsSeen.push(`${performance.now().toFixed()} ${what}`); window.runsSeen.splice(0, window.runsSeen.length - 40) }
   window.WebSocket = class extends window.WebSocket {
     constructor(...given) {
       super(...given)
-      this.addEventListener('close', () => { window.pageIsAwaited = window.fragmentIsAwaited = false })
+      this.addEventListener('close', () => {
+        window.pageIsAwaited = window.fragmentIsAwaited = window.runIsUnderWay = false
+        note('closed')
+      })
       this.addEventListener('message', ({data}) => {
         const said = data instanceof ArrayBuffer ? new Uint8Array(data) : undefined
-        if (!within(said, NEW_SESSION)) return
-        window.fragmentIsAwaited = false
-        if (!within(said, METADATA, RUN, FRAGMENT_IDS)) window.pageIsAwaited = false
+        const ended = within(said, SCRIPT_FINISHED)
+        if (within(said, NEW_SESSION)) {
+          const ofFragment = within(said, METADATA, RUN, FRAGMENT_IDS)
+          note(`begun ${ofFragment ? 'fragment' : 'page'}`)
+          window.runIsUnderWay = true
+          window.fragmentIsAwaited = false
+          if (!ofFragment) window.pageIsAwaited = false
+          run += 1
+        } else if (ended !== undefined) {
+          note(`ended ${ended}`)
+          const last = run
+          if (ended !== FOR_RERUN) drawn().then(() => { if (run === last) window.runIsUnderWay = false })
+        }
       })
     }
     send(data) {
       const asked = new Uint8Array(data.buffer || data, data.byteOffset || 0)
       if (within(asked, RERUN_SCRIPT)) {
+        note(`asked ${new TextDecoder().decode(within(asked, RERUN_SCRIPT)).replace(/[^ -~]+/g, ' ').slice(0, 2000)}`)
         if ((within(asked, RERUN_SCRIPT, FRAGMENT_ID) || '').length) window.fragmentIsAwaited = true
         else window.pageIsAwaited = true
       }
       return super.send(data)
     }
   }
-}
 """
 
 # Nothing moves by itself: drawing spinners without a GPU takes a third of what a page computes, and clicks wait for rest.
@@ -172,8 +188,27 @@ def tab_on(url: str, profile: Path, width: int = 1280, height: int = 900, **opti
 
 def watch_runs(context: "BrowserContext") -> None:
     """Let `idle` know of runs that pages of this context have asked for; before they are opened."""
-    context.add_init_script(_WATCH_RUNS)
+    context.add_init_script(f"{{{_protocol()}\n{_WATCH_RUNS}}}")
     context.add_init_script(_STAND_STILL)
+
+
+def _protocol() -> str:
+    """The numbers of the fields that the watcher reads, as Streamlit's own protocol has them."""
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+    from streamlit.proto.ClientState_pb2 import ClientState
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg, ForwardMsgMetadata
+
+    numbers = {"FOR_RERUN": ForwardMsg.FINISHED_EARLY_FOR_RERUN}
+    for kind, *names in (
+        (BackMsg, "rerun_script"),
+        (ClientState, "fragment_id"),
+        (ForwardMsg, "metadata", "new_session", "script_finished"),
+        (ForwardMsgMetadata, "run"),
+        (ForwardMsgMetadata.DESCRIPTOR.fields_by_name["run"].message_type, "fragment_ids"),
+    ):
+        fields = getattr(kind, "DESCRIPTOR", kind).fields_by_name
+        numbers |= {name.upper(): fields[name].number for name in names}
+    return "".join(f"const {name} = {number};" for name, number in numbers.items())
 
 
 def go(page: "Page", name: str) -> None:
@@ -203,7 +238,7 @@ def idle(page: "Page") -> None:
     """Wait until the page's run is over, the one too that the last click asks for."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # React has had its turn
     running = "document.querySelector('[data-testid=stApp][data-test-script-state=running]')"
-    page.wait_for_function(f"!window.pageIsAwaited && !window.fragmentIsAwaited && !{running}")
+    page.wait_for_function(f"!pageIsAwaited && !fragmentIsAwaited && !runIsUnderWay && !{running}")
 
 
 def send(page: "Page", text: str) -> None:
