@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -169,7 +170,8 @@ def _unheard(error: BaseException | None) -> bool:
     """Whether the store said nothing of the turn: nobody answered in time, or its database was locked or away."""
     while error is not None:
         busy = isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE"
-        if busy or isinstance(error, RequestException):
+        locked = isinstance(error, sqlite3.OperationalError) and "database is locked" in str(error)
+        if busy or locked or isinstance(error, RequestException):
             return True
         error = error.__cause__ or error.__context__
     return False

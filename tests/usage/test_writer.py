@@ -16,6 +16,7 @@ from phi3kit.core.errors import StorageFailed
 from phi3kit.core.records import Message, TurnText
 from phi3kit.core.settings import Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
+from phi3kit.usage import writer as writer_module
 from phi3kit.usage.outbox import Outbox, to_json
 from phi3kit.usage.writer import UsageWriter, metrics_of, write_waiting
 from tests.conftest import settings_for
@@ -140,6 +141,26 @@ class TestAStoreThatIsAway:
         assert outbox.waiting() == 2
         write_waiting(settings)
         assert (turn_ids(settings), outbox.waiting()) == (["a", "b"], 0)
+
+    def test_a_lock_that_ends_while_the_writer_asks_why_is_no_turns_fault(
+        self, settings: Settings, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ):
+        takes_writes = writer_module._store_takes_writes
+        outbox.add(turn("a"))
+        with closing(sqlite3.connect(settings.home / "mlflow.db", isolation_level=None)) as other:
+            other.execute("begin exclusive")
+
+            def is_free_again(settings: Settings) -> bool:
+                other.execute("rollback")
+                return takes_writes(settings)
+
+            monkeypatch.setattr(writer_module, "_store_takes_writes", is_free_again)
+            for _ in range(2):  # at the second time the turn may exist, and is suspected
+                with pytest.raises(StorageFailed, match="keeps the database locked"):
+                    write_waiting(settings)
+        assert outbox.refused() == (0, None)
+        assert write_waiting(settings) == 1
+        assert turn_ids(settings) == ["a"]
 
     def test_a_lock_that_cannot_be_taken_is_the_stores_failure(self, settings: Settings, outbox: Outbox):
         outbox.add(turn())
