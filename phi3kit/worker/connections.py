@@ -1,6 +1,6 @@
-"""Connections: how long one may take to send a request or to read an answer, how big its headers are, how many are open.
+"""Connections: how long one may take to send a request or to read an answer, how much stands around a body, how many are open.
 
-Knows uvicorn's protocol of a connection. Knows no routes.
+A request has no trailers, upgrades to nothing, and is sent when the answer before it is there. Knows uvicorn's protocol of a connection. Knows no routes.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _HEADERS_S = 10.0  # from the first byte of a request, or from the connection, t
 _BODY_S = 60.0  # from there to the end of the body
 _UNREAD_S = 60.0  # with an answer of which nothing is read
 _MOST_OPEN = 200
-_MOST_HEADER_BYTES = 2**16
+_MOST_FRAMING_BYTES = 2**16  # of headers, trailers and what frames chunks; and as much again as the body has
 _END_S = 3  # for answers under way when the worker ends
 
 # What connections are ordered by: a loop's clock stands still while it takes many of them.
@@ -26,7 +26,12 @@ def server_for(app: ASGIApp) -> uvicorn.Server:
     """A server whose connections are bounded."""
     return uvicorn.Server(
         uvicorn.Config(
-            app, http=BoundedConnection, log_level="warning", access_log=False, timeout_graceful_shutdown=_END_S
+            app,
+            http=BoundedConnection,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_END_S,
         )
     )
 
@@ -38,10 +43,11 @@ class BoundedConnection(HttpToolsProtocol):
     _unread: asyncio.TimerHandle | None = None  # for the client to read
     _used = 0  # when its client last sent something, by `_uses`
     _in_headers = True
-    _header_bytes = 0
+    _framing_bytes = 0  # of the request under way
+    _body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio.Protocol: the oldest connection without a whole request makes room."""
+        """See asyncio.Protocol: the oldest connection without a whole request, or that reads nothing, makes room."""
         super().connection_made(transport)
         self._used = next(_uses)
         self._wait(_HEADERS_S)
@@ -55,23 +61,37 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self._used = next(_uses)
+        before = self._body_bytes
         super().data_received(data)
-        self._header_bytes = self._header_bytes + len(data) if self._in_headers else 0
-        if self._header_bytes > _MOST_HEADER_BYTES:
+        self._framing_bytes += len(data) - max(self._body_bytes - before, 0)
+        if self._framing_bytes > _MOST_FRAMING_BYTES + self._body_bytes:
             self.transport.abort()
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # who does not wait for an answer gets none, and fills no memory
+            self.transport.abort()
         super().on_message_begin()
-        self._in_headers = True
+        self._in_headers, self._framing_bytes, self._body_bytes = True, 0, 0
         if self._timer is None:
             self._wait(_HEADERS_S)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; trailers are left out."""
+        if self._in_headers:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Its body follows."""
         self._in_headers = False
         self._wait(_BODY_S)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """More of its body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -96,9 +116,13 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a whole request is being answered."""
+        """Whether a whole request is being answered, to a client that reads."""
         cycle: Any = self.cycle
-        return cycle is not None and not cycle.more_body and not cycle.response_complete
+        answers = cycle is not None and not cycle.more_body and not cycle.response_complete
+        return answers and self._unread is None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A request to upgrade is answered as any other, and is worth no line of the log."""
 
     def _wait(self, seconds: float | None) -> None:
         if self._timer is not None:

@@ -1,12 +1,13 @@
 """Connections of a worker: half a request does not stay, many of them lock nobody out, and who breaks off leaves no traceback."""
 
 import asyncio
+import itertools
 import json
 import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx2
 import pytest
@@ -129,7 +130,86 @@ class TestTime:
             connection.sendall(headers)
 
 
+CHUNKED = (
+    b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+
+
+class TestFraming:
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"0\r\n" + b"a:\r\n" * 500_000,
+            b"0\r\nX: " + b"a" * 2_000_000,
+            b"1;" + b"e" * 2_000_000,
+            b"1\r\nx\r\n" * 300_000,
+        ],
+        ids=["many trailers", "a long trailer", "a long extension", "chunks of a byte"],
+    )
+    def test_what_stands_around_a_body_is_cut_off_before_it_fills_memory(self, port: int, sent: bytes) -> None:
+        with connected(port, CHUNKED) as connection:
+            with suppress(OSError):
+                connection.sendall(sent)
+                while connection.recv(2**16):
+                    pass
+            assert _is_closed(connection)
+
+    def test_a_chunked_body_is_read(self, port: int) -> None:
+        content = json.dumps({"prompt": "Hi<|assistant|>", "max_tokens": 2}).encode()
+        pieces = (content[at : at + 7] for at in range(0, len(content), 7))
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        answer = httpx2.post(url, content=pieces, headers={"Content-Type": "application/json"}, timeout=300)
+        assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 2)
+
+    def test_a_trailer_is_no_header(self, port: int) -> None:
+        body = b'{"prompt": "Hi<|assistant|>", "max_tokens": 2}'
+        sent = CHUNKED + b"%x\r\n%s\r\n0\r\nOrigin: http://evil.example\r\n\r\n" % (len(body), body)
+        with connected(port, sent) as connection:
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+    def test_an_upgrade_is_answered_as_any_request(self, port: int) -> None:
+        head = b"GET /health HTTP/1.1\r\nHost: evil.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        with connected(port, head + b"Content-Length: 1\r\n\r\nx") as connection:
+            assert connection.recv(12) == b"HTTP/1.1 403"
+
+    def test_who_asks_again_before_the_answer_is_there_gets_none(
+        self, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with connected(port, b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 500) as connection:
+            with suppress(OSError):
+                while connection.recv(2**16):
+                    pass
+            assert _is_closed(connection)
+        assert httpx2.get(f"http://127.0.0.1:{port}/health", timeout=300).status_code == 200
+        assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
 class TestNumber:
+    def test_clients_that_read_nothing_lock_nobody_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "_MOST_OPEN", 20)
+        app = FastAPI()
+
+        @app.get("/endless")
+        async def endless() -> StreamingResponse:
+            return StreamingResponse(itertools.repeat(b"x" * 100_000))
+
+        @app.get("/short")
+        async def here() -> str:
+            return "here"
+
+        with serving(app) as port, ExitStack() as opened:
+            for _ in range(25):
+                held = opened.enter_context(connected(port, b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"))
+                held.settimeout(0.01)
+
+            def short() -> bool:
+                with suppress(httpx2.TransportError):
+                    return bool(httpx2.get(f"http://127.0.0.1:{port}/short", timeout=300).json() == "here")
+                return False
+
+            wait_for("an answer, as soon as one of the others is known to read nothing", short, 30)
+
     def test_hundreds_of_half_requests_lock_nobody_out(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "_MOST_OPEN", 20)
         held = [connected(port, HALVES[half]) for half in HALVES for _ in range(20)]
