@@ -1,7 +1,9 @@
 """Requests to the app: no other site's page reaches it, signs anybody out, frames it, or opens somebody's files."""
 
 import asyncio
+import base64
 import json
+import random
 import re
 import tomllib
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import httpx2
 import pytest
 import streamlit as st
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -23,6 +26,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
+from streamlit.web.server.starlette.starlette_auth_routes import _set_auth_cookie
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -312,16 +316,26 @@ class TestMessages:
         back_message(backend_operation_request={"dismiss_skills_nudge": {}}),
         back_message(backend_operation_request={}),
         back_message(rerun_script={}) + back_message(clear_cache=True),
+        back_message(rerun_script={"widget_states": {"widgets": [{"id": "a"}] * 2_001}}),
         b"", b"\xff\xff", b"\xa2\x06\x00", "text",
     ])  # fmt: skip
     def test_all_else_closes_the_socket(self, sent: bytes | str):
         assert self.got(sent) == {"type": "websocket.disconnect", "code": 1008}
 
+    def test_a_message_that_is_too_big_is_not_read_at_all(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(web, "BackMsg", lambda: pytest.fail("it was read"))
+        assert self.got(b"\x5a" * 200_000_001) == {"type": "websocket.disconnect", "code": 1009}
+
+    def test_who_has_not_signed_in_sends_little(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        sent = back_message(rerun_script={"query_string": "a" * 70_000})
+        assert self.got(sent)["bytes"] == sent
+        monkeypatch.setenv("PHI3KIT_PROFILE", "team")
+        monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
+        assert self.got(sent) == {"type": "websocket.disconnect", "code": 1009}
+
     def test_a_tab_sends_and_keeps_two_megabytes_at_most(self):
-        assert (
-            tomllib.loads((PROJECT_ROOT / ".streamlit" / "config.toml").read_text())["server"]["maxWidgetStateSize"]
-            == 2
-        )
+        server = tomllib.loads((PROJECT_ROOT / ".streamlit" / "config.toml").read_text())["server"]
+        assert (server["maxWidgetStateSize"], server["maxMessageSize"]) == (2, 50)
 
 
 class TestSentFiles:
@@ -532,7 +546,7 @@ class TestUploads:
         monkeypatch.setenv("PHI3KIT_PROFILE", "team")
         monkeypatch.setenv("PHI3KIT_USERS", "sub:https://id.example#bob")
 
-    async def put(self, app: ASGIApp, place: str, body: list[bytes], cookie: str = "") -> int:
+    async def put(self, app: ASGIApp, place: str, body: list[bytes], cookie: str = "", method: str = "PUT") -> int:
         """The status; a body that is never whole leaves it open."""
         parts, status = list(body), 0
 
@@ -550,7 +564,7 @@ class TestUploads:
         path = f"/_stcore/upload_file/{place}"
         scope = {
             "type": "http",
-            "method": "PUT",
+            "method": method,
             "path": path,
             "headers": headers,
             "scheme": "http",
@@ -568,10 +582,23 @@ class TestUploads:
 
         return Starlette(routes=[Mount("/", streamlit)], middleware=web.middleware())
 
-    def test_only_sessions_of_people_with_a_role(self):
+    def cookie(self, who: str) -> str:
+        claims = {"is_logged_in": True, "iss": "https://id.example", "sub": who, "exp": 4e9}
+        return f"_streamlit_user={create_signed_value(get_cookie_secret(), '_streamlit_user', json.dumps(claims)).decode()}"
+
+    def test_only_people_with_a_role_into_their_own_sessions(self):
         app = self.app()
-        found = [asyncio.run(self.put(app, f"{who}/1", [b"x"])) for who in ("bob", "nemo", "nobody", "unknown")]
-        assert found == [204, 403, 403, 403]
+        tabs = ("bob", "nemo", "nobody", "unknown")
+        assert [asyncio.run(self.put(app, f"{tab}/1", [b"x"], self.cookie(tab))) for tab in tabs] == [
+            204,
+            403,
+            403,
+            403,
+        ]
+        for method in ("PUT", "DELETE"):
+            found = [asyncio.run(self.put(app, "bob/1", [b"x"], each, method)) for each in ("", self.cookie("nemo"))]
+            assert found == [403, 403]
+        assert asyncio.run(self.put(app, "bob/1", [b"x"], self.cookie("bob"), "DELETE")) == 204
 
     def test_what_is_promised_and_does_not_come_keeps_nobody_out(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("PHI3KIT_PROFILE", "public")
@@ -590,7 +617,54 @@ class TestUploads:
 
     def test_a_body_that_does_not_come_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(web, "_BODY_S", 0.01, raising=False)
-        assert asyncio.run(asyncio.wait_for(self.put(self.app(), "bob/1", [b""]), 10)) == 499
+        assert asyncio.run(asyncio.wait_for(self.put(self.app(), "bob/1", [b""], self.cookie("bob")), 10)) == 499
+
+
+class TestSplitSignIns:
+    """A sign-in that is too big for one cookie, and its pieces among those of another."""
+
+    @pytest.fixture
+    def client(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+        """A Streamlit that signs in who asks with a name, and says who else asks."""
+        monkeypatch.setenv("PHI3KIT_PROFILE", "team")
+        monkeypatch.setenv("PHI3KIT_HOME", str(tmp_path))
+
+        async def streamlit(scope: Scope, receive: Receive, send: Send) -> None:
+            claims = visitors.claims_of_cookies(HTTPConnection(scope).cookies)
+            response = PlainTextResponse(str(claims.get("sub", "nobody")))
+            if sub := HTTPConnection(scope).query_params.get("sub"):
+                more = int(HTTPConnection(scope).query_params["more"])
+                filler = {"groups": base64.b85encode(random.Random(sub).randbytes(more)).decode()}  # noqa: S311
+                await _set_auth_cookie(response, {"is_logged_in": True, **filler, "sub": sub, "exp": 4e9}, {})
+            await response(scope, receive, send)
+
+        return surrounded(streamlit)
+
+    def signed_in(self, client: TestClient, sub: str, more: int) -> dict[str, str]:
+        """The browser's cookies."""
+        client.cookies.clear()
+        client.get(f"/oauth2callback?sub={sub}&more={more}")
+        found = dict(client.cookies.items())
+        client.cookies.clear()
+        return found
+
+    def who(self, client: TestClient, cookies: dict[str, str]) -> str:
+        header = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        return str(client.get("/", headers={"Cookie": header}).text)
+
+    @pytest.mark.parametrize("more", [0, 3_000, 9_000])
+    def test_count_whole(self, client: TestClient, more: int):
+        assert self.who(client, self.signed_in(client, "bob", more)) == "bob"
+
+    def test_count_in_no_other_sign_in(self, client: TestClient):
+        bob, eve = self.signed_in(client, "bob", 9_000), self.signed_in(client, "eve", 9_000)
+        names = sorted(name for name in bob if re.fullmatch(r"_streamlit_user_\d+", name))
+        assert len(names) > 2
+        for name in names:
+            assert self.who(client, {**eve, name: bob[name]}) == "nobody"
+        assert self.who(client, {**bob, "phi3kit_sign_in": eve["phi3kit_sign_in"]}) == "nobody"
+        del bob["phi3kit_sign_in"]
+        assert self.who(client, bob) == "nobody"
 
 
 class TestStreamlitsCaches:

@@ -177,10 +177,11 @@ class TestFraming:
         self, port: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         with connected(port, b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 500) as connection:
+            came = b""
             with suppress(OSError):
-                while connection.recv(2**16):
-                    pass
-            assert _is_closed(connection)
+                while piece := connection.recv(2**16):
+                    came += piece
+            assert came.count(b"HTTP/1.1 200") < 10
         assert httpx2.get(f"http://127.0.0.1:{port}/health", timeout=300).status_code == 200
         assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 

@@ -80,7 +80,7 @@ class TestHeldByATab:
             return Response(status_code=204)
 
         app = Starlette(routes=[Route("/_stcore/upload_file/{session}/{file}", put, methods=["PUT"])])
-        return TestClient(BoundedUploads(app, most_bytes=100, held=lambda: manager, uploader=lambda tab: tab))
+        return TestClient(BoundedUploads(app, most_bytes=100, held=lambda: manager, uploader=lambda tab, scope: tab))
 
     def put(self, client: TestClient, place: str, size: int) -> int:
         return client.put(f"/_stcore/upload_file/{place}", content=b"x" * size).status_code

@@ -27,6 +27,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import get_instance
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.runtime_util import get_max_widget_state_size_bytes
 
 from phi3kit.access.same_origin import ServedNames, is_own_click, is_plain
 from phi3kit.access.sign_in_claims import role_of
@@ -34,6 +35,7 @@ from phi3kit.core.errors import SettingInvalid, StorageFailed
 from phi3kit.core.loopback import check_listening
 from phi3kit.core.settings import Settings, read_settings
 from phi3kit.ui.shared import resources, visitors
+from phi3kit.ui.shared.whole_sign_in import WholeSignIn
 
 Claims = Mapping[str, Any]
 
@@ -59,8 +61,12 @@ _NO_FRAMES = "frame-ancestors 'none'"
 _LOGOUT, _MEDIA, _FIRST_ASKED = "/auth/logout", "/media/", "/_stcore/health"
 _BROWSER = "phi3kit_browser"  # the cookie that tells browsers apart; its value says nothing of their owners
 _NOT_SERVED = ("/_stcore/metrics", "/_stcore/agent")  # figures of all sessions; an interface that nobody here uses
+_REFUSED, _TOO_BIG = 1008, 1009  # why a socket is closed
 _MESSAGES = ("rerun_script", "stop_script", "file_urls_request", "app_heartbeat")
 _OPERATIONS = ("deferred_file", "dataframe_chunk")
+_MOST_WIDGETS = 2_000  # that a message tells of: Streamlit goes through them all, and a page has a hundred
+_MOST_OF_OUTSIDERS = 64_000  # bytes of a message of somebody who has not signed in
+_FREE_BYTES, _BYTES_PER_S = 200_000, 1_000_000  # a socket's bigger messages rest as long as their bytes take
 
 _FILE = re.compile(r"/media/([0-9a-f]{16,128})(?:\.\w+)?", re.ASCII)
 # Where Streamlit itself puts the address of a file. Other fields repeat what a browser sent.
@@ -136,6 +142,7 @@ class JudgedMessages:
             return
         closed = False
         claims = sign_ins.of(scope) if sign_ins else {}
+        most = _MOST_OF_OUTSIDERS if sign_ins and not claims else get_max_widget_state_size_bytes()
         if sign_ins and not claims:  # the tab is shown the door, whose button must work
             scope = _without_session(scope)
 
@@ -145,13 +152,16 @@ class JudgedMessages:
             if closed or message["type"] != "websocket.receive":
                 return message
             ended = sign_ins is not None and bool(claims) and not sign_ins.counts(claims)
-            if _is_listed(message.get("bytes")) and not ended:
+            data = message.get("bytes") or b""
+            code = _TOO_BIG if len(data) > most else _REFUSED
+            if not ended and len(data) <= most and _is_listed(data):
+                await asyncio.sleep(max(len(data) - _FREE_BYTES, 0) / _BYTES_PER_S)
                 return message
             closed = True
             if ended:
                 await send({"type": "websocket.send", "bytes": _LOAD_AGAIN})
-            await send({"type": "websocket.close", "code": 1008})
-            return {"type": "websocket.disconnect", "code": 1008}
+            await send({"type": "websocket.close", "code": code})
+            return {"type": "websocket.disconnect", "code": code}
 
         async def open_only(message: Message) -> None:
             if not closed:
@@ -169,11 +179,13 @@ def _without_session(scope: Scope) -> Scope:
     return {**scope, "headers": headers}
 
 
-def _is_listed(data: bytes | None) -> bool:
+def _is_listed(data: bytes) -> bool:
     message = BackMsg()
     try:
-        message.ParseFromString(data or b"")
+        message.ParseFromString(data)
     except DecodeError:
+        return False
+    if len(message.rerun_script.widget_states.widgets) > _MOST_WIDGETS:
         return False
     kind = message.WhichOneof("type")
     if kind == "backend_operation_request":
@@ -185,7 +197,7 @@ class OwnFiles:
     """Gives a page's files (downloads, images) only to the browser to which their address was sent. Plain ASGI.
 
     Streamlit gives them to whoever knows an address, which is made of the content alone. A file that was sent to
-    somebody who had signed in is given while that sign-in counts.
+    somebody who had signed in is given to the same person, while that sign-in counts.
     """
 
     def __init__(self, app: ASGIApp, sign_ins: SignIns | None) -> None:
@@ -202,7 +214,7 @@ class OwnFiles:
             before, _, name = scope["path"].rpartition(_MEDIA)
             found = _FILE.fullmatch(_MEDIA + name)
             of_streamlit = not found and before.endswith("/static")  # its fonts
-            if not of_streamlit and not (found and self._may_open(browser, found[1])):
+            if not of_streamlit and not (found and self._may_open(scope, browser, found[1])):
                 await PlainTextResponse("There is no such file.", 404)(scope, receive, send)
                 return
 
@@ -232,11 +244,14 @@ class OwnFiles:
         for name in gone[:-_MOST_GONE]:
             del self._sent[name]
 
-    def _may_open(self, browser: str, file: str) -> bool:
+    def _may_open(self, scope: Scope, browser: str, file: str) -> bool:
         files = self._sent[browser].files if browser in self._sent else {}
         if file not in files:
             return False
-        return not files[file] or self._sign_ins is None or self._sign_ins.counts(files[file])
+        if not (sent_to := files[file]) or self._sign_ins is None:
+            return True
+        asks = self._sign_ins.of(scope)
+        return self._sign_ins.counts(sent_to) and all(asks.get(name) == sent_to.get(name) for name in ("iss", "sub"))
 
     def _note(self, browser: str, data: bytes, claims: Claims) -> None:
         if _MEDIA.encode() not in data:
@@ -313,15 +328,15 @@ class BoundedUploads:
         app: ASGIApp,
         most_bytes: int,
         held: Callable[[], MemoryUploadedFileManager],
-        uploader: Callable[[str], str | None],
+        uploader: Callable[[str, Scope], str | None],
     ) -> None:
-        """most_bytes: of one file. held: the files that are there. uploader: whose a session is; None: may not upload."""
+        """most_bytes: of one file. held: the files that are there. uploader: whose a session is; None: not the request's."""
         self._app, self._most, self._held, self._uploader = app, most_bytes, held, uploader
         self._coming: list[_Coming] = []
         self._owners: dict[str, str] = {}  # sessions to who uploaded there
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("PUT", "POST"):
+        if scope["type"] != "http" or scope["method"] not in ("PUT", "POST", "DELETE"):
             await self._app(scope, receive, send)
             return
         length = Headers(scope=scope).get("content-length", "0")
@@ -332,8 +347,11 @@ class BoundedUploads:
             await self._pass(scope, receive, send)
             return
         tab, file = scope["path"].rpartition(_UPLOADS)[2].partition("/")[::2]
-        if (owner := self._uploader(tab)) is None:
+        if (owner := self._uploader(tab, scope)) is None:
             await PlainTextResponse("Sign in to upload files.", 403)(scope, receive, send)
+            return
+        if scope["method"] == "DELETE":
+            await self._pass(scope, receive, send)
             return
         owner = owner or _browser_of(scope)
         coming = _Coming(tab, owner)
@@ -430,11 +448,15 @@ def middleware() -> list[Middleware]:
     sign_ins = _sign_ins(settings) if settings.profile == "team" else None
     found = [Middleware(SecurityHeaders, framed=settings.profile == "public")]
     found += [Middleware(OwnPages, names=names), Middleware(JudgedMessages, sign_ins=sign_ins)]
+    if sign_ins:
+        found.insert(-1, Middleware(WholeSignIn))
     found.append(Middleware(OwnFiles, sign_ins=sign_ins))
     # Streamlit's own bound is of a file; a request has some lines around it.
     streamlits = (int(st.get_option("server.maxUploadSize")) + 1) * 2**20
     most_bytes = settings.limits.upload_mb * 1_000_000 if settings.limits.upload_mb else streamlits
-    found.append(Middleware(BoundedUploads, most_bytes=most_bytes, held=_uploads, uploader=_uploader(settings)))
+    found.append(
+        Middleware(BoundedUploads, most_bytes=most_bytes, held=_uploads, uploader=_uploader(settings, sign_ins))
+    )
     return found
 
 
@@ -452,15 +474,17 @@ def _sign_ins(settings: Settings) -> SignIns:
     return SignIns(of, counts, lambda claims: visitors.end(claims, settings))
 
 
-def _uploader(settings: Settings) -> Callable[[str], str | None]:
-    """Who may upload, by session: in a team, people with a role, by name; elsewhere everybody, without a name."""
+def _uploader(settings: Settings, sign_ins: SignIns | None) -> Callable[[str, Scope], str | None]:
+    """Who may upload into a session: in a team, its own person with a role, by name; elsewhere everybody, without a name."""
 
-    def of(tab: str) -> str | None:
-        if settings.profile != "team":
+    def of(tab: str, scope: Scope) -> str | None:
+        if sign_ins is None:
             return ""
         session = get_instance().get_app_session(tab)
         person = visitors.person_signed_in(session._user_info, settings) if session else None
-        return person.name if person and role_of(person, settings.role_lists) != "nobody" else None
+        if person is None or person != visitors.person_signed_in(sign_ins.of(scope), settings):
+            return None
+        return person.name if role_of(person, settings.role_lists) != "nobody" else None
 
     return of
 
