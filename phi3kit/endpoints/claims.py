@@ -33,9 +33,9 @@ class Bounds:
         sent = json.dumps(request.body(""), ensure_ascii=False).encode("utf-8", "surrogatepass")
         return cls(len(sent) + _TEMPLATE_TOKENS, min(request.max_tokens, _LONGEST_TOKENS))
 
-    def allow(self, text: str, prompt_tokens: int, cached_prompt_tokens: int, completion_tokens: int) -> bool:
-        """Whether the counts may be those of an answer with this text."""
-        shown = len(text.encode()) + _HIDDEN_TOKENS
+    def allow(self, text_bytes: int, prompt_tokens: int, cached_prompt_tokens: int, completion_tokens: int) -> bool:
+        """Whether the counts may be those of an answer whose text has so many bytes."""
+        shown = text_bytes + _HIDDEN_TOKENS
         return cached_prompt_tokens <= prompt_tokens <= self.prompt_tokens and completion_tokens <= max(
             self.max_tokens, shown
         )

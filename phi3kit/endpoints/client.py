@@ -39,7 +39,10 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.recorder import OutboxRecorder
 
 _HEARTBEAT_S = 0.1
-_LONGEST_TEXT = 2**20  # characters of a streamed answer: each event copies the text before it
+_LONGEST_TEXT = 2**20  # characters of a streamed answer
+_WHOLE_STEPS = 2**15  # characters of a remote answer: behind them a step is made now and then, as each copies the text
+_STEP_S = 0.05
+_MOST_CHOICES = 8  # of an event; one is asked for
 
 
 class _Events(SSEDecoder):
@@ -158,9 +161,13 @@ def _streamed(
             yield answer
             for chunk in chunks:
                 answer = _grown(answer, chunk, time.perf_counter() - began, foreign)
-                if len(answer.text) > _LONGEST_TEXT:
+                if len(answer.text) + (foreign.waiting if foreign else 0) > _LONGEST_TEXT:
                     raise _too_long(endpoint)
-                yield answer
+                if foreign is None or foreign.is_due(answer):
+                    answer = foreign.joined(answer) if foreign else answer
+                    yield answer
+            if foreign and foreign.pieces:
+                yield (answer := foreign.joined(answer))
         if answer.finish_reason is None:
             raise _broken_off(endpoint)
 
@@ -214,7 +221,7 @@ def _invoked(
         answer = replace(
             answer, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens, tokens_counted=True
         )
-    yield _believed(answer, Bounds.of(request))
+    yield _believed(answer, Bounds.of(request), len(answer.text.encode()))
 
 
 def tokenize(endpoint: Endpoint, prompt: Sequence[Message] | str) -> Tokenized:
@@ -241,32 +248,57 @@ def _whole_answer(request: Request, reply: Any, elapsed_s: float) -> Answer:
     return _with_timings(_with_usage(answer, reply.usage), reply)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Foreign:
-    """How a remote endpoint's stream is read."""
+    """How a remote endpoint's stream is read, and what of its text is still in pieces."""
 
     bounds: Bounds
+    pieces: list[str] = field(default_factory=list)
+    waiting: int = 0  # characters of the pieces
+    bytes: int = 0  # of all the text
+    joined_at: float = 0.0
     # A character's halves may come in two pieces.
     halves: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-16-le")("replace")
     )
+
+    def take(self, piece: str) -> None:
+        """A piece of the text; a half of a character waits for the other."""
+        if piece:
+            self.pieces.append(piece)
+            self.waiting += len(piece)
+            self.bytes += len(piece.encode())
+
+    def is_due(self, answer: Answer) -> bool:
+        """Whether the answer's next step is to be made."""
+        return len(answer.text) < _WHOLE_STEPS or time.perf_counter() - self.joined_at > _STEP_S
+
+    def joined(self, answer: Answer) -> Answer:
+        """The answer with all pieces."""
+        text, self.pieces, self.waiting, self.joined_at = "".join(self.pieces), [], 0, time.perf_counter()
+        return replace(answer, text=answer.text + text) if text else answer
 
 
 def _grown(answer: Answer, chunk: Any, elapsed_s: float, foreign: _Foreign | None) -> Answer:
     """The answer with one more piece. foreign: None for a worker's."""
     if chunk.usage is None and "choices" not in chunk.model_fields_set:
         raise ValueError("neither choices nor usage")
-    for choice in chunk.choices or ():
+    choices = chunk.choices or ()
+    if len(choices) > _MOST_CHOICES:
+        raise ValueError("more choices than were asked for")
+    for choice in choices:
         piece = choice.text if hasattr(choice, "text") else choice.delta and choice.delta.content
         reason = choice.finish_reason
         if foreign:
             piece = foreign.halves.decode((piece or "").encode("utf-16-le", "surrogatepass"), final=bool(reason))
             reason = invocations.finish_reason_of(reason) if reason else None
+            foreign.take(piece)
+            piece = None
         answer = replace(answer, text=answer.text + (piece or ""), finish_reason=reason or answer.finish_reason)
     answer = _with_usage(answer, chunk.usage)
     if foreign and chunk.usage is not None:
-        answer = _believed(answer, foreign.bounds)
-    if answer.time_to_first_token_s is None and (answer.text if foreign else answer.completion_tokens):
+        answer = _believed(answer, foreign.bounds, foreign.bytes)
+    if answer.time_to_first_token_s is None and (foreign.bytes if foreign else answer.completion_tokens):
         answer = replace(answer, time_to_first_token_s=elapsed_s)
     answer = replace(answer, duration_s=elapsed_s)
     return _with_seen_speed(answer) if foreign else _with_timings(answer, chunk)
@@ -293,9 +325,9 @@ def _with_usage(answer: Answer, usage: Any) -> Answer:
     )
 
 
-def _believed(answer: Answer, bounds: Bounds) -> Answer:
+def _believed(answer: Answer, bounds: Bounds, text_bytes: int) -> Answer:
     """The answer without counts that it cannot have."""
-    if bounds.allow(answer.text, answer.prompt_tokens, answer.cached_prompt_tokens, answer.completion_tokens):
+    if bounds.allow(text_bytes, answer.prompt_tokens, answer.cached_prompt_tokens, answer.completion_tokens):
         return answer
     return replace(answer, prompt_tokens=0, cached_prompt_tokens=0, completion_tokens=0, tokens_counted=False)
 

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 from filelock import FileLock
 
 from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import writing
-from phi3kit.core.errors import ConnectionInvalid, StorageFailed
+from phi3kit.core.errors import ConnectionInvalid, StorageFailed, first_line
 from phi3kit.core.records import Endpoint, EndpointProtocol, Interface
 from phi3kit.core.secret import fits_a_header
 from phi3kit.core.settings import Settings
@@ -179,8 +180,10 @@ def _check_url(url: str) -> None:
             "It contains spaces or control characters.": "\\" in url or " " in url or not url.isprintable(),
         }
         wrong = next((flaw for flaw, found in flaws.items() if found), None)
-    except ValueError as error:  # of a port or an IPv6 address
-        wrong = f"{error}."
+        if not wrong:
+            httpx2.URL(url).host.encode("idna")  # as it will be asked
+    except (ValueError, httpx2.InvalidURL) as error:  # of a port, a name or an IPv6 address
+        wrong = first_line(error)
     if wrong:
         raise ConnectionInvalid(
             "The URL cannot be used.", wrong, "Write one such as http://127.0.0.1:8000 or https://host.example/v1."

@@ -31,6 +31,7 @@ from phi3kit.endpoints.outbound import Bounds, outbound_client
 
 CONNECT_S = 10.0
 _SILENCES = 10  # that an answer of a remote endpoint may last: a byte a minute is no silence
+_LONGEST_WAIT_S = 3_600  # that a busy endpoint may ask for
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
 _SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
 _CORRECT = "Correct the URL under Connections."
@@ -231,7 +232,7 @@ def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) ->
         )
     if endpoint.wrapper != "remote" and code == "rate_limit_exceeded":
         return LimitReached("The answer has to wait.", message, "Then send it again.", retry_after_s=seconds)
-    return Busy(waiting=0, retry_after_s=seconds)
+    return Busy(waiting=0, retry_after_s=min(seconds, _LONGEST_WAIT_S))
 
 
 def _worker(endpoint: Endpoint, error: Exception) -> WorkerFailed:

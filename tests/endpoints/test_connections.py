@@ -33,6 +33,11 @@ class TestConnection:
             ("http://host/v1#top", "a fragment"),
             ("http://host/a b", "spaces"),
             ("http://host\\@other", "a user or a password"),
+            ("http://\u24dblocalhost", "Invalid IDNA hostname"),
+            ("http://[v1.a]:80", "Invalid"),
+            ("http://a..b", "label empty"),
+            (f"http://{'a' * 64}.example", "label"),
+            (f"http://host/{'a' * 70_000}", "too long"),
         ],
     )
     def test_a_url_that_cannot_be_used_is_named(self, url: str, why: str) -> None:

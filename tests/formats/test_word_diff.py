@@ -109,6 +109,21 @@ class TestWordDiff:
         assert any(span.kind == "same" for span in word_diff(before, after))
         assert time.process_time() - began < 2
 
+    def test_long_texts_of_lines_that_are_often_equal_are_told_apart_as_a_whole(self) -> None:
+        draw = random.Random(5)  # 10 s of processor time for 200,000 characters, and quadratic
+        before, after = ("\n".join(str(draw.randrange(150)) for _ in range(60_000)) for _ in "ab")
+        began = time.process_time()
+        spans = word_diff(f"first\n{before}", f"first\n{after}")
+        assert time.process_time() - began < 5
+        assert [span.kind for span in spans] == ["same", "removed", "added"]
+        assert (before_of(spans), after_of(spans)) == (f"first\n{before}", f"first\n{after}")
+
+    def test_long_texts_with_many_empty_lines_are_compared_by_lines(self) -> None:
+        lines = [line for number in range(5_000) for line in (f"line {number} is one of many", "")]
+        changed = [*lines[:4_000], "another line", *lines[4_001:8_000], "one more", *lines[8_001:]]
+        differing = [span.text for span in word_diff("\n".join(lines), "\n".join(changed)) if span.kind == "added"]
+        assert [text.strip() for text in differing] == ["another line", "one more"]
+
     def test_long_texts_that_differ_in_one_word_still_name_that_word(self) -> None:
         words = [f"word{number}" for number in range(20_000)]
         changed = [*words[:9_000], "changed", *words[9_001:]]

@@ -634,7 +634,7 @@ class TestSplitSignIns:
             response = PlainTextResponse(str(claims.get("sub", "nobody")))
             if sub := HTTPConnection(scope).query_params.get("sub"):
                 more = int(HTTPConnection(scope).query_params["more"])
-                filler = {"groups": base64.b85encode(random.Random(sub).randbytes(more)).decode()}  # noqa: S311
+                filler = {"groups": base64.b85encode(random.Random(sub).randbytes(more)).decode()}
                 await _set_auth_cookie(response, {"is_logged_in": True, **filler, "sub": sub, "exp": 4e9}, {})
             await response(scope, receive, send)
 

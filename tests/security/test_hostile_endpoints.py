@@ -13,7 +13,7 @@ from phi3kit.core.errors import Busy, EndpointFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints import transport
-from phi3kit.endpoints.client import ask
+from phi3kit.endpoints.client import ask, stream
 from phi3kit.endpoints.connections import Connection, endpoint_of
 from phi3kit.endpoints.probe import probe
 from phi3kit.endpoints.records import Request, TurnContext
@@ -77,12 +77,37 @@ class TestTooMuch:
             error = failure(server, here)
         assert (error.kind, error.why) == ("protocol", "The text of its answer is longer than 1,048,576 characters.")
 
-    @PROTOCOLS
-    def test_an_endless_answer_ends(self, here: Settings, protocol: str) -> None:
-        with scripted(JSON.replace(b"200 OK", b"500 Oh"), again=b"[" * MB) as server:
-            error = failure(server, here, protocol)
+    def test_an_endless_answer_ends(self, here: Settings) -> None:
+        with scripted(JSON, again=b"a" * MB) as server:
+            error = failure(server, here, "invocations")
         assert (error.kind, error.why) == ("protocol", "Its answer is longer than 8 MB.")
         assert server.sent < 40 * MB
+
+    @PROTOCOLS
+    def test_of_an_endless_failure_the_beginning_is_read(self, here: Settings, protocol: str) -> None:
+        with scripted(JSON.replace(b"200 OK", b"500 Oh"), again=b"[]," * MB) as server:
+            error = failure(server, here, protocol)
+        assert (error.kind, error.why[:6], len(error.why)) == ("server", "[],[],", 300)
+        assert server.sent < 20 * MB
+
+    def test_a_whole_answer_has_so_many_lists_and_objects(self, here: Settings) -> None:
+        with scripted(JSON, again=b"[]," * 1000) as server:
+            error = failure(server, here, "invocations")
+        assert (error.kind, error.why) == ("protocol", "Its answer has more than 100,000 lists and objects.")
+
+    def test_of_many_choices_in_an_event_none_is_read(self, here: Settings) -> None:
+        event = json.dumps({"choices": [{"index": 0, "delta": {"content": "x"}}] * 9})
+        with scripted(EVENTS, again=f"data: {event}\n\n".encode()) as server:
+            assert failure(server, here).kind == "protocol"
+
+    def test_many_pieces_of_a_long_text_are_joined_now_and_then(self, here: Settings) -> None:
+        piece = json.dumps({"choices": [{"index": 0, "delta": {"content": "\U0001f642"}}]}, ensure_ascii=False)
+        end = json.dumps({"choices": [{"index": 0, "delta": {"content": "."}, "finish_reason": "stop"}]})
+        events = f"data: {piece.replace(chr(0x1F642), chr(0x1F642) * 40_000)}\n\n" + f"data: {piece}\n\n" * 5_000
+        with scripted(EVENTS + f"{events}data: {end}\n\ndata: [DONE]\n\n".encode()) as server:
+            steps = list(stream(to(server), QUESTION, TurnContext(admin("ada"), "ui"), here))
+        assert (steps[-1].text, steps[-1].finish_reason) == ("\U0001f642" * 45_000 + ".", "stop")
+        assert len(steps) < 2_500  # each copied all the text
 
     @pytest.mark.parametrize(
         ("answer", "again"),
@@ -100,7 +125,7 @@ class TestTooMuch:
         assert server.sent < 160 * MB
 
     def test_an_endless_list_of_models_ends(self, here: Settings) -> None:
-        with scripted(JSON, again=b"[]," * MB) as server, pytest.raises(EndpointFailed, match="longer than 8 MB"):
+        with scripted(JSON, again=b'"",' * MB) as server, pytest.raises(EndpointFailed, match="longer than 8 MB"):
             probe(connection(server), {}, ADMIN, here)
 
     @PROTOCOLS
