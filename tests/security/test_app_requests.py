@@ -97,6 +97,12 @@ def browser_of(app: App) -> str:
     return f"phi3kit_browser={httpx2.get(f'{app.url}/_stcore/health').cookies['phi3kit_browser']}"
 
 
+def test_a_sign_in_of_many_cookies_opens_the_socket(team: App):
+    with socket_of(team, "; ".join(f"c{number}={'x' * 3_000}" for number in range(12))) as socket:
+        socket.send(back_message(app_heartbeat=True))
+        assert socket.recv(timeout=300)
+
+
 class TestOtherSites:
     @pytest.mark.parametrize("how", FROM_ELSEWHERE)
     def test_none_reaches_any_route(self, team: App, how: str):

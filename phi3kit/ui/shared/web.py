@@ -28,6 +28,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import get_instance
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.runtime_util import get_max_widget_state_size_bytes
+from websockets import http11
 
 from phi3kit.access.same_origin import ServedNames, is_own_click, is_plain
 from phi3kit.access.sign_in_claims import role_of
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 _UPLOADS = "/_stcore/upload_file/"
 _TAB_FILES = 10
 _TAB_BIGGEST, _OWNER_BIGGEST, _ALL_BIGGEST = 2, 6, 20  # files of the biggest size: of a tab, of one who uploads, of all
+_LONGEST_LINE = 2**16  # bytes of a header of Streamlit's socket
 _BODY_S = 60.0  # for the body of a request
 
 # Streamlit's own pages need inline styles, evaluated scripts (plotly, its data grid) and blobs (workers, downloads).
@@ -450,6 +452,8 @@ def middleware() -> list[Middleware]:
     found += [Middleware(OwnPages, names=names), Middleware(JudgedMessages, sign_ins=sign_ins)]
     if sign_ins:
         found.insert(-1, Middleware(WholeSignIn))
+        # A provider's long list of groups makes long cookies. Longer lines than this one's leave a socket unanswered.
+        http11.MAX_LINE_LENGTH = _LONGEST_LINE
     found.append(Middleware(OwnFiles, sign_ins=sign_ins))
     # Streamlit's own bound is of a file; a request has some lines around it.
     streamlits = (int(st.get_option("server.maxUploadSize")) + 1) * 2**20
