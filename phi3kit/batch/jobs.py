@@ -52,11 +52,12 @@ class BatchJobs(JobList[BatchJob]):
         """
         actor.require("batch")
         check_room(self._settings)
-        with writing(self._settings.home):
-            folder = BATCHES.new_folder(self._settings)
-            request = replace(request, input=keep_input(request.input, folder, self._settings))
-        request = replace(request, output=folder / request.output.name)
-        return self.launch(request, actor, folder)
+
+        def request_in(folder: Path) -> BatchRequest:
+            kept = keep_input(request.input, folder, self._settings)
+            return replace(request, input=kept, output=folder / request.output.name)
+
+        return self.launch(request_in, actor)
 
 
 def keep_upload(name: str, content: bytes, actor: Actor, settings: Settings) -> Path:

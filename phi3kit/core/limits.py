@@ -20,7 +20,7 @@ class Limits:
     user_turns_at_once: int | None = None
     prompt_characters: int | None = None  # of one request
     upload_mb: int | None = None  # of one file
-    waiting_builds: int | None = None
+    waiting_jobs: int | None = None  # of each kind, under way or waiting; one person has a third of them
     models: int | None = None  # a build beyond them is refused
     workers: int | None = None  # at once; the one that was idle longest makes room
     disk_mb: int | None = None  # of the whole data folder
@@ -52,7 +52,7 @@ VARIABLES: dict[str, str] = {
 # Three turns at once: a visitor of Compare asks three models.
 DEFAULTS: dict[Profile, Limits] = {
     "local": Limits(),
-    "team": Limits(user_minute_turns=60, user_turns_at_once=4, waiting_builds=10),
+    "team": Limits(user_minute_turns=60, user_turns_at_once=4, waiting_jobs=10),
     "public": Limits(
         daily_tokens=1_000_000,
         user_daily_tokens=40_000,
@@ -62,7 +62,7 @@ DEFAULTS: dict[Profile, Limits] = {
         user_turns_at_once=3,
         prompt_characters=8_000,
         upload_mb=1,
-        waiting_builds=2,
+        waiting_jobs=2,
         models=6,
         workers=2,
         disk_mb=700,

@@ -9,7 +9,7 @@ from pathlib import Path
 from phi3kit.access.actor import Actor
 from phi3kit.batch.events import RowProgress
 from phi3kit.batch.jobs import keep_input
-from phi3kit.core.data_folder import check_room, writing
+from phi3kit.core.data_folder import check_room
 from phi3kit.core.settings import Settings
 from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.jobs import job_folder
@@ -40,12 +40,13 @@ class EvaluationJobs(JobList[EvaluationJob]):
         """
         actor.require("evaluate")
         check_room(self._settings)
-        if request.data == EMBEDDED_QUESTIONS:
-            return self.launch(request, actor)
-        with writing(self._settings.home):
-            folder = EVALUATIONS.new_folder(self._settings)
-            data = keep_input(Path(request.data), folder, self._settings)
-        return self.launch(replace(request, data=str(data)), actor, folder)
+
+        def request_in(folder: Path) -> EvaluationRequest:
+            if request.data == EMBEDDED_QUESTIONS:
+                return request
+            return replace(request, data=str(keep_input(Path(request.data), folder, self._settings)))
+
+        return self.launch(request_in, actor)
 
 
 def _read(folder: Path) -> EvaluationJob:

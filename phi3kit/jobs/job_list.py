@@ -3,6 +3,7 @@
 Knows child processes. Knows neither the files of a job (see job_folder) nor what a kind of work reports.
 """
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Generic, TypeVar
 from phi3kit.access.actor import Actor
 from phi3kit.core.child_environment import child_environment
 from phi3kit.core.data_folder import writing
+from phi3kit.core.errors import LimitReached
 from phi3kit.core.settings import Settings
 from phi3kit.jobs.job_folder import (
     JOB_VARIABLE,
@@ -32,6 +34,8 @@ from phi3kit.jobs.job_folder import (
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
+_PERSONS = 3  # one person has this part of the places, and one place at least
+
 
 @dataclass(frozen=True)
 class AnothersJob:
@@ -48,6 +52,7 @@ class JobList(Generic[AnyJob]):
         """read: gives a job as it stands now from its folder. A job whose files are damaged is left out."""
         self._kind, self._settings, self._read_folder = kind, settings, read
         self._started: list[tuple[Path, subprocess.Popen[bytes]]] = []  # by this process; read while others add
+        self._places = threading.Lock()  # two that look for the last place at once would both find it
 
     def all(self) -> list[AnyJob]:
         """Every job that is known, newest first. For the kit alone: a page draws what `seen_by` gives."""
@@ -85,16 +90,40 @@ class JobList(Generic[AnyJob]):
         job = next((self._read(each) for each in self._kind.folders(self._settings) if each.name == job_id), None)
         return job if job and job.belongs_to(actor) else None
 
-    def launch(
-        self, request: JobRequest, actor: Actor, folder: Path | None = None, options: Sequence[str] = ()
-    ) -> AnyJob:
-        """Start the request's command as a job; it waits for those before it. Raises StorageFailed.
+    def launch(self, request_in: Callable[[Path], JobRequest], actor: Actor, options: Sequence[str] = ()) -> AnyJob:
+        """Start a request's command as a job; it waits for those before it. Raises LimitReached or StorageFailed.
 
-        actor: who asks for it. folder: one that `new_folder` gave, when the command names files in it.
+        request_in: gives the request from the job's folder, into which it may put files. actor: who asks for it.
         options: more arguments of the command.
         """
+        with self._places:
+            self._check_places(actor)
+            return self._launch(request_in, actor, options)
+
+    def _check_places(self, actor: Actor) -> None:
+        """Each waiting job is a live process already. Raises LimitReached."""
+        if (most := self._settings.limits.waiting_jobs) is None:
+            return
+        under_way = [job.user for job in self.all() if job.active]
+        own, share = under_way.count(actor.name), max(1, most // _PERSONS)
+        if len(under_way) >= most:
+            why = f"{len(under_way)} {self._kind.name} are under way or wait, and there is room for {most}."
+            next_step = "Ask for it again when one has ended."
+        elif own >= share:
+            why = f"{own} {self._kind.name} of yours are under way or wait, and one person has room for {share}."
+            next_step = "Ask for it again when one of them has ended, or end one."
+        else:
+            return
+        raise LimitReached(f"The {self._kind.word} cannot begin.", why, next_step, retry_after_s=60)
+
+    def _launch(self, request_in: Callable[[Path], JobRequest], actor: Actor, options: Sequence[str]) -> AnyJob:
         with writing(self._settings.home):
-            folder = folder or self._kind.new_folder(self._settings)
+            folder = self._kind.new_folder(self._settings)
+            try:
+                request = request_in(folder)
+            except BaseException:  # a folder without a job would never make room
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             with (folder / "log.txt").open("wb") as log_file:
                 process = subprocess.Popen(  # noqa: S603 -- a list of our own making
                     [sys.executable, "-m", "phi3kit", *request.command(), *options],

@@ -46,8 +46,7 @@ class BuildJobs(JobList[BuildJob]):
         allow(request, actor)
         check_room(self._settings)
         _check_models(len(request.wrappers), self._settings)
-        _check_queue(sum(job.active for job in self.all()), self._settings.limits.waiting_builds)
-        return self.launch(request, actor, options=["--yes"] if accept_tight else [])
+        return self.launch(lambda folder: request, actor, ["--yes"] if accept_tight else [])
 
 
 def _check_models(more: int, settings: Settings) -> None:
@@ -61,16 +60,6 @@ def _check_models(more: int, settings: Settings) -> None:
             f"{there} are logged here, and there is room for {most}.",
             "Talk to one of those on Chat. Old ones go by themselves.",
             retry_after_s=3600,
-        )
-
-
-def _check_queue(under_way: int, most: int | None) -> None:
-    if most is not None and under_way >= most:
-        raise LimitReached(
-            "The build cannot begin.",
-            f"{under_way} builds are under way or wait, and there is room for {most}.",
-            "Ask for it again when one has ended; Build shows them.",
-            retry_after_s=60,
         )
 
 

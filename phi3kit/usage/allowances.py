@@ -60,7 +60,7 @@ def sizes(limits: Limits) -> list[str]:
     found = [
         ("{:,} characters a request", limits.prompt_characters),
         ("{:,} MB a file", limits.upload_mb),
-        ("{:,} builds waiting", limits.waiting_builds),
+        ("{:,} builds, batches and evaluations each waiting, a third of them one's own", limits.waiting_jobs),
         ("{:,} models", limits.models),
         ("{:,} models loaded at once", limits.workers),
         ("{:,} MB on the disk", limits.disk_mb),

@@ -199,7 +199,7 @@ def test_somebody_elses_job_is_theirs_to_end(tmp_path: Path):
 
 
 def test_builds_that_wait_are_bounded(tmp_path: Path):
-    settings = settings_for(tmp_path, PHI3KIT_WAITING_BUILDS="1")
+    settings = settings_for(tmp_path, PHI3KIT_WAITING_JOBS="1")
     jobs = BuildJobs(settings)
     job = jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
     try:
