@@ -1,14 +1,17 @@
 """Journal: the results that a batch has so far; a stopped batch goes on from here.
 
-One SQLite file a batch in the data folder, named by what makes two batches the same. Knows rows. Knows no prompts.
+One SQLite file a batch in the data folder, named by what makes two batches the same, in a folder of each person: nobody is
+given another's answers, nor has theirs forgotten for another's. Knows rows. Knows no prompts.
 """
 
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.request import RowResult
 from phi3kit.core.data_folder import changed_at, unwritable
 from phi3kit.core.errors import BatchFailed
@@ -24,16 +27,17 @@ create table if not exists results (
 _COLUMNS = "row, completion, prompt_tokens, completion_tokens, finish_reason, error, final"
 _TOGETHER = 200  # results in one write
 _AT_MOST_S = 1.0  # until a result is written
-_KEPT = 50  # journals, this one too
+_KEPT = 50  # journals of each person, this one too
 
 
 class Journal:
     """The results of one batch, for one thread. As a context manager it writes what still waits."""
 
-    def __init__(self, settings: Settings, key: str, *, fresh: bool = False) -> None:
-        """fresh: forget what was computed before. Raises StorageFailed."""
+    def __init__(self, settings: Settings, key: str, actor: Actor, *, fresh: bool = False) -> None:
+        """actor: whose batch it is. fresh: forget what was computed before. Raises StorageFailed."""
         self._home = settings.home
-        self._path = settings.home / "batches" / "journals" / f"{key}.db"
+        person = hashlib.sha256(actor.name.encode()).hexdigest()[:32]
+        self._path = settings.home / "batches" / "journals" / person / f"{key}.db"
         self._waiting: list[RowResult] = []
         self._written_at = time.monotonic()
         with self._errors():
@@ -117,7 +121,7 @@ class Journal:
 
 
 def _forget_oldest(path: Path) -> None:
-    """Make room for this journal among those that are kept."""
+    """Make room for this journal among those of the same person."""
     others = sorted(path.parent.glob("*.db"), key=changed_at)
     for old in [each for each in others if each != path][: 1 - _KEPT]:
         for file in (old, old.with_name(old.name + "-wal"), old.with_name(old.name + "-shm")):

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.tables import ReadOptions, Table
 from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.records import MESSAGE_ROLES, FinishReason, Message
@@ -199,9 +200,10 @@ def _messages(value: object) -> tuple[Message, ...]:
     return tuple(found)
 
 
-def key_of(request: BatchRequest, table: Table, mapped: Mapped, model_digest: str) -> str:
-    """What makes two batches the same: input, columns, model and parameters, wherever they are computed."""
+def key_of(request: BatchRequest, table: Table, mapped: Mapped, model_digest: str, actor: Actor) -> str:
+    """What makes two batches the same: person, input, columns, model and parameters, wherever they are computed."""
     same = {
+        "user": actor.name,
         "input": table.sha256,
         "reading": [table.format, table.header, table.encoding, table.delimiter],
         "mapped": asdict(mapped),

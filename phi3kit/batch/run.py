@@ -26,7 +26,7 @@ Answers = Callable[[Iterator[tuple[int, Prompt]]], Iterator[RowResult]]
 def run_batch(
     request: BatchRequest, actor: Actor, settings: Settings, report: ReportRows, pool: WorkerPool | None = None
 ) -> BatchSummary:
-    """Compute what no earlier run of the same batch has, and write the output.
+    """Compute what no earlier run of the same person's same batch has, and write the output.
 
     A row that cannot be answered carries its error in the output. pool: its workers answer; without one the batch has
     its own and ends it. Raises NotAllowed, TableInvalid, ModelNotFound, StorageFailed, WorkerFailed or BatchFailed;
@@ -39,8 +39,8 @@ def run_batch(
     model = resolve(canonical(request.model_uri, settings), settings)  # once: an alias may move meanwhile
     # MLflow's own description of the model is the same however the model was named.
     model_digest = hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()
-    key = key_of(request, table, mapped, model_digest)
-    with Journal(settings, key, fresh=request.fresh) as journal:
+    key = key_of(request, table, mapped, model_digest, actor)
+    with Journal(settings, key, actor, fresh=request.fresh) as journal:
         done = journal.done(table.rows)
         kept = sum(done)
         pace = Pace(table.rows, kept, report)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from phi3kit.access.actor import Actor
 from phi3kit.batch.answering import Answering
 from phi3kit.batch.events import BatchSummary, RowProgress
 from phi3kit.batch.jobs import BatchJobs, keep_upload
@@ -188,6 +189,20 @@ class TestRun:
         assert run(shorter, settings, workers)[0].computed == 2
         longer = BatchRequest(uri, table_of(tmp_path, "Hello", "Thanks", "Bye"), first.output)
         assert run(longer, settings, workers)[0].computed == 3
+
+    def test_one_person_is_not_given_anothers_answers(
+        self, built: Built, settings: Settings, workers: WorkerPool, tmp_path: Path
+    ) -> None:
+        request = BatchRequest(
+            built.uri("onnx"), table_of(tmp_path, "Hello", "Thanks"), tmp_path / "out.csv",
+            sampling=SamplingParams(temperature=1.0),
+        )  # fmt: skip
+        counts = []
+        for name in ("ada", "bob", "ada"):
+            summary = run_batch(request, Actor(name, "user"), settings, lambda at: None, workers)
+            counts.append((summary.kept, summary.computed))
+        assert counts == [(0, 2), (0, 2), (2, 0)]
+        assert len({turn.conversation_id for turn in batch_turns(settings)}) == 2, "nor are their turns found together"
 
     def test_turns_are_logged_as_a_batchs_and_found_together(
         self, built: Built, settings: Settings, workers: WorkerPool, tmp_path: Path
