@@ -33,6 +33,11 @@ class Mapped:
     format: PromptFormat
     system_column: str | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that a row's prompt is made of."""
+        return [self.column, *([self.system_column] if self.system_column else [])]
+
 
 @dataclass(frozen=True)
 class SamplingParams:

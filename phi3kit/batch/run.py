@@ -14,7 +14,7 @@ from phi3kit.batch.journal import Journal
 from phi3kit.batch.output import check_output, write_output
 from phi3kit.batch.request import AT_ONCE, BatchRequest, Mapped, RowResult, failed, key_of, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
-from phi3kit.core.errors import RequestInvalid
+from phi3kit.core.errors import RequestInvalid, TableInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints.workers import WorkerPool
 from phi3kit.tracking.logged_models import ResolvedModel, resolve
@@ -35,6 +35,7 @@ def run_batch(
     actor.require("batch")
     table = open_table(request.input, request.reading)
     mapped = map_columns(request, table)
+    _check_prompts(table, mapped, request.system)
     check_output(table, request.output)
     model = resolve(canonical(request.model_uri, settings), settings)  # once: an alias may move meanwhile
     # MLflow's own description of the model is the same however the model was named.
@@ -45,10 +46,14 @@ def run_batch(
         kept = sum(done)
         pace = Pace(table.rows, kept, report)
         if kept < table.rows:
+
+            def keep(result: RowResult) -> None:
+                journal.add(result)
+                pace.count(result.completion_tokens, result.error is not None)
+
             with _answers(request, model, actor, settings, pool, f"batch-{key}") as answers:
-                for result in _computed(table, mapped, request.system, done, answers):
-                    journal.add(result)
-                    pace.count(result.completion_tokens, result.error is not None)
+                for result in answers(_prompts(table, mapped, request.system, done, keep)):
+                    keep(result)
         seconds = pace.seconds
         pace.report()
         write_output(table, journal.results(), request.output)
@@ -66,29 +71,37 @@ def run_batch(
     )
 
 
-def _computed(
-    table: Table, mapped: Mapped, system: str | None, done: bytearray, answers: Answers
-) -> Iterator[RowResult]:
-    """The results of the missing rows. A row without a prompt is not asked."""
-    without: list[RowResult] = []
+def _check_prompts(table: Table, mapped: Mapped, system: str | None) -> None:
+    """Refuse a table before a model is loaded for it. Raises TableInvalid when it has rows, and none has a prompt."""
+    first: RequestInvalid | None = None
+    for row in read_rows(table, mapped.columns):
+        try:
+            row_prompt(row, mapped, system)
+        except RequestInvalid as error:
+            first = first or error
+        else:
+            return
+    if first:
+        raise TableInvalid(
+            f"No row of {table.path.name} has a prompt in its column {mapped.column!r}.",
+            f"The first row: {first.what} {first.why}",
+            "Name another column, or how its cells are to be read.",
+        )
 
-    def prompts() -> Iterator[tuple[int, Prompt]]:
-        columns = [mapped.column, *([mapped.system_column] if mapped.system_column else [])]
-        for number, row in enumerate(read_rows(table, columns)):
-            if done[number]:
-                continue
-            try:
-                prompt = row_prompt(row, mapped, system)
-            except RequestInvalid as error:
-                without.append(failed(number, error, final=True))
-            else:
-                yield number, prompt
 
-    for result in answers(prompts()):
-        yield result
-        yield from without
-        without.clear()
-    yield from without
+def _prompts(
+    table: Table, mapped: Mapped, system: str | None, done: bytearray, keep: Callable[[RowResult], None]
+) -> Iterator[tuple[int, Prompt]]:
+    """The prompts of the missing rows. A row without one is not asked; `keep` gets its result at once."""
+    for number, row in enumerate(read_rows(table, mapped.columns)):
+        if done[number]:
+            continue
+        try:
+            prompt = row_prompt(row, mapped, system)
+        except RequestInvalid as error:
+            keep(failed(number, error, final=True))
+        else:
+            yield number, prompt
 
 
 @contextmanager

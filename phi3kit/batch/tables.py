@@ -21,7 +21,11 @@ TABLE_FORMATS: dict[str, TableFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
 BATCH_ROWS = 1000  # that are written at once
-MOST_COLUMNS, MOST_ROW_CHARACTERS = parquet_rows.MOST_COLUMNS, parquet_rows.MOST_ROW_BYTES
+MOST_ROWS, MOST_COLUMNS, MOST_ROW_CHARACTERS = (
+    parquet_rows.MOST_ROWS,
+    parquet_rows.MOST_COLUMNS,
+    parquet_rows.MOST_ROW_BYTES,
+)
 
 _DEEPEST = 64  # lists and objects in each other
 _PIECE = 1 << 20  # bytes that are hashed and decoded at once
@@ -113,7 +117,11 @@ def _open_csv(path: Path, reading: ReadOptions) -> Table:
                 f"Two columns of {path.name} are called {name!r}.", f"Line {line} names the columns.", "Rename one."
             )
     table = replace(draft, columns=columns)
-    return replace(table, rows=sum(1 for _ in _csv_rows(table)))
+    rows = 0
+    for _ in _csv_rows(table):
+        rows += 1
+        _check_length(path, rows)
+    return replace(table, rows=rows)
 
 
 def _csv_rows(table: Table) -> Iterator[tuple[int, list[str]]]:
@@ -174,6 +182,11 @@ def _check_width(path: Path, columns: int) -> None:
         raise TableInvalid(f"{path.name} has too many columns.", why, "Leave out those that no prompt needs.")
 
 
+def _check_length(path: Path, rows: int) -> None:
+    if rows > MOST_ROWS:
+        raise TableInvalid(f"{path.name} has too many rows.", f"It has more than {MOST_ROWS:,}.", "Split it.")
+
+
 def _encoding(path: Path, reading: ReadOptions) -> str:
     if reading.encoding:
         try:
@@ -221,6 +234,7 @@ def _open_jsonl(path: Path) -> Table:
         columns |= dict.fromkeys(row)
         _check_width(path, len(columns))
         rows += 1
+        _check_length(path, rows)
     return Table(path, "jsonl", tuple(columns), rows, sha256)
 
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from phi3kit.batch.jobs import BatchJobs, keep_upload
 from phi3kit.batch.request import BatchRequest, SamplingParams
 from phi3kit.batch.run import run_batch
 from phi3kit.core.child_environment import child_environment
-from phi3kit.core.errors import BatchFailed
+from phi3kit.core.errors import BatchFailed, TableInvalid
 from phi3kit.core.records import Endpoint, Message, TurnRecord
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.endpoints.workers import WorkerPool
@@ -295,19 +296,64 @@ class _OnePlace:
 
 
 @contextmanager
-def scripted(home: Path) -> Iterator[Answering]:
+def scripted_place() -> Iterator[_OnePlace]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Scripted,), {}))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}", "key", "models:/m-1", "onnx")
-    answering = Answering(_OnePlace(endpoint), "models:/m-1", SamplingParams(), ADMIN, settings_for(home), "b1")  # type: ignore[arg-type]
     try:
-        yield answering
+        yield _OnePlace(endpoint)
     finally:
-        answering.close()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def scripted(home: Path) -> Iterator[Answering]:
+    with scripted_place() as place:
+        answering = Answering(place, "models:/m-1", SamplingParams(), ADMIN, settings_for(home), "b1")  # type: ignore[arg-type]
+        try:
+            yield answering
+        finally:
+            answering.close()
+
+
+class TestRowsWithoutPrompt:
+    def test_each_is_kept_as_it_comes_and_no_answer_is_waited_for(
+        self, built: Built, settings: Settings, tmp_path: Path
+    ) -> None:
+        request = BatchRequest(built.uri("onnx"), table_of(tmp_path, "", " ", "broke", ""), tmp_path / "out.csv")
+        with scripted_place() as place, pytest.raises(BatchFailed, match="The daily token budget is spent"):
+            run(request, settings, place)  # type: ignore[arg-type]
+        (journal,) = (settings.home / "batches" / "journals").rglob("*.db")
+        with closing(sqlite3.connect(journal)) as kept:
+            rows = kept.execute("select row, finish_reason, final from results order by row").fetchall()
+        assert rows == [(0, "error", 1), (1, "error", 1), (3, "error", 1)]
+
+    def test_tens_of_thousands_are_not_held_in_memory(self, built: Built, settings: Settings, tmp_path: Path) -> None:
+        path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+        path.write_text("id,message\n" + "1,\n" * 30_000 + "2,Hello\n")
+        with scripted_place() as place:
+            run(BatchRequest(built.uri("onnx"), table_of(tmp_path, "Hi", name="warm.csv"), output), settings, place)  # type: ignore[arg-type]
+            tracemalloc.start()
+            try:
+                summary, _ = run(BatchRequest(built.uri("onnx"), path, output), settings, place)  # type: ignore[arg-type]
+                peak_bytes = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        assert (summary.rows, summary.failed) == (30_001, 30_000)
+        assert rows_of(output)[-1]["completion"] == "HELLO"
+        assert peak_bytes < 4_000_000, peak_bytes
+
+    def test_a_table_of_nothing_else_is_refused_before_a_model_is_looked_for(
+        self, settings: Settings, workers: WorkerPool, tmp_path: Path
+    ) -> None:
+        request = BatchRequest("models:/m-unknown", table_of(tmp_path, "", " "), tmp_path / "out.csv")
+        with pytest.raises(TableInvalid) as caught:
+            run(request, settings, workers)
+        assert caught.value.what == "No row of in.csv has a prompt in its column 'message'."
+        assert caught.value.why == "The first row: The message is empty. There is nothing to answer."
 
 
 class TestAnswering:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from phi3kit.batch import tables
 from phi3kit.batch.output import check_output, write_output
 from phi3kit.batch.request import BatchRequest, Mapped, RowResult, SamplingParams, map_columns, row_prompt
 from phi3kit.batch.tables import ReadOptions, Table, open_table, read_rows
@@ -182,6 +183,17 @@ class TestColumns:
         with pytest.raises(RequestInvalid) as caught:
             row_prompt({"messages": value}, mapped, None)
         assert caught.value.what == said
+
+
+@pytest.mark.parametrize(("name", "text"), [("in.csv", "message\na\nb\nc\n"), ("in.jsonl", '{"message": "a"}\n' * 3)])
+def test_more_rows_than_a_table_may_have_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setattr(tables, "MOST_ROWS", 3)
+    assert open_table(written(tmp_path, text, name)).rows == 3
+    monkeypatch.setattr(tables, "MOST_ROWS", 2)
+    with pytest.raises(TableInvalid, match=f"{name} has too many rows. It has more than 2. Split it."):
+        open_table(tmp_path / name)
 
 
 RESULTS = [
