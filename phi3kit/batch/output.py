@@ -1,24 +1,28 @@
 """Output: the input's columns and rows in their order, with each row's result beside them.
 
-The file appears whole or not at all. Knows files. Knows no models.
+The file appears whole or not at all (see draft). Knows the formats of tables. Knows no models.
 """
 
 import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, TextIO
 
 from phi3kit.batch import parquet_rows
+from phi3kit.batch.draft import drafted
 from phi3kit.batch.request import RESULT_COLUMNS, RowResult
 from phi3kit.batch.tables import BATCH_ROWS, Table, format_of, read_rows
 from phi3kit.core.errors import Phi3KitError, StorageFailed, TableInvalid, first_line
 from phi3kit.formats.spreadsheet import as_text
 
 _GROUP_CHARACTERS = 16_000_000
+# An output may have so many bytes, and so many times its input's beside: a small Parquet file stands for any size.
+_MOST_BYTES, _TIMES = 1_000_000_000, 2
 
 Write = Callable[[list[dict[str, Any]]], None]
 
@@ -26,14 +30,11 @@ Write = Callable[[list[dict[str, Any]]], None]
 def check_output(table: Table, output: Path) -> None:
     """See that the output can be written before anything is computed. Raises TableInvalid or StorageFailed."""
     kind = format_of(output)
-    if output.exists() and output.samefile(table.path):
-        raise TableInvalid(
-            f"The output is the input, {output.name}.", "It would be overwritten.", "Name another file after -o."
-        )
-    with _write_errors(output):
-        with _draft(output).open("ab"):
-            pass
-        _draft(output).unlink()
+    with _write_errors(output), TemporaryFile(dir=output.parent):
+        if output.exists() and output.samefile(table.path):
+            raise TableInvalid(
+                f"The output is the input, {output.name}.", "It would be overwritten.", "Name another file after -o."
+            )
     if kind == "parquet":
         _arrow_schema(table)
 
@@ -43,29 +44,22 @@ def write_output(table: Table, results: Iterator[RowResult], output: Path) -> No
 
     results: in the order of rows; a row without one gets empty cells.
     """
-    draft = _draft(output)
-    with _write_errors(output):
-        try:
-            with _writer(table, draft, format_of(output)) as write:
-                for several in _in_groups(_joined(table, results)):
-                    write(several)
-            draft.replace(output)
-        finally:
-            draft.unlink(missing_ok=True)
+    most_bytes = _MOST_BYTES + _TIMES * table.path.stat().st_size
+    with _write_errors(output), drafted(output, most_bytes) as file, _writer(table, file, output) as write:
+        for several in _in_groups(_joined(table, results)):
+            write(several)
 
 
 def for_spreadsheets(table: Table) -> bytes:
     """A written CSV with an apostrophe before each cell that a spreadsheet would compute. The file itself is exact."""
-    text = io.StringIO(newline="")
+    content = BytesIO()
+    text = TextIOWrapper(content, encoding="utf-8", newline="", write_through=True)  # no second copy, of texts
     with table.path.open(encoding="utf-8", newline="") as file:
         write = _csv_writer(text, table.delimiter)
         for cells in csv.reader(file, delimiter=table.delimiter):
             write([as_text(cell) for cell in cells])
-    return text.getvalue().encode()
-
-
-def _draft(output: Path) -> Path:
-    return output.with_name(f".{output.name}.part")
+    text.flush()
+    return content.getvalue()
 
 
 def _joined(table: Table, results: Iterator[RowResult]) -> Iterator[dict[str, Any]]:
@@ -94,23 +88,23 @@ def _in_groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
 
 
 @contextmanager
-def _writer(table: Table, path: Path, kind: str) -> Iterator[Write]:
-    columns = [*table.columns, *RESULT_COLUMNS]
+def _writer(table: Table, file: BinaryIO, output: Path) -> Iterator[Write]:
+    columns, kind = [*table.columns, *RESULT_COLUMNS], format_of(output)
     if kind == "parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         schema = _arrow_schema(table)
-        with pq.ParquetWriter(path, schema) as writer:
+        with pq.ParquetWriter(file, schema) as writer:
             yield lambda rows: writer.write_table(pa.Table.from_pylist([_whole(row) for row in rows], schema=schema))
     elif kind == "jsonl":
         # Half a character, which JSON can hold and UTF-8 cannot, is written as JSON's escape.
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            yield lambda rows: file.writelines(f"{_as_json(row)}\n" for row in rows)
+        with TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n") as text:
+            yield lambda rows: text.writelines(f"{_as_json(row)}\n" for row in rows)
     else:
-        delimiter = "\t" if path.name.endswith(".tsv.part") else table.delimiter
-        with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
-            write_row = _csv_writer(file, delimiter)
+        delimiter = "\t" if output.name.endswith(".tsv") else table.delimiter
+        with TextIOWrapper(file, encoding="utf-8", errors="replace", newline="") as text:
+            write_row = _csv_writer(text, delimiter)
             if table.header or table.format != "csv":
                 write_row(columns)
 
@@ -176,7 +170,7 @@ def _arrow_schema(table: Table) -> Any:
         except (OverflowError, UnicodeError, pa.ArrowException) as error:
             raise _no_parquet(table, first_line(error)) from error
     try:
-        pq.write_table(schema.empty_table(), io.BytesIO())
+        pq.write_table(schema.empty_table(), BytesIO())
     except (UnicodeError, pa.ArrowException) as error:  # an object without any field, for one
         raise _no_parquet(table, first_line(error)) from error
     result_types = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())

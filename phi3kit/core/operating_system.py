@@ -62,6 +62,12 @@ def link(place: Path, target: Path) -> None:
         shutil.copyfile(place.parent / target, place)
 
 
+def create(path: Path) -> int:
+    """The descriptor of a new file, its user's alone, to be written. Raises OSError where anything lies there, a link too."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o600)
+
+
 def open_inside(folder: Path, name: str) -> BinaryIO:
     """Open a regular file of a folder to be read, following no link on the way. Raises OSError.
 

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import yaml
 from phi3kit.access.actor import Actor
 from phi3kit.core.data_folder import files_under
 from phi3kit.core.errors import ModelNotFound, StorageFailed
-from phi3kit.core.operating_system import open_inside
+from phi3kit.core.operating_system import create, open_inside
 from phi3kit.core.records import WrapperName
 from phi3kit.core.settings import Settings
 from phi3kit.formats.mlmodel import read_mlmodel, read_small
@@ -146,10 +147,10 @@ def write_bundle(bundle: Bundle, target: BinaryIO, on_progress: Callable[[int], 
 
 def save_bundle(bundle: Bundle, file: Path, on_progress: Callable[[int], None] = lambda done: None) -> None:
     """Write the zip to a file, which appears when it is complete. Raises ModelNotFound or StorageFailed."""
-    draft = file.with_name(f"{file.name}.part")
+    draft = file.with_name(f".{file.name[:50]}.{secrets.token_hex(8)}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as target:
+        with open(create(draft), "wb") as target:
             write_bundle(bundle, target, on_progress)
         draft.replace(file)
     except OSError as error:

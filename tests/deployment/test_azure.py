@@ -144,7 +144,16 @@ class TestBundle:
         next(artifacts_of(built.uri("onnx"), settings).rglob("onnx_wrapper.py")).unlink()
         with pytest.raises(ModelNotFound, match="Build it again"):
             azure.save_bundle(bundle, tmp_path / "b.zip")
-        assert list(tmp_path.glob("b.zip*")) == []
+        assert list(tmp_path.glob("*b.zip*")) == []
+
+    def test_a_link_in_the_drafts_place_is_not_followed(self, built: Built, tmp_path: Path) -> None:
+        bundle = azure.plan_bundle(built.uri("onnx"), ADMIN, built.settings)
+        victim = tmp_path / "victim"
+        victim.write_text("mine")
+        (tmp_path / "b.zip.part").symlink_to(victim)
+        azure.save_bundle(bundle, tmp_path / "b.zip")
+        assert victim.read_text() == "mine"
+        assert zipfile.is_zipfile(tmp_path / "b.zip")
 
     @pytest.mark.parametrize(
         ("gigabytes", "machine"), [(0.01, "Standard_DS3_v2"), (7.6, "Standard_DS4_v2"), (28, "Standard_E16s_v3")]
