@@ -105,8 +105,8 @@ def _questions(request: EvaluationRequest, table: Table, chosen: Collection[int]
         yield question
 
 
-def _evenly(rows: int, limit: int | None) -> set[int]:
+def _evenly(rows: int, limit: int | None) -> Collection[int]:
     """The rows that are asked: all, or so many at equal distances."""
     if limit is None or limit >= rows:
-        return set(range(rows))
+        return range(rows)
     return {place * rows // limit for place in range(limit)}

@@ -1,5 +1,6 @@
 """Batch, Evaluate and Tour through Streamlit's own test runner: a real store, real child processes, real workers."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from phi3kit.tracking.model_uris import canonical
 from phi3kit.ui.shared import resources
 from phi3kit.ui.tour.chapter import STEPS
 from tests.conftest import Built
+from tests.pages.test_jobs import job
+from tests.security.test_hostile_tables import BIG, dictionary
 from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, click, errors, open_page, words
 from tests.support.samples import copy_of_store
@@ -95,6 +98,46 @@ class TestBatch:
         assert len(jobs) == 2
         assert jobs[0].request.input.samefile(jobs[1].request.input)
         click(open_page("batch"), "Stop")
+
+
+class TestBigTables:
+    def test_of_an_uploaded_table_so_much_is_drawn_as_a_browser_can_hold(self, store: Settings, tmp_path: Path) -> None:
+        content = dictionary(tmp_path / "in.parquet").read_bytes()
+        app = upload(open_page("batch"), "in.parquet", content)
+        (drawn,) = [each.value for each in app.dataframe]
+        assert list(drawn["message"]) == ["x" * 2000 + "…"] * 5
+        assert "The first 5 of 300 rows. Cells are cut after 2,000 characters." in words(app)
+
+    @pytest.mark.parametrize(("copies", "drawn_rows", "downloads"), [(120, 120, 0), (2, 2, 1)])
+    def test_of_an_output_too_and_a_file_that_fills_memory_is_not_downloaded(
+        self, tmp_path: Path, copies: int, drawn_rows: int, downloads: int
+    ) -> None:
+        with app_on(tmp_path):
+            request = {"model_uri": "models:/m-x", "input": "in.csv", "output": "out.csv"}
+            summary = {"output": "out.csv", "rows": copies, "computed": copies, "kept": 0, "failed": 0, "prompt_tokens": 1,
+                       "completion_tokens": 1, "seconds": 1.0, "tokens_per_s": 1.0}  # fmt: skip
+            end = {"event": "end", "state": "done", "seconds": 1.0, "error": None}
+            job_id = job(tmp_path, "batches", request, "local", summary, end)
+            output = tmp_path / "batches" / job_id / "out.csv"
+            write_owner_output(output.parent, request | {"output": str(output)})
+            with output.open("w") as file:
+                file.write("message,completion,prompt_tokens,completion_tokens,finish_reason,error\n")
+                for _ in range(copies):
+                    file.write(f"{BIG},Hi,1,1,stop,\n")
+            app = open_page("batch")
+            (drawn,) = [each.value for each in app.dataframe if "completion" in each.value.columns]
+            assert list(drawn["message"]) == ["x" * 2000 + "…"] * drawn_rows
+            assert "Cells are cut after 2,000 characters. The file has everything." in words(app)
+            assert len(app.get("download_button")) == downloads
+            refused = "The file has 120 MB, and 100 can be downloaded." in words(app)
+            assert refused == (downloads == 0)
+            assert (f"batches/{job_id}/out.csv" in words(app)) == refused
+
+
+def write_owner_output(folder: Path, request: dict[str, str]) -> None:
+    """Name in a job's file where its output lies."""
+    owner = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(owner | {"request": request}))
 
 
 class TestEvaluate:

@@ -4,19 +4,20 @@ Knows how they are drawn. Does not know how a batch runs.
 """
 
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import streamlit as st
 
 from phi3kit.batch.jobs import BatchJob
 from phi3kit.batch.output import for_spreadsheets
+from phi3kit.batch.preview import preview
 from phi3kit.batch.request import BatchRequest
-from phi3kit.batch.tables import ReadOptions, read_rows
+from phi3kit.batch.tables import ReadOptions, Table, read_rows
 from phi3kit.ui.shared import actions, elements, job_view, pages, resources, shell, words
 from phi3kit.ui.shared.literal import literal
 
 _RESULT_ROWS = 500
+_DOWNLOAD_BYTES = 100_000_000
 _APOSTROPHES = "An apostrophe stands before what a spreadsheet would take for a formula. JSONL, Parquet and the command line's files are exact."
 _STATES = {
     "queued": "Waiting for the batch before it",
@@ -99,13 +100,8 @@ def _show_result(job: BatchJob) -> None:
         st.caption("Its output is no longer there.")
         return
     table = resources.table(output, ReadOptions(header=job.request.reading.header))
-    is_csv = table.format == "csv"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.download_button(
-            f"Download {literal(output.name, inside=True)}", partial(for_spreadsheets, table) if is_csv else output.read_bytes,
-            file_name=output.name, icon=":material/download:", on_click="ignore", key="batch_download",
-            help=_APOSTROPHES if is_csv else None,
-        )  # fmt: skip
+        _offer_download(table, job.job_id)
         only_failed = st.toggle("Failed rows only", key="batch_failed", disabled=not summary.failed)
         pages.link("usage", "What it cost")
     rows = read_rows(table)
@@ -113,14 +109,32 @@ def _show_result(job: BatchJob) -> None:
     if only_failed:
         rows = (row for row in rows if row[error])
     reason = [error] if summary.failed else []  # a reason is read before a count
+    drawn = preview(rows, _RESULT_ROWS)
     st.dataframe(
-        list(islice(rows, _RESULT_ROWS)),
+        drawn.rows,
         hide_index=True,
         column_order=[*columns, completion, *reason, prompt_tokens, completion_tokens, finish_reason],
         alt="The rows with their completions",
     )
-    if summary.rows > _RESULT_ROWS:
-        st.caption(f"The first {_RESULT_ROWS:,} rows. The download has all of them.")
+    if left_out := drawn.said(None if only_failed else summary.rows):
+        st.caption(f"{left_out} The file has everything.")
+
+
+def _offer_download(table: Table, job_id: str) -> None:
+    """A download, which the app holds in memory as a whole while it is fetched; or where the file lies, if it is too big."""
+    file, is_csv = table.path, table.format == "csv"
+    size_bytes = file.stat().st_size
+    if size_bytes > _DOWNLOAD_BYTES:
+        st.caption(
+            f"The file has {size_bytes / 1e6:,.0f} MB, and {_DOWNLOAD_BYTES / 1e6:,.0f} can be downloaded. "
+            f"It lies in the data folder: {literal(f'batches/{job_id}/{file.name}', inside=True)}"
+        )
+        return
+    st.download_button(
+        f"Download {literal(file.name, inside=True)}", partial(for_spreadsheets, table) if is_csv else file.read_bytes,
+        file_name=file.name, icon=":material/download:", on_click="ignore", key="batch_download",
+        help=_APOSTROPHES if is_csv else None,
+    )  # fmt: skip
 
 
 def show_history(jobs: list[BatchJob]) -> None:

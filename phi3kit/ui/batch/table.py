@@ -3,13 +3,13 @@
 Knows widgets. Does not know how a table is read or checked.
 """
 
-from itertools import islice
 from pathlib import Path
 from typing import TypedDict
 
 import streamlit as st
 
 from phi3kit.batch.jobs import keep_upload
+from phi3kit.batch.preview import preview
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, PromptFormat, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.core.embedded_model import QUESTIONS_FILE
@@ -48,7 +48,10 @@ def show_table(file: Path) -> tuple[Table, ReadOptions]:
         title.markdown(f"**{literal(file.name)}**", width="content")
         table = resources.table(file, reading)
         title.markdown(f"**{literal(file.name)}** · {table.rows:,} rows", width="content")
-        st.dataframe(list(islice(read_rows(table), _PREVIEW_ROWS)), hide_index=True, alt="The table's first rows")
+        drawn = preview(read_rows(table), _PREVIEW_ROWS)
+        st.dataframe(drawn.rows, hide_index=True, alt="The table's first rows")
+        if drawn.cut or len(drawn.rows) < min(table.rows, _PREVIEW_ROWS):  # that there are more rows stands above
+            st.caption(drawn.said(table.rows))
     return table, reading
 
 
