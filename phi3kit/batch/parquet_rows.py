@@ -87,17 +87,43 @@ def main(path: str, columns: Sequence[str]) -> int:
             if len(set(schema.names)) < len(schema):
                 raise ValueError("Two of its columns have the same name")
             fields = [field for field in schema if field.name in columns] if columns else list(schema)
-            schema = pa.schema(fields, {_ROWS: str(rows)})
+            schema = pa.schema([_unmarked(field) for field in fields], {_ROWS: str(rows)})
             with pa.ipc.new_stream(sys.stdout.buffer, schema) as written:
                 if columns:
                     _write(file, columns, written, _LEAST_BYTES + _TIMES * Path(path).stat().st_size)
     except MemoryError:
         print("Its rows need more memory than is allowed", file=sys.stderr)
         return 1
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         print(str(error).splitlines()[0], file=sys.stderr)
         return 1
     return 0
+
+
+def _unmarked(field: "pa.Field") -> "pa.Field":
+    """The field without metadata, and those inside of it: a mark there would begin a library's own code in the app.
+
+    Arrow's own types (UUID, JSON) stay: they are types already, and not marks. The values' bytes are the same.
+    """
+    import pyarrow as pa
+
+    kind = field.type
+    if pa.types.is_struct(kind):
+        kind = pa.struct([_unmarked(kind.field(place)) for place in range(kind.num_fields)])
+    elif pa.types.is_map(kind):
+        kind = pa.map_(_unmarked(kind.key_field), _unmarked(kind.item_field), kind.keys_sorted)
+    elif pa.types.is_fixed_size_list(kind):
+        kind = pa.list_(_unmarked(kind.value_field), kind.list_size)
+    else:
+        for is_list, list_of in (
+            (pa.types.is_list, pa.list_),
+            (pa.types.is_large_list, pa.large_list),
+            (pa.types.is_list_view, pa.list_view),
+            (pa.types.is_large_list_view, pa.large_list_view),
+        ):
+            if is_list(kind):
+                kind = list_of(_unmarked(kind.value_field))
+    return pa.field(field.name, kind, field.nullable)
 
 
 def _confine(path: str) -> None:

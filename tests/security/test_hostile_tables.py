@@ -1,14 +1,19 @@
 """Hostile tables: a small file that stands for a large one is refused in bounded memory, in every format."""
 
 import os
+import pickle
+import subprocess
+import sys
 import tracemalloc
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pandas.core.arrays.arrow import extension_types as pandas_arrow_types
 
 from phi3kit.batch import parquet_rows
 from phi3kit.batch.output import check_output, write_output
@@ -212,3 +217,50 @@ class TestWhatCannotBeWrittenIsSaidBeforeAnythingIsComputed:
         path.write_text("message;x\nHi;1\n")
         with pytest.raises(TableInvalid, match="delimiter"):
             open_table(path, ReadOptions(delimiter=delimiter))
+
+
+def marked(name: str, kind: pa.DataType, mark: str, told: str) -> pa.Field:
+    """A field that another library's type would be made of."""
+    return pa.field(name, kind, metadata={"ARROW:extension:name": mark, "ARROW:extension:metadata": told})
+
+
+INTERVAL = pa.struct([("left", pa.int64()), ("right", pa.int64())])
+
+
+class TestMarkedFields:
+    """pandas registers its types with Arrow in the app, and their code reads what a file says of them."""
+
+    @pytest.mark.parametrize("told", ["{}", "null", "no JSON", '{"freq": "nonsense"}', '{"freq": "D"}'])
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            (lambda told: marked("x", pa.int64(), "pandas.period", told), 1),
+            (lambda told: marked("x", INTERVAL, "pandas.interval", told), {"left": 1, "right": 2}),
+            (lambda told: marked("x", pa.binary(), "arrow.py_extension_type", told), b"1"),
+            (lambda told: pa.field("x", pa.list_(marked("item", pa.int64(), "pandas.period", told))), [1]),
+            (lambda told: pa.field("x", pa.large_list(marked("item", pa.int64(), "pandas.period", told))), [1]),
+            (lambda told: pa.field("x", pa.list_(marked("item", pa.int64(), "pandas.period", told), 1)), [1]),
+            (lambda told: pa.field("x", pa.struct([marked("y", pa.int64(), "pandas.period", told)])), {"y": 1}),
+            (lambda told: pa.field("x", pa.map_("string", marked("value", pa.int64(), "pandas.period", told))), [("y", 1)]),
+        ],
+    )  # fmt: skip
+    def test_a_mark_is_not_read(
+        self, tmp_path: Path, field: Callable[[str], pa.Field], value: object, told: str
+    ) -> None:
+        assert pandas_arrow_types.ArrowPeriodType, "the app has it loaded"
+        made, plain = field(told), field("").type
+        path, output = tmp_path / "in.parquet", tmp_path / "out.parquet"
+        # The types that Python has registered must not be made here either.
+        code = "import pickle, sys, pyarrow as pa, pyarrow.parquet as pq; field, value, path = pickle.load(sys.stdin.buffer); pq.write_table(pa.table([['Hi'], pa.array([value], field.type)], schema=pa.schema([('message', pa.string()), field])), path)"
+        subprocess.run([sys.executable, "-c", code], input=pickle.dumps((made, value, str(path))), check=True)
+        table = open_table(path)
+        assert list(read_rows(table)) == [{"message": "Hi", "x": value}]
+        write_output(table, iter([]), output)
+        assert pq.read_schema(output).field("x").type == plain
+
+    def test_arrows_own_types_stay(self, tmp_path: Path) -> None:
+        path, output = tmp_path / "in.parquet", tmp_path / "out.csv"
+        of_16_bytes = pa.array([uuid.UUID(int=7).bytes], pa.uuid())
+        pq.write_table(pa.table({"message": ["Hi"], "x": of_16_bytes}), path)
+        write_output(open_table(path), iter([]), output)
+        assert "00000000-0000-0000-0000-000000000007" in output.read_text()
