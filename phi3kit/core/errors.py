@@ -34,8 +34,8 @@ Failure = Literal[
 
 
 _LONGEST_PART = 1_000  # characters
-# All but tab and new line; those that turn the direction of a text, too.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# All but tab and new line; those that turn the direction of a text, and halves of one, which no file or terminal takes.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def without_controls(text: str) -> str:

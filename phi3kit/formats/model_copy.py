@@ -9,9 +9,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from phi3kit.core.errors import SourceInvalid
 from phi3kit.formats import model_configs as configs
@@ -23,7 +23,10 @@ from phi3kit.formats.model_folder import (
     Shape,
     files_in,
     judge,
+    open_found,
+    read_found_json,
     refuse_wrong_values,
+    sizes_found,
 )
 
 _SPECS = {
@@ -35,8 +38,8 @@ _SPECS = {
 }
 _TEXTS = re.compile(r"LICENSE[\w.-]{0,20}|README\.md|chat_template\.jinja", re.ASCII)
 _LARGEST_TEXT = 1_000_000  # bytes
-_LARGEST_JSON = 64_000_000  # bytes; Phi-3's tokenizer.json has 2 MB
 _LARGEST_HEADER = 16_000_000  # bytes, of a file of weights; Phi-3's have 30 kB
+_PIECE = 2**20  # bytes that are copied at once
 _LAYER = re.compile(r"model\.layers\.(\d{1,6})\..+")
 
 # What onnxruntime-genai's builder makes a Phi-3 of. Nothing here loops, or opens a file.
@@ -56,13 +59,38 @@ _KNOWN = {(domain, kind) for domain, kinds in _OPERATORS.items() for kind in kin
 _KNOWN |= {("ai.onnx", kind) for domain, kind in _KNOWN if not domain}
 
 
+class FileChanged(OSError):
+    """A file was judged, and at its place there is now something else: a link, a pipe, nothing, another file."""
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file that was judged, from where it really lies. Raises FileChanged, or OSError of the target."""
+    with _opened(source) as read, target.open("wb") as write:
+        shutil.copyfileobj(read, write, _PIECE)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file at a second place too, as a copy where the file system has no hard links."""
-    real = source.resolve()  # not a link into the download's cache
+    """Put the same file at a second place too, as a copy where the file system has no hard links."""
+    with _opened(source) as read:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            with target.open("wb") as write:
+                shutil.copyfileobj(read, write, _PIECE)
+        else:
+            if not os.path.samestat(os.fstat(read.fileno()), target.lstat()):  # another one came after it was opened
+                target.unlink()
+                raise FileChanged(f"{source.name} was replaced")
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[BinaryIO]:
     try:
-        os.link(real, target)
-    except OSError:
-        shutil.copyfile(real, target)
+        opened = open_found(source)
+    except OSError as error:
+        raise FileChanged(f"{source.name} is gone, or a link or a pipe") from error
+    with opened:
+        yield opened
 
 
 Place = Callable[[Path, Path], object]
@@ -73,32 +101,47 @@ def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = 
 
     name: of the model, in errors. folders: where its files lie, the configs in the first; the last one that has a file counts. place: puts a
     file of weights at a second place.
-    Raises SourceInvalid when something in it is not known, or OSError.
+    Raises SourceInvalid when something in it is not known or changes meanwhile, or OSError.
     """
     found: dict[str, Path] = {}
     for folder in folders:
         found |= files_in(folder)
-    judge(name, folders[0], {file: path.stat().st_size for file, path in found.items()})
+    judge(name, folders[0], sizes_found(found))
     target.mkdir(parents=True)
+    try:
+        return _copy_found(name, found, target, place)
+    except FileChanged as error:
+        raise SourceInvalid(
+            f"The source {name} cannot be used.",
+            f"It changes while it is copied: {error}.",
+            "Find out who writes into its folder, then build again.",
+        ) from error
+
+
+def _copy_found(name: str, found: dict[str, Path], target: Path, place: Place) -> list[str]:
+    """Copy what was found and judged; the same remarks. Raises FileChanged too."""
     kind = GENAI_CONFIG if GENAI_CONFIG in found else CONFIG
     notes = []
     # 1. The small files, as far as they are known.
     for file, spec in _SPECS.items():
         if file in found and file not in {CONFIG, GENAI_CONFIG} - {kind}:
-            left_out = _copy_config(name, found[file], target / file, spec)
+            left_out = _copy_config(name, _read(name, found[file], file), target / file, spec)
             if file == GENAI_CONFIG and left_out:
                 notes.append(f"Its {file} says more than a build takes over; left out: {', '.join(left_out[:8])}.")
     if "tokenizer.json" in found:
-        tokenizer = _read(name, found["tokenizer.json"])
+        tokenizer = _read(name, found["tokenizer.json"], "tokenizer.json")
         if flaw := configs.tokenizer_flaw(tokenizer):
             raise _unfit(name, f"Its tokenizer.json {flaw}.")
-        _write(target / "tokenizer.json", tokenizer)
+        _write(name, target / "tokenizer.json", tokenizer)
     for file, path in found.items():
-        if _TEXTS.fullmatch(file) and path.stat().st_size <= _LARGEST_TEXT:
-            shutil.copyfile(path, target / file)
+        if _TEXTS.fullmatch(file):
+            with _opened(path) as read:
+                text = read.read(_LARGEST_TEXT + 1)
+            if len(text) <= _LARGEST_TEXT:
+                (target / file).write_bytes(text)
     # 2. The weights, and the shape that they must have.
     if kind == GENAI_CONFIG:
-        model = _read(name, target / kind).get("model") or {}
+        model = _read(name, target / kind, kind).get("model") or {}
         if remark := _place_graph(name, model.get("decoder") or {}, found, target, place):
             notes.append(remark)
     else:
@@ -109,8 +152,8 @@ def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = 
     return notes
 
 
-def _copy_config(name: str, path: Path, target: Path, spec: configs.Spec) -> list[str]:
-    found = configs.cleaned(_read(name, path), spec)
+def _copy_config(name: str, content: dict[str, Any], target: Path, spec: configs.Spec) -> list[str]:
+    found = configs.cleaned(content, spec)
     refuse_wrong_values(name, target.name, found.wrong)
     kept = found.kept
     if target.name == CONFIG:
@@ -121,7 +164,7 @@ def _copy_config(name: str, path: Path, target: Path, spec: configs.Spec) -> lis
         and isinstance(kept["model"].get("decoder"), dict)
     ):
         kept["model"]["decoder"]["session_options"] = {"log_id": "onnxruntime-genai", "provider_options": []}
-    _write(target, kept)
+    _write(name, target, kept)
     # The window is spoken of elsewhere; the other is written anew just above.
     return [key for key in found.left_out if not key.endswith((".sliding_window", ".session_options"))]
 
@@ -164,12 +207,15 @@ def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], tar
 
 def _window(name: str, found: dict[str, Path]) -> int | None:
     """The sliding window that an ONNX folder's configs name; None when they name none, or one of the whole context."""
-    model = _read(name, found[GENAI_CONFIG])["model"]
-    block = model["decoder"].get("sliding_window")
+    try:
+        model = _read(name, found[GENAI_CONFIG], GENAI_CONFIG)["model"]
+        block, context_tokens = model["decoder"].get("sliding_window"), int(model["context_length"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileChanged(f"{GENAI_CONFIG} is another one now") from error
     window = block.get("window_size") if isinstance(block, dict) else None
     if window is None and CONFIG in found:  # of the weights that it was made from
-        window = _read(name, found[CONFIG]).get("sliding_window")
-    return window if isinstance(window, int) and 0 < window < model["context_length"] else None
+        window = _read(name, found[CONFIG], CONFIG).get("sliding_window")
+    return window if isinstance(window, int) and 0 < window < context_tokens else None
 
 
 def _set_window(graph: Path, window: int) -> bool:
@@ -191,10 +237,10 @@ def _place_weights(name: str, found: dict[str, Path], target: Path, place: Place
     """The files of weights; each tensor's shape."""
     files = [file for file in found if file.endswith(".safetensors") and configs.is_plain(file)]
     if WEIGHTS_INDEX in found:
-        places = _read(name, found[WEIGHTS_INDEX]).get("weight_map")
+        places = _read(name, found[WEIGHTS_INDEX], WEIGHTS_INDEX).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
             raise _unfit(name, f"Its {WEIGHTS_INDEX} cannot be read.")
-        _write(target / WEIGHTS_INDEX, {"metadata": {}, "weight_map": places})
+        _write(name, target / WEIGHTS_INDEX, {"metadata": {}, "weight_map": places})
         files = [file for file in files if file in {*places.values(), "model.safetensors"}]
     shapes: dict[str, list[int]] = {}
     for file in files:
@@ -215,9 +261,9 @@ def _shapes(name: str, path: Path) -> dict[str, list[int]]:
             tensors = {key: value for key, value in header.items() if key != "__metadata__"}
             for value in tensors.values():
                 begin, end = value["data_offsets"]
-                if not 0 <= begin <= end <= size - 8 - length:
+                if not 0 <= begin <= end <= size - 8 - length or not all(type(side) is int for side in value["shape"]):
                     raise ValueError
-            return {key: list(map(int, value["shape"])) for key, value in tensors.items()}
+            return {key: list(value["shape"]) for key, value in tensors.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise _unfit(name, f"{path.name} is damaged: its header cannot be read.") from error
 
@@ -233,17 +279,27 @@ def _check_tensors(name: str, tensors: dict[str, list[int]], shape: Shape) -> No
         raise _unfit(name, f"Its config.json says {said}, and its weights have {str(table)[:50]}.")
 
 
-def _read(name: str, path: Path) -> dict[str, Any]:
+def _read(name: str, path: Path, file: str) -> dict[str, Any]:
+    """A JSON object that was found. file: its name in the folder; in the hub's cache it lies under its hash."""
     with contextlib.suppress(ValueError, RecursionError):
-        if path.stat().st_size <= _LARGEST_JSON and isinstance(content := json.loads(path.read_text("utf-8")), dict):
+        try:
+            content = read_found_json(path, file)
+        except OSError as error:
+            raise FileChanged(f"{file} is gone, or a link or a pipe") from error
+        if isinstance(content, dict):
             return content
-    raise _unfit(name, f"Its {path.name} cannot be read as a JSON object.")
+    raise _unfit(name, f"Its {file} cannot be read as a JSON object.")
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(
-        json.dumps(content, ensure_ascii=False, indent=None if path.name == "tokenizer.json" else 2), "utf-8"
-    )
+def _write(name: str, path: Path, content: dict[str, Any]) -> None:
+    indent = None if path.name == "tokenizer.json" else 2
+    try:
+        text = json.dumps(content, ensure_ascii=False, indent=indent).encode("utf-8")
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise _unfit(
+            name, f"Its {path.name} has half a character, or parts that lie too deep in each other."
+        ) from error
+    path.write_bytes(text)
 
 
 def _unfit(name: str, why: str) -> SourceInvalid:

@@ -9,9 +9,10 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from phi3kit.core.errors import SourceInvalid
+from phi3kit.core.operating_system import open_inside
 from phi3kit.formats import model_configs as configs
 from phi3kit.formats.model_configs import LARGEST, WEIGHT_DTYPES, is_plain
 
@@ -25,8 +26,9 @@ _CHOOSE = "Choose the embedded model or another source on Build."
 _AGAIN = "Download the model again, or choose another source."
 _MOST_LAYERS = 512
 _LARGEST_SIZE = 65_536  # of a layer's side, and of heads
-_LARGEST_CONFIG = 1_000_000  # bytes; Phi-3's have 4 kB
-_LARGEST_INDEX = 16_000_000  # bytes; that of a big model's weights takes 1 MB
+_LARGEST_JSON = 1_000_000  # bytes; Phi-3's configs have 4 kB
+# Read as JSON, a file may take 25 times as much memory. That of Phi-3's tokens has 2 MB, of Phi-4's 16 MB; the index 20 kB.
+_LARGER_JSON = {"tokenizer.json": 32_000_000, WEIGHTS_INDEX: 2_000_000}
 _WEIGHTS_AT_LEAST = 0.9  # of what the config promises
 NUMBER_BYTES = {dtype: 4 if dtype == "float32" else 2 for dtype in WEIGHT_DTYPES}
 
@@ -86,7 +88,7 @@ def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """The files directly in a folder: their names, and where they really lie.
+    """The files directly in a folder: their names, and where they really lie. To be opened by `open_found` alone.
 
     A link counts only where it leads to another file of the folder, or from a snapshot of the hub's cache to its blobs:
     whoever can write the folder could name any file of this machine by one.
@@ -94,16 +96,31 @@ def files_in(folder: Path) -> dict[str, Path]:
     folder = folder.resolve()
     allowed = {folder} | {above.parent / "blobs" for above in folder.parents if above.name == "snapshots"}
     real = {path.name: path.resolve() for path in folder.iterdir()}
-    return {
-        name: path
-        for name, path in real.items()
-        if path.parent in allowed and path.exists() and stat.S_ISREG(path.stat().st_mode)
-    }
+    return {name: path for name, path in real.items() if path.parent in allowed and _size(path) is not None}
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
     """The files directly in a folder, in bytes."""
-    return {name: path.stat().st_size for name, path in files_in(folder).items()}
+    return sizes_found(files_in(folder))
+
+
+def sizes_found(found: Mapping[str, Path]) -> dict[str, int]:
+    """The sizes in bytes of files that were found, without those that are gone since."""
+    return {name: size for name, path in found.items() if (size := _size(path)) is not None}
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a regular file; None of anything else, of a link to one too."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def open_found(path: Path) -> BinaryIO:
+    """Open a file that `files_in` found. Raises OSError for a link or a pipe that came in its place since."""
+    return open_inside(path.parent, path.name)
 
 
 def _weights_shape(name: str, folder: Path) -> tuple[Shape, int]:
@@ -151,7 +168,8 @@ def _onnx_shape(name: str, folder: Path) -> tuple[Shape, str, bool]:
     if model.get("type") != "phi3":
         raise _not_phi3(name, f"Its genai_config.json says type {model.get('type')}; phi3 is needed.")
     options = decoder.get("session_options")
-    for provider in (options.get("provider_options") if isinstance(options, dict) else None) or []:
+    providers = (options.get("provider_options") if isinstance(options, dict) else None) or []
+    for provider in providers if isinstance(providers, list) else [providers]:
         device = next(iter(provider), "") if isinstance(provider, dict) else provider
         if str(device).lower() not in ("cpu", ""):
             why = f"It was made for {device}, and this machine's CPU cannot run it."
@@ -192,14 +210,29 @@ def _weight_files(name: str, folder: Path, sizes: Mapping[str, int]) -> list[str
     return found
 
 
-def read_json(folder: Path, file: str, most_bytes: int = _LARGEST_INDEX) -> Any:
-    """A JSON file of a folder. Raises FileNotFoundError (also for a link that leads out), ValueError or RecursionError."""
+def read_json(folder: Path, file: str) -> Any:
+    """A JSON file of a folder. Raises OSError, ValueError or RecursionError.
+
+    FileNotFoundError also for a link that leads out, ValueError also for a file that is too big.
+    """
     path = files_in(folder).get(file)
     if path is None:
         raise FileNotFoundError(file)
-    if path.stat().st_size > most_bytes:
+    return read_found_json(path, file)
+
+
+def read_found_json(path: Path, file: str) -> Any:
+    """The JSON of a file that `files_in` found. file: its name in the folder. Raises as `read_json` does."""
+    most = _largest(file)
+    with open_found(path) as opened:
+        content = opened.read(most + 1)
+    if len(content) > most:
         raise ValueError("It is too big.")
-    return json.loads(path.read_text("utf-8"))
+    return json.loads(content.decode("utf-8"))
+
+
+def _largest(file: str) -> int:
+    return _LARGER_JSON.get(file, _LARGEST_JSON)
 
 
 def _json(name: str, folder: Path, file: str) -> dict[str, Any]:
@@ -234,7 +267,7 @@ def _context(name: str, config: Mapping[str, Any], file: str, key: str) -> int:
 def refuse_big_configs(name: str, sizes: Mapping[str, int]) -> None:
     """Refuse the small files that are none, by their listed sizes: before they are downloaded or read. Raises SourceInvalid."""
     for file in JUDGED_BY:
-        if sizes.get(file, 0) > (_LARGEST_INDEX if file == WEIGHTS_INDEX else _LARGEST_CONFIG):
+        if sizes.get(file, 0) > _largest(file):
             raise _unusable(name, f"Its {file} cannot be read: it has {sizes[file]:,} bytes.", _AGAIN)
 
 

@@ -27,7 +27,7 @@ from phi3kit.core.data_folder import DISK_FULL
 from phi3kit.core.errors import BuildFailed, Phi3KitError, first_line
 from phi3kit.core.records import WINDOW_TAG, Precision, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.formats.model_copy import Place, copy_model, link_or_copy
+from phi3kit.formats.model_copy import Place, copy_file, copy_model, link_or_copy
 from phi3kit.packaging.events import BuildRequest, ReportEvent, StepProgress, StepReporter
 from phi3kit.packaging.sources.find import EMBEDDED, Source, fetch
 from phi3kit.packaging.sources.hub_names import DownloadProgress
@@ -231,7 +231,7 @@ def known_part(source: Source, wrapper: WrapperName, temporary: Path, settings: 
     """
     folder = temporary / "source" / re.sub(r"[^\w.-]", "-", source.folder.name)
     exported = wrapper == "onnx" and source.kind == "weights"
-    place: Place = link_or_copy if exported or source.is_kept(settings) else shutil.copyfile
+    place: Place = link_or_copy if exported or source.is_kept(settings) else copy_file
     remarks = copy_model(source.name, [source.folder], folder, place)
     return replace(source, folder=folder), remarks
 
@@ -297,7 +297,10 @@ def _checked(trial: Trial, source: Source, model_uri: str, wrapper: WrapperName,
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
     if not folder.is_relative_to(temporary):  # the trial reads nothing else
         shutil.copytree(
-            folder, logged := temporary / "logged", copy_function=lambda *pair: link_or_copy(*map(Path, pair))
+            folder,
+            logged := temporary / "logged",
+            symlinks=True,  # followed neither here nor by the trial
+            copy_function=lambda *pair: link_or_copy(*map(Path, pair)),
         )
         folder = logged
     answer = trial.ask("check", step_seconds(source.files.weight_bytes), folder=str(folder), wrapper=wrapper)

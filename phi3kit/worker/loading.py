@@ -4,7 +4,6 @@ Knows the MLmodel file of both wrappers. Another program may have logged the mod
 known in it (formats/model_copy.py). Imports only the library that the wrapper needs.
 """
 
-import json
 import shutil
 import tempfile
 from functools import lru_cache
@@ -19,7 +18,8 @@ from phi3kit.core.operating_system import link
 from phi3kit.core.records import WINDOW_TAG, Message, WrapperName
 from phi3kit.formats.mlmodel import MlmodelUnreadable, read_mlmodel
 from phi3kit.formats.model_configs import MLMODEL, cleaned
-from phi3kit.formats.model_copy import copy_model
+from phi3kit.formats.model_copy import copy_file, copy_model
+from phi3kit.formats.model_folder import read_json
 from phi3kit.tracking import foreign_values
 from phi3kit.worker.kv_cache import KvCache, budget_for
 from phi3kit.worker.runtime import Runtime
@@ -109,8 +109,7 @@ def sliding_window(folder: Path, wrapper: WrapperName) -> int | None:
     """
     if wrapper == "onnx":
         return foreign_values.whole((_mlmodel(folder).get("metadata") or {}).get(WINDOW_TAG), 1)
-    window = json.loads((_model_folder(folder, wrapper) / "config.json").read_text("utf-8")).get("sliding_window")
-    return foreign_values.whole(window, 1)
+    return foreign_values.whole(read_json(_model_folder(folder, wrapper), "config.json").get("sliding_window"), 1)
 
 
 def copy_known(folder: Path, wrapper: WrapperName, target: Path, home: Path | None = None) -> None:
@@ -122,11 +121,10 @@ def copy_known(folder: Path, wrapper: WrapperName, target: Path, home: Path | No
     kept = home.resolve() if home else None
 
     def put(source: Path, place: Path) -> None:
-        real = source.resolve()
-        if kept and real.is_relative_to(kept):
-            link(place, real)
+        if kept and source.is_relative_to(kept):
+            link(place, source)
         else:
-            shutil.copyfile(real, place)
+            copy_file(source, place)
 
     folders = [_model_folder(folder, wrapper)]
     if wrapper == "transformers":

@@ -20,8 +20,8 @@ from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import ModelNotFound, SourceInvalid
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.deployment import azure
-from phi3kit.formats import onnx_file
-from phi3kit.formats.model_copy import copy_model
+from phi3kit.formats import model_copy, model_folder, onnx_file
+from phi3kit.formats.model_copy import copy_file, copy_model, link_or_copy
 from phi3kit.packaging.build import known_part
 from phi3kit.packaging.sources.find import find_source
 from phi3kit.tracking.logged_models import resolve, signature_of
@@ -133,6 +133,7 @@ def outside_tensor() -> onnx.TensorProto:
     return tensor
 
 
+SPLIT: dict[str, Any] = {"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated", "invert": False}
 GROW = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 64}
 LOOP = helper.make_node("Loop", ["x"], ["y"]).SerializeToString()
 IF = helper.make_node("If", ["x"], ["y"]).SerializeToString()
@@ -562,6 +563,20 @@ class TestTokenizer:
             ),
             ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "step 'Precompiled'"),
             ({"decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"}] * 10**4}}, "too many steps"),
+            ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT] * 16}}, "too many steps"),
+            (
+                {
+                    "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 2},
+                    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT] * 8},
+                    "post_processor": {"type": "Sequence", "processors": [{"type": "ByteLevel"}] * 4},
+                },
+                "too many steps",
+            ),
+            ({"decoder": {"type": "Sequence", "decoders": [{"type": "Sequence", "decoders": []}] * 16}}, "too many"),
+            # A step without a type, which the library knows by its keys.
+            ({"pre_tokenizer": {key: SPLIT[key] for key in ("pattern", "behavior", "invert")}}, "a step 'None'"),
+            ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"behavior": "x"}]}}, "a step 'None'"),
+            ({"normalizer": "NFC"}, "a step 'None'"),
             ({"model": {"type": "WordPiece", "vocab": {}}}, "another model than byte-pair encoding"),
             ({"model": {"type": "BPE", "vocab": [], "merges": []}}, "no vocabulary"),
             ({"truncation": {"max_length": 1}}, "truncation or padding"),
@@ -591,12 +606,17 @@ class TestTokenizer:
             ({"more": 1}, "'more'"),
         ],
     )
-    def test_its_steps_are_known(self, weights: Path, values: dict[str, Any], why: str) -> None:
+    def test_its_steps_are_known_and_few(self, weights: Path, values: dict[str, Any], why: str) -> None:
         edit_json(weights / "tokenizer.json", **values)
         assert why in refusal(weights)
 
-    @pytest.mark.parametrize("template", ["x" * 10**6, [{"name": "default", "template": "{{ 1 }}"}]], ids=type)
-    def test_a_template_of_megabytes_or_of_several_is_refused(self, weights: Path, template: Any) -> None:
+    def test_as_many_steps_as_published_models_have_are_taken(self, weights: Path) -> None:
+        steps = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}] * 8}
+        edit_json(weights / "tokenizer.json", pre_tokenizer=steps)
+        assert read(copied(weights) / "tokenizer.json")["pre_tokenizer"] == steps
+
+    @pytest.mark.parametrize("template", ["x" * 200_000, [{"name": "default", "template": "{{ 1 }}"}]], ids=type)
+    def test_a_template_that_is_too_long_or_of_several_is_refused(self, weights: Path, template: Any) -> None:
         edit_json(weights / "tokenizer_config.json", chat_template=template)
         assert refusal(weights).startswith("chat_template in its tokenizer_config.json is ")
 
@@ -639,6 +659,170 @@ class TestLinks:
         target = tmp_path / "again"
         copy_model("hostile", [snapshot], target)
         assert not (target / "README.md").exists()
+
+
+PLACED = [*SMALL, "README.md", "LICENSE", "chat_template.jinja", "model.safetensors"]
+
+
+def put_in_place(path: Path, kind: str) -> None:
+    """Replace a file by a link to the like elsewhere, or by a pipe that nobody writes into."""
+    private = path.parent.parent / "private"
+    path.rename(private)
+    if kind == "link":
+        path.symlink_to(private)
+    elif kind == "pipe":
+        os.mkfifo(path)
+
+
+@pytest.fixture
+def behind_the_judge(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Do something once the folder was judged, before the first file of it is copied."""
+
+    def arrange(change: Callable[[], None]) -> None:
+        judge, waiting = model_copy.judge, [change]
+
+        def judge_and_change(*arguments: Any) -> Any:
+            found = judge(*arguments)
+            if waiting:
+                waiting.pop()()
+            return found
+
+        monkeypatch.setattr(model_copy, "judge", judge_and_change)
+
+    return arrange
+
+
+class TestPutInPlace:
+    """Somebody replaces a file of the folder while it is copied: no private file, and no wait for ever."""
+
+    @pytest.mark.parametrize("place", [copy_file, link_or_copy])
+    @pytest.mark.parametrize("kind", ["link", "pipe", "nothing"])
+    @pytest.mark.parametrize("name", PLACED)
+    def test_of_weights_is_refused(
+        self,
+        weights: Path,
+        behind_the_judge: Callable[[Callable[[], None]], None],
+        name: str,
+        kind: str,
+        place: model_copy.Place,
+    ) -> None:
+        for text in ("README.md", "LICENSE", "chat_template.jinja"):
+            (weights / text).write_text("text")
+        behind_the_judge(lambda: put_in_place(weights / name, kind))
+        with pytest.raises(SourceInvalid) as refused:
+            copy_model("hostile", [weights], target := weights.with_name("known"), place)
+        assert refused.value.why == f"It changes while it is copied: {name} is gone, or a link or a pipe."
+        assert not (target / name).exists()
+        assert not [path for path in target.iterdir() if path.is_symlink()]
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    @pytest.mark.parametrize("name", ["genai_config.json", "model.onnx", "model.onnx.data"])
+    def test_of_an_export_is_refused(
+        self, exported: Path, behind_the_judge: Callable[[Callable[[], None]], None], name: str, kind: str
+    ) -> None:
+        behind_the_judge(lambda: put_in_place(exported / name, kind))
+        assert refusal(exported) == f"It changes while it is copied: {name} is gone, or a link or a pipe."
+        assert not (exported.with_name("known") / name).exists()
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_of_a_whole_build_is_refused(
+        self, weights: Path, tmp_path: Path, behind_the_judge: Callable[[Callable[[], None]], None], kind: str
+    ) -> None:
+        settings = settings_for(tmp_path / "home")
+        source = find_source(str(weights), ADMIN, settings)
+        behind_the_judge(lambda: put_in_place(weights / "model.safetensors", kind))
+        with pytest.raises(SourceInvalid, match=r"model\.safetensors is gone, or a link or a pipe"):
+            known_part(source, "transformers", tmp_path / "run", settings)
+        assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_of_a_logged_model_is_refused_by_a_worker(
+        self, built: Built, tmp_path: Path, behind_the_judge: Callable[[Callable[[], None]], None], kind: str
+    ) -> None:
+        shutil.copytree(resolve(built.uri("transformers"), built.settings).folder, folder := tmp_path / "logged")
+        behind_the_judge(lambda: put_in_place(folder / "model" / "model.safetensors", kind))
+        with pytest.raises(SourceInvalid, match=r"model\.safetensors is gone, or a link or a pipe"):
+            copy_known(folder, "transformers", tmp_path / "known")
+        assert not (tmp_path / "known" / "model.safetensors").exists()
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_of_a_config_is_not_read_by_the_judge_either(self, weights: Path, kind: str, tmp_path: Path) -> None:
+        found = model_folder.files_in(weights)
+        put_in_place(weights / "config.json", kind)
+        with pytest.raises(OSError, match=r"symbolic links|No regular file"):
+            model_folder.open_found(found["config.json"])
+
+    @pytest.mark.parametrize("kind", ["link", "pipe", "another file"])
+    def test_between_a_files_opening_and_its_second_name_is_taken_back(
+        self, weights: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        path, second, link = weights / "model.safetensors", weights / "second", os.link
+
+        def swap_and_link(*arguments: Any, **named: Any) -> None:
+            put_in_place(path, kind)
+            if kind == "another file":
+                path.write_text("another")
+            link(*arguments, **named)
+
+        monkeypatch.setattr(os, "link", swap_and_link)
+        with pytest.raises(model_copy.FileChanged, match=r"model\.safetensors was replaced"):
+            link_or_copy(path, second)
+        assert not os.path.lexists(second)
+
+
+class TestOddValues:
+    """Each is a sentence, and no error of Python's own."""
+
+    @pytest.mark.parametrize("shape", ["[Infinity, 256]", "[1e400]", '["4096", 256]', "[4096.0, 256]", "[null]", "5"])
+    def test_a_shape_has_whole_numbers(self, weights: Path, shape: str) -> None:
+        header = f'{{"model.embed_tokens.weight":{{"dtype":"F16","shape":{shape},"data_offsets":[0,2]}}}}'.encode()
+        size = (weights / "model.safetensors").stat().st_size
+        with (weights / "model.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(size)
+        assert refusal(weights) == "model.safetensors is damaged: its header cannot be read."
+
+    @pytest.mark.parametrize("kind", [["Fuse"], {"a": 1}, 5, None])
+    def test_the_type_of_a_step_is_a_word(self, weights: Path, kind: Any) -> None:
+        edit_json(weights / "tokenizer.json", decoder={"type": kind})
+        assert refusal(weights) == f"Its tokenizer.json has a step {str(kind)!r}, which is not known here."
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("config.json", {"transformers_version": "\ud800"}),
+            ("tokenizer_config.json", {"chat_template": "\ud800"}),
+            ("tokenizer.json", {"version": "\udfff"}),
+        ],
+    )
+    def test_half_a_character_is_refused(self, weights: Path, name: str, values: dict[str, Any]) -> None:
+        edit_json(weights / name, **values)
+        assert refusal(weights) == f"Its {name} has half a character, or parts that lie too deep in each other."
+
+    def test_half_a_character_of_a_name_or_an_architecture_can_be_printed(self, weights: Path) -> None:
+        edit_json(weights / "config.json", architectures=["\ud800"])
+        assert refusal(weights) == "Its config.json names \N{REPLACEMENT CHARACTER}; Phi3ForCausalLM is needed."
+
+    @pytest.mark.parametrize("providers", [5, "cuda", True, {"cuda": {}}])
+    def test_providers_are_a_list(self, exported: Path, providers: Any) -> None:
+        edit_decoder(exported, session_options={"provider_options": providers})
+        assert re.match(r"It was made for (5|cuda|True), and this machine's CPU cannot run it\.", refusal(exported))
+
+    @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+    def test_a_config_of_megabytes_is_not_read(self, weights: Path, name: str) -> None:
+        content = read(weights / name)
+        (weights / name).write_text(json.dumps(content) + " " * 1_000_000)
+        assert re.match(rf"Its {name} cannot be read", refusal(weights))
+
+    def test_nor_is_a_tokenizer_or_an_index_of_many(self, weights: Path) -> None:
+        content = (weights / "tokenizer.json").read_text()
+        (weights / "tokenizer.json").write_text(content + " " * 2_000_000)
+        shutil.rmtree(copied(weights))
+        (weights / "tokenizer.json").write_text(content + " " * 32_000_000)
+        assert refusal(weights) == "Its tokenizer.json cannot be read as a JSON object."
+        (weights / "model.safetensors.index.json").write_text(" " * 2_000_001)
+        shutil.rmtree(weights.with_name("known"))
+        assert refusal(weights).startswith("Its model.safetensors.index.json cannot be read")
 
 
 class TestLoggedModel:
