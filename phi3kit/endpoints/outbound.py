@@ -18,6 +18,8 @@ from phi3kit.access.hosts import AllowedHosts
 from phi3kit.core.errors import EndpointFailed
 from phi3kit.core.loopback import is_loopback
 
+_RATE_S = 60  # over which the least rate is measured
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -25,8 +27,9 @@ class Bounds:
 
     seconds: float  # from when its client is made until the last byte
     bytes: int  # of heads, of their 1xx forerunners, of chunks and of what frames them
-    late: Callable[[], Exception]  # the error of one that takes longer
+    late: Callable[[], Exception]  # the error of one that takes longer, or brings less
     too_long: Callable[[], Exception]
+    least_bytes_per_s: float = 0  # over each minute
 
 
 def loopback_client(base_url: str, timeout_s: float, headers: dict[str, str] | None = None) -> httpx2.Client:
@@ -104,6 +107,7 @@ class _Bounded(httpcore2.NetworkStream):
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: float, bounds: Bounds) -> None:
         self._stream, self._deadline, self._bounds, self._left = stream, deadline, bounds, bounds.bytes
+        self._since, self._came = time.monotonic(), 0  # of this minute
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         left = self._deadline - time.monotonic()
@@ -120,6 +124,12 @@ class _Bounded(httpcore2.NetworkStream):
         self._left -= len(piece)
         if self._left < 0:
             raise self._bounds.too_long()
+        self._came += len(piece)
+        now = time.monotonic()
+        if (seconds := now - self._since) >= _RATE_S:
+            if self._came < self._bounds.least_bytes_per_s * seconds:
+                raise self._bounds.late()
+            self._since, self._came = now, 0
         return piece
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

@@ -9,15 +9,20 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi3kit.core.errors import SourceInvalid, without_controls
+from phi3kit.core.errors import DownloadFailed, SourceInvalid, without_controls
 from phi3kit.core.settings import Settings
+from phi3kit.endpoints.outbound import Bounds
 from phi3kit.packaging.sources.hub_cache import Cache, fetch
-from phi3kit.packaging.sources.hub_client import ONLINE, explained, not_a_hub, patiently, token_of, url_of
+from phi3kit.packaging.sources.hub_client import ONLINE, explained, host_of, not_a_hub, patiently, url_of
+from phi3kit.packaging.sources.hub_list import ListedFile, read_headers, read_list
 from phi3kit.packaging.sources.hub_names import HubFile, HubName, HubSnapshot, OnProgress
+from phi3kit.packaging.sources.hub_requests import bounded_client
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
+    import httpx2
 
+_MOST_LIST_BYTES = 8_000_000  # read as JSON it may take 25 times as much memory; that of Phi-3 has 10 kB
+_MOST_LIST_S = 60  # four tries that wait 10 s each have room in it
 _LONGEST_LICENSE = 100  # characters
 _WEIGHTS = ("*.safetensors", "*.onnx")
 _NEEDED = (*_WEIGHTS, "*.onnx.data", "*.onnx_data", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
@@ -30,32 +35,37 @@ def look_up(name: HubName, settings: Settings) -> HubSnapshot:
 
     Raises SourceInvalid when it does not exist or holds nothing for a build, or DownloadFailed.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
 
-    api = HfApi(endpoint=settings.hub_endpoint.reveal(), token=token_of(settings), library_name="phi3kit")
-    with ONLINE, explained(name, settings):
+    timeout_s = constants.HF_HUB_ETAG_TIMEOUT
+    with ONLINE, explained(name, settings), bounded_client(settings, _bounds(name, settings)) as client:
         try:
-            info = patiently(
-                lambda: api.model_info(
-                    name.repo, revision=name.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-                )
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # a proxy's page, or another service
+            listed = patiently(lambda: read_list(client, name, settings, timeout_s))
+        except ValueError as error:  # a proxy's page, or another service
             raise not_a_hub(name, settings) from error
-        commit = str(info.sha or "")
-        if not re.fullmatch(r"\w+", commit):
-            raise not_a_hub(name, settings)
-        chosen = _choose(name, info.siblings or [])
-        files = tuple(_hub_file(each, name, commit, settings) for each in chosen)
-    license = getattr(info.card_data, "license", None)
-    license = ", ".join(map(str, license)) if isinstance(license, list) else license and str(license)
+        files = []
+        for each in _choose(name, listed.files):
+            if each.size_bytes is None or not (each.sha256 or each.blob_id):
+                each = _asked_for(each, name, listed.commit, settings, client, timeout_s)
+            files.append(_hub_file(each, name, settings))
     return HubSnapshot(
         name=name,
-        commit=commit,
-        license=license and without_controls(license[:_LONGEST_LICENSE]),
-        gated=bool(info.gated),
+        commit=listed.commit,
+        license=listed.license and without_controls(listed.license[:_LONGEST_LICENSE]),
+        gated=listed.gated,
         card_url=f"{settings.hub_endpoint}/{name.repo}",
-        files=files,
+        files=tuple(files),
+    )
+
+
+def _bounds(name: HubName, settings: Settings) -> Bounds:
+    """Of all that is asked to know what a repository holds."""
+    what, host, next_step = f"{name} could not be downloaded.", host_of(settings), "Check the network and HF_ENDPOINT."
+    return Bounds(
+        _MOST_LIST_S,
+        _MOST_LIST_BYTES,
+        lambda: DownloadFailed(what, f"{host} took longer than {_MOST_LIST_S} s to say what it holds.", next_step),
+        lambda: DownloadFailed(what, f"{host} says more than {_MOST_LIST_BYTES:,} bytes of what it holds.", next_step),
     )
 
 
@@ -79,9 +89,9 @@ def fetch_small(snapshot: HubSnapshot, settings: Settings, names: Collection[str
     return fetch(snapshot, settings, files, lambda progress: None)
 
 
-def _choose(name: HubName, siblings: Iterable["RepoSibling"]) -> list["RepoSibling"]:
+def _choose(name: HubName, files: Iterable[ListedFile]) -> list[ListedFile]:
     """The files directly in the named folder that a build needs. Raises SourceInvalid when no weights are there."""
-    paths = {sibling.rfilename: sibling for sibling in siblings}
+    paths = {file.path: file for file in files}
     folder = name.subfolder or ""
     here = [path for path in paths if path.rpartition("/")[0] == folder]
     if _any_like(here, _WEIGHTS):
@@ -106,19 +116,20 @@ def _any_like(paths: Iterable[str], patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(path.rpartition("/")[2], pattern) for path in paths for pattern in patterns)
 
 
-def _hub_file(sibling: "RepoSibling", name: HubName, commit: str, settings: Settings) -> HubFile:
-    """Size and hash from the repository's list; from the file's own headers where a mirror's list has none."""
-    from huggingface_hub import constants, get_hf_file_metadata
+def _asked_for(
+    file: ListedFile, name: HubName, commit: str, settings: Settings, client: "httpx2.Client", timeout_s: float
+) -> ListedFile:
+    """Size and hash from the file's own headers, as a mirror's list has none."""
+    url = url_of(name, commit, file.path, settings)
+    with explained(name, settings, file.path):
+        size, etag = patiently(lambda: read_headers(client, url, settings, timeout_s))
+    is_sha256 = re.fullmatch("[0-9a-f]{64}", etag)
+    return ListedFile(file.path, size, etag if is_sha256 else None, None if is_sha256 else etag)
 
-    path, size, blob_id = sibling.rfilename, sibling.size, sibling.blob_id
-    sha256 = sibling.lfs.sha256 if sibling.lfs else None
-    if size is None or not (sha256 or blob_id):
-        url, token = url_of(name, commit, path, settings), token_of(settings)
-        with explained(name, settings, path):
-            found = patiently(lambda: get_hf_file_metadata(url, token, constants.HF_HUB_ETAG_TIMEOUT))
-        size, etag = found.size, found.etag or ""
-        sha256, blob_id = (etag, None) if re.fullmatch("[0-9a-f]{64}", etag) else (None, etag)
-    file = HubFile(path, size or 0, sha256, None if sha256 else blob_id)
-    if size is None or not re.fullmatch(r"\w[\w.-]*", file.key):
+
+def _hub_file(file: ListedFile, name: HubName, settings: Settings) -> HubFile:
+    """The file with all that a download needs to know of it. Raises DownloadFailed."""
+    known = HubFile(file.path, file.size_bytes or 0, file.sha256, None if file.sha256 else file.blob_id)
+    if file.size_bytes is None or not re.fullmatch(r"\w[\w.-]{0,150}", known.key, re.ASCII):
         raise not_a_hub(name, settings)
-    return file
+    return known

@@ -1,12 +1,13 @@
 """The hub's cache: files in the client's own layout; an interrupted download goes on where it ended.
 
-Requests, headers, redirects and refusals are those of `huggingface_hub` 2.4. The bytes are written here, because its
-`hf_hub_download` deletes a partial file when it ends early and compares no hash, and its `http_get` writes pieces of
-10 MB: a break loses up to that much, and a slow download shows no progress.
+The bytes are written here, because `hf_hub_download` of `huggingface_hub` 2.4 deletes a partial file when it ends early
+and compares no hash, and its `http_get` writes pieces of 10 MB: a break loses up to that much, and a slow download shows
+no progress.
 Knows hashes, partial files and a disk that fills up. Knows nothing of what a build needs.
 """
 
 import hashlib
+import math
 import os
 import re
 import time
@@ -23,9 +24,12 @@ from phi3kit.core.errors import DownloadFailed
 from phi3kit.core.machine import free_disk_bytes
 from phi3kit.core.operating_system import link
 from phi3kit.core.settings import Settings
-from phi3kit.packaging.sources.hub_client import KEPT, ONLINE, explained, host_of, patiently, token_of, url_of
+from phi3kit.endpoints.outbound import Bounds
+from phi3kit.packaging.sources.hub_client import KEPT, ONLINE, explained, host_of, patiently, url_of
 from phi3kit.packaging.sources.hub_names import DownloadProgress, HubFile, HubName, HubSnapshot, OnProgress
+from phi3kit.packaging.sources.hub_requests import answered, bounded_client
 
+_LEAST_BYTES_PER_S = 1_000  # over a minute; at that rate the weights of Phi-3-mini would take three months
 _WORTH_A_TRY = 2**16  # bytes; a connection that brings less counts as one that brought nothing
 
 
@@ -134,17 +138,11 @@ def fetch(snapshot: HubSnapshot, settings: Settings, files: tuple[HubFile, ...],
 
 def _bring(file: HubFile, cache: Cache, snapshot: HubSnapshot, settings: Settings, meter: _Meter) -> None:
     """Fetch a file, or the rest of it, and place it when its hash is right."""
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, exported lazily
-
-    url = url_of(snapshot.name, snapshot.commit, file.path, settings)
-    headers = build_hf_headers(token=token_of(settings), library_name="phi3kit")
-    # The size of a compressed answer cannot be checked, and its range counts other bytes.
-    headers["Accept-Encoding"] = "identity"
     partial = cache.partial(file)
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.touch()
     while _size(partial) < file.size_bytes:
-        patiently(lambda: _stream(url, headers, partial, file.size_bytes, meter))
+        patiently(lambda: _stream(file, partial, snapshot, settings, meter))
     if not _is_right(partial, file):
         partial.unlink()
         raise DownloadFailed(
@@ -155,35 +153,50 @@ def _bring(file: HubFile, cache: Cache, snapshot: HubSnapshot, settings: Setting
     os.replace(partial, cache.blob(file))
 
 
-def _stream(url: str, headers: dict[str, str], partial: Path, size: int, meter: _Meter) -> None:
+def _stream(file: HubFile, partial: Path, snapshot: HubSnapshot, settings: Settings, meter: _Meter) -> None:
     """Append until the file is whole or the connection ends. Raises only when the connection brought next to nothing."""
     import httpx2
-    from huggingface_hub import constants, get_session, hf_raise_for_status
+    from huggingface_hub import constants
 
-    with partial.open("ab") as out:
+    url, timeout_s = url_of(snapshot.name, snapshot.commit, file.path, settings), constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with partial.open("ab") as out, bounded_client(settings, _bounds(file, snapshot.name, settings)) as client:
         began = have = out.tell()
-        if have:
-            headers = {**headers, "Range": f"bytes={have}-"}
+        headers = {"Range": f"bytes={have}-"} if have else {}
         try:
-            with get_session().stream(
-                "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-            ) as response:
-                hf_raise_for_status(response)
+            with answered(client, "GET", url, settings, timeout_s, headers) as response:
                 if have and response.status_code != 206:  # the server sends the whole file again
                     out.truncate(0)
                     meter.add(-have)
                     have = 0
-                for piece in response.iter_bytes():
+                for piece in response.iter_raw():
                     out.write(piece)
                     have += len(piece)
                     meter.add(len(piece))
-                    if have > size:  # another file, as its hash will show
+                    if have > file.size_bytes:  # another file, as its hash will show
                         return
-                if have < size:
+                if have < file.size_bytes:
                     raise httpx2.RemoteProtocolError("The file ended early.")
         except httpx2.TransportError:
             if have - began < _WORTH_A_TRY:
                 raise
+
+
+def _bounds(file: HubFile, name: HubName, settings: Settings) -> Bounds:
+    """Of a connection that brings a file: its bytes with what frames them, no whole time, and a least rate."""
+    what, host = f"{name} could not be downloaded.", host_of(settings)
+    return Bounds(
+        math.inf,
+        2 * file.size_bytes + _WORTH_A_TRY,
+        lambda: DownloadFailed(
+            what,
+            f"The connection stalled: {host} sent less than {_LEAST_BYTES_PER_S:,} bytes of {file.path} a second.",
+            f"Check the network and try again. {KEPT}",
+        ),
+        lambda: DownloadFailed(
+            what, f"{host} sent more than twice the bytes of {file.path}.", f"Check HF_ENDPOINT. {KEPT}"
+        ),
+        _LEAST_BYTES_PER_S,
+    )
 
 
 def _is_right(partial: Path, file: HubFile) -> bool:
