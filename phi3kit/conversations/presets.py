@@ -61,7 +61,7 @@ class Presets:
             return None
         try:
             values = json.loads(row[0])
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
             return ChatSettings(), [f"The preset {name} cannot be read. Everything was left as it is."]

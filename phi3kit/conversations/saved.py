@@ -232,7 +232,7 @@ class SavedConversations:
         for record in filter(None, records.values()):
             try:
                 turn = from_record(json.loads(record), whole)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise StorageFailed(
                     what="This conversation cannot be read.",
                     why="One of its saved turns is damaged.",

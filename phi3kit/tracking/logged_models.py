@@ -132,8 +132,9 @@ def signature_of(model_uri: str, settings: Settings) -> ModelSignature:
 
 
 def files_of(model_uri: str, settings: Settings) -> list[tuple[str, int]]:
-    """The logged files: (path inside the model, bytes), sorted by path."""
+    """The logged files: (path inside the model, bytes), sorted by path. Raises ModelNotFound or StorageFailed."""
     folder = _download(model_uri, settings)
+    _mlmodel(model_uri, folder)  # a version's source may be any folder of this machine
     return sorted((path.relative_to(folder).as_posix(), stat.st_size) for path, stat in files_under(folder))
 
 

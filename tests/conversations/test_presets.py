@@ -57,7 +57,10 @@ class TestPresets:
             ('{"temperature": 99, "seed": 3}', 0.0, "temperature is 99"),
             ("not json", 0.0, "cannot be read"),
             ("[]", 0.0, "cannot be read"),
+            ("[" * 100_000, 0.0, "cannot be read"),
+            ('{"seed":' * 100_000, 0.0, "cannot be read"),
         ],
+        ids=lambda value: str(value)[:20],
     )
     def test_nonsense_in_the_file_is_told(
         self, presets: Presets, tmp_path: Path, kept: str, temperature: float, problem: str

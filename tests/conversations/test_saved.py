@@ -213,11 +213,12 @@ class TestBroken:
         with pytest.raises(StorageFailed, match=r"conversations\.db: file is not a database"):
             store.find()
 
-    def test_a_damaged_turn_is_explained(self, store: SavedConversations, tmp_path: Path):
+    @pytest.mark.parametrize("record", ["{}", "[" * 100_000], ids=len)
+    def test_a_damaged_turn_is_explained(self, store: SavedConversations, tmp_path: Path, record: str):
         chat = Conversation()
         add(chat, "One")
         store.save(chat)
         with sqlite3.connect(tmp_path / "conversations.db") as connection:
-            connection.execute("update turns set record = '{}'")
+            connection.execute("update turns set record = ?", (record,))
         with pytest.raises(StorageFailed, match="damaged"):
             store.open(chat.id)

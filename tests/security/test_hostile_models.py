@@ -24,7 +24,7 @@ from phi3kit.formats import model_copy, model_folder, onnx_file
 from phi3kit.formats.model_copy import copy_file, copy_model, link_or_copy
 from phi3kit.packaging.build import known_part
 from phi3kit.packaging.sources.find import find_source
-from phi3kit.tracking.logged_models import resolve, signature_of
+from phi3kit.tracking.logged_models import files_of, resolve, signature_of
 from phi3kit.tracking.store import BUILDS_EXPERIMENT, experiment_id, open_store
 from phi3kit.worker.loading import copy_known, copy_logged, load_runtime, sliding_window
 from phi3kit.worker.scoring import answer, load_known
@@ -925,6 +925,7 @@ class Placed:
         for ask in (
             lambda: resolve(self.uri, self.settings),
             lambda: signature_of(self.uri, self.settings),
+            lambda: files_of(self.uri, self.settings),
             lambda: load_runtime(self.folder, "onnx", 1),
             lambda: azure.plan_bundle(self.uri, ADMIN, self.settings),
         ):
@@ -1014,9 +1015,23 @@ class TestMlmodel:
         client.create_registered_model("evil")
         with scripted(http_answer(200, "x" * 50, "text/plain")) as server:
             version = client.create_model_version("evil", f"{server.url}/x").version
-            for ask in (resolve, signature_of):
+            for ask in (resolve, signature_of, files_of):
                 with pytest.raises(ModelNotFound):
                     ask(f"models:/evil/{version}", placed.settings)
+
+    def test_a_version_whose_source_is_a_private_folder_lists_none_of_its_files(
+        self, placed: Placed, tmp_path: Path
+    ) -> None:
+        private = tmp_path / "private"
+        private.mkdir()
+        (private / "id_rsa").write_text("secret")
+        client = open_store(placed.settings)
+        client.create_registered_model("evil")
+        version = client.create_model_version("evil", private.as_uri()).version
+        for ask in (resolve, signature_of, files_of):
+            with pytest.raises(ModelNotFound) as refused:
+                ask(f"models:/evil/{version}", placed.settings)
+            assert refused.value.why == "Its MLmodel file is missing or damaged."
 
 
 class TestAzureBundle:
