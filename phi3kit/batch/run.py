@@ -14,13 +14,23 @@ from phi3kit.batch.journal import Journal
 from phi3kit.batch.output import check_output, write_output
 from phi3kit.batch.request import AT_ONCE, BatchRequest, Mapped, RowResult, failed, key_of, map_columns, row_prompt
 from phi3kit.batch.tables import Table, open_table, read_rows
-from phi3kit.core.errors import RequestInvalid, TableInvalid
+from phi3kit.core.errors import ModelNotFound, RequestInvalid, TableInvalid, first_line
 from phi3kit.core.settings import Settings
 from phi3kit.endpoints.workers import WorkerPool
+from phi3kit.formats.mlmodel import MlmodelUnreadable, read_small
 from phi3kit.tracking.logged_models import ResolvedModel, resolve
 from phi3kit.tracking.model_uris import canonical
 
 Answers = Callable[[Iterator[tuple[int, Prompt]]], Iterator[RowResult]]
+
+
+def _digest(model: ResolvedModel) -> str:
+    """Of MLflow's own description of the model, which is the same however the model was named. Raises ModelNotFound."""
+    try:
+        return hashlib.sha256(read_small(model.folder, "MLmodel")).hexdigest()
+    except (OSError, MlmodelUnreadable) as error:
+        why = f"Its MLmodel file has changed: {first_line(error)}"
+        raise ModelNotFound(f"{model.model_uri} cannot be read.", why, "Build it again on Build.") from error
 
 
 def run_batch(
@@ -38,9 +48,7 @@ def run_batch(
     _check_prompts(table, mapped, request.system)
     check_output(table, request.output)
     model = resolve(canonical(request.model_uri, settings), settings)  # once: an alias may move meanwhile
-    # MLflow's own description of the model is the same however the model was named.
-    model_digest = hashlib.sha256((model.folder / "MLmodel").read_bytes()).hexdigest()
-    key = key_of(request, table, mapped, model_digest, actor)
+    key = key_of(request, table, mapped, _digest(model), actor)
     with Journal(settings, key, actor, fresh=request.fresh) as journal:
         done = journal.done(table.rows)
         kept = sum(done)

@@ -304,7 +304,9 @@ def _archive_of_model(folder: Path, work: Path) -> Path:
     # Weights are not read twice: a file that was changed has another time.
     states = [(file.relative_to(folder).as_posix(), file.lstat()) for file in files]
     content = repr([(name, state.st_size, state.st_mtime_ns) for name, state in states]).encode()
-    return _archive(files, folder, work, "model", (folder / "MLmodel").read_bytes() + content, opened)
+    with opened(folder / "MLmodel") as file:
+        described = file.read()
+    return _archive(files, folder, work, "model", described + content, opened)
 
 
 def _archive(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -22,12 +23,13 @@ from phi3kit.batch.answering import Answering
 from phi3kit.batch.events import BatchSummary, RowProgress
 from phi3kit.batch.jobs import BatchJobs, keep_upload
 from phi3kit.batch.request import BatchRequest, SamplingParams
-from phi3kit.batch.run import run_batch
+from phi3kit.batch.run import _digest, run_batch
 from phi3kit.core.child_environment import child_environment
-from phi3kit.core.errors import BatchFailed, TableInvalid
+from phi3kit.core.errors import BatchFailed, ModelNotFound, TableInvalid
 from phi3kit.core.records import Endpoint, Message, TurnRecord
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.endpoints.workers import WorkerPool
+from phi3kit.tracking.logged_models import ResolvedModel
 from phi3kit.usage.outbox import Outbox, from_json
 from tests.conftest import CHAPTER_PROMPT, Built, run_cli, settings_for
 from tests.support.actors import ADMIN
@@ -176,6 +178,22 @@ def models(settings: Settings) -> list[Any]:
 def done_so_far(settings: Settings) -> int:
     jobs = BatchJobs(settings).all()
     return jobs[0].progress.done if jobs and jobs[0].progress else 0
+
+
+class TestModel:
+    @pytest.mark.skipif(os.name == "nt", reason="there are no such pipes, and making a link there needs rights")
+    def test_whose_description_became_a_link_or_a_pipe_is_refused(self, tmp_path: Path) -> None:
+        folder, private = tmp_path / "model", tmp_path / "private"
+        folder.mkdir()
+        private.write_text("secret")
+        model = ResolvedModel("models:/m-1", "onnx", folder)
+        (folder / "MLmodel").symlink_to(private)
+        with pytest.raises(ModelNotFound, match="Its MLmodel file has changed: MLmodel is a link to elsewhere"):
+            _digest(model)
+        (folder / "MLmodel").unlink()
+        os.mkfifo(folder / "MLmodel")
+        with pytest.raises(ModelNotFound, match="No regular file"):
+            _digest(model)
 
 
 class TestRun:

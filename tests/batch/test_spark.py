@@ -90,6 +90,14 @@ class TestArchive:
             _archive_of_model(folder, tmp_path)
         assert not list(tmp_path.glob("*.zip"))
 
+    @pytest.mark.skipif(os.name == "nt", reason="there are no such pipes")
+    def test_it_waits_for_no_pipe(self, tmp_path: Path) -> None:
+        folder = tmp_path / "model"
+        folder.mkdir()
+        os.mkfifo(folder / "MLmodel")
+        with pytest.raises(BatchFailed, match=r"MLmodel cannot be sent to the cluster\. \[Errno 22\] No regular file"):
+            _archive_of_model(folder, tmp_path)
+
     @pytest.mark.skipif(os.name == "nt", reason="making a link there needs rights")
     def test_our_own_code_may_be_linked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As an installer leaves it that links packages from its cache."""

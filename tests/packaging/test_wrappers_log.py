@@ -17,7 +17,8 @@ from mlflow.models.model import ModelInfo
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.core.settings import Settings
-from phi3kit.formats.model_copy import copy_model, link_or_copy
+from phi3kit.formats.model_copy import FileChanged, copy_file, copy_model, link_or_copy
+from phi3kit.formats.model_folder import files_in
 from phi3kit.packaging.wrappers.check import answer_of, load
 from phi3kit.packaging.wrappers.log import log_onnx, log_transformers
 from phi3kit.tracking.logged_models import files_of, resolve
@@ -166,11 +167,22 @@ class TestWeights:
         assert sorted(new) == sorted(there.values())
 
     def test_that_are_links_into_a_downloads_cache_become_files(self, tmp_path: Path):
-        (tmp_path / "blob").write_bytes(b"weights")
-        (tmp_path / "snapshot").symlink_to("blob")
-        link_or_copy(tmp_path / "snapshot", tmp_path / "logged")
+        snapshot, blob = tmp_path / "snapshots" / "c0ffee", tmp_path / "blobs" / "hash"
+        snapshot.mkdir(parents=True)
+        blob.parent.mkdir()
+        blob.write_bytes(b"weights")
+        (snapshot / "model.safetensors").symlink_to("../../blobs/hash")
+        link_or_copy(files_in(snapshot)["model.safetensors"], tmp_path / "logged")
         assert not (tmp_path / "logged").is_symlink()
-        assert os.path.samefile(tmp_path / "blob", tmp_path / "logged")
+        assert os.path.samefile(blob, tmp_path / "logged")
+
+    def test_that_are_links_themselves_are_not_followed(self, tmp_path: Path):
+        (tmp_path / "private").write_bytes(b"secret")
+        (tmp_path / "model.safetensors").symlink_to("private")
+        for place in (link_or_copy, copy_file):
+            with pytest.raises(FileChanged, match=r"model\.safetensors is gone, or a link or a pipe"):
+                place(tmp_path / "model.safetensors", tmp_path / "logged")
+        assert not os.path.lexists(tmp_path / "logged")
 
 
 @pytest.fixture(scope="module")
