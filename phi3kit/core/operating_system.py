@@ -73,23 +73,36 @@ def open_inside(folder: Path, name: str) -> BinaryIO:
 
     name: from the folder, with slashes. Windows opens no folders: there a link that is put while this looks is followed.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    follow_none = getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDONLY | follow_none | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if sys.platform == "win32":
         if (folder / name).resolve() != folder.resolve() / name:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
         opened = os.open(folder / name, flags)
     else:
-        opened = os.open(folder, flags | os.O_DIRECTORY)
-        for part in Path(name).parts:
-            above = opened
+        # A folder on the way need not be one that may be listed.
+        on_the_way = getattr(os, "O_PATH", os.O_RDONLY) | follow_none | os.O_DIRECTORY
+        *above, last = Path(name).parts
+        opened = os.open(folder, on_the_way)
+        for part, how in (*((each, on_the_way) for each in above), (last, flags)):
+            before = opened
             try:
-                opened = os.open(part, flags, dir_fd=above)  # a pipe has no writer, and is not waited for
+                opened = os.open(part, how, dir_fd=before)  # a pipe has no writer, and is not waited for
             finally:
-                os.close(above)
+                os.close(before)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise OSError(errno.EINVAL, "No regular file", name)
     return open(opened, "rb")
+
+
+def open_real(path: Path) -> BinaryIO:
+    """Open a regular file by its real path, following no link that came on the way since that was found. Raises OSError.
+
+    Only Linux opens a folder that may not be listed: elsewhere the file and its own folder are looked at.
+    """
+    root = Path(path.anchor) if hasattr(os, "O_PATH") else path.parent
+    return open_inside(root, path.relative_to(root).as_posix())
 
 
 def private_memory(size: int) -> mmap.mmap:

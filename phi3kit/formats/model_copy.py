@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phi3kit.core.errors import SourceInvalid
+from phi3kit.core.operating_system import open_real
 from phi3kit.formats import model_configs as configs
 from phi3kit.formats import onnx_file
 from phi3kit.formats.model_folder import (
@@ -23,7 +24,6 @@ from phi3kit.formats.model_folder import (
     Shape,
     files_in,
     judge,
-    open_found,
     read_found_json,
     refuse_wrong_values,
     sizes_found,
@@ -64,13 +64,13 @@ class FileChanged(OSError):
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file that was judged, from where it really lies. Raises FileChanged, or OSError of the target."""
+    """Copy a file that was judged. source: its real path. Raises FileChanged, or OSError of the target."""
     with _opened(source) as read, target.open("wb") as write:
         shutil.copyfileobj(read, write, _PIECE)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put the same file at a second place too, as a copy where the file system has no hard links."""
+    """Put the same file at a second place too, as a copy where the file system has no hard links. Otherwise as `copy_file`."""
     with _opened(source) as read:
         try:
             os.link(source, target, follow_symlinks=False)
@@ -86,7 +86,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[BinaryIO]:
     try:
-        opened = open_found(source)
+        opened = open_real(source)
     except OSError as error:
         raise FileChanged(f"{source.name} is gone, or a link or a pipe") from error
     with opened:
@@ -109,7 +109,7 @@ def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = 
     judge(name, folders[0], sizes_found(found))
     target.mkdir(parents=True)
     try:
-        return _copy_found(name, found, target, place)
+        return _copy_found(name, found, target.resolve(), place)
     except FileChanged as error:
         raise SourceInvalid(
             f"The source {name} cannot be used.",

@@ -9,10 +9,10 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from phi3kit.core.errors import SourceInvalid
-from phi3kit.core.operating_system import open_inside
+from phi3kit.core.operating_system import open_real
 from phi3kit.formats import model_configs as configs
 from phi3kit.formats.model_configs import LARGEST, WEIGHT_DTYPES, is_plain
 
@@ -88,7 +88,7 @@ def judge(name: str, folder: Path, sizes: Mapping[str, int]) -> Files:
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """The files directly in a folder: their names, and where they really lie. To be opened by `open_found` alone.
+    """The files directly in a folder: their names, and where they really lie. To be opened by `open_real` alone.
 
     A link counts only where it leads to another file of the folder, or from a snapshot of the hub's cache to its blobs:
     whoever can write the folder could name any file of this machine by one.
@@ -116,11 +116,6 @@ def _size(path: Path) -> int | None:
     except OSError:
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def open_found(path: Path) -> BinaryIO:
-    """Open a file that `files_in` found. Raises OSError for a link or a pipe that came in its place since."""
-    return open_inside(path.parent, path.name)
 
 
 def _weights_shape(name: str, folder: Path) -> tuple[Shape, int]:
@@ -224,7 +219,7 @@ def read_json(folder: Path, file: str) -> Any:
 def read_found_json(path: Path, file: str) -> Any:
     """The JSON of a file that `files_in` found. file: its name in the folder. Raises as `read_json` does."""
     most = _largest(file)
-    with open_found(path) as opened:
+    with open_real(path) as opened:
         content = opened.read(most + 1)
     if len(content) > most:
         raise ValueError("It is too big.")

@@ -294,8 +294,8 @@ def _logged(
 
 def _checked(trial: Trial, source: Source, model_uri: str, wrapper: WrapperName, temporary: Path) -> str:
     """The model's answer, as plain MLflow loads it from the store. Raises TrialFailed or BuildFailed."""
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
-    if not folder.is_relative_to(temporary):  # the trial reads nothing else
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri)).resolve()
+    if not folder.is_relative_to(temporary.resolve()):  # the trial reads nothing else
         shutil.copytree(
             folder,
             logged := temporary / "logged",

@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from phi3kit.core.embedded_model import MODEL_FOLDER
 from phi3kit.core.errors import ModelNotFound, SourceInvalid
+from phi3kit.core.operating_system import open_real
 from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.deployment import azure
 from phi3kit.formats import model_copy, model_folder, onnx_file
@@ -745,12 +746,31 @@ class TestPutInPlace:
             copy_known(folder, "transformers", tmp_path / "known")
         assert not (tmp_path / "known" / "model.safetensors").exists()
 
+    @pytest.mark.parametrize("levels", [0, 1, 2])
+    def test_so_is_a_folder_on_the_way(
+        self, weights: Path, tmp_path: Path, behind_the_judge: Callable[[Callable[[], None]], None], levels: int
+    ) -> None:
+        """The private folder behind the link has files of the same names."""
+        inside = tmp_path / "a" / "b" / "model"
+        shutil.copytree(weights, inside)
+        (inside / "README.md").write_text("public")
+        moved = [inside, *inside.parents][levels]
+
+        def swap() -> None:
+            moved.rename(tmp_path / "private")
+            moved.symlink_to(tmp_path / "private")
+
+        behind_the_judge(swap)
+        with pytest.raises(SourceInvalid, match="It changes while it is copied"):
+            copy_model("hostile", [inside], tmp_path / "known")
+        assert not list((tmp_path / "known").iterdir())
+
     @pytest.mark.parametrize("kind", ["link", "pipe"])
     def test_of_a_config_is_not_read_by_the_judge_either(self, weights: Path, kind: str, tmp_path: Path) -> None:
         found = model_folder.files_in(weights)
         put_in_place(weights / "config.json", kind)
         with pytest.raises(OSError, match=r"symbolic links|No regular file"):
-            model_folder.open_found(found["config.json"])
+            open_real(found["config.json"])
 
     @pytest.mark.parametrize("kind", ["link", "pipe", "another file"])
     def test_between_a_files_opening_and_its_second_name_is_taken_back(
@@ -1070,7 +1090,9 @@ class TestAzureBundle:
             moved = path if place == "file" else path.parent
             moved.rename(tmp_path / "private")
             moved.symlink_to(tmp_path / "private")
-        with pytest.raises(ModelNotFound, match=r"(symbolic links|No regular file|has changed): model/artifacts/"):
+        with pytest.raises(
+            ModelNotFound, match=r"(symbolic links|Not a directory|No regular file|has changed): model/artifacts/"
+        ):
             azure.write_bundle(bundle, BytesIO())
 
     @pytest.mark.parametrize("python", [None, "evil\nx", "2.7"])

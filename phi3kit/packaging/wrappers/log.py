@@ -140,7 +140,7 @@ def _log(
     inside: str,
 ) -> ModelInfo:
     """Log through MLflow, then put the weights of `folder` into the model's subfolder `inside`."""
-    weights = [path for path in folder.iterdir() if _is_weights(path)]
+    weights = [path for path in folder.resolve().iterdir() if _is_weights(path)]
     flavor = _Flavor(save, sum(path.stat().st_size for path in weights), _EXAMPLES[wrapper])
     info = Model.log(
         None,
