@@ -196,7 +196,13 @@ def _cost(turn: ChatTurn) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in re.split(r"\r\n|\r|\n", text))
+    """A quotation in which each line begins and ends as it did: what was code stays code, and nothing else becomes it.
+
+    A tab reaches less far behind the quotation's sign, and Unicode's white space behind a fence makes it none.
+    """
+    lines = re.split(r"\r\n|\r|\n", text)
+    spaced = (re.sub(r"^[ \t]+", lambda found: found[0].expandtabs(4), line) for line in lines)
+    return "\n".join(f"> {line}".rstrip(" \t") for line in spaced)
 
 
 def _fenced(text: str) -> str:

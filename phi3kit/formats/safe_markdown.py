@@ -1,17 +1,17 @@
 """Safe Markdown: a model's answer as Markdown that loads no image, renders no formula and contains no HTML.
 
-Knows where CommonMark has code, in which no character has a meaning, and what Streamlit makes of a text beyond
+Knows where CommonMark certainly has code, in which no character has a meaning, and what Streamlit makes of a text beyond
 CommonMark: arrows, dashes, emoji, icons, colours, formulas. Draws nothing.
 """
 
 import itertools
 import re
 import string
-from collections.abc import Callable, Container, Iterator
-from typing import Literal
+from collections.abc import Callable, Container
 
-# "perhaps" is code inside a list or a quote, or by its indentation: a browser may see its end elsewhere.
-Kind = Literal["text", "code", "perhaps"]
+from phi3kit.formats.code_lines import LINE, Kind, kinds_of_lines
+
+Change = Callable[[str, bool], str]  # a paragraph, and whether its code spans may be certain, to a safe one
 
 # Signs that stand alone and that Streamlit turns into arrows and dashes, escaped or not.
 TYPOGRAPHIC = "<->|->|<-|--|>=|<=|~="
@@ -19,25 +19,36 @@ TYPOGRAPHIC = "<->|->|<-|--|>=|<=|~="
 NAMED = r":(?P<first>[+-]?[A-Za-z0-9_])(?=[A-Za-z0-9_+-]*:)"
 
 _PUNCTUATION = str.maketrans({sign: f"\\{sign}" for sign in string.punctuation})
-_START = re.compile(r"((?:[ \t]*>)*)([ \t]*)((?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)")  # quotes, indentation, list markers
-_FENCE = re.compile(r"(?:(`{3,})[^`]*|(~{3,}).*)$")
 _CODE_SPAN = re.compile(
     r"(?<![`\\])(`+)(?!`).{1,5000}?(?<!`)\1(?!`)", re.DOTALL
 )  # bounded: else runs of every length take seconds
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as CommonMark ends a line, which str.splitlines does not
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_TAG = re.compile(r"(?<!\\)((?:\\\\)*)\\?<(?=[A-Za-z/!?])")  # with the sign that escapes it, if one does
 _TAG_BEGINS_A_LINE = re.compile(r"[\r\n][ \t>]*<")
-_SPLITS_SPANS = re.compile(r"[\\<|]|://|www\.", re.IGNORECASE)  # addresses, tags, escapes, cells: read before a span
+# What certainly takes no backtick along: the rest of a link or of a footnote's mark that has none.
+_ENDED_LINK = re.compile(r"""\]\([^\s()<>`'"\\]*\)|\]\[[^`\[\]\\]*(?=\])|\[\^[^`\[\]\\]*(?=\])""")
+# What is read before a span, or may be, and takes backticks along: escapes, tags, links, footnotes' marks, addresses.
+_TAKES_BACKTICKS = re.compile(r"\\|<(?=[A-Za-z/!?])|\]\(|\]\[|\[\^|(?:://|www\.)[^\s<]*`", re.IGNORECASE)
+_ADDRESS = re.compile(r"://|www\.", re.IGNORECASE)
+# C0 and C1 without tab and line ends, and what changes the direction of the text behind it.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# The links that stay links. Others lead to this app's own addresses, sign-out among them, or to files.
+_WEB = r"(?:https?://|mailto:)"
+_AUTOLINK = rf"<{_WEB}[^\s<>]*>"
+_LINK_ELSEWHERE = (
+    rf"(?<=\])[(:](?![ \t]*(?:{_WEB}|{_AUTOLINK}))"  # its sign after the words; a definition has a colon there
+)
 _STREAMLIT = re.compile(
     rf"""(?P<code>(?P<ticks>`+)(?!`).{{1,5000}}?(?<!`)(?P=ticks)(?!`))
-    |(?P<kept>`+ | \\[^\w\s:$<]
+    |(?P<kept>`+ | \\[^\w\s:$<!]
         | ^[ \t>]*[|:-][|:\- \t]*$                         # the row below a table's head, a line, a heading's underline
-        | ^[ ]{{0,3}}\[[^\]\n]+\]:[ \t]*\S*                # where a link leads
-        | <[A-Za-z][A-Za-z0-9+.-]{{1,31}}:[^\s<>]*>
+        | ^[ ]{{0,3}}\[[^\]\n]+\]:[ \t]*{_WEB}\S*          # where a link leads
+        | ^[ ]{{0,3}}\[\^[\w-]{{1,99}}\]:                  # a footnote
+        | {_AUTOLINK}
         | (?:https?://|www\.)[^\s<>()\[\]!]*)
     |\\?(?P<named>{NAMED})
     |(?<![\w<>=~-])(?P<typographic>{TYPOGRAPHIC})(?![\w<>=~-])
     |\\?(?P<sign>\$ | <(?=[A-Za-z/!?]) | :(?=[\w:]))
+    |(?P<link>{_LINK_ELSEWHERE})
     |!\[
     |(?P<material>(?<=:)material/)""",
     re.VERBOSE | re.DOTALL | re.MULTILINE | re.IGNORECASE,
@@ -45,13 +56,18 @@ _STREAMLIT = re.compile(
 
 
 def for_pages(text: str) -> str:
-    """For Streamlit, which escapes HTML itself: images, formulas and all that only Streamlit reads become text."""
-    return _outside_code(text, _as_streamlit_shows_it, text_kinds=("text",))
+    """For Streamlit, which escapes HTML itself.
+
+    Images, formulas, all that only Streamlit reads, and links to elsewhere than the web become text; control characters
+    are named.
+    """
+    seen = _CONTROL.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    return _outside_code(seen, _as_streamlit_shows_it, text_kinds=("text", "open"))
 
 
 def for_files(text: str) -> str:
-    """For other programs: images become text, tags outside code."""
-    return _outside_code(text, _for_files, text_kinds=("text", "perhaps"))
+    """For other programs: images and tags become text where no code is for certain."""
+    return _outside_code(text, _for_files, text_kinds=("text", "open", "perhaps"))
 
 
 def escaped(text: str) -> str:
@@ -74,89 +90,76 @@ def _alone(sign: str) -> str:
     return f":color[{escaped(sign)}]"  # a span, and without attributes nothing else
 
 
-def _as_streamlit_shows_it(part: str) -> str:
-    certain = _spans_are_certain(part)
+def _as_streamlit_shows_it(part: str, known: bool) -> str:
+    certain = known and _spans_are_certain(part)
 
     def change(found: re.Match[str]) -> str:
         if code := found["code"]:
-            return _span(code, certain)
+            return code if certain else _perhaps_a_span(code)
         if found["named"]:
             return name_kept_apart(found["first"])
         if signs := found["typographic"]:
             return kept_apart(signs)
-        if sign := found["sign"]:
+        if sign := found["sign"] or found["link"]:
             return f"\\{sign}"
         return "material\\/" if found["material"] else _without_images(found[0])
 
     return _STREAMLIT.sub(change, part)
 
 
-def _for_files(part: str) -> str:
-    certain, parts, at = _spans_are_certain(part), [], 0
+def _perhaps_a_span(code: str) -> str:
+    # A tag that begins a line ends the paragraph, and with it the span.
+    code = _as_text(code) if _TAG_BEGINS_A_LINE.search(code) else _without_images(code)
+    return re.sub(_LINK_ELSEWHERE, r"\\\g<0>", code, flags=re.IGNORECASE)
+
+
+def _for_files(part: str, known: bool) -> str:
+    safe, at = [], 0
     for span in _CODE_SPAN.finditer(part):
-        parts += [_TAG.sub(r"\\<", _without_images(part[at : span.start()]))]
-        parts += [_span(span[0], certain)]
+        safe += [_as_text(part[at : span.start()]), span[0]]
         at = span.end()
-    return "".join([*parts, _TAG.sub(r"\\<", _without_images(part[at:]))])
+    safe.append(_as_text(part[at:]))
+    shown = "".join(safe)
+    return shown if known and _spans_are_certain(shown) else _as_text(part)
 
 
-def _span(code: str, certain: bool) -> str:
-    if _TAG_BEGINS_A_LINE.search(code):  # it ends the paragraph, and with it the span
-        return _TAG.sub(r"\\<", _without_images(code))
-    return code if certain else _without_images(code)
+def _as_text(part: str) -> str:
+    return _without_images(_without_tags(part))
 
 
 def _without_images(text: str) -> str:
     return text.replace("![", "!\\[")
 
 
+def _without_tags(text: str) -> str:
+    # A backslash would be text itself, and the tag a tag, behind another one.
+    return _TAG.sub(r"\1&lt;", text)
+
+
 def _spans_are_certain(part: str) -> bool:
-    """Whether the code spans of some lines begin and end where we see them, whatever lists and quotes the lines are in."""
-    if _SPLITS_SPANS.search(part):
+    """Whether the code spans of some lines begin and end where we see them, whatever lists and quotes the lines are in.
+
+    Every line has whole spans, no cell of a table ends within one, and nothing between them takes a backtick along.
+    An image that would be loaded from elsewhere is not trusted to a span.
+    """
+    spans = [span[0] for span in _CODE_SPAN.finditer(part)]
+    if any("|" in span or ("![" in span and _ADDRESS.search(span)) for span in spans):
         return False
-    return all("`" not in _CODE_SPAN.sub("", line) for line in _LINE.findall(part))
+    lines = LINE.findall(part)
+    if any("`" in _CODE_SPAN.sub("", line) for line in lines):
+        return False
+    between = _ENDED_LINK.sub("", _CODE_SPAN.sub("`", part))
+    return not _TAKES_BACKTICKS.search(between)
 
 
-def _outside_code(text: str, change: Callable[[str], str], text_kinds: Container[Kind]) -> str:
+def _outside_code(text: str, change: Change, text_kinds: Container[Kind]) -> str:
     """The text with `change` applied to its paragraphs, and without images where no code is for certain."""
     done: list[str] = []
-    for kind, lines in itertools.groupby(_lines(text), key=lambda line: line[1]):
+    for kind, lines in itertools.groupby(kinds_of_lines(text), key=lambda line: line[1]):
         block = "".join(line for line, _ in lines)
         if kind in text_kinds:
             # A span ends at the latest with its paragraph, at an empty line.
-            done.extend(change(part) for part in re.split(r"(\n[ \t]*\r?\n)", block))
+            done.extend(change(part, kind == "text") for part in re.split(r"(\n[ \t]*\r?\n)", block))
         else:
             done.append(block if kind == "code" else _without_images(block))
     return "".join(done)
-
-
-def _lines(text: str) -> Iterator[tuple[str, Kind]]:
-    """Each line and what it is."""
-    fence, quoted, begun_at, certain = "", False, 0, False  # of the fence that is open
-    item, free = 0, True  # columns that the list's item is indented by; whether indented code may begin
-    for line in _LINE.findall(text):
-        start = _START.match(line)
-        assert start is not None  # it matches nothing, too
-        quotes, rest = start[1], line[start.end() :]
-        width, markers = len(start[2].expandtabs(4)), len(start[3])
-        empty = not rest.strip() and not markers
-        if fence and (not quoted or quotes) and (empty or width >= item):
-            content = line[start.end(1) :].strip()
-            certain = certain and (empty or width >= begun_at)
-            yield line, "code" if certain else "perhaps"
-            if content.startswith(fence) and not content.strip(fence[0]):
-                fence = ""
-            continue
-        fence = ""
-        if not empty and not markers and free and width >= item + 4:
-            yield line, "perhaps"
-            continue
-        if not empty:
-            item = width + markers if markers else min(item, width)
-        if (opened := _FENCE.match(rest)) and (markers or width < item + 4):
-            fence, quoted, begun_at = opened[1] or opened[2], bool(quotes), width
-            certain = not quotes and not markers and width < 4
-            yield line, "code" if certain else "perhaps"
-        else:
-            yield line, "text"
-        free = empty

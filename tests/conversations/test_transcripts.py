@@ -68,8 +68,13 @@ class TestMarkdown:
 
     def test_the_models_html_and_images_are_text(self):
         answer = to_markdown("x", TURNS, "").split("**Assistant**")[1]
-        assert "\\<script>" in answer
+        assert "&lt;script>" in answer
         assert "![" not in answer
+
+    @pytest.mark.parametrize("closing", ["```\xa0", "\t```", " \t```", "```\x0b"])
+    def test_what_closes_no_fence_of_an_answer_closes_none_in_its_quote(self, closing: str):
+        text = to_markdown("x", [said("", f"```\n{closing}\n![x](/y)\n```")], "")
+        assert text.endswith(f"> ```\n> {closing.expandtabs(4)}\n> ![x](/y)\n> ```\n")
 
     def test_an_error_is_told(self):
         broke = WorkerFailed("It broke.", "Why.", "Again.")

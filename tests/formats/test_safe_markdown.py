@@ -25,6 +25,82 @@ class TestForPages:
         assert "![" not in for_pages(text)
         assert "![" not in for_files(text)
 
+    @pytest.mark.parametrize(
+        ("text", "page", "file"),
+        [
+            (
+                "[a](`) ![x](https:&#47;&#47;evil.example/p.png)`",
+                "[a]\\(`) !\\[x]\\(https:&#47;&#47;evil.example/p.png)`",
+                "[a](`) !\\[x](https:&#47;&#47;evil.example/p.png)`",
+            ),
+            ("[a](/x '`') ![x](/y)`", "[a]\\(/x '`') !\\[x]\\(/y)`", "[a](/x '`') !\\[x](/y)`"),
+            (
+                "[a][`] ![x](/y)`\n\n[`]: /x",
+                "[a][`] !\\[x]\\(/y)`\n\n[`]\\: /x",
+                "[a][`] !\\[x](/y)`\n\n[`]: /x",
+            ),
+            ("[^`] ![x](/y)`\n\n[^`]: a", "[^`] !\\[x]\\(/y)`\n\n[^`]\\: a", "[^`] !\\[x](/y)`\n\n[^`]: a"),
+        ],
+    )
+    def test_a_backtick_that_a_link_or_a_footnote_takes_begins_no_code(self, text: str, page: str, file: str):
+        assert for_pages(text) == page
+        assert for_files(text) == file
+
+    @pytest.mark.parametrize("line", ["    ```", "\t```", "  \t```", "\xa0```", "```\u3000", "> ```", "```\xa0"])
+    def test_what_closes_no_fence_for_commonmark_closes_none(self, line: str):
+        text = f"```\n{line}\n```\n![x](/y) $\n<img>"
+        assert for_pages(text) == f"```\n{line}\n```\n!\\[x]\\(/y) \\$\n\\<img>"
+        assert for_files(text) == f"```\n{line}\n```\n!\\[x](/y) $\n&lt;img>"
+
+    @pytest.mark.parametrize("line", ["   ```", "```\t ", "````"])
+    def test_what_closes_a_fence_closes_it(self, line: str):
+        assert for_pages(f"```\n![x](/y)\n{line}\n![x](/y)") == f"```\n![x](/y)\n{line}\n!\\[x]\\(/y)"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[docs](https://e.example/a) and `vec![1]`",
+            "- [ ] `vec![1]`\n- see https://e.example: `x![2]` `C:\\x`",
+            "| `vec![1]` | b |\n|---|---|\n| 1 | `x![2]` |",
+            "10. a\n\n    ```py\n    x\n    ```\n\nNext\n\n```rust\nvec![1]\n```",
+        ],
+    )
+    def test_code_beside_links_lists_and_tables_is_certain(self, text: str):
+        assert for_pages(text) == text
+        assert for_files(text) == text
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("[lo](/auth/logout)", "[lo]\\(/auth/logout)"),
+            ("[lo](auth/logout) [b](//e.example)", "[lo]\\(auth/logout) [b]\\(//e.example)"),
+            ("[a](file:///etc) [b](data:text/html,x)", "[a]\\(file:///etc) [b]\\(data\\:text/html,x)"),
+            ("[lo][a]\n\n> [a]: /auth/logout", "[lo][a]\n\n> [a]\\: /auth/logout"),
+            ("<file:///etc> <http://a b>", "\\<file:///etc> \\<http://a b>"),
+        ],
+    )
+    def test_links_to_this_app_and_to_files_become_text(self, text: str, shown: str):
+        assert for_pages(text) == shown
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[a](https://e.example) [b](<HTTP://e.example/a>)",
+            "<mailto:a@b.example>",
+            "[^1] b\n\n[^1]: a note",
+            "a: [b] (c)",
+        ],
+    )
+    def test_links_to_the_web_and_footnotes_stay(self, text: str):
+        assert for_pages(text) == text
+
+    def test_control_characters_are_named_in_code_too(self):
+        text = "a\x1b[2J\u202eb\tc\r\n`\u2066`\n\n```\n\x9b\x00\u2069\n```"
+        assert for_pages(text) == ("a[U+001B][2J[U+202E]b\tc\r\n`[U+2066]`\n\n```\n[U+009B][U+0000][U+2069]\n```")
+
+    def test_emoji_and_letters_of_every_direction_stay(self):
+        assert for_pages("👩‍👧 می‌خواهم שלום") == "👩‍👧 می‌خواهم שלום"
+
     def test_nothing_else_changes(self):
         text = (
             "# A headline\n\n- **bold** [link](https://example.org/a:b) <https://x.org>\n\n| a | b |\n|--|:--:|\n| 1 | 2 |\n"
@@ -93,8 +169,22 @@ class TestForFiles:
     def test_tags_become_text_outside_code(self):
         text = "<script>alert(1)</script> 1 < 2 `<b>`\n```html\n<p>\n```\n</div><!-- x --><?php"
         assert for_files(text) == (
-            "\\<script>alert(1)\\</script> 1 < 2 `<b>`\n```html\n<p>\n```\n\\</div>\\<!-- x -->\\<?php"
+            "&lt;script>alert(1)&lt;/script> 1 < 2 `<b>`\n```html\n<p>\n```\n&lt;/div>&lt;!-- x -->&lt;?php"
         )
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("\\<img src=/y>", "&lt;img src=/y>"),
+            ("\\\\<img src=/y>", "\\\\&lt;img src=/y>"),
+            ("\\\\\\<img src=/y>", "\\\\&lt;img src=/y>"),
+            ("[a](`) <img src=/y>`", "[a](`) &lt;img src=/y>`"),
+            ("\\`a <b>`", "\\`a &lt;b>`"),
+            ("1 < 2 <3 a<", "1 < 2 <3 a<"),
+        ],
+    )
+    def test_no_tag_is_left_behind_a_backslash_or_where_code_is_not_certain(self, text: str, shown: str):
+        assert for_files(text) == shown
 
 
 class TestWhereCodeIs:
