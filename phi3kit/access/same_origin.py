@@ -89,13 +89,15 @@ def is_plain(path: str) -> bool:
 
 
 def is_own_click(headers: Headers) -> bool:
-    """Whether a page of this very server led to a request, and no link of elsewhere. After `ServedNames.refusal`.
+    """Whether a page of this very server led a tab to a request, and no link of elsewhere. After `ServedNames.refusal`.
 
-    Browsers send Sec-Fetch-Site by TLS and to this machine; otherwise Referer tells.
+    Browsers send the Sec-Fetch headers by TLS and to this machine; otherwise Referer tells the page alone. An image, a
+    frame or a script of one's own page is no click.
     """
     given = {name: value.decode("latin-1").lower() for name, value in headers}
-    if (site := given.get(b"sec-fetch-site")) is not None:
-        return site == "same-origin"
+    sent = [given.get(name) for name in (b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest")]
+    if any(value is not None for value in sent):
+        return sent == ["same-origin", "navigate", "document"]
     page, host = _PAGE.match(given.get(b"referer", "")), given.get(b"host")
     return page is not None and page["authority"] == host
 

@@ -151,13 +151,19 @@ class TestSigningOut:
         {"Referer": "https://attacker.example/"},
         {"Referer": "https://attacker.example/http://127.0.0.1/"},
         {},
+        {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"},  # in somebody's text
+        {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors", "Sec_Fetch_Dest": "empty"},
+        {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"},
+        {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "navigate"},
+        {"Sec_Fetch_Dest": "image", "Sec_Fetch_Mode": "no-cors", "Referer": "{app}/access"},
     ], ids=str)  # fmt: skip
-    def test_no_link_of_elsewhere_signs_anybody_out(self, team: App, headers: dict[str, str]):
-        answer = self.sign_out(team, **headers)
+    def test_no_link_of_elsewhere_and_no_image_signs_anybody_out(self, team: App, headers: dict[str, str]):
+        answer = self.sign_out(team, **{name: each.format(app=team.url) for name, each in headers.items()})
         assert (answer.status_code, "Set-Cookie" in answer.headers) == (403, False)
 
     def test_a_click_within_the_app_does(self, team: App):
-        for headers in ({"Sec_Fetch_Site": "same-origin"}, {"Referer": f"{team.url}/access"}):
+        fetched = {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+        for headers in (fetched, {"Referer": f"{team.url}/access"}):
             answer = self.sign_out(team, **headers)
             assert answer.status_code == 302
             assert "_streamlit_user=" in answer.headers["Set-Cookie"]
