@@ -17,6 +17,8 @@ Change = Callable[[str, bool], str]  # a paragraph, and whether its code spans m
 TYPOGRAPHIC = "<->|->|<-|--|>=|<=|~="
 # The colon and the first sign of a name that Streamlit turns into an emoji, an icon or its logo, escaped or not.
 NAMED = r":(?P<first>[+-]?[A-Za-z0-9_])(?=[A-Za-z0-9_+-]*:)"
+# The signs by which GFM knows an address of the web or of mail, escaped or not.
+ADDRESS = r"://|[Ww]{3}\.|@"
 
 _PUNCTUATION = str.maketrans({sign: f"\\{sign}" for sign in string.punctuation})
 _CODE_SPAN = re.compile(
@@ -84,6 +86,12 @@ def kept_apart(signs: str) -> str:
 def name_kept_apart(first: str) -> str:
     """A colon and the first sign of a name, as `NAMED` finds them, so that they are not read together."""
     return f"\\:{_alone(first)}"
+
+
+def address_kept_apart(address: str) -> str:
+    """The signs that `ADDRESS` finds, so that they are not read as the beginning or the middle of an address."""
+    at = next(index for index, sign in enumerate(address) if sign in "/.@")
+    return f"{escaped(address[:at])}{_alone(address[at])}{escaped(address[at + 1 :])}"
 
 
 def _alone(sign: str) -> str:

@@ -34,6 +34,11 @@ class TestLiteral:
     def test_signs_that_streamlit_joins_are_kept_apart(self) -> None:
         assert literal("a -> b :b: +1") == "a :color[\\-]\\> b \\::color[b]\\: \\+1"
 
+    def test_addresses_are_kept_apart_and_so_no_links(self) -> None:
+        assert literal("https://e.example") == "https\\::color[\\/]\\/e\\.example"
+        assert literal("(WWW.e.example)") == "\\(WWW:color[\\.]e\\.example\\)"
+        assert literal("a@b.example @ c") == "a:color[\\@]b\\.example :color[\\@] c"
+
 
 class TestDiffMarkdown:
     def test_removed_words_are_struck_through_and_added_ones_have_a_colour(self) -> None:

@@ -5,9 +5,17 @@ Knows what Streamlit's Markdown makes of characters. Knows nothing of the text's
 
 import re
 
-from phi3kit.formats.safe_markdown import NAMED, TYPOGRAPHIC, escaped, kept_apart, name_kept_apart
+from phi3kit.formats.safe_markdown import (
+    ADDRESS,
+    NAMED,
+    TYPOGRAPHIC,
+    address_kept_apart,
+    escaped,
+    kept_apart,
+    name_kept_apart,
+)
 
-_JOINED = re.compile(rf"(?<![^\s\0])(?:{TYPOGRAPHIC})(?![^\s\0])|{NAMED}")
+_JOINED = re.compile(rf"(?<![^\s\0])(?:{TYPOGRAPHIC})(?![^\s\0])|{NAMED}|(?P<address>{ADDRESS})")
 # Characters without a glyph, or that change the direction of what follows.
 _INVISIBLE = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
@@ -41,7 +49,12 @@ def _line(line: str, joined_before: bool, joined_behind: bool) -> str:
         line = line[:-1] + wide
     parts, at = [], 0
     for found in _JOINED.finditer(line):
-        apart = name_kept_apart(found["first"]) if found["first"] else kept_apart(found[0])
-        parts += [escaped(line[at : found.start()]), apart]
+        parts += [escaped(line[at : found.start()]), _apart(found)]
         at = found.end()
     return "".join([*parts, escaped(line[at:])]).replace(wide, "&nbsp;")
+
+
+def _apart(found: re.Match[str]) -> str:
+    if found["first"]:
+        return name_kept_apart(found["first"])
+    return address_kept_apart(found[0]) if found["address"] else kept_apart(found[0])
