@@ -51,13 +51,16 @@ def write_output(table: Table, results: Iterator[RowResult], output: Path) -> No
 
 
 def for_spreadsheets(table: Table) -> bytes:
-    """A written CSV with an apostrophe before each cell that a spreadsheet would compute. The file itself is exact."""
+    """A written CSV with an apostrophe before each cell that a spreadsheet would compute. The file itself is exact.
+
+    Each cell is in quotation marks: a spreadsheet that splits at several signs makes no cell of a part of one.
+    """
     content = BytesIO()
     text = TextIOWrapper(content, encoding="utf-8", newline="", write_through=True)  # no second copy, of texts
+    write = csv.writer(text, delimiter=table.delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
     with table.path.open(encoding="utf-8", newline="") as file:
-        write = _csv_writer(text, table.delimiter)
         for cells in csv.reader(file, delimiter=table.delimiter):
-            write([as_text(cell) for cell in cells])
+            write.writerow([as_text(cell) for cell in cells])
     text.flush()
     return content.getvalue()
 

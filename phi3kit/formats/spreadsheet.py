@@ -3,21 +3,13 @@
 Knows which characters begin a formula. Source: OWASP, "CSV Injection": an apostrophe before such a cell.
 """
 
-FORMULA_BEGINNINGS = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last: full width
+import re
+
+# Full-width signs count. A spreadsheet whose language splits at semicolons sees no quotation marks within a line that
+# is split at commas: for it a cell begins behind each semicolon, and a row behind each line end. "- " begins a list.
+FORMULA = re.compile(r"\A(?=[=+\-@\t\r\n＝＋－＠])|(?<=[;\r\n])(?=[=+@＝＋＠]|[-－](?! ))")
 
 
 def as_text(cell: str) -> str:
     """The cell, with an apostrophe before what would be a formula."""
-    return f"'{cell}" if cell.startswith(FORMULA_BEGINNINGS) else cell
+    return FORMULA.sub("'", cell)

@@ -3,6 +3,7 @@
 Knows formats. Reads no store.
 """
 
+import csv
 import io
 import sys
 from pathlib import Path
@@ -12,21 +13,24 @@ import pandas as pd
 import pyarrow as pa
 
 from phi3kit.core.errors import RequestInvalid, StorageFailed
-from phi3kit.formats.spreadsheet import FORMULA_BEGINNINGS
+from phi3kit.formats.spreadsheet import FORMULA, as_text
 
 Format = Literal["table", "csv", "json", "parquet"]
 _SHOWN = ("at", "wrapper", "interface", "origin", "prompt_tokens", "completion_tokens", "total_tokens", "finish_reason")
 
 
 def to_csv(turns: pd.DataFrame) -> str:
-    """Comma-separated values with a header; times in ISO 8601, UTC. An apostrophe stands before what would be a formula."""
+    """Comma-separated values with a header; times in ISO 8601, UTC. An apostrophe stands before what would be a formula.
+
+    Texts are in quotation marks: a spreadsheet that splits at commas and semicolons makes no cell of a part of one.
+    """
     for name in turns.columns:
         if pd.api.types.is_string_dtype(turns[name]):
-            formulas = turns[name].str.startswith(FORMULA_BEGINNINGS).eq(True)
-            turns = turns.assign(**{name: turns[name].mask(formulas, "'" + turns[name])}) if formulas.any() else turns
-            if turns[name].str.contains("\r").any():  # the writer would leave it without quotation marks: a new row
+            if any(isinstance(cell, str) and FORMULA.search(cell) for cell in turns[name].unique()):
+                turns = turns.assign(**{name: turns[name].map(as_text, na_action="ignore")})
+            if turns[name].str.contains("\r").any():  # some readers begin a new row there
                 turns = turns.assign(**{name: turns[name].str.replace("\r", " ")})
-    return str(turns.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ"))
+    return str(turns.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ", quoting=csv.QUOTE_NONNUMERIC))
 
 
 def to_json(turns: pd.DataFrame) -> str:

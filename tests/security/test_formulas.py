@@ -12,8 +12,13 @@ from phi3kit.batch.tables import open_table, read_rows
 from phi3kit.usage.export import to_csv, to_json
 from tests.support.samples import table, turn
 
-FORMULAS = ["=1+1", "@SUM(A1)", "+1", "-1", "\t=1", "\r=1", "\n=1", "＝1", "＠A"]
-PLAIN = ["", "Madrid", "a=1", " =1", "'=1", "日本"]
+FORMULAS = {written: f"'{written}" for written in ("=1+1", "@SUM(A1)", "+1", "-1", "\t=1", "＝1", "＠A")} | {
+    "\r=1": "'\r'=1",
+    "\n=1": "'\n'=1",
+    "x;=1+1;": "x;'=1+1;",
+    "a\n@A\n-1;＋1": "a\n'@A\n'-1;'＋1",
+}
+PLAIN = ["", "Madrid", "a=1", " =1", "'=1", "日本", "a\n- b\n- c; d"]
 
 
 @pytest.mark.parametrize("written", [*FORMULAS, *PLAIN])
@@ -21,7 +26,7 @@ class TestDownloads:
     def test_usage(self, written: str) -> None:
         turns = table(turn(user=written, conversation_id=written, model_uri=written))
         (row,) = csv.DictReader(io.StringIO(to_csv(turns), newline=""))
-        shown = (f"'{written}" if written in FORMULAS else written).replace("\r", " ")
+        shown = FORMULAS.get(written, written).replace("\r", " ")
         assert [row[name] for name in ("user", "conversation_id", "model_uri")] == [shown] * 3
         assert float(row["duration_s"]) == 1.5
 
@@ -35,18 +40,26 @@ class TestDownloads:
         made = open_table(output)
         rows = list(read_rows(made))
         assert [(row["note"], row["completion"]) for row in rows] == [(written, written), ("x", "ok")]  # exact
-        shown = f"'{written}" if written in FORMULAS else written
+        shown = FORMULAS.get(written, written)
         downloaded = tmp_path / "downloaded.csv"
         downloaded.write_bytes(for_spreadsheets(made))
         rows = list(read_rows(open_table(downloaded)))
         assert [(row["note"], row["completion"]) for row in rows] == [(shown, shown), ("x", "ok")]
 
 
-def test_a_file_without_formulas_is_downloaded_byte_by_byte(tmp_path: Path) -> None:
+def test_a_download_has_quotation_marks_around_each_cell_and_the_file_none_that_it_needs_not(tmp_path: Path) -> None:
     path, output = tmp_path / "in.csv", tmp_path / "out.csv"
-    path.write_text('message,note\nHi,"a, b"\nHi,"two\nlines"\n', "utf-8")
-    write_output(open_table(path), iter([]), output)
-    assert for_spreadsheets(open_table(output)) == output.read_bytes()
+    path.write_text('message,note\nHi,x;=1+1;\nHi,"two\nlines"\n', "utf-8")
+    write_output(open_table(path), iter([RowResult(0, "a\t=1", 1, 1, "stop")]), output)
+    assert output.read_text("utf-8").splitlines()[1] == "Hi,x;=1+1;,a\t=1,1,1,stop,"
+    assert for_spreadsheets(open_table(output)).decode().splitlines()[1] == '"Hi","x;\'=1+1;","a\t=1","1","1","stop",""'
+
+
+def test_a_spreadsheet_that_splits_at_semicolons_makes_no_cell_of_a_part_of_one() -> None:
+    text = to_csv(table(turn(user="x;=1+1;", conversation_id=None)))
+    assert '"x;\'=1+1;"' in text
+    (_, row) = csv.reader(io.StringIO(text, newline=""), delimiter=";")
+    assert not any(cell.startswith("=") for cell in row)
 
 
 def test_json_is_exact() -> None:

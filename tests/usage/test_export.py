@@ -30,7 +30,7 @@ class TestToCsv:
         assert [row["seed"] for row in csv.DictReader(io.StringIO(to_csv(TURNS)))] == ["7", ""]
 
     def test_no_turns_are_a_header(self):
-        assert to_csv(NO_TURNS).strip() == ",".join(COLUMNS)
+        assert to_csv(NO_TURNS).strip() == ",".join(f'"{name}"' for name in COLUMNS)
 
 
 class TestToJson:
