@@ -54,6 +54,7 @@ MAX_NAME_CHARACTERS = 512  # of a model, a user, an author
 MAX_TOKENS_LISTED = 131_072  # ids that /tokenize gives and /detokenize takes: the longest context of a Phi-3
 MAX_PIECES = 32_768  # of them that /tokenize describes one by one
 MAX_LOGPROBS = 20
+_SHOWN_CHARACTERS = 200  # of a field's name in an error: somebody chose it, and it stands there twice
 _UNSUPPORTED = "unsupported_parameter"
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 QUEUE_HEADER = "X-Phi3kit-Queue-Place"  # of a response: its place in the queue, from 1; 0: it has begun
@@ -492,7 +493,8 @@ def _error(message: str, kind: str, code: str | None, param: str | None) -> dict
 def _validation_error(error: ValidationError) -> tuple[int, dict[str, Any]]:
     first = error.errors()[0]
     loc = first["loc"]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".") or None
+    steps = (f"[{part}]" if isinstance(part, int) else f".{part[:_SHOWN_CHARACTERS]}" for part in loc)
+    param = "".join(steps).lstrip(".") or None
     if first["type"] == "extra_forbidden":
         return 400, simple_error(400, f"Unrecognized request argument supplied: {param}.", "unknown_parameter", param)
     if first["type"] == "missing":

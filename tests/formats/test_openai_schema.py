@@ -144,6 +144,22 @@ class TestChatRequest:
         assert error["message"] == f"Unrecognized request argument supplied: {name}."
 
     @pytest.mark.parametrize(
+        ("given", "place"),
+        [
+            ({}, ""),
+            ({"stream_options": {}}, "stream_options."),
+            ({"logit_bias": {}}, "logit_bias."),
+            ({"metadata": {}}, "metadata."),
+        ],
+    )
+    def test_a_name_of_megabytes_is_told_by_its_first_characters(self, given: dict[str, Any], place: str):
+        name = "a" * 900_000
+        fields = {field: {name: 1} for field in given} or {name: 1}
+        error = refusal({"messages": HI, **fields})
+        assert error["param"].removesuffix(".[key]") == place + "a" * 200
+        assert len(error["message"]) < 400
+
+    @pytest.mark.parametrize(
         ("given", "kept"), [("END", ["END"]), (["a", "b"], ["a", "b"]), ([], []), (None, None), (" ", [" "])]
     )
     def test_stop_may_be_a_string_a_list_or_nothing(self, given: Any, kept: Any):
