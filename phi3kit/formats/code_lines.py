@@ -16,6 +16,7 @@ _SPACE = " \t\r\n"  # all that CommonMark passes over around a fence; str.strip 
 _START = re.compile(r"((?:[ \t]*>)*)([ \t]*)((?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)")  # quotes, indentation, list markers
 _FENCE = re.compile(r"(?:(`{3,})[^`]*|(~{3,}).*)$")
 _FENCE_IN_CONTAINERS = re.compile(r"(?:[ \t>]|(?:[-*+]|\d{1,9}[.)])(?=[ \t]))*(?:`{3,}[^`]*|~{3,}.*)$")
+_BLOCKS = ("<", "$$", ":::")  # of HTML; of formulas and of directives, which Streamlit knows besides
 _MOST = 3  # columns that a fence may be indented by within its list or quote
 
 
@@ -31,7 +32,8 @@ class _Reading:
 
     A fence opens for certain where at most three columns stand before it: in whatever list it is. One that opens
     elsewhere ends at the latest with its list or quote, so at a line that begins in the first column. A line in
-    between at which CommonMark may open or close another fence, or a block of HTML, leaves all that follows uncertain.
+    between at which CommonMark may open or close another fence, or open another block that reaches over fences,
+    leaves all that follows uncertain.
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class _Reading:
         assert start is not None  # it matches nothing, too
         quotes, width, markers, rest = start[1], _columns(start[2]), len(start[3]), line[start.end() :]
         blank = not line.strip(_SPACE)
-        opens_block = rest.startswith("<") or _FENCE_IN_CONTAINERS.match(line) is not None
+        opens_block = rest.startswith(_BLOCKS) or _FENCE_IN_CONTAINERS.match(line) is not None
         if not self._sure and not self._lost and not quotes and not blank:
             if width == 0:
                 self._sure, self._fence = True, ""

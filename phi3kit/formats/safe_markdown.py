@@ -28,8 +28,8 @@ _TAG = re.compile(r"(?<!\\)((?:\\\\)*)\\?<(?=[A-Za-z/!?])")  # with the sign tha
 _TAG_BEGINS_A_LINE = re.compile(r"[\r\n][ \t>]*<")
 # What certainly takes no backtick along: the rest of a link or of a footnote's mark that has none.
 _ENDED_LINK = re.compile(r"""\]\([^\s()<>`'"\\]*\)|\]\[[^`\[\]\\]*(?=\])|\[\^[^`\[\]\\]*(?=\])""")
-# What is read before a span, or may be, and takes backticks along: escapes, tags, links, footnotes' marks, addresses.
-_TAKES_BACKTICKS = re.compile(r"\\|<(?=[A-Za-z/!?])|\]\(|\]\[|\[\^|(?:://|www\.)[^\s<]*`", re.IGNORECASE)
+# What is read before a span, or may be, and takes backticks along: escapes, tags, links, footnotes' marks.
+_TAKES_BACKTICKS = re.compile(r"\\|<(?=[A-Za-z/!?])|\]\(|\]\[|\[\^")
 _ADDRESS = re.compile(r"://|www\.", re.IGNORECASE)
 # C0 and C1 without tab and line ends, and what changes the direction of the text behind it.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -157,7 +157,14 @@ def _spans_are_certain(part: str) -> bool:
     if any("`" in _CODE_SPAN.sub("", line) for line in lines):
         return False
     between = _ENDED_LINK.sub("", _CODE_SPAN.sub("`", part))
-    return not _TAKES_BACKTICKS.search(between)
+    return not _TAKES_BACKTICKS.search(between) and not any(
+        map(_is_address_with_a_backtick, re.split(r"[\s<]", between))
+    )
+
+
+def _is_address_with_a_backtick(word: str) -> bool:
+    address = _ADDRESS.search(word)
+    return address is not None and "`" in word[address.end() :]
 
 
 def _outside_code(text: str, change: Change, text_kinds: Container[Kind]) -> str:

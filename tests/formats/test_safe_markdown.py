@@ -39,6 +39,7 @@ class TestForPages:
                 "[a][`] !\\[x]\\(/y)`\n\n[`]\\: /x",
                 "[a][`] !\\[x](/y)`\n\n[`]: /x",
             ),
+            ("http://a` ![x](/y)` `b`", "http://a` !\\[x]\\(/y)` `b`", "http://a` !\\[x](/y)` `b`"),
             ("[^`] ![x](/y)`\n\n[^`]: a", "[^`] !\\[x]\\(/y)`\n\n[^`]\\: a", "[^`] !\\[x](/y)`\n\n[^`]: a"),
         ],
     )
@@ -52,6 +53,11 @@ class TestForPages:
         assert for_pages(text) == f"```\n{line}\n```\n!\\[x]\\(/y) \\$\n\\<img>"
         assert for_files(text) == f"```\n{line}\n```\n!\\[x](/y) $\n&lt;img>"
 
+    @pytest.mark.parametrize("line", ["<!--", "$$", ":::box"])
+    def test_a_fence_behind_what_may_reach_over_fences_is_not_certain(self, line: str):
+        text = f"- a\nb\n\n    {line}\n   ```\n   ![x](/y)\n"
+        assert for_pages(text) == text.replace("![", "!\\[")
+
     @pytest.mark.parametrize("line", ["   ```", "```\t ", "````"])
     def test_what_closes_a_fence_closes_it(self, line: str):
         assert for_pages(f"```\n![x](/y)\n{line}\n![x](/y)") == f"```\n![x](/y)\n{line}\n!\\[x]\\(/y)"
@@ -61,6 +67,7 @@ class TestForPages:
         [
             "[docs](https://e.example/a) and `vec![1]`",
             "- [ ] `vec![1]`\n- see https://e.example: `x![2]` `C:\\x`",
+            "See https://e.example/a, www.e.example `vec![1]`",
             "| `vec![1]` | b |\n|---|---|\n| 1 | `x![2]` |",
             "10. a\n\n    ```py\n    x\n    ```\n\nNext\n\n```rust\nvec![1]\n```",
         ],
@@ -211,8 +218,17 @@ class TestWhereCodeIs:
     def test_code_blocks_and_spans_are_left_alone(self, text: str, changed: str):
         assert for_pages(text) == changed
 
-    @pytest.mark.parametrize("text", ["`" * 50_000 + "$" * 50_000, "".join("`" * n + "x" for n in range(1, 440))])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "`" * 50_000 + "$" * 50_000,
+            "".join("`" * n + "x" for n in range(1, 440)),
+            "://" * 33_000 + " `a`",
+            "\\" * 99_999 + "<b",
+        ],
+    )
     def test_100_000_characters_take_no_time(self, text: str):
         began = time.process_time()
         assert len(for_pages(text)) >= len(text)
+        assert len(for_files(text)) >= len(text)
         assert time.process_time() - began < 4  # 0.3 s, and 9 s where a span may be of any length
