@@ -33,7 +33,7 @@ SECRETS = ("PHI3KIT_API_KEY", "PHI3KIT_HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "M
 # The only places that give a secret to somebody: the store's own library, the hub's, and children that need it.
 REVEALING = {
     "core/secret.py", "core/child_environment.py", "tracking/store.py", "usage/writer.py", "usage/details.py", "usage/reader.py",
-    "packaging/sources/hub.py", "packaging/sources/hub_client.py", "packaging/snippets.py", "conversations/request_snippets.py",
+    "packaging/sources/hub_list.py", "packaging/sources/hub_requests.py", "packaging/sources/hub_client.py", "packaging/snippets.py", "conversations/request_snippets.py",
     "cli/serve.py", "worker/__main__.py",
 }  # fmt: skip
 

@@ -80,7 +80,7 @@ def logged_model(settings: Settings, source: str = "embedded", size_bytes: int =
     )
     folder = artifacts_of(f"models:/{model.model_id}", settings)
     folder.mkdir(parents=True)
-    (folder / "MLmodel").write_text("x" * size_bytes)
+    (folder / "MLmodel").write_text("flavors: {}\n".ljust(size_bytes))
     return f"models:/{model.model_id}"
 
 

@@ -122,14 +122,14 @@ class TestFetched:
     def test_what_may_change_is_put_beside_what_a_process_has_open(self, settings: Settings, tmp_path: Path) -> None:
         client = open_store(settings)
         run = client.create_run(experiment_id(settings, BUILDS_EXPERIMENT)).info.run_id
-        client.log_text(run, "first", "made/MLmodel")
+        client.log_text(run, "flavors: {}", "made/MLmodel")
         far = settings_for(tmp_path / "far", MLFLOW_TRACKING_URI=settings.tracking_uri.reveal())
-        assert files_of(f"runs:/{run}/made", far) == [("MLmodel", 5)]
+        assert files_of(f"runs:/{run}/made", far) == [("MLmodel", 11)]
         (file,) = (tmp_path / "far" / "models").rglob("MLmodel")
         with file.open() as opened:
-            client.log_text(run, "the second", "made/MLmodel")
-            assert files_of(f"runs:/{run}/made", far) == [("MLmodel", 10)]
-            assert (opened.read(), file.read_text()) == ("first", "the second")
+            client.log_text(run, "flavors: {} # the second", "made/MLmodel")
+            assert files_of(f"runs:/{run}/made", far) == [("MLmodel", 24)]
+            assert (opened.read(), file.read_text()) == ("flavors: {}", "flavors: {} # the second")
 
     def test_upkeep_takes_what_nobody_asked_for_lately_as_a_whole(self, settings: Settings, tmp_path: Path) -> None:
         used, unused = logged_model(settings), logged_model(settings)
