@@ -15,7 +15,7 @@ from phi3kit.tracking import registry
 from phi3kit.tracking.store import EVALUATIONS_EXPERIMENT, USAGE_EXPERIMENT, experiment_id, open_store
 from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, errors, open_page
-from tests.support.samples import logged_model, new_store
+from tests.support.samples import artifacts_of, logged_model, new_store
 
 PAGES = sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py"))
 NAME = "**pwned** <b>x $y$ `z` [l] #h"  # MLflow takes neither / nor : in the name of a registered model
@@ -36,6 +36,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
     client.set_model_version_tag(NAME, "1", "pwned: __x__", TEXT)
     odd = logged_model(settings)
+    for each in (uri, odd):
+        (artifacts_of(each, settings) / "MLmodel").write_text("x")
     client.set_logged_model_tags(odd.removeprefix("models:/"), {"phi3kit.wrapper": TEXT})
     for wrapper in (TEXT, "onnx"):
         tags = dict.fromkeys(
