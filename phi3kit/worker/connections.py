@@ -1,6 +1,7 @@
 """Connections: how long one may take to send a request or to read an answer, how much stands around a body, how many are open.
 
-A request has no trailers, upgrades to nothing, and is sent when the answer before it is there. Knows uvicorn's protocol of a connection. Knows no routes.
+A request has no trailers, upgrades to nothing, and is sent when the answer before it is there.
+Knows uvicorn's protocol of a connection. Knows no routes.
 """
 
 import asyncio

@@ -662,7 +662,7 @@ class TestSplitSignIns:
 
     def who(self, client: TestClient, cookies: dict[str, str]) -> str:
         header = "; ".join(f"{name}={value}" for name, value in cookies.items())
-        return str(client.get("/", headers={"Cookie": header}).text)
+        return str(client.get("/", headers={b"Cookie": header.encode("latin-1")}).text)
 
     @pytest.mark.parametrize("more", [0, 3_000, 9_000])
     def test_count_whole(self, client: TestClient, more: int):
@@ -675,8 +675,15 @@ class TestSplitSignIns:
         for name in names:
             assert self.who(client, {**eve, name: bob[name]}) == "nobody"
         assert self.who(client, {**bob, "phi3kit_sign_in": eve["phi3kit_sign_in"]}) == "nobody"
+        assert self.who(client, {**bob, "phi3kit_sign_in": "\xe9"}) == "nobody"
         del bob["phi3kit_sign_in"]
         assert self.who(client, bob) == "nobody"
+
+    def test_come_in_no_other_cookies_value(self, client: TestClient):
+        bob = self.signed_in(client, "bob", 9_000)
+        hidden = "\\073 ".join(f"{name}={value}" for name, value in bob.items() if name != "phi3kit_sign_in")
+        del bob["phi3kit_sign_in"]
+        assert self.who(client, {**bob, "x": f'"a\\073 {hidden}"'}) == "nobody"
 
 
 class TestStreamlitsCaches:

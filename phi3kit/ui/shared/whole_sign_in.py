@@ -30,10 +30,11 @@ class WholeSignIn:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if not _is_whole(cookies := HTTPConnection(scope).cookies):
-            others = "; ".join(f"{name}={value}" for name, value in cookies.items() if not _is_of_sign_in(name))
-            headers = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
-            scope = {**scope, "headers": [*headers, (b"cookie", others.encode("latin-1"))]}
+        if not _is_whole(HTTPConnection(scope).cookies):
+            headers = [
+                (name, _without_sign_in(value) if name == b"cookie" else value) for name, value in scope["headers"]
+            ]
+            scope = {**scope, "headers": headers}
 
         async def sealed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -46,7 +47,15 @@ class WholeSignIn:
 def _is_whole(cookies: Mapping[str, str]) -> bool:
     """Whether a request's sign-in is of one piece, or of the pieces that its seal was made of; also without one."""
     pieces = _pieces(cookies)
-    return len(pieces) < 2 or hmac.compare_digest(_seal_of(pieces), cookies.get(_SEAL, ""))
+    given = cookies.get(_SEAL, "").encode("utf-8", "replace")  # of any characters
+    return len(pieces) < 2 or hmac.compare_digest(_seal_of(pieces).encode(), given)
+
+
+def _without_sign_in(header: bytes) -> bytes:
+    """A header of cookies as it came, without those: what a cookie's value unpacks to could be a cookie itself."""
+    return b";".join(
+        each for each in header.split(b";") if not _is_of_sign_in(each.partition(b"=")[0].decode("latin-1").strip())
+    )
 
 
 def _seal(headers: MutableHeaders) -> None:
