@@ -1,7 +1,6 @@
 """Batch, Evaluate and Tour through Streamlit's own test runner: a real store, real child processes, real workers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,11 @@ from phi3kit.evaluation.jobs import EvaluationJob
 from phi3kit.tracking.model_uris import canonical
 from phi3kit.ui.shared import resources
 from phi3kit.ui.tour.chapter import STEPS
-from tests.conftest import Built
 from tests.pages.test_jobs import job
 from tests.security.test_hostile_tables import BIG, dictionary
 from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, click, errors, open_page, words
-from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
-
-
-@pytest.fixture
-def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
-    """An app on a store of its own in which both wrappers are logged."""
-    settings = copy_of_store(built.settings, tmp_path)
-    with app_on(tmp_path):
-        yield settings
-        resources.kit().close()
 
 
 def upload(app: AppTest, name: str, content: str | bytes) -> AppTest:

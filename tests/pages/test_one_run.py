@@ -4,11 +4,7 @@ A browser sends them apart; Streamlit joins them while a page is busy. The test 
 """
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from phi3kit.conversations.presets import Presets
 from phi3kit.core.settings import Settings
@@ -16,17 +12,7 @@ from phi3kit.ui.shared import resources
 from tests.conftest import Built
 from tests.pages.test_batch import upload
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, click, open_page
-from tests.support.samples import copy_of_store
-
-
-@pytest.fixture
-def store(built: Built, tmp_path: Path) -> Iterator[Settings]:
-    """An app on a store of its own in which both wrappers are logged."""
-    settings = copy_of_store(built.settings, tmp_path)
-    with app_on(tmp_path):
-        yield settings
-        resources.kit().close()
+from tests.support.in_app import click, open_page
 
 
 def only_request(jobs: Any) -> Any:
