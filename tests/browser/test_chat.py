@@ -10,7 +10,7 @@ import pytest
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.conversations.transcripts import from_openai
 from tests.conftest import Built
-from tests.support.in_browser import chromium, idle, last_answer, needs_browser, running_app, send
+from tests.support.in_browser import chromium, idle, last_answer, needs_browser, running_app, send, wait_for_text
 
 pytestmark = needs_browser
 
@@ -58,7 +58,7 @@ def open_tab(context: "playwright.BrowserContext", address: str) -> "playwright.
 
 def new_chat(page: "playwright.Page") -> None:
     page.get_by_role("button", name="New chat").click()
-    page.get_by_text("Try one of these").wait_for()
+    wait_for_text(page, "Try one of these")
     idle(page)
 
 
@@ -112,13 +112,13 @@ class TestKeys:
         area.fill("What is the capital of Greece?")
         area.press("Control+Enter")
         answered(page, "The capital of Greece is Athens.")
-        page.get_by_text("2 of 2").wait_for()
+        wait_for_text(page, "2 of 2")
         press(page, "branch_-1_")
-        page.get_by_text(MADRID).wait_for()
+        wait_for_text(page, MADRID)
         assert page.get_by_text("Athens").count() == 0
         page.get_by_test_id("stChatInputTextArea").focus()
         page.keyboard.press("Control+Shift+O")
-        page.get_by_text("Try one of these").wait_for()
+        wait_for_text(page, "Try one of these")
         idle(page)
         assert page.get_by_test_id("stChatMessage").count() == 0
         assert "conversation=" not in page.url
@@ -153,7 +153,7 @@ class TestCopy:
         send(page, SPAIN)
         answered(page, MADRID)
         send(page, "List the capitals of Europe.")
-        page.get_by_text("Albania: Tirana").wait_for()
+        wait_for_text(page, "Albania: Tirana")
         page.locator("[class*='st-key-copy_'] button:visible").first.click()
         page.wait_for_function("text => navigator.clipboard.readText().then((it) => it === text)", arg=MADRID)
         answered(page, "Vatican City")
@@ -219,10 +219,10 @@ class TestConversations:
         answered(page, "The capital of France is Paris.")
         send(other, "And of Greece?")
         answered(other, "The capital of Greece is Athens.")
-        other.get_by_text("was added to this conversation in another tab").wait_for()
-        other.get_by_text("2 of 2").wait_for()
+        wait_for_text(other, "was added to this conversation in another tab")
+        wait_for_text(other, "2 of 2")
         press(other, "branch_-1_")
-        other.get_by_text("The capital of France is Paris.").wait_for()
+        wait_for_text(other, "The capital of France is Paris.")
         other.close()
         identifier = page.url.rpartition("conversation=")[2]
         kept = SavedConversations(built.settings.home, built.settings.user).open(identifier)
@@ -246,7 +246,7 @@ class TestConversations:
         drawer.get_by_role("textbox", name="Title").fill("*Lisboa* <b>")
         drawer.get_by_role("button", name="Save").click()
         drawer.get_by_role("button", name="*Lisboa* <b>").click()
-        page.get_by_text("The capital of Portugal is Lisbon.").wait_for()
+        wait_for_text(page, "The capital of Portugal is Lisbon.")
         idle(page)
         playwright.expect(drawer).to_have_count(0)
         page.get_by_role("button", name="Conversations").click()
@@ -254,10 +254,10 @@ class TestConversations:
         first = drawer.locator("[class*='st-key-drawer_more_'] button:visible").first
         first.click()
         page.get_by_text("Delete", exact=True).click()
-        drawer.get_by_text("Its text is gone for good").wait_for()
+        wait_for_text(drawer, "Its text is gone for good")
         idle(page)
         drawer.get_by_role("button", name="Delete", exact=True).click()
-        page.get_by_text("Try one of these").wait_for()
+        wait_for_text(page, "Try one of these")
         idle(page)
         assert page.get_by_text("Lisbon").count() == 0
         assert "conversation=" not in page.url

@@ -8,7 +8,7 @@ import pytest
 from phi3kit.endpoints.connections import list_connections, remove_connection
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_browser import idle, main_text, needs_browser, running_app, send, tab_on
+from tests.support.in_browser import idle, main_text, needs_browser, running_app, send, tab_on, wait_for_text
 from tests.support.scripted_server import http_answer, scripted
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -52,7 +52,7 @@ def test_a_connection_is_tested_and_saved_in_the_dialog(page: "playwright.Page",
         page.keyboard.press("Tab")
         idle(page)
         dialog.get_by_role("button", name="Test").click()
-        dialog.get_by_text("It answered, and has one model.").wait_for()
+        wait_for_text(dialog, "It answered, and has one model.")
     try:
         dialog.get_by_role("button", name="Save").click()
         dialog.wait_for(state="hidden")

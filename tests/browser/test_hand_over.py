@@ -13,7 +13,16 @@ from phi3kit.tracking.model_uris import canonical
 from phi3kit.ui.tour.chapter import STEPS
 from phi3kit.usage.reader import read_turns
 from tests.conftest import Built
-from tests.support.in_browser import go, idle, main_text, needs_browser, open_popover, running_app, tab_on
+from tests.support.in_browser import (
+    go,
+    idle,
+    main_text,
+    needs_browser,
+    open_popover,
+    running_app,
+    tab_on,
+    wait_for_text,
+)
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
 
@@ -42,7 +51,7 @@ def test_1_a_table_is_answered_and_taken_away(page: "playwright.Page", store: Se
     go(page, "Batch")
     page.locator("input[type=file]").set_input_files(tmp_path / "in.csv")
     page.get_by_role("button", name="Answer 3 rows").click()
-    page.get_by_text(re.compile("Done · in.csv")).wait_for()
+    wait_for_text(page, re.compile("Done · in.csv"))
     page.get_by_role("button", name="Download in-completions.csv").wait_for()
     idle(page)
     assert "Failed\n\n1" in main_text(page)
@@ -73,8 +82,8 @@ def test_2_a_turn_that_was_not_made_in_chat_opens_there_from_its_text(page: "pla
     page.mouse.click(box["x"] + 20, box["y"] + 53)  # the newest turn's box
     page.get_by_role("dialog").get_by_role("button", name="Open in Chat").click()
     page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
-    page.get_by_text(re.compile("Madrid|Μαδρίτη")).wait_for()
-    page.get_by_text("imported").wait_for()
+    wait_for_text(page, re.compile("Madrid|Μαδρίτη"))
+    wait_for_text(page, "imported")
 
 
 def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", store: Settings) -> None:
@@ -83,7 +92,7 @@ def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", 
     page.get_by_role("option", name=re.compile("onnx")).click()  # the one that answers sooner
     idle(page)
     page.get_by_role("button", name="Evaluate", exact=True).click()
-    page.get_by_text("Exact, A").wait_for()
+    wait_for_text(page, "Exact, A")
     idle(page)
     (evaluation,) = list_evaluations(store)
     assert evaluation.questions == 60
@@ -91,7 +100,7 @@ def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", 
     point = page.get_by_role("button", name="Point phi3@champion to it")
     open_popover(page, "Promote", point)
     point.click()
-    page.get_by_text("phi3@champion now points to it.").wait_for()
+    wait_for_text(page, "phi3@champion now points to it.")
     assert canonical("models:/phi3@champion", store) == evaluation.model_uri
 
 

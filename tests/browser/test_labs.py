@@ -9,7 +9,7 @@ import pytest
 from phi3kit.formats.word_diff import word_diff
 from phi3kit.ui.shared.literal import named
 from tests.support.hostile import ANSWERS, HOSTILE
-from tests.support.in_browser import chromium, needs_browser, running_app
+from tests.support.in_browser import chromium, needs_browser, running_app, wait_for_text
 
 pytestmark = needs_browser
 
@@ -39,7 +39,7 @@ def page(url: str, requested: list[str], tmp_path_factory: pytest.TempPathFactor
             "request", lambda request: None if request.url.startswith((url, "data:")) else requested.append(request.url)
         )
         tab.goto(url)
-        tab.get_by_text("all drawn").wait_for()
+        wait_for_text(tab, "all drawn")
         yield tab
 
 

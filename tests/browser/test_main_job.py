@@ -20,6 +20,7 @@ from tests.support.in_browser import (
     running_app,
     send,
     tab_on,
+    wait_for_text,
 )
 from tests.support.waiting import wait_for
 
@@ -74,9 +75,8 @@ class TestThePath:
         assert composer.input_value() == "What is the capital of Spain?", "one key sends it"
         playwright.expect(page).to_have_title("Chat · phi3kit")
         page.get_by_test_id("stSidebarNav").get_by_role("link", name="Home", exact=True).click()
-        page.get_by_text("Logged models").wait_for()
-        assert page.get_by_test_id("stMetric").first.inner_text().split() == ["Logged", "models", "2"]
-        page.get_by_text(re.compile(r"Built: transformers and onnx from embedded \(small\) · \d+ s")).wait_for()
+        playwright.expect(page.get_by_test_id("stMetric").first).to_have_text(re.compile(r"^Logged models\s*2$"))
+        wait_for_text(page, re.compile(r"Built: transformers and onnx from embedded \(small\) · \d+ s"))
 
     def test_2_the_transformers_wrapper_streams_its_answer(
         self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
@@ -115,7 +115,7 @@ class TestThePath:
         self, page: "playwright.Page", shown: list[tuple[int, int, int, str]]
     ) -> None:
         page.get_by_role("button", name="New chat").click()
-        page.get_by_text("Try one of these").wait_for()
+        wait_for_text(page, "Try one of these")
         idle(page)
         choose(page, "onnx")
         questions = {
@@ -139,7 +139,7 @@ class TestThePath:
         area = page.get_by_role("textbox", name="Raw prompt")
         area.click()
         page.keyboard.type("hello", delay=30)
-        page.get_by_text(re.compile(r"^\d+ of 4,096 tokens · [\d,]+ left")).wait_for()
+        wait_for_text(page, re.compile(r"^\d+ of 4,096 tokens · [\d,]+ left"))
         assert area.input_value() == "hello"
         page.get_by_role("button", name="The chapter's comedian").click()
         page.wait_for_function("document.querySelector('textarea').value.startsWith('<|system|>You are a stand-up')")
@@ -147,7 +147,7 @@ class TestThePath:
         counted = int(page.get_by_text(re.compile(r"of 4,096 tokens · ")).inner_text().split(" ")[0])
         page.get_by_role("button", name="Send").click()
         captions = wait_for_caption(page, 1)
-        page.get_by_text("little atom-related joke").wait_for()
+        wait_for_text(page, "little atom-related joke")
         assert captions[0][0] == counted
         shown += captions
 
@@ -183,10 +183,10 @@ class TestThePath:
         go(page, "Chat")
         choose(page, "transformers")
         send(page, "List the capitals of the world.")
-        page.get_by_text("Afghanistan: Kabul").wait_for()
+        wait_for_text(page, "Afghanistan: Kabul")
         for child in psutil.Process(app.pid).children(recursive=True):
             if any(each.status == psutil.CONN_LISTEN for each in child.net_connections("tcp")):  # a worker
                 child.kill()
-        page.get_by_text("The answer broke off.").wait_for()
+        wait_for_text(page, "The answer broke off.")
         send(page, "What is the capital of Spain?")
         page.get_by_text("The capital of Spain is Madrid.").last.wait_for()

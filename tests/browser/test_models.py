@@ -12,7 +12,7 @@ from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import list_models
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_browser import go, idle, needs_browser, running_app, tab_on
+from tests.support.in_browser import go, idle, needs_browser, running_app, tab_on, wait_for_text
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
 
@@ -41,7 +41,7 @@ def test_1_a_loaded_model_shows_its_worker(page: "playwright.Page") -> None:
     page.get_by_role("button", name="Load", exact=True).click()
     page.get_by_role("button", name="Unload", exact=True).wait_for()
     page.get_by_role("radio", name="Workers").click()
-    page.get_by_text("Uptime").wait_for()
+    wait_for_text(page, "Uptime")
     assert "Memory" in page.get_by_test_id("stMetric").first.inner_text()
 
 
@@ -68,7 +68,7 @@ def test_3_mlflows_server_runs_and_answers_and_ends_with_the_app(page: "playwrig
     page.get_by_text('{"prompt"').first.wait_for()  # the page is that of the chosen one
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_role("button", name="Send", exact=True).click()  # offered when the server is ready
-    page.get_by_text("The capital of Spain is Madrid.").wait_for()
+    wait_for_text(page, "The capital of Spain is Madrid.")
 
 
 def test_4_a_click_acts_on_the_row_that_is_shown_when_others_have_come_above_it(
@@ -89,19 +89,19 @@ def test_4_a_click_acts_on_the_row_that_is_shown_when_others_have_come_above_it(
     table = page.get_by_test_id("stDataFrame").first.bounding_box()
     assert table is not None
     page.mouse.click(table["x"] + 20, table["y"] + 53 + 35)  # the second row's box
-    page.get_by_text("phi3, version 1").wait_for()
+    wait_for_text(page, "phi3, version 1")
     idle(page)
     registry.register(built.uri("onnx"), "phi3", ADMIN, store)  # another person's, above both
     page.get_by_role("button", name="Make challenger").click()
-    page.get_by_text("phi3@challenger points to version 1").wait_for()
+    wait_for_text(page, "phi3@challenger points to version 1")
     idle(page)
-    page.get_by_text("phi3, version 1").wait_for()
+    wait_for_text(page, "phi3, version 1")
     (registered,) = registry.list_registered(store)
     assert {each.version: each.aliases for each in registered.versions} == {1: ("challenger", "champion"), 2: (), 3: ()}
     for version in (2, 3):
         registry.delete_version("phi3", version, ADMIN, store)
     page.get_by_role("button", name="Remove challenger").first.click()
-    page.get_by_text("phi3@challenger points nowhere now").wait_for()
+    wait_for_text(page, "phi3@challenger points nowhere now")
 
 
 def test_5_deleting_asks_first(page: "playwright.Page", store: Settings) -> None:
@@ -110,7 +110,7 @@ def test_5_deleting_asks_first(page: "playwright.Page", store: Settings) -> None
     idle(page)
     page.get_by_role("button", name="Delete", exact=True).click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text("phi3/1 @champion").wait_for()
+    wait_for_text(dialog, "phi3/1 @champion")
     dialog.get_by_role("button", name="Keep").click()
     dialog.wait_for(state="hidden")
     assert len(list_models(store)) == 2

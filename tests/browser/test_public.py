@@ -17,7 +17,18 @@ from phi3kit.core.settings import Settings
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.usage.reader import read_turns
 from tests.conftest import settings_for
-from tests.support.in_browser import App, go, idle, last_answer, main_text, needs_browser, running_app, send, tab_on
+from tests.support.in_browser import (
+    App,
+    go,
+    idle,
+    last_answer,
+    main_text,
+    needs_browser,
+    running_app,
+    send,
+    tab_on,
+    wait_for_text,
+)
 from tests.support.system_limits import MemoryGroup, memory_group
 from tests.support.waiting import wait_for
 
@@ -56,7 +67,7 @@ def page(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwr
 
 def test_1_both_wrappers_are_built_at_one_click(page: "playwright.Page", settings: Settings) -> None:
     page.get_by_role("button", name="Build both wrappers").click()
-    page.get_by_text(re.compile(r"Built: transformers and onnx from embedded \(small\)")).wait_for()
+    wait_for_text(page, re.compile(r"Built: transformers and onnx from embedded \(small\)"))
     assert sorted(model.wrapper for model in list_models(settings)) == ["onnx", "transformers"]
 
 
@@ -83,7 +94,7 @@ def test_3_its_turns_are_charted_for_itself_alone(page: "playwright.Page", app: 
     page.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 2")
     other = page.context.new_page()
     other.goto(f"{app.url}/usage")
-    other.get_by_text("There are none yet.").wait_for()
+    wait_for_text(other, "There are none yet.")
     other.close()
 
 
@@ -95,7 +106,7 @@ def test_4_the_next_question_within_a_minute_is_refused_with_a_sentence(page: "p
         idle(page)
         said = page.get_by_test_id("stChatMessage").count()
         send(page, f"hello {turn}")
-        page.get_by_text(f"hello {turn}", exact=True).wait_for()
+        wait_for_text(page, f"hello {turn}", exact=True)
         idle(page)
         if refusal.count():
             break

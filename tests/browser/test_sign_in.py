@@ -20,7 +20,7 @@ from phi3kit.tracking.logged_models import list_models
 from phi3kit.tracking.registry import list_registered, register
 from tests.conftest import Built, settings_for
 from tests.support.actors import ADMIN
-from tests.support.in_browser import App, go, idle, main_text, needs_browser, running_app, send, tab_on
+from tests.support.in_browser import App, go, idle, main_text, needs_browser, running_app, send, tab_on, wait_for_text
 from tests.support.oidc_provider import Running, running_provider
 from tests.support.samples import copy_of_store
 from tests.support.visitor import Shown, Tab, Visitor
@@ -104,7 +104,7 @@ def sign_in(page: "Page", person: str) -> None:
 
 
 def assert_outside_in(page: "Page", words: str) -> None:
-    page.get_by_text(words).wait_for()
+    wait_for_text(page, words)
     idle(page)
     assert page.get_by_test_id("stSidebarNav").count() == 0
     assert page.get_by_role("button", name="Sign out").count() == 0
@@ -179,11 +179,11 @@ class TestInABrowser:
         sign_in(page, "bob")
         go(page, "Chat")
         send(page, "What is the capital of Spain?")
-        page.get_by_text("The capital of Spain is Madrid.").wait_for()
+        wait_for_text(page, "The capital of Spain is Madrid.")
         idle(page)
         page.wait_for_url(re.compile("conversation="))
         page.reload()
-        page.get_by_text("The capital of Spain is Madrid.").wait_for()
+        wait_for_text(page, "The capital of Spain is Madrid.")
         query = page.url.partition("?")[2]
         bobs = cookie_of(page)["value"]
         with team.visitor(cookie=bobs) as visitor:
@@ -216,7 +216,7 @@ class TestInABrowser:
         sign_in(page, "ada")
         assert f"ada@{LAB} · admin" in str(page.get_by_test_id("stSidebar").inner_text())
         go(page, "Access")
-        page.get_by_text("Everybody's keys").wait_for()
+        wait_for_text(page, "Everybody's keys")
         text = main_text(page)
         assert ("Everybody's use" in text, "Not:" in text) == (True, False), text
 

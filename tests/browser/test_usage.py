@@ -16,7 +16,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import read_turns
 from phi3kit.usage.turns_table import since
 from phi3kit.usage.writer import write_waiting
-from tests.support.in_browser import idle, needs_browser, running_app, tab_on
+from tests.support.in_browser import idle, needs_browser, running_app, tab_on, wait_for_text
 from tests.support.samples import new_store
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -78,7 +78,7 @@ def test_1_a_click_on_a_bar_lists_its_turns_and_a_row_of_them_opens(page: "playw
     assert table is not None
     page.mouse.click(table["x"] + 20, table["y"] + 53)  # the first row's box
     drawer = page.get_by_role("dialog")
-    drawer.get_by_text(MARKUP).wait_for()  # as text: nothing of it is drawn
+    wait_for_text(drawer, MARKUP)  # as text: nothing of it is drawn
     assert drawer.locator("img").count() == 0
     assert drawer.get_by_text("In Greece.").count() == 1
     drawer.get_by_role("link", name="Trace in MLflow").wait_for()
@@ -120,7 +120,7 @@ def test_2_files_hold_exactly_what_is_filtered(
 
 def test_3_a_link_opens_with_its_filters(page: "playwright.Page", url: str) -> None:
     page.goto(f"{url}?usage_period=All&usage_width=week&usage_user=ada")
-    page.get_by_text("Filters · 1").wait_for()
+    wait_for_text(page, "Filters · 1")
     idle(page)
     assert page.get_by_role("radio", name="All", exact=True).get_attribute("aria-checked") == "true"
     page.get_by_text("Change against").wait_for(state="detached")

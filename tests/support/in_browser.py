@@ -5,6 +5,7 @@ Needs chromium. Without one these tests are skipped; with PHI3KIT_REQUIRE_BROWSE
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -239,6 +240,11 @@ def idle(page: "Page") -> None:
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # React has had its turn
     running = "document.querySelector('[data-testid=stApp][data-test-script-state=running]')"
     page.wait_for_function(f"!pageIsAwaited && !fragmentIsAwaited && !runIsUnderWay && !{running}")
+
+
+def wait_for_text(inside: "Page | Locator", text: "str | re.Pattern[str]", exact: bool = False) -> None:
+    """Wait until the text is seen, once or more often: what else a page has drawn by then may have it too."""
+    inside.get_by_text(text, exact=exact).filter(visible=True).first.wait_for()
 
 
 def send(page: "Page", text: str) -> None:
