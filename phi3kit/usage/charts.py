@@ -135,7 +135,7 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
     scale = _scale(unit)
     edges = _edges(turns[column])
     lows, highs = edges[:-1] * scale, edges[1:] * scale
-    for wrapper in served(turns):
+    for wrapper in served(by):
         measured = turns.loc[(by == wrapper) & (turns[column] > 0), column]
         if measured.empty:
             continue
@@ -176,7 +176,7 @@ def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
             marker_color=palette.of(wrapper),
             hovertemplate=f"%{{x:,}} turns<extra>{label(wrapper)}</extra>",
         )
-        for wrapper in served(turns)
+        for wrapper in served(table["wrapper"])
     ]
     yaxis = {"type": "category", "autorange": "reversed"}
     height = _height(table["outcome"].nunique())

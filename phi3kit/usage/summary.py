@@ -67,18 +67,20 @@ def _few_by_turns(names: pd.Series) -> pd.Series:
 
 
 def served_by(turns: pd.DataFrame) -> pd.Series:
-    """What answered each turn, in the words of `served`."""
+    """What answered each turn: a wrapper, a remote endpoint, or what other programs call theirs.
+
+    Of theirs the dozen with most turns, and REST.
+    """
     names = turns["wrapper"]
+    if names.nunique() <= _MOST_NAMES + 1:  # which leaves no rest
+        return names
     ours = names.isin(SERVED)
     return names.where(ours, _few_by_turns(names[~ours]))
 
 
-def served(turns: pd.DataFrame) -> list[str]:
-    """What answered the turns: the wrappers first, then remote endpoints, then what other programs call theirs.
-
-    Of theirs the dozen with most turns, and REST.
-    """
-    found = set(served_by(turns).unique())
+def served(by: pd.Series) -> list[str]:
+    """The names in `served_by` in the order that charts have: the wrappers, remote endpoints, other programs', REST."""
+    found = set(by.unique())
     return [name for name in SERVED if name in found] + sorted(
         found - set(SERVED), key=lambda name: (name == REST, name)
     )
@@ -88,7 +90,7 @@ def percentiles(turns: pd.DataFrame, column: str) -> pd.DataFrame:
     """p50, p95 and p99 of a measure for each of `served`: wrapper, turns (that have the measure), p50, p95, p99."""
     rows = []
     by = served_by(turns)
-    for wrapper in served(turns):
+    for wrapper in served(by):
         values = turns.loc[by == wrapper, column].dropna()
         if len(values):
             cuts = values.quantile(list(PERCENTILES))

@@ -62,12 +62,12 @@ class TestChange:
 class TestServed:
     def test_wrappers_come_first_and_other_programs_last(self):
         turns = table(*(turn(name, wrapper=name) for name in ("zephyr", "remote", "onnx", "transformers")))
-        assert served(turns) == ["transformers", "onnx", "remote", "zephyr"]
+        assert served(served_by(turns)) == ["transformers", "onnx", "remote", "zephyr"]
 
     def test_of_many_of_other_programs_those_with_most_turns_are_named(self):
         turns = table(turn("ours"), turn("m", wrapper="many"), *(turn(f"t{n}", wrapper=f"w{n:02}") for n in range(40)),
                       turn("n", wrapper="many"))  # fmt: skip
-        names = served(turns)
+        names = served(served_by(turns))
         assert (names[0], names[1], names[-1], len(names)) == ("onnx", "many", REST, 14)
         assert (served_by(turns) == REST).sum() == 29
         assert list(percentiles(turns, "duration_s")["wrapper"]) == names

@@ -38,7 +38,7 @@ def choose(everything: pd.DataFrame) -> Chosen:
     period = elements.choose_one("Period", PERIODS, "usage_period", default="7 days", bind="query-params")
     # The three are always there: a wrapper that appears later must not be left out by an older choice.
     by = summary.served_by(everything)
-    known = [*SERVED, *(name for name in summary.served(everything) if name not in SERVED)]
+    known = [*SERVED, *(name for name in summary.served(by) if name not in SERVED)]
     # Where not all have room, the same number may be others.
     which = f"_{crc32(' '.join(known).encode()):x}" if summary.REST in known else ""
     key = f"usage_wrapper_{len(known)}{which}"
