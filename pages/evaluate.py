@@ -4,7 +4,7 @@ import streamlit as st
 
 from phi3kit.evaluation.request import EvaluationRequest
 from phi3kit.ui.evaluate import evaluations, job
-from phi3kit.ui.shared import elements, permissions, resources, shell, target_choice
+from phi3kit.ui.shared import elements, permissions, resources, shell, target_choice, theme
 
 COUNTS = {"60": 60, "300": 300, "all": None}
 
@@ -21,7 +21,7 @@ with shell.errors_shown():
             count = elements.choose_one("How many", COUNTS, "evaluate_count")
     if choice and data:
         request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
-        if st.button("Evaluate", type="primary", icon=":material/fact_check:"):
+        if st.button(theme.on_primary("Evaluate"), type="primary", icon=":material/fact_check:"):
             job.start(request)
 with shell.errors_shown():
     job.show_job(job.latest())

@@ -5,7 +5,7 @@ import streamlit as st
 from phi3kit.ui.build import job
 from phi3kit.ui.chat import suggestions
 from phi3kit.ui.home import path_picture
-from phi3kit.ui.shared import pages, permissions, resources, shell, stand_in
+from phi3kit.ui.shared import pages, permissions, resources, shell, stand_in, theme
 from phi3kit.usage.summary import faster_wrapper, totals
 
 STEPS = {
@@ -57,7 +57,9 @@ with shell.errors_shown():
                 stand_in.link_to_the_real_one()
     job.show_job(build)
     nothing_asked = models and not len(turns) and permissions.may("talk")
-    if nothing_asked and st.button(f"Ask it: {suggestions.FIRST}", type="primary", icon=pages.PAGES["chat"].icon):
+    if nothing_asked and st.button(
+        theme.on_primary(f"Ask it: {suggestions.FIRST}"), type="primary", icon=pages.PAGES["chat"].icon
+    ):
         st.session_state["chat_text"] = suggestions.FIRST  # waits in the composer to be sent
         st.switch_page(pages.path("chat"))
 

@@ -4,7 +4,7 @@ import streamlit as st
 
 from phi3kit.conversations.conversation import Conversation
 from phi3kit.ui.prompt import editor, runs, token_view
-from phi3kit.ui.shared import answers, elements, parameters, permissions, shell, target_choice
+from phi3kit.ui.shared import answers, elements, parameters, permissions, shell, target_choice, theme
 
 shell.begin("Prompt")
 st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
@@ -21,7 +21,8 @@ with shell.errors_shown():
             prompt = editor.show_editor()
             tokens = editor.tokenized(target, prompt)
             fits = editor.show_count(tokens, request.max_tokens)
-            send = st.button("Send", type="primary", icon=":material/send:", disabled=not prompt or not fits)
+            off = not prompt or not fits
+            send = st.button(theme.on_primary("Send", off=off), type="primary", icon=":material/send:", disabled=off)
         with right, st.container(border=True):
             view = elements.choose_view(["Tokens", "Messages", "What if"], "prompt_view")
             if view == "Tokens":

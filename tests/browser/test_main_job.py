@@ -12,6 +12,7 @@ from tests.conftest import settings_for
 from tests.support.in_browser import (
     App,
     choose,
+    chromium,
     go,
     idle,
     last_answer,
@@ -19,12 +20,20 @@ from tests.support.in_browser import (
     needs_browser,
     running_app,
     send,
-    tab_on,
     wait_for_text,
 )
 from tests.support.waiting import wait_for
 
 CAPTION = re.compile(r"([\d,]+) \+ ([\d,]+) = ([\d,]+) tokens · .* · (stop|length|cancelled|error)")
+
+# Every text that the menu ever had.
+_KEEP_MENUS = """
+window.menus = new Set()
+new MutationObserver(() => {
+  const menu = document.querySelector('[data-testid=stSidebarNav]')?.innerText
+  if (menu) menus.add(menu)
+}).observe(document, {childList: true, subtree: true, characterData: true})
+"""
 
 pytestmark = needs_browser
 
@@ -39,8 +48,11 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def page(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
-    with tab_on(app.url, tmp_path_factory.mktemp("profile")) as tab:
-        yield tab
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        page = browser.new_page()
+        page.add_init_script(_KEEP_MENUS)
+        page.goto(app.url)
+        yield page
 
 
 def wait_for_caption(page: "playwright.Page", answers: int) -> list[tuple[int, int, int, str]]:
@@ -68,6 +80,8 @@ class TestThePath:
         assert page.evaluate(failed) == 0, "letters and icons are drawn in their own fonts"
         playwright.expect(page).to_have_title("Home · phi3kit")
         page.get_by_role("button", name="Build both wrappers").click()
+        menus = page.evaluate("[...menus]")
+        assert all(menu.split("\n")[0] == "Home" for menu in menus), "the files in pages/ are no menu"
         page.get_by_role("button", name="Ask it: What is the capital of Spain?").click(timeout=120_000)
         page.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
         composer = page.get_by_test_id("stChatInputTextArea")

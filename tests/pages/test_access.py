@@ -13,7 +13,7 @@ from phi3kit.access.keys import KeyStore
 from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.usage.outbox import Outbox
-from tests.support.in_app import app_on, click, errors, open_page, read, words
+from tests.support.in_app import app_on, click, errors, label_of, open_page, read, words
 from tests.support.samples import new_store, turn
 
 PAGES = tuple(sorted(path.stem for path in (PROJECT_ROOT / "pages").glob("*.py")))
@@ -51,7 +51,7 @@ def page_of(name: str, page: str = "access", auth: dict[str, Any] | None = AUTH,
 
 
 def labels(app: AppTest) -> list[str]:
-    return [each.label for each in app.button]
+    return [label_of(each) for each in app.button]
 
 
 class TestDoor:
@@ -158,7 +158,7 @@ class TestWho:
         with app_on(tmp_path, **TEAM):
             app = page_of("bob", "home")
         assert any("sub:bob · user" in each.value.replace("\\", "") for each in app.sidebar.markdown)
-        assert [each.label for each in app.sidebar.button] == ["Sign out"]
+        assert [label_of(each) for each in app.sidebar.button] == ["Sign out"]
 
     def test_on_ones_own_machine_everything_is_on_and_nobody_signs_out(self, tmp_path: Path):
         with app_on(tmp_path):
@@ -188,7 +188,7 @@ class TestLimits:
 class TestKeys:
     def create(self, app: AppTest, note: str) -> AppTest:
         next(each for each in app.text_input if each.label == "Note").set_value(note)
-        app = next(each for each in app.button if each.label == "Create a key").click().run()
+        app = next(each for each in app.button if label_of(each) == "Create a key").click().run()
         assert not app.exception, app.exception
         return app
 

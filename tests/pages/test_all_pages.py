@@ -16,7 +16,7 @@ from phi3kit.usage.outbox import Outbox
 from tests.conftest import CHAPTER_PROMPT, Built
 from tests.support.actors import ADMIN
 from tests.support.hub_server import local_hub
-from tests.support.in_app import app_on, errors, forget, open_page, words
+from tests.support.in_app import app_on, errors, forget, label_of, open_page, words
 from tests.support.samples import new_store, turn
 from tests.support.waiting import wait_for
 
@@ -66,9 +66,9 @@ class TestEmpty:
 
     def test_a_build_survives_a_reload_and_is_cancelled_by_a_click(self, empty_home: Path) -> None:
         app = open_page("home")
-        next(each for each in app.button if each.label == "Build both wrappers").click().run()
+        next(each for each in app.button if label_of(each) == "Build both wrappers").click().run()
         reloaded = open_page("build")  # a new session, as after a reload
-        cancel = [each for each in reloaded.button if each.label == "Cancel"]
+        cancel = [each for each in reloaded.button if label_of(each) == "Cancel"]
         assert len(cancel) == 1
         cancel[0].click().run()
         assert ended_build().state == "cancelled"
@@ -91,7 +91,7 @@ class TestEmpty:
         source.set_value("folder").run()
         next(each for each in app.text_input if each.label == "Folder").set_value(str(folder)).run()
         assert "LlamaForCausalLM" in errors(app)[0]
-        assert next(each for each in app.button if each.label.startswith("Build")).disabled
+        assert next(each for each in app.button if label_of(each).startswith("Build")).disabled
 
     def test_build_says_what_it_will_need_before_anything_is_written(self, empty_home: Path) -> None:
         app = open_page("build")
@@ -110,8 +110,8 @@ class TestEmpty:
         app = open_page("build")
         next(each for each in app.segmented_control if each.label == "Source").set_value("Hugging Face").run()
         assert "could not be reached" in errors(app)[0]
-        assert next(each for each in app.button if each.label.startswith("Build")).disabled
-        assert [each.label for each in app.button if each.label == "Look again"] == ["Look again"]
+        assert next(each for each in app.button if label_of(each).startswith("Build")).disabled
+        assert [label_of(each) for each in app.button if label_of(each) == "Look again"] == ["Look again"]
 
     def test_a_repository_is_looked_up_downloaded_and_built(
         self, empty_home: Path, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +123,7 @@ class TestEmpty:
             next(each for each in app.segmented_control if each.label == "Source").set_value("Hugging Face").run()
             assert "license mit" in words(app)
             next(each for each in app.segmented_control if each.label == "Wrapper").set_value("onnx").run()
-            app = next(each for each in app.button if each.label == "Build the onnx wrapper").click().run()
+            app = next(each for each in app.button if label_of(each) == "Build the onnx wrapper").click().run()
             assert "download" in words(app)
             job = ended_build()
         assert job.error is None
@@ -166,7 +166,7 @@ class TestChat:
         app.chat_input[0].set_value("And of France?").run()
         assert "The capital of France is Paris." in words(app)
         assert len(app.session_state["conversation"].turns) == 2
-        next(each for each in app.button if each.label == "New chat").click().run()
+        next(each for each in app.button if label_of(each) == "New chat").click().run()
         assert app.session_state["conversation"].turns == []
 
     def test_markup_in_a_message_is_shown_as_text(self, home: Built) -> None:
@@ -189,22 +189,22 @@ class TestChat:
 class TestPrompt:
     def test_tokens_are_counted_and_the_comedian_answers(self, home: Built) -> None:
         app = open_page("prompt")
-        next(each for each in app.button if each.label == "The chapter's comedian").click().run()
+        next(each for each in app.button if label_of(each) == "The chapter's comedian").click().run()
         assert app.text_area(key="raw_prompt").value == CHAPTER_PROMPT
-        next(each for each in app.button if each.label == "Send").click().run()
+        next(each for each in app.button if label_of(each) == "Send").click().run()
         assert "little atom-related joke" in words(app)
         assert app.session_state["prompt_runs"].turns[0].request.prompt == CHAPTER_PROMPT
 
     def test_the_buttons_write_the_template(self, home: Built) -> None:
         app = open_page("prompt")
         for label in ("user", "end", "assistant"):
-            next(each for each in app.button if each.label == label).click().run()
+            next(each for each in app.button if label_of(each) == label).click().run()
         assert app.text_area(key="raw_prompt").value == "<|user|>\n<|end|>\n<|assistant|>\n"
 
     def test_a_prompt_beyond_the_context_cannot_be_sent(self, home: Built) -> None:
         app = open_page("prompt")
         app.text_area(key="raw_prompt").set_value("word " * 5000).run()
-        assert next(each for each in app.button if each.label == "Send").disabled
+        assert next(each for each in app.button if label_of(each) == "Send").disabled
 
 
 class TestUsage:

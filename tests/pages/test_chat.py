@@ -15,7 +15,7 @@ from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.settings import PROJECT_ROOT
 from tests.conftest import Built
 from tests.conversations.test_conversation import chain, said
-from tests.support.in_app import errors, read, words
+from tests.support.in_app import errors, label_of, read, words
 
 SPAIN, FRANCE = "What is the capital of Spain?", "And of France?"
 MADRID, PARIS = "The capital of Spain is Madrid.", "The capital of France is Paris."
@@ -104,7 +104,7 @@ class TestBranches:
         area = next(each for each in app.text_area if each.key and each.key.startswith("edited_"))
         assert area.value == SPAIN
         area.set_value("What is the capital of Greece?")
-        next(each for each in app.button if each.label == "Send").click().run()
+        next(each for each in app.button if label_of(each) == "Send").click().run()
         assert shown(app) == [("What is the capital of Greece?", "The capital of Greece is Athens.")]
         press(app, "branch_-1_")
         assert shown(app) == [(SPAIN, MADRID), (FRANCE, PARIS)]
@@ -113,10 +113,10 @@ class TestBranches:
         app = ask(open_chat(), SPAIN)
         press(app, "edit_")
         next(each for each in app.text_area if each.key and each.key.startswith("edited_")).set_value("  ")
-        next(each for each in app.button if each.label == "Send").click().run()
+        next(each for each in app.button if label_of(each) == "Send").click().run()
         assert "The message is empty" in read(app.warning[0].value)
         assert shown(app) == [(SPAIN, MADRID)]
-        next(each for each in app.button if each.label == "Cancel").click().run()
+        next(each for each in app.button if label_of(each) == "Cancel").click().run()
         assert not [each for each in app.text_area if each.key and each.key.startswith("edited_")]
         assert len(conversation(app).turns) == 1
 
@@ -263,7 +263,7 @@ class TestImport:
 
     def test_an_imported_question_without_an_answer_is_answered_at_a_click(self, home: Built) -> None:
         app = self.upload(open_chat(), json.dumps([{"role": "user", "content": SPAIN}]).encode())
-        assert next(each for each in app.button if each.label == "Answer").click().run()
+        assert next(each for each in app.button if label_of(each) == "Answer").click().run()
         assert shown(app) == [(SPAIN, MADRID)]
 
     def test_a_broken_file_is_refused_and_the_open_conversation_stays(self, home: Built) -> None:
@@ -373,7 +373,7 @@ class TestMessages:
         press(app, "edit_")
         area = next(each for each in app.text_area if each.key and each.key.startswith("edited_"))
         area.set_value(SPAIN)
-        next(each for each in app.button if each.label == "Send").click().run()
+        next(each for each in app.button if label_of(each) == "Send").click().run()
         assert shown(app) == [(SPAIN, MADRID)]
         found = saved(home).open(conversation(app).id)
         assert found is not None

@@ -16,7 +16,7 @@ from phi3kit.usage.votes import Votes
 from tests.conftest import Built, settings_for
 from tests.endpoints.test_remote import CHUNK, END
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, errors, forget, open_page, words
+from tests.support.in_app import app_on, errors, forget, label_of, open_page, words
 from tests.support.scripted_server import event_stream, http_answer, scripted
 from tests.support.waiting import wait_for
 
@@ -45,7 +45,7 @@ def connect(home: Built) -> Iterator[object]:
 
 
 def button(app: AppTest, label: str) -> object:
-    return next(each for each in app.button if each.label == label)
+    return next(each for each in app.button if label_of(each) == label)
 
 
 def ask(app: AppTest, text: str = "What is the capital of Spain?") -> AppTest:
@@ -128,7 +128,7 @@ class TestCompare:
     def test_one_too_long_for_the_context_is_explained_on_each_side(self, home: Built) -> None:
         app = ask(open_page("compare"), "word " * 5000)
         assert sum("4096 tokens" in each for each in errors(app)) == 2
-        assert "A is better" not in [each.label for each in app.button]
+        assert "A is better" not in [label_of(each) for each in app.button]
 
     def test_markup_is_shown_as_text_and_an_empty_message_is_not_sent(self, home: Built) -> None:
         app = open_page("compare")
@@ -161,7 +161,11 @@ class TestRemote:
         (comparison,) = app.session_state["comparisons"]
         assert [target.wrapper for target in comparison.targets] == ["transformers", "onnx", "remote"]
         assert [turn.answer.text for turn in comparison.turns] == [MADRID] * 3
-        assert [each.label for each in app.button if "best" in each.label] == ["A is best", "B is best", "C is best"]
+        assert [label_of(each) for each in app.button if "best" in label_of(each)] == [
+            "A is best",
+            "B is best",
+            "C is best",
+        ]
 
     def test_a_remote_failure_has_its_name_and_the_other_side_answers(self, home: Built, connect: object) -> None:
         with scripted(http_answer(302, "", headers="Location: http://other.example/\r\n")) as server:

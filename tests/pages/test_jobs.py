@@ -17,7 +17,7 @@ from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.evaluation import results
 from phi3kit.ui.shared import resources
 from tests.pages.test_access import BOB, TEAM, page_of
-from tests.support.in_app import app_on, errors, open_page, words
+from tests.support.in_app import app_on, errors, label_of, open_page, words
 from tests.support.samples import new_store
 
 BUILD = {"wrappers": ["onnx"], "source": "embedded", "precision": "int4"}
@@ -49,8 +49,11 @@ def test_a_second_build_of_ones_own_can_be_ended_while_the_first_one_runs(tmp_pa
         app.session_state["builds_chosen"] = queued
         app = app.run().switch_page("pages/build.py").run()
         assert not app.exception
-        assert sorted(each.key for each in app.button if each.label == "Cancel") == ["cancel_build", "cancel_in_builds"]
-        assert not any(each.disabled for each in app.button if each.label == "Cancel")
+        assert sorted(each.key for each in app.button if label_of(each) == "Cancel") == [
+            "cancel_build",
+            "cancel_in_builds",
+        ]
+        assert not any(each.disabled for each in app.button if label_of(each) == "Cancel")
 
 
 @pytest.mark.parametrize(("user", "told"), [("ada", []), ("local", ["It broke. x\n\ny"])])

@@ -14,7 +14,7 @@ from phi3kit.tracking.logged_models import list_models
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, click, errors, open_page, words
+from tests.support.in_app import app_on, click, errors, label_of, open_page, words
 from tests.support.samples import artifacts_of, copy_of_store
 from tests.support.waiting import has_ended
 
@@ -43,7 +43,7 @@ class TestLoggedModels:
         app = open_page("models")
         next(each for each in app.text_input if each.label == "Name in the Model Registry").set_value("team-phi3")
         next(each for each in app.pills if each.label == "Aliases").set_value(["champion"])
-        next(each for each in app.button if each.label == "Register").click().run()
+        next(each for each in app.button if label_of(each) == "Register").click().run()
         (found,) = registry.list_registered(store)
         assert (found.name, found.versions[0].aliases) == ("team-phi3", ("champion",))
         assert found.versions[0].logged_model == list_models(store)[0].model_uri
@@ -88,7 +88,7 @@ class TestLoggedModels:
         app = open_page("models")
         assert "Its files are gone" in app.warning[0].value
         assert list(app.dataframe[0].value["state"]) == ["files gone", ""]
-        assert next(each for each in app.button if each.label == "Load").disabled
+        assert next(each for each in app.button if label_of(each) == "Load").disabled
 
     def test_a_model_that_was_deleted_meanwhile_is_explained(self, store: Settings) -> None:
         app = open_page("models")

@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from phi3kit.formats.chat_template import EXAMPLE
 from tests.conftest import CHAPTER_PROMPT, Built
-from tests.support.in_app import open_page, words
+from tests.support.in_app import label_of, open_page, words
 
 FLAWED = "<|user|>\nWhat is the capital of Spain?\n<|assistant|>\n"
 
@@ -21,7 +21,7 @@ def lab(prompt: str, view: str = "Tokens") -> AppTest:
 
 
 def press(app: AppTest, label: str) -> AppTest:
-    next(each for each in app.button if each.label == label).click().run()
+    next(each for each in app.button if label_of(each) == label).click().run()
     assert not app.exception, app.exception
     return app
 
@@ -144,5 +144,5 @@ class TestRuns:
 
     def test_a_hundred_thousand_characters_are_counted_and_not_sent(self, home: Built) -> None:
         app = lab("<b>word</b> " * 8_400)
-        assert next(each for each in app.button if each.label == "Send").disabled
+        assert next(each for each in app.button if label_of(each) == "Send").disabled
         assert "too long: shorten it to send it" in words(app)

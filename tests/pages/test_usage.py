@@ -18,7 +18,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.prices import Price, load, save
 from phi3kit.usage.writer import write_waiting
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, errors, words
+from tests.support.in_app import app_on, errors, label_of, words
 from tests.support.samples import new_store, turn
 
 HOUR = 3600.0
@@ -54,7 +54,7 @@ def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
 
 
 def widget(elements: Any, label: str) -> Any:
-    return next(each for each in elements if each.label == label)
+    return next(each for each in elements if label_of(each) == label)
 
 
 class TestTotals:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
@@ -59,10 +60,15 @@ def errors(app: AppTest) -> list[str]:
     return [read(f"{each.proto.title} {each.value}") for each in app.error]
 
 
+def label_of(button: Any) -> str:
+    """A button's label without its colour."""
+    return re.sub(r"^:\w+\[(.*)\]$", r"\1", button.label)
+
+
 def click(app: AppTest, label: str) -> AppTest:
     """Click the one button with this label, or whose label begins so."""
-    found = [each for each in app.button if each.label == label]
-    (button,) = found or [each for each in app.button if each.label.startswith(label)]
+    found = [each for each in app.button if label_of(each) == label]
+    (button,) = found or [each for each in app.button if label_of(each).startswith(label)]
     app = button.click().run()
     assert not app.exception, app.exception
     return app

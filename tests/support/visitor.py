@@ -15,7 +15,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
 
-from tests.support.in_app import read
+from tests.support.in_app import label_of, read
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Shown:
 
     def labels(self, kind: str) -> list[str]:
         """Labels of the elements of a kind, such as button."""
-        return [element.label for each, element in self.elements if each == kind]
+        return [label_of(element) for each, element in self.elements if each == kind]
 
 
 class Visitor:
@@ -102,7 +102,7 @@ class Tab:
 
     def click(self, label: str) -> Shown:
         """Click the button with this label, among those that were shown last."""
-        (button,) = (each for kind, each in self._shown.elements if kind == "button" and each.label == label)
+        (button,) = (each for kind, each in self._shown.elements if kind == "button" and label_of(each) == label)
         message = BackMsg()
         message.rerun_script.widget_states.widgets.add(id=button.id, trigger_value=True)
         return self._run(message)

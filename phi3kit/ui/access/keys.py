@@ -10,7 +10,7 @@ import streamlit as st
 from phi3kit.access.actor import Actor
 from phi3kit.access.keys import MOST_DAYS, USUAL_DAYS, ApiKey, KeyStore
 from phi3kit.core.settings import Settings
-from phi3kit.ui.shared import actions, elements, pages, permissions, shell, words
+from phi3kit.ui.shared import actions, elements, pages, permissions, shell, theme, words
 from phi3kit.ui.shared.literal import literal
 
 _DAYS = (7, 30, USUAL_DAYS, MOST_DAYS)
@@ -38,7 +38,7 @@ def _show_form(store: KeyStore, actor: Actor) -> None:
             user = st.text_input("For", actor.name, max_chars=200, width=260, help="Whose turns the key makes.")
         note = st.text_input("Note", max_chars=200, width=260, placeholder="What it is for")
         days = st.selectbox("Days", _DAYS, _DAYS.index(USUAL_DAYS), width=90, help="How long it lives.")
-        create = st.form_submit_button("Create a key", type="primary", icon=":material/key:")
+        create = st.form_submit_button(theme.on_primary("Create a key"), type="primary", icon=":material/key:")
     if create:
         key, token = store.create(user, note, actor, days)
         _show_new(key, token)

@@ -13,7 +13,7 @@ from phi3kit.batch.output import for_spreadsheets
 from phi3kit.batch.preview import preview
 from phi3kit.batch.request import BatchRequest
 from phi3kit.batch.tables import ReadOptions, Table, read_rows
-from phi3kit.ui.shared import actions, elements, job_view, pages, resources, shell, words
+from phi3kit.ui.shared import actions, elements, job_view, pages, resources, shell, theme, words
 from phi3kit.ui.shared.literal import literal
 
 _RESULT_ROWS = 500
@@ -68,7 +68,7 @@ def _draw(job: BatchJob) -> None:
             shell.show_error(job.error)
         if job.state in ("failed", "cancelled"):
             st.button(
-                "Go on",
+                theme.on_primary("Go on"),
                 type="primary",
                 icon=":material/resume:",
                 on_click=start,

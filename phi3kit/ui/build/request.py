@@ -41,7 +41,7 @@ _REPOSITORIES = (
 )
 _VERDICTS = {
     "fits": ":green[:material/check_circle:] Fits on this machine",
-    "tight": ":orange[:material/warning:] A tight fit",
+    "tight": ":yellow[:material/warning:] A tight fit",
     "too much": ":red[:material/error:] Does not fit on this machine",
 }
 

@@ -18,7 +18,7 @@ from phi3kit.formats.chat_template import SPECIAL_TOKENS
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 from phi3kit.ui.chat import copy_button, open_conversation, share
 from phi3kit.ui.chat.open_conversation import Pending
-from phi3kit.ui.shared import answers, target_choice
+from phi3kit.ui.shared import answers, target_choice, theme
 from phi3kit.ui.shared.literal import literal
 
 USER, ASSISTANT = ":material/person:", ":material/neurology:"
@@ -189,7 +189,7 @@ def _show_editing(turn: ChatTurn) -> None:
     with st.chat_message("user", avatar=USER), st.form(f"edit_form_{turn.turn_id}", border=False):
         st.text_area("Message", turn.text, key=key, label_visibility="collapsed", height="content")
         with st.container(horizontal=True):
-            st.form_submit_button("Send", type="primary", icon=":material/send:", on_click=send)
+            st.form_submit_button(theme.on_primary("Send"), type="primary", icon=":material/send:", on_click=send)
             st.form_submit_button("Cancel", on_click=lambda: st.session_state.pop(_EDITING, None))
             st.caption("Ctrl + Enter sends. The version before is kept as a branch.", width="content")
 
@@ -213,6 +213,6 @@ def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
 
     delete = partial(open_conversation.attempt, lambda: open_conversation.store().remove(conversation, turn.turn_id))
     with st.container(horizontal=True):
-        gone = st.button("Delete", type="primary", key="delete_turn", on_click=delete)
+        gone = st.button(theme.destructive("Delete"), icon=":material/delete:", key="delete_turn", on_click=delete)
         if st.button("Keep", key="keep_turn") or gone:
             st.rerun()

@@ -8,7 +8,7 @@ import streamlit as st
 from phi3kit.conversations import transcripts
 from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, ListedConversation
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import actions, permissions, shell, words
+from phi3kit.ui.shared import actions, permissions, shell, theme, words
 from phi3kit.ui.shared.literal import literal
 
 _PAGE = 25  # conversations at once
@@ -115,7 +115,13 @@ def _show_deleting(each: ListedConversation) -> None:
     with st.container(border=True):
         st.markdown(f"Delete **{literal(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
         with st.container(horizontal=True):
-            st.button("Delete", key="drawer_delete", type="primary", on_click=_attempt, args=(delete,))
+            st.button(
+                theme.destructive("Delete"),
+                icon=":material/delete:",
+                key="drawer_delete",
+                on_click=_attempt,
+                args=(delete,),
+            )
             st.button("Keep", key="drawer_keep", on_click=lambda: st.session_state.pop(_DELETING, None))
 
 

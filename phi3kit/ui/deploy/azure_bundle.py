@@ -16,7 +16,7 @@ from phi3kit.core.profiles import Role
 from phi3kit.deployment import azure, recipes
 from phi3kit.deployment.azure import Bundle
 from phi3kit.tracking.registry import ModelChoice
-from phi3kit.ui.shared import elements, resources, words
+from phi3kit.ui.shared import elements, resources, theme, words
 from phi3kit.ui.shared.literal import literal
 
 _THROUGH_MEMORY_BYTES = 200_000_000  # Streamlit keeps a download in memory: a bigger zip is written to a file
@@ -60,7 +60,7 @@ def show_bundle(choice: ModelChoice) -> None:
 def _show_zip(bundle: Bundle) -> None:
     if bundle.model_bytes <= _THROUGH_MEMORY_BYTES:
         st.download_button(
-            "Download the zip",
+            theme.on_primary("Download the zip"),
             partial(_zip, bundle),
             file_name=f"{bundle.name}.zip",
             mime="application/zip",
@@ -72,7 +72,7 @@ def _show_zip(bundle: Bundle) -> None:
     whole = words.size(bundle.model_bytes)
     file = resources.settings().home / "bundles" / f"{bundle.name}.zip"
     st.caption(f"A zip of {whole} is too big for the browser's download: it is written to a file.")
-    if st.button("Write the zip", type="primary", icon=":material/folder_zip:"):
+    if st.button(theme.on_primary("Write the zip"), type="primary", icon=":material/folder_zip:"):
         bar, drawn = st.progress(0.0), 0.0
 
         def on_progress(done: int) -> None:

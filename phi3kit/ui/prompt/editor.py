@@ -31,7 +31,7 @@ _KEY = "raw_prompt"
 _SHOWN_CHARACTERS = 20_000  # of a prompt
 _WEIGHTS = {
     "harmless": ":material/info:",
-    "changes": ":orange[:material/warning:]",
+    "changes": ":yellow[:material/warning:]",
     "breaks": ":red[:material/error:]",
 }
 _MESSAGES = TypeAdapter(list[ChatMessage])

@@ -17,7 +17,7 @@ _DRAWN_TOKENS = 300  # more chips make a browser slow; a click draws the rest
 _SCROLLED_TOKENS = 120  # more of them scroll inside their card
 _MARKS = str.maketrans({" ": "\N{OPEN BOX}", "\n": "↵", "\t": "→", "\r": "␍"})
 LEGEND = (
-    "Text and id of each. :orange-badge[special] structure · :gray-badge[text] a piece of text · :yellow-badge[0xF0] one byte of a character "
+    "Text and id of each. :primary-badge[special] structure · :gray-badge[text] a piece of text · :yellow-badge[0xF0] one byte of a character "
     "that the vocabulary lacks · :gray[~~↵~~] white space that the special token before it takes away"
 )
 
@@ -70,7 +70,7 @@ def _chips(tokens: Sequence[Token], prompt: str) -> Iterator[str]:
                 pending = []
             continue
         text = literal(token.text.translate(_MARKS)) or "&nbsp;"
-        colour = "orange" if token.kind == "special" else "gray"
+        colour = "primary" if token.kind == "special" else "gray"
         yield f":{colour}-badge[{text} :small[\\#{token.id}]]"
         if taken := swallowed(token, prompt):
             yield f":gray[~~{literal(taken.translate(_MARKS))}~~]"
@@ -89,7 +89,7 @@ def show_meter(tokenized: Tokenized, max_tokens: int, key: str) -> bool:
     window = tokenized.window_tokens
     line = f"Pale: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
     if window is not None and count > window:
-        line += f":orange[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
+        line += f":yellow[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
     elif window is None and limit == PHI3_4K_CONTEXT:
         line += f"This export has no window: beyond {PHI3_4K_WINDOW:,} tokens it may answer noise. Build it again."
     st.caption(line)

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.core.errors import Phi3KitError
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared import resources, shell, theme
 from phi3kit.ui.shared.literal import literal
 
 _ERROR, _DONE = "action_error", "action_done"
@@ -48,8 +48,7 @@ def confirm(act: Callable[[], object], done: str | Callable[[Any], str]) -> None
     """The two buttons under a question; either closes it."""
     with st.container(horizontal=True, horizontal_alignment="right"):
         keep = st.button("Keep", key="keep")
-        delete = st.button(
-            "Delete", type="primary", icon=":material/delete:", key="confirm_delete", on_click=attempt, args=(act, done)
-        )
+        label = theme.destructive("Delete")
+        delete = st.button(label, icon=":material/delete:", key="confirm_delete", on_click=attempt, args=(act, done))
         if keep or delete:
             st.rerun()

@@ -19,7 +19,7 @@ from phi3kit.endpoints.connections import (
     save_connection,
 )
 from phi3kit.endpoints.probe import Probe, probe
-from phi3kit.ui.shared import elements, permissions, resources, shell
+from phi3kit.ui.shared import elements, permissions, resources, shell, theme
 from phi3kit.ui.shared.literal import literal
 
 _NEW = "New connection"
@@ -55,7 +55,7 @@ def edit_connections() -> None:
         values = _address_fields(connection, key, key_names(keys))
         details = st.container(horizontal=True)
         with st.container(horizontal=True):
-            save = st.button("Save", type="primary", icon=":material/save:", key="connection_save")
+            save = st.button(theme.on_primary("Save"), type="primary", icon=":material/save:", key="connection_save")
             test = st.button("Test", icon=":material/network_check:", key="connection_test")
             remove = connection and st.button("Remove", icon=":material/delete:", key="connection_remove")
         if remove:

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from phi3kit.access.roles import Act, refusal
-from phi3kit.ui.shared import resources
+from phi3kit.ui.shared import resources, theme
 from phi3kit.ui.shared.literal import literal
 
 
@@ -23,6 +23,8 @@ def button(label: str, act: Act, *, disabled: bool = False, **more: Any) -> bool
     A click that came with the choice that switches the button off does nothing.
     """
     off = disabled or not may(act)
+    if more.get("type") == "primary":
+        label = theme.on_primary(label, off=off)
     return st.button(label, disabled=off, **more) and not off
 
 

@@ -66,4 +66,4 @@ def show_status() -> None:
     writer = shared.writer.state()
     st.caption(f"Store: {literal(resources.settings().store_name, inside=True)} · {writer.waiting:,} waiting")
     if writer.problem:
-        st.caption(f":orange[:material/warning:] Turns wait: {literal(writer.problem, inside=True)}")
+        st.caption(f":yellow[:material/warning:] Turns wait: {literal(writer.problem, inside=True)}")

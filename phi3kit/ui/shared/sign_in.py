@@ -12,7 +12,7 @@ from phi3kit.access import sign_in_setup
 from phi3kit.access.sign_in_claims import Person
 from phi3kit.core.errors import Phi3KitError, SettingInvalid
 from phi3kit.core.settings import providers
-from phi3kit.ui.shared import resources, shell, visitors
+from phi3kit.ui.shared import resources, shell, theme, visitors
 from phi3kit.ui.shared.literal import literal
 
 
@@ -49,7 +49,7 @@ def _show_providers(section: Mapping[str, Any]) -> None:
     for provider in providers(section):
         label = "Sign in" if provider is None else f"Sign in with {literal(provider, inside=True)}"
         st.button(
-            label,
+            theme.on_primary(label),
             type="primary",
             icon=":material/login:",
             key=f"sign_in_{provider}",

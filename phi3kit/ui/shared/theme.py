@@ -26,6 +26,19 @@ def palette() -> Palette:
     return _DARK if st.context.theme.type == "dark" else _LIGHT
 
 
+def on_primary(label: str, *, off: bool = False) -> str:
+    """The label of a primary button: Streamlit's own is white in both themes, and white on a bright ground is not legible.
+
+    The theme's orange is the ink of that ground and nothing else. off: of a button that is switched off; it has no ground.
+    """
+    return label if off else f":orange[{label}]"
+
+
+def destructive(label: str) -> str:
+    """The label of a button that deletes for good."""
+    return f":red[{label}]"
+
+
 def badge(wrapper: Served) -> str:
     """The badge of a wrapper, or of a remote endpoint, as Markdown."""
     return f":{WRAPPER_COLOURS[wrapper]}-badge[{wrapper}]"

@@ -15,7 +15,7 @@ from phi3kit.tracking.logged_models import LoggedModel
 HUGGING_FACE = "Hugging Face"  # a kind of source on Build, and in links to it
 _STATES = {
     "ready": ":green[●] ready",
-    "starting": ":orange[●] loading",
+    "starting": ":yellow[●] loading",
     "stopped": ":gray[●] stopped",
     "ended": ":red[●] ended",
 }

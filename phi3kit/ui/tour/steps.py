@@ -124,7 +124,10 @@ def _show_question(wrapper: WrapperName) -> None:
         return
     key = f"tour_answer_{model.model_uri}"
     if permissions.note("invoke") and st.button(
-        "Run this step: ask it", type="primary", icon=":material/play_arrow:", key=f"tour_ask_{wrapper}"
+        theme.on_primary("Run this step: ask it"),
+        type="primary",
+        icon=":material/play_arrow:",
+        key=f"tour_ask_{wrapper}",
     ):
         with st.spinner("Loading the model with plain MLflow"):
             try:

@@ -108,7 +108,7 @@ def _edit_prices(own: dict[str, Price]) -> None:
         column_config={"prompt": number, "cached_prompt": number, "completion": number},
     )
     off = not permissions.may("administer")
-    if st.button("Save", type="primary", key="usage_save_prices", disabled=off):
+    if st.button(theme.on_primary("Save", off=off), type="primary", key="usage_save_prices", disabled=off):
         given = {
             row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])
             for row in edited.to_dict("records")

@@ -1,0 +1,119 @@
+"""Every page with something on it, in both themes and widths: what axe-core finds, and a print of each to look at.
+
+WCAG 2.2 AA, as far as a program can see it. The prints lie in `.prints/`, with a page that shows them all.
+"""
+
+import html
+from collections.abc import Iterator
+
+import pytest
+
+from bench.usage import fill_store, sample_turns
+from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.tracking import registry
+from tests.conftest import Built
+from tests.support.actors import ADMIN
+from tests.support.in_browser import chromium, go, idle, needs_browser, running_app, send, wait_for_text
+from tests.support.samples import copy_of_store, evaluation_run
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [*needs_browser, pytest.mark.slow]
+
+PRINTS = PROJECT_ROOT / ".prints"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+WIDTHS = {"wide": (1280, 900), "phone": (390, 844)}
+PAGES = (
+    "Home", "Build", "Models", "Signatures", "Chat", "Prompt", "Compare", "Usage", "Batch", "Evaluate", "Deploy", "Tour",
+    "Access",
+)  # fmt: skip
+
+# What Streamlit draws and no page can change: the rule, a part of the element, and the reason.
+STREAMLITS_OWN: tuple[tuple[str, str, str], ...] = ()
+
+
+@pytest.fixture(scope="module")
+def store(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Two models, one of them registered, 300 turns and an evaluation."""
+    settings = copy_of_store(built.settings, tmp_path_factory.mktemp("prints"))
+    fill_store(settings, sample_turns(300))
+    uri = built.uri("transformers")
+    registry.register(uri, "phi3", ADMIN, settings, aliases=["champion"])
+    evaluation_run(settings, {"exact": 0.5}, {"model_uri": uri}, model_uri=uri, wrapper="transformers")
+    return settings
+
+
+@pytest.fixture(scope="module")
+def browser(store: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator["playwright.Page"]:
+    with (
+        running_app(store.home) as app,
+        chromium(tmp_path_factory.mktemp("profile")) as browser,
+    ):
+        page = browser.new_page()
+        page.goto(app.url)
+        page.get_by_role("heading", level=1).first.wait_for()
+        idle(page)
+        yield page
+
+
+def fill(page: "playwright.Page", name: str) -> None:
+    """Do on the page what leaves something to see there."""
+    match name:
+        case "Chat":
+            send(page, "What is the capital of Spain?")
+            page.get_by_text("tokens/s").first.wait_for()
+        case "Prompt":
+            page.get_by_role("button", name="Send", exact=True).click()
+            page.get_by_text("tokens/s").first.wait_for()
+        case "Compare":
+            send(page, "What is the capital of Spain?")
+            page.get_by_text("tokens/s").nth(1).wait_for()
+        case "Usage":
+            page.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 7")
+        case "Batch":
+            page.get_by_role("radio", name="example").click()
+            idle(page)
+            page.get_by_role("button", name="Answer").click()
+            wait_for_text(page, "Done")
+    idle(page)
+
+
+def found_by_axe(page: "playwright.Page") -> list[str]:
+    """What breaks a rule, an element a line: the rule, the element and what is wrong."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {"runOnly": RULES, "resultTypes": ["violations"]}
+    violations = Axe().run(page, options=options).response["violations"]
+    return [
+        f"{each['id']}: {node['html'][:300]} | {' '.join(node['target'])} | {node['failureSummary']}"
+        for each in violations
+        for node in each["nodes"]
+        if not any(each["id"] == rule and part in node["html"] for rule, part, _ in STREAMLITS_OWN)
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_breaks_no_rule_that_a_program_can_see(browser: "playwright.Page", name: str) -> None:
+    browser.set_viewport_size({"width": 1280, "height": 900})
+    go(browser, name) if name != "Home" else browser.get_by_test_id("stSidebarNav").get_by_role(
+        "link", name=name
+    ).click()
+    fill(browser, name)
+    PRINTS.mkdir(exist_ok=True)
+    found = set()
+    for theme in ("light", "dark"):
+        browser.emulate_media(color_scheme=theme)
+        for width, (x, y) in WIDTHS.items():
+            browser.set_viewport_size({"width": x, "height": y})
+            idle(browser)
+            browser.screenshot(path=PRINTS / f"{name.lower()}-{width}-{theme}.png")
+            found |= {f"{width} {theme} {each}" for each in found_by_axe(browser)}
+    assert not found, "\n".join(sorted(found))
+
+
+def test_the_prints_are_on_one_page() -> None:
+    pictures = sorted(path.name for path in PRINTS.glob("*.png"))
+    assert {name.split("-")[0] for name in pictures} >= {name.lower() for name in PAGES}
+    images = "".join(f'<figure><img src="{html.escape(name)}" width=600><figcaption>{html.escape(name)}</figcaption></figure>'
+                     for name in pictures)  # fmt: skip
+    (PRINTS / "index.html").write_text(f"<!doctype html><title>Prints</title>{images}")
