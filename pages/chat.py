@@ -2,7 +2,6 @@
 
 import streamlit as st
 
-from phi3kit.conversations.conversation import Conversation
 from phi3kit.ui.chat import messages, open_conversation, saved_drawer, settings_form, share, suggestions
 from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
 
@@ -10,9 +9,8 @@ from phi3kit.ui.shared import answers, permissions, resources, shell, target_cho
 def send(key: str) -> None:
     """Ask what was written or chosen, as the next turn of the branch that the reader saw."""
     text = str(st.session_state.get(key) or "")
-    conversation: Conversation = st.session_state["conversation"]
     if text.strip():
-        open_conversation.ask(open_conversation.Pending(text, conversation.leaf))
+        open_conversation.say(text)
     elif text:
         open_conversation.note(messages.EMPTY)
 
@@ -30,7 +28,7 @@ with shell.errors_shown():
             icon=":material/add:",
             key="new_chat",
             on_click=open_conversation.new,
-            disabled=not conversation.turns,
+            disabled=not (conversation.turns or open_conversation.pending()),
             shortcut="Ctrl+Shift+O",
         )
         saved_drawer.show_button()
@@ -42,6 +40,8 @@ with shell.errors_shown():
     if target and settings:
         if note := target_choice.note(target, "openai"):
             st.caption(note)
+        with st.bottom:
+            messages.show_header(conversation, target, settings)
         silent = not permissions.note("talk")
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=silent)
         pending = open_conversation.pending()

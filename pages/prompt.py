@@ -4,7 +4,7 @@ import streamlit as st
 
 from phi3kit.conversations.conversation import Conversation
 from phi3kit.ui.prompt import editor, runs, token_view
-from phi3kit.ui.shared import answers, elements, parameters, permissions, shell, target_choice, theme
+from phi3kit.ui.shared import answers, elements, parameters, permissions, resources, shell, target_choice, theme
 
 shell.begin("Prompt")
 st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
@@ -33,8 +33,11 @@ with shell.errors_shown():
                 runs.show_variants(target, request, prompt, tokens, sent)
         output = st.container()
         if send and prompt:
+            runs.send(target, request, prompt, sent)
+        if growing := runs.growing():
             with output, st.container(border=True):
-                runs.send(target, request, prompt, sent)
+                answers.follow(growing)
+            resources.forget_lists()
             st.rerun()
         answers.settle(sent)
         with output:

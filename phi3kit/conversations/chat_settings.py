@@ -41,6 +41,12 @@ class ChatSettings:
         """A request with these parameters; `prompt` already has the system prompt."""
         return Request(prompt, self.temperature, self.max_tokens, self.top_p, self.seed, self.stop)
 
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not the usual ones, by name."""
+        usual = ChatSettings().to_json()
+        return {name: value for name, value in self.to_json().items() if value != usual[name]}
+
     def to_json(self) -> dict[str, Any]:
         """All values, as JSON has them."""
         return asdict(self) | {"stop": list(self.stop)}
@@ -70,9 +76,7 @@ def link(address: str, settings: ChatSettings, **names: str | None) -> str:
 
     names: further query parameters: wrapper, model, preset. Raises ValueError when it would be too long.
     """
-    defaults = ChatSettings().to_json()
-    values = {name: value for name, value in settings.to_json().items() if value != defaults[name]}
-    query = urlencode({name: value for name, value in names.items() if value} | values, doseq=True)
+    query = urlencode({name: value for name, value in names.items() if value} | settings.changed, doseq=True)
     url = f"{address}?{query}" if query else address
     if len(url) > MAX_LINK_CHARACTERS:
         raise ValueError(

@@ -21,15 +21,22 @@ FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 class Lane:
     """One request. Its attributes are written by its thread alone and may be read at any time."""
 
-    def __init__(self, find: FindEndpoint, request: Request, context: TurnContext, settings: Settings) -> None:
-        """find: gives the endpoint; it calls its argument with what is being waited for."""
+    def __init__(
+        self,
+        find: FindEndpoint,
+        request: Request,
+        context: TurnContext,
+        settings: Settings,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """find: gives the endpoint; it calls its argument with what is being waited for. on_end: called by the thread."""
         self.request, self.context = request, context
         self.answer = Answer()
         self.waits_for: str | None = "Starting"  # None once there is text, or an end
         self.sent = False  # then there is, or will be, a record of it
         self.error: Phi3KitError | None = None
         self._bug: Exception | None = None
-        self._find, self._settings = find, settings
+        self._find, self._settings, self._on_end = find, settings, on_end
         self._cancellation = Cancellation()
         self._thread = threading.Thread(target=self._read, name="lane", daemon=True)
 
@@ -47,11 +54,18 @@ class Lane:
         self._cancellation.cancel()
 
     def settled_answer(self) -> Answer:
-        """The answer with a finish reason, whatever ended it. Raises the exception of a bug."""
+        """The answer with a finish reason, whatever ended it."""
+        failed = self.error or self._bug
+        return (
+            self.answer
+            if self.answer.finish_reason
+            else replace(self.answer, finish_reason="error" if failed else "cancelled")
+        )
+
+    def raise_bug(self) -> None:
+        """Raise what ended it, where that is a bug, in the thread that shows it."""
         if self._bug:
             raise self._bug
-        answer = self.answer
-        return answer if answer.finish_reason else replace(answer, finish_reason="error" if self.error else "cancelled")
 
     def _read(self) -> None:
         try:
@@ -72,10 +86,11 @@ class Lane:
                     return
         except Phi3KitError as error:
             self.error = error
-        except Exception as error:  # raised by settled_answer(), in the page's thread
+        except Exception as error:
             self._bug = error
         finally:
             self.waits_for = None
+            self._on_end()
 
     def _wait_for(self, what: str) -> None:
         self.waits_for = what

@@ -10,7 +10,7 @@ import pytest
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.conversations.transcripts import from_openai
 from tests.conftest import Built
-from tests.support.in_browser import chromium, idle, last_answer, needs_browser, running_app, send, wait_for_text
+from tests.support.in_browser import chromium, go, idle, last_answer, needs_browser, running_app, send, wait_for_text
 
 pytestmark = needs_browser
 
@@ -144,6 +144,24 @@ class TestTheEndOfAnAnswer:
         shown = [answers for _, answers in seen]
         assert max(messages for messages, _ in seen) == 2
         assert set(shown[shown.index(1) :]) == {1}
+
+
+class TestElsewhere:
+    def test_an_answer_goes_on_while_another_page_is_open(self, page: "playwright.Page") -> None:
+        send(page, "List the capitals of the world.")
+        wait_for_text(page, "Afghanistan: Kabul")
+        go(page, "Signatures")
+        go(page, "Chat")
+        answered(page, "Afghanistan: Kabul", "(length|stop)")
+
+    def test_a_new_message_stops_the_answer_that_grows_and_says_so(self, page: "playwright.Page") -> None:
+        send(page, "List the capitals of the world.")
+        wait_for_text(page, "Afghanistan: Kabul")
+        send(page, SPAIN)
+        answered(page, MADRID)
+        answers = page.get_by_test_id("stChatMessage").all_inner_texts()
+        assert [text for text in answers if "Afghanistan: Kabul" in text and "Zimbabwe: Harare" not in text]
+        wait_for_text(page, "has been stopped. Its text so far is kept.")
 
 
 class TestCopy:

@@ -93,5 +93,6 @@ class TestLanes:
         wrong = lane(broken, built)
         wrong.start()
         wait_for("its end", lambda: wrong.done)
+        assert wrong.settled_answer().finish_reason == "error"
         with pytest.raises(KeyError, match="oops"):
-            wrong.settled_answer()
+            wrong.raise_bug()

@@ -150,13 +150,19 @@ class TestBranches:
         assert found is not None
         assert [turn.text for turn in found.turns] == [SPAIN]
 
-    def test_a_long_conversation_draws_its_end_and_the_rest_at_a_click(self, home: Built) -> None:
-        chat = chain(*(said(f"message {number}", "answer") for number in range(40)))
+    def test_a_long_conversation_draws_its_end_and_more_at_each_click(self, home: Built) -> None:
+        chat = chain(*(said(f"message {number}", "answer") for number in range(500)))
         saved(home).save(chat)
         app = open_chat(conversation=chat.id)
-        assert len(app.text) == 30
-        press(app, "chat_all_button")
-        assert len(app.text) == 40
+        assert [each.value for each in app.text] == [f"message {number}" for number in range(470, 500)]
+        press(app, "chat_earlier")
+        assert [each.value for each in app.text] == [f"message {number}" for number in range(440, 500)]
+
+    def test_no_turn_leaves_the_page_when_an_answer_ends(self, home: Built) -> None:
+        chat = chain(*(said(f"message {number}", "answer") for number in range(40)))
+        saved(home).save(chat)
+        app = ask(open_chat(conversation=chat.id), SPAIN)
+        assert [each.value for each in app.text] == [*(f"message {number}" for number in range(10, 40)), SPAIN]
 
 
 class TestKept:

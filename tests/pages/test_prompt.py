@@ -29,7 +29,7 @@ def press(app: AppTest, label: str) -> AppTest:
 class TestTokens:
     def test_each_token_is_a_chip_with_text_and_id_and_special_ones_are_distinct(self, home: Built) -> None:
         said = words(lab("<|user|>\nHi🙂"))
-        assert ":orange-badge[<|user|> :small[#4095]] :gray[~~↵~~]" in said
+        assert ":primary-badge[<|user|> :small[#4095]] :gray[~~↵~~]" in said
         assert ":gray-badge[␣H :small[#1329]]" in said
         assert ":yellow-badge[0xF0 :small[#243]]" in said
         assert ":gray[= 🙂]" in said

@@ -12,20 +12,23 @@ import streamlit as st
 
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.conversations.growing_answer import GrowingAnswer
 from phi3kit.core.records import Message
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.chat_template import SPECIAL_TOKENS
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 from phi3kit.ui.chat import copy_button, open_conversation, share
 from phi3kit.ui.chat.open_conversation import Pending
-from phi3kit.ui.shared import answers, target_choice, theme
+from phi3kit.ui.shared import answers, target_choice, theme, words
 from phi3kit.ui.shared.literal import literal
 
 USER, ASSISTANT = ":material/person:", ":material/neurology:"
 EMPTY = "The message is empty. Write something and send it again."
 _AT_ONCE = 30  # turns that are drawn; earlier ones at a click, because each has a row of buttons
 _LONG_CHARACTERS = 3_000  # a longer message scrolls in a box
+_SHOWN_SETTING = 40  # characters of one
 _EDITING = "chat_editing"
+_FIRST = "chat_first"  # the id of the first turn that is drawn, in the session's state
 
 
 def show_context(conversation: Conversation, target: Target) -> None:
@@ -40,6 +43,17 @@ def show_context(conversation: Conversation, target: Target) -> None:
     st.progress(min(used / context, 1.0), text=text)
 
 
+def show_header(conversation: Conversation, target: Target, settings: ChatSettings) -> None:
+    """One line above the composer, always in view: who answers, where, and the settings that are not the usual ones."""
+    parts = [literal(target.label, inside=True)]
+    if conversation.turns:
+        parts.append(f"**{literal(conversation.name, inside=True)}**")
+    for name, value in settings.changed.items():
+        text = ", ".join(value) if isinstance(value, list) else str(value)
+        parts.append(f"{name.replace('_', ' ')}: {literal(words.shortened(text, _SHOWN_SETTING), inside=True)}")
+    st.markdown(f"{theme.badge(target.wrapper)} :small[{' · '.join(parts)}]")
+
+
 def show_turns(
     conversation: Conversation, turns: Sequence[ChatTurn], targets: Sequence[Target], target: Target, last: bool
 ) -> None:
@@ -49,16 +63,18 @@ def show_turns(
     answer is being written after them.
     """
     can_continue = target.connection is None or target.connection.protocol == "openai"
-    hidden = len(turns) - _AT_ONCE
-    if hidden > 0 and not st.session_state.get("chat_all"):
+    first = _first_drawn(turns, may_move=not last)
+    if first:
+        more = min(first, _AT_ONCE)
+        earlier = turns[first - more].turn_id
         st.button(
-            f"Show {hidden} earlier turn{'s' if hidden > 1 else ''}",
-            key="chat_all_button",
+            f"Show {more} earlier turn{'s' if more > 1 else ''}",
+            key="chat_earlier",
             type="tertiary",
             icon=":material/expand_less:",
-            on_click=lambda: st.session_state.update(chat_all=True),
+            on_click=lambda: st.session_state.update({_FIRST: earlier}),
         )
-        turns = turns[-_AT_ONCE:]
+        turns = turns[first:]
     # Before the turns: the answer that is being written and the finished one then stand in one place, one after the other.
     copy_button.listen({turn.turn_id: turn.answer_text for turn in turns})
     for turn in turns:
@@ -71,8 +87,28 @@ def show_turns(
             _show_answer(conversation, turn, targets, at_end and turn.cut and can_continue)
 
 
+def _first_drawn(turns: Sequence[ChatTurn], may_move: bool) -> int:
+    """Where drawing begins. It stays while the conversation grows: the page must not move when an answer ends."""
+    ids = [turn.turn_id for turn in turns]
+    first = st.session_state.get(_FIRST)
+    at = ids.index(first) if first in ids else max(0, len(turns) - _AT_ONCE)
+    if may_move and len(turns) - at > 2 * _AT_ONCE:
+        at = len(turns) - _AT_ONCE
+    st.session_state[_FIRST] = ids[at] if ids else None
+    return at
+
+
 def ask(conversation: Conversation, question: Pending, settings: ChatSettings, target: Target) -> None:
-    """Send a question and let the answer grow on the page; it is kept however it ends."""
+    """Send a question, unless it was sent already, and let the answer grow on the page; it is kept however it ends."""
+    if question.text:
+        _show_message(question.text)
+    with st.chat_message("assistant", avatar=ASSISTANT):
+        if question.answer is None:
+            question.answer = _send(conversation, question, settings, target)
+        answers.follow(question.answer)
+
+
+def _send(conversation: Conversation, question: Pending, settings: ChatSettings, target: Target) -> GrowingAnswer:
     target = next((each for each in target_choice.available() if each.model_uri == question.model_uri), target)
     prompt = conversation.messages(settings.system_prompt, question.text, question.parent)
     begun = ""
@@ -80,11 +116,8 @@ def ask(conversation: Conversation, question: Pending, settings: ChatSettings, t
         begun = question.continues.answer_text.rstrip("\ufffd")  # the cut may have gone through a character
         prompt = (*prompt, Message("assistant", begun))
     request = replace(settings.request(prompt), continues=question.continues is not None)
-    if question.text:
-        _show_message(question.text)
-    with st.chat_message("assistant", avatar=ASSISTANT):
-        add = open_conversation.adder(conversation, question)
-        answers.run_turn(target, request, question.text, conversation.id, add, begun)
+    add = open_conversation.adder(conversation, question)
+    return answers.begin_turn(target, request, question.text, conversation.id, add, begun)
 
 
 def _show_message(text: str, turn: ChatTurn | None = None, at_end: bool = False) -> None:
@@ -118,10 +151,10 @@ def _show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[T
             if turn.text:
                 label = "" if turn.answer_text or turn.error else "Answer"
                 what = (
-                    "Answer again, with the chosen model and settings. This answer is kept as a branch. "
+                    "Answer again, with the same model and the chosen settings. This answer is kept as a branch. "
                     "At temperature 0 the same model says the same."
                 )
-                again = partial(open_conversation.ask, Pending(turn.text, turn.parent))
+                again = partial(open_conversation.ask, Pending(turn.text, turn.parent, model_uri=turn.model_uri))
                 _button("again", turn, ":material/refresh:", what, again, label)
             if can_continue:
                 go_on = partial(open_conversation.ask, Pending(turn.text, turn.parent, continues=turn))
@@ -211,8 +244,17 @@ def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
     also = f" and the {behind} that {'goes' if behind == 1 else 'go'} on from it" if behind else ""
     st.markdown(f"The message and its answer{also} are deleted here and on the server.")
 
-    delete = partial(open_conversation.attempt, lambda: open_conversation.store().remove(conversation, turn.turn_id))
+    def delete() -> None:
+        open_conversation.stop_answer()  # it may go on from this turn
+        open_conversation.store().remove(conversation, turn.turn_id)
+
     with st.container(horizontal=True):
-        gone = st.button(theme.destructive("Delete"), icon=":material/delete:", key="delete_turn", on_click=delete)
+        gone = st.button(
+            theme.destructive("Delete"),
+            icon=":material/delete:",
+            key="delete_turn",
+            on_click=open_conversation.attempt,
+            args=(delete,),
+        )
         if st.button("Keep", key="keep_turn") or gone:
             st.rerun()

@@ -10,6 +10,7 @@ import streamlit as st
 
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.conversations.growing_answer import GrowingAnswer
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.errors import Phi3KitError, StorageFailed
 from phi3kit.ui.shared import resources, shell
@@ -21,13 +22,17 @@ PARAMETER = "conversation"  # in the page's address
 
 @dataclass
 class Pending:
-    """A question to be sent by the next run of the page. A run that is ended before it sends leaves it to the next."""
+    """A question to be sent by the next run of the page, and the answer that grows.
+
+    A run that is ended before it sends, or before the answer has ended, leaves it to the next.
+    """
 
     text: str
     parent: str | None  # the turn that it goes on from
     continues: ChatTurn | None = None  # the cut answer to complete
     model_uri: str | None = None  # another model than the chosen one
-    sent: bool = False
+    answer: GrowingAnswer | None = None  # since it was sent
+    answered: bool = False
 
 
 def store() -> SavedConversations:
@@ -58,6 +63,7 @@ def current() -> Conversation:
 
 def open_here(conversation: Conversation) -> Conversation:
     """Make a conversation this tab's, with its settings. For callbacks, and before any control is drawn."""
+    stop_answer()
     st.session_state[_KEY] = conversation
     st.session_state.pop(_PENDING, None)
     st.session_state.pop("chat_editing", None)
@@ -69,8 +75,8 @@ def open_here(conversation: Conversation) -> Conversation:
 
 def new() -> None:
     """Begin a conversation; the one before stays in the list."""
-    open_here(Conversation())
     st.session_state.pop(_NOTES, None)
+    open_here(Conversation())
 
 
 def apply(settings: ChatSettings, wrapper: str | None = None, model_uri: str = "") -> None:
@@ -88,15 +94,38 @@ def name_in_address(conversation: Conversation) -> None:
 
 def ask(question: Pending) -> None:
     """Let the next run of the page send it."""
+    _make_way()
+    _put(question)
+
+
+def say(text: str) -> None:
+    """Let the next run of the page send a text as the next turn of the branch that is shown."""
+    _make_way()
+    conversation: Conversation = st.session_state[_KEY]
+    _put(Pending(text, conversation.leaf))
+
+
+def _make_way() -> None:
+    st.session_state.pop(_NOTES, None)
+    stop_answer()
+
+
+def _put(question: Pending) -> None:
     st.session_state[_PENDING] = replace(question)  # a button may be pressed twice
     st.session_state.pop("chat_editing", None)
-    st.session_state.pop(_NOTES, None)
 
 
 def pending() -> Pending | None:
-    """The question that this run has to send."""
+    """The question that is to be sent, or whose answer grows."""
     found: Pending | None = st.session_state.get(_PENDING)
-    return None if found is None or found.sent else found
+    return None if found is None or found.answered else found
+
+
+def stop_answer() -> None:
+    """End the answer that grows, keep what came of it, and say so: something else takes its place."""
+    if (question := pending()) and question.answer:
+        question.answer.stop()
+        note("The answer that was being written has been stopped. Its text so far is kept.")
 
 
 def adder(conversation: Conversation, question: Pending) -> Callable[[ChatTurn], None]:
@@ -104,11 +133,11 @@ def adder(conversation: Conversation, question: Pending) -> Callable[[ChatTurn],
     saved = store()
 
     def add(turn: ChatTurn) -> None:
-        question.sent = True
         cut, prompt = question.continues, turn.request.prompt
         begun = prompt[-1].content if cut and isinstance(prompt, tuple) else ""
         continues = cut.turn_id if cut else None
         conversation.add(replace(turn, parent=question.parent, continues=continues, begun=begun))
+        question.answered = True
         try:
             saved.save(conversation)
         except StorageFailed:  # the next run of the page tries again, and says so

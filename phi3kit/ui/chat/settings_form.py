@@ -37,7 +37,9 @@ def prepare() -> None:
 
 def choose_settings(target: Target) -> ChatSettings:
     """Everything that a message is sent with, set in a popover."""
-    with st.popover("Settings", icon=":material/tune:", help="Presets, system prompt, parameters"):
+    changed = len(_current().changed)
+    label = f"Settings · {changed}" if changed else "Settings"
+    with st.popover(label, icon=":material/tune:", key="chat_settings", help="Presets, system prompt, parameters"):
         presets = _presets()
         with shell.errors_shown():
             _choose_preset(presets)

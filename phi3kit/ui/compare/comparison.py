@@ -13,7 +13,8 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.conversations.comparison import LETTERS, Comparison
-from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.conversations.conversation import Conversation
+from phi3kit.conversations.growing_answer import turn_of
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.lanes import Lane, stop_all
 from phi3kit.endpoints.records import Request, TurnContext
@@ -67,8 +68,10 @@ def run(sides: Sequence[Target], requests: Sequence[Request], text: str, on_end:
     finally:
         # A stop raises a BaseException above, and would again at any use of st here.
         stop_all(lanes)
-        turns = [_turn(text, side, lane) for side, lane in zip(sides, lanes, strict=True)]
+        turns = [turn_of(lane, text, side) for side, lane in zip(sides, lanes, strict=True)]
         on_end(Comparison(text, tuple(sides), Conversation(id=comparison_id, turns=turns)))
+    for lane in lanes:
+        lane.raise_bug()
 
 
 def show_comparison(comparison: Comparison, *, newest: bool) -> None:
@@ -93,13 +96,6 @@ def _markdown(lane: Lane) -> str:
     if lane.error:
         return f":red[{literal(lane.error.what, inside=True)}]"
     return f":gray[:shimmer[{literal(lane.waits_for, inside=True)}]]" if lane.waits_for else ""
-
-
-def _turn(text: str, side: Target, lane: Lane) -> ChatTurn:
-    return ChatTurn(
-        text, lane.settled_answer(), lane.request, side.model_uri, side.wrapper, lane.context.turn_id, lane.error,
-        settled=not lane.sent,  # a request that was not sent has recorded nothing to wait for
-    )  # fmt: skip
 
 
 def _show_difference(comparison: Comparison, unfolded: bool) -> None:

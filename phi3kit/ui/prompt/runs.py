@@ -8,6 +8,7 @@ from dataclasses import replace
 import streamlit as st
 
 from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.conversations.growing_answer import GrowingAnswer
 from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.prompt_flaws import flawed
@@ -18,12 +19,21 @@ from phi3kit.ui.shared import answers, resources, text_diff, theme, words
 _OPEN_RUNS = 3
 _SHOWN_CHARACTERS = 20_000  # of a prompt
 _COMPARED = "prompt_diff"  # the ids of the two turns to compare, in the session's state
+_GROWING = "prompt_answer"
 
 
 def send(target: Target, request: Request, prompt: str, runs: Conversation) -> None:
-    """Ask, draw the answer while it comes, and keep it among the runs."""
-    answers.run_turn(target, replace(request, prompt=prompt), prompt, runs.id, runs.turns.append)
-    resources.forget_lists()
+    """Ask; the answer is kept among the runs, however it ends and whichever page is open."""
+    if before := growing():
+        before.stop()
+    request = replace(request, prompt=prompt)
+    st.session_state[_GROWING] = answers.begin_turn(target, request, prompt, runs.id, runs.turns.append)
+
+
+def growing() -> GrowingAnswer | None:
+    """The answer that is being written."""
+    answer: GrowingAnswer | None = st.session_state.get(_GROWING)
+    return None if answer is None or answer.ended else answer
 
 
 def show_variants(target: Target, request: Request, prompt: str, tokens: Tokenized | None, runs: Conversation) -> None:
@@ -47,6 +57,8 @@ def show_variants(target: Target, request: Request, prompt: str, tokens: Tokeniz
         with st.container(border=True):
             for text in (prompt, variant):
                 send(target, request, text, runs)
+                answers.follow(st.session_state[_GROWING])
+        resources.forget_lists()
         st.session_state[_COMPARED] = [turn.turn_id for turn in runs.turns[-2:]]
         st.rerun()
 

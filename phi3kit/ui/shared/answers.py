@@ -5,14 +5,14 @@ Knows the order of drawing. Does not know how a turn is sent, counted or logged.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 
 import streamlit as st
 
 from phi3kit.conversations.conversation import ChatTurn, Conversation
-from phi3kit.core.errors import Phi3KitError
+from phi3kit.conversations.growing_answer import GrowingAnswer
 from phi3kit.core.records import TurnRecord
-from phi3kit.endpoints import client
+from phi3kit.endpoints import targets
 from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.openai_schema import ChoicePart, new_id, response, usage
@@ -24,55 +24,49 @@ _SOON_S = 3.0
 _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
 
 
-def run_turn(
+def begin_turn(
     target: Target,
     request: Request,
     text: str,
     conversation_id: str,
     on_end: Callable[[ChatTurn], None],
     begun: str = "",
-) -> None:
-    """Stream an answer into the page; `on_end` gets the turn however it ends: done, failed, or stopped by the reader.
+) -> GrowingAnswer:
+    """Ask; the answer is written whichever page is open, and `on_end` gets the turn however it ends, in any thread.
 
     text: what the person wrote (the message, or the raw prompt itself). begun: what the answer goes on from.
     """
-    context = TurnContext(resources.actor(), origin="ui", conversation_id=conversation_id)
-    place, stopping = st.empty(), st.empty()
-    # A click runs the page anew; this run ends at its next use of st, and what came so far is kept. The chat input's
-    # own stop would end the run for good: no next one would draw the turn and what can be done with it.
-    stopping.button("Stop", icon=":material/stop_circle:", key=f"stop_{context.turn_id}", shortcut="Escape")
-    answer, error = Answer(), None
-    steps = None
-    try:
-        with place.status("Starting the worker", type="compact") as waiting:
-            endpoint = resources.endpoint(target, lambda what: waiting.update(label=f"{what} ({target.wrapper})"))
-            steps = client.stream(endpoint, request, context, resources.settings())
-            for answer in steps:
-                if answer.completion_tokens or answer.text:
-                    break
-                place_ = answer.queue_place
-                waiting.update(label=f"Waiting; place {place_} in the queue" if place_ else "Reading the prompt")
-        drawn_at = 0.0
-        for answer in steps:
-            if time.monotonic() - drawn_at >= _DRAW_EVERY_S:
-                place.markdown(for_pages(begun + answer.text))
-                drawn_at = time.monotonic()
-    except Phi3KitError as caught:
-        error = caught
-    finally:
-        # A stop or a click elsewhere raises a BaseException at the next use of st, st.session_state included:
-        # what came so far is kept here, without it.
-        if steps is not None:
-            steps.close()
-        if answer.finish_reason is None:
-            answer = replace(answer, finish_reason="error" if error else "cancelled")
-        on_end(ChatTurn(text, answer, request, target.model_uri, target.wrapper, context.turn_id, error))
+    shared, actor = resources.kit(), resources.actor()
+    find = partial(targets.endpoint_of, target, shared.pool, resources.secrets(), actor, shared.settings)
+    context = TurnContext(actor, origin="ui", conversation_id=conversation_id)
+    answer = GrowingAnswer(find, request, context, shared.settings, target, text, on_end, begun)
+    answer.start()
+    return answer
+
+
+def follow(answer: GrowingAnswer) -> None:
+    """Let an answer grow on the page until it ends. A click, or another page, ends the drawing and not the answer."""
+    lane = answer.lane
+    place = st.empty()
+    key = f"stop_{lane.context.turn_id}"
+    st.button("Stop", icon=":material/stop_circle:", key=key, shortcut="Escape", on_click=answer.stop)
+    drawn = ""
+    while not answer.ended:
+        if answer.shown:
+            if drawn != answer.shown:
+                drawn = answer.shown
+                place.markdown(for_pages(drawn))
+        elif lane.waits_for and drawn != lane.waits_for:
+            drawn = lane.waits_for
+            place.status(drawn, type="compact")
+        _ = "conversation" in st.session_state  # a use of st, at which a click takes effect when nothing is drawn
+        time.sleep(_DRAW_EVERY_S)
+    lane.raise_bug()
     # The page's next run puts the finished answer where this one is: emptied before, it would vanish for a moment.
-    if begun + answer.text:
-        place.markdown(for_pages(begun + answer.text))
+    if answer.shown:
+        place.markdown(for_pages(answer.shown))
     else:
         place.empty()
-    stopping.empty()
 
 
 def settle(conversation: Conversation) -> None:
