@@ -8,6 +8,7 @@ has a new turn below it does. Draws nothing.
 import json
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -93,6 +94,13 @@ class SavedConversations:
                 values,
             ).fetchall()
         return [ListedConversation(*row) for row in rows], int(total)
+
+    def among(self, ids: Sequence[str]) -> set[str]:
+        """Those of some ids, a few hundred at most, that are saved conversations; none is opened."""
+        marks = ", ".join("?" * len(ids))
+        query = f"select id from conversations where user = ? and not deleted and id in ({marks})"  # noqa: S608
+        with self._transaction() as connection:
+            return {str(row[0]) for row in connection.execute(query, (self._user, *ids))}
 
     def open(self, conversation_id: str) -> Conversation | None:
         """A saved conversation; None when this user has none of that id."""

@@ -79,6 +79,19 @@ class TestRoundTrip:
         assert other.open(chat.id) is None
         assert opened(store, chat).name == "One"
 
+    def test_among_some_ids_those_of_saved_ones_are_known_and_no_other_users(
+        self, store: SavedConversations, tmp_path: Path
+    ):
+        kept, deleted = Conversation(), Conversation()
+        for chat in (kept, deleted):
+            add(chat, "One")
+            store.save(chat)
+        store.delete(deleted.id)
+        ids = [kept.id, deleted.id, "a batch"]
+        assert store.among(ids) == {kept.id}
+        assert store.among([]) == set()
+        assert SavedConversations(tmp_path, "bob").among(ids) == set()
+
     def test_the_file_is_for_its_owner_alone(self, store: SavedConversations, tmp_path: Path):
         store.find()
         assert (tmp_path / "conversations.db").stat().st_mode & 0o077 == 0

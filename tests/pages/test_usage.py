@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from phi3kit.conversations.conversation import Conversation
+from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.records import TurnRecord
 from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.tracking.store import USAGE_EXPERIMENT, experiment_id, open_store
@@ -210,11 +212,21 @@ class TestCards:
         assert speed.iloc[0]["p50"] == pytest.approx(4)
         assert duration.iloc[0]["p50"] == pytest.approx(1750)
 
-    def test_the_largest_conversations_lead_back_into_chat(self, settings: Settings):
-        log(settings, now("a"), now("b"), now("c", conversation_id="c2"))
-        links = [each.proto for each in open_usage().get("page_link")]
-        assert [link.label.split(" · ")[:2] for link in links if "tokens" in link.label] == [
-            ["30 tokens", "2 turns"],
-            ["15 tokens", "1 turn"],
+    def test_a_saved_conversation_leads_back_into_chat_and_another_lists_its_turns(self, settings: Settings):
+        log(
+            settings, now("a"), now("b"), now("c", conversation_id="batch"), now("d", conversation_id="batch"), now("e")
+        )
+        SavedConversations(settings.home, ADMIN.name).save(Conversation(id="c1"))
+        app = open_usage()
+        (link,) = [each.proto for each in app.get("page_link") if "tokens" in each.proto.label]
+        assert (link.label.split(" · ")[:2], link.query_string) == (["45 tokens", "3 turns"], "conversation=c1")
+        (row,) = [each for each in app.button if each.label.startswith("30 tokens · 2 turns")]
+        before = len(app.dataframe)
+        app = row.click().run()
+        assert len(app.dataframe) == before + 1
+        assert sorted(len(each.value) for each in app.dataframe if "wrapper" in each.value and "at" in each.value) == [
+            2,
+            5,
         ]
-        assert any("conversation=c1" in link.query_string for link in links)
+        app = next(each for each in app.button if each.label == row.label).click().run()
+        assert len(app.dataframe) == before, "a second click closes it"

@@ -9,12 +9,14 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.core.records import SERVED
-from phi3kit.ui.shared import pages, permissions, resources, theme, words
+from phi3kit.ui.chat import open_conversation
+from phi3kit.ui.shared import pages, permissions, resources, shell, theme, words
 from phi3kit.ui.usage import turn_drawer
 from phi3kit.ui.usage.chart_cards import show_chart
 from phi3kit.usage import charts, export, prices, summary
 from phi3kit.usage.prices import Price
 
+_CONVERSATION = "usage_conversation"  # whose turns are listed
 _FILES = (
     ("CSV", "csv", "text/csv", export.to_csv),
     ("Parquet", "parquet", "application/vnd.apache.parquet", export.to_parquet),
@@ -45,7 +47,7 @@ def show_wrappers(turns: pd.DataFrame) -> None:
 
 
 def show_conversations(turns: pd.DataFrame) -> None:
-    """Tokens of each conversation, and a way back into the largest ones."""
+    """Tokens of each conversation, and of the largest ones a way back into Chat, or the turns of those that are not there."""
     table = summary.conversations(turns)
     with st.container(border=True, height="stretch"):
         st.markdown("**Tokens per conversation**")
@@ -56,10 +58,36 @@ def show_conversations(turns: pd.DataFrame) -> None:
         show_chart(figure, "conversations", "How many conversations took how many tokens", select=False)
         largest = table.head(5)
         st.caption(f"The largest of {len(table):,}; the median takes {table['total_tokens'].median():,.0f} tokens.")
-        for row in largest.to_dict("records"):
+        saved = _saved_chats(list(largest["conversation_id"]))
+        for number, row in enumerate(largest.to_dict("records")):
             turns_at = f"{words.counted(row['turns'], 'turn')} · {words.date(row['at'], '%b, %H:%M')}"
             label = f"{row['total_tokens']:,} tokens · {turns_at}"
-            pages.link("chat", label, {"conversation": row["conversation_id"]})
+            conversation_id = str(row["conversation_id"])
+            if conversation_id in saved:
+                pages.link("chat", label, {open_conversation.PARAMETER: conversation_id})
+            else:
+                st.button(
+                    label, icon=":material/list:", type="tertiary", key=f"usage_conversation_{number}",
+                    help="Not a chat of yours: a batch, an API client, or a chat that was deleted. Lists its turns here.",
+                    on_click=_choose_conversation, args=(conversation_id,),
+                )  # fmt: skip
+        chosen = turns[turns["conversation_id"] == st.session_state.get(_CONVERSATION)]
+        if len(chosen):
+            st.markdown(f"**{words.counted(len(chosen), 'turn')}** of this conversation")
+            turn_drawer.show_table(chosen, "usage_conversation_turns")
+
+
+def _saved_chats(ids: list[str]) -> set[str]:
+    """Those of some conversations that this reader can open in Chat; none where the saved ones cannot be read."""
+    with shell.errors_shown():
+        return open_conversation.store().among(ids)
+    return set()
+
+
+def _choose_conversation(conversation_id: str) -> None:
+    """List the turns of this conversation, or of none where its turns are listed already."""
+    again = st.session_state.get(_CONVERSATION) == conversation_id
+    st.session_state[_CONVERSATION] = None if again else conversation_id
 
 
 def show_costs(turns: pd.DataFrame) -> None:
