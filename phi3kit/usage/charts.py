@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ class Palette:
     completion: str
     text: str
     grid: str
-    cached: str = "#c9cfda"
+    cached: str = "#8791a3"
     neutral: str = "#7a8699"  # a remote endpoint, another program
     background: str = "rgba(0,0,0,0)"  # of a saved image
 
@@ -69,7 +70,7 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width
             x=times,
             y=sums[name],
             name=name,
-            marker_color=colour,
+            marker=_marker(colour, name),
             width=length.total_seconds() * 1000 * 0.85,
             offset=length.total_seconds() * 1000 * 0.075,  # within its hours, not around their beginning
             customdata=sums["total"],
@@ -107,7 +108,7 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
             x=sums[name],
             orientation="h",
             name=name,
-            marker_color=colour,
+            marker=_marker(colour, name),
             hovertemplate=f"%{{x:,}} {name} tokens<extra>%{{y}}</extra>",
         )
         for name, colour in _parts_in(sums, palette)
@@ -129,7 +130,7 @@ def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
 
 
 def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
-    """The number of turns of each of `served` by a measure, in bins of equal width on a logarithmic axis."""
+    """The number of turns of each of `served` by a measure, stacked, in bins of equal width on a logarithmic axis."""
     bars = []
     by = served_by(turns)
     scale = _scale(unit)
@@ -145,8 +146,7 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
             y=counts,
             width=highs - lows,
             name=label(wrapper),
-            marker_color=palette.of(wrapper),
-            opacity=0.65,
+            marker=_marker(palette.of(wrapper), wrapper),
             customdata=np.column_stack([lows, highs]),
             hovertemplate=f"%{{y:,}} turns: %{{customdata[0]:,.3~g}} to %{{customdata[1]:,.3~g}} {unit}"
             f"<extra>{label(wrapper)}</extra>",
@@ -155,7 +155,7 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
     minor = {"dtick": "D1", "ticks": "outside"}
     xaxis = {"type": "log", "title": {"text": unit}, "dtick": 1, "tickformat": ",~g", "minor": minor}
     yaxis = {"title": {"text": "turns"}}
-    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=240, barmode="overlay", bargap=0)
+    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=240, barmode="stack", bargap=0)
 
 
 def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
@@ -173,7 +173,7 @@ def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
             x=table.loc[table["wrapper"] == wrapper, "turns"],
             orientation="h",
             name=label(wrapper),
-            marker_color=palette.of(wrapper),
+            marker=_marker(palette.of(wrapper), wrapper),
             hovertemplate=f"%{{x:,}} turns<extra>{label(wrapper)}</extra>",
         )
         for wrapper in served(table["wrapper"])
@@ -205,6 +205,8 @@ def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.F
 
 
 _PARTS = {"prompt": "prompt", "cached prompt": "cached", "completion": "completion"}
+_SHAPES = {"prompt": "", "cached prompt": "/", "completion": ".", "transformers": "/", "onnx": "", "remote": "x"}
+_OTHER_SHAPES = ("\\", "-", "|", "+", ".")  # of other programs' wrappers, all of one colour
 _TICKS = [
     {"dtickrange": [None, 60_000], "value": "%H:%M:%S"},
     {"dtickrange": [60_000, 86_400_000], "value": "%H:%M\n%d %b"},
@@ -231,6 +233,15 @@ def _parts_in(sums: pd.DataFrame, palette: Palette) -> list[tuple[str, str]]:
         for name, colour in _PARTS.items()
         if name != "cached prompt" or sums[name].any()
     ]
+
+
+def _marker(colour: str, series: str) -> dict[str, Any]:
+    """A series' colour and its pattern: series are told apart without colours too."""
+    shape = _SHAPES.get(series) if series in _SHAPES else _OTHER_SHAPES[crc32(series.encode()) % len(_OTHER_SHAPES)]
+    pattern: dict[str, Any] = {"shape": shape, "size": 7, "solidity": 0.25}
+    if series == "cached prompt":
+        pattern |= {"fillmode": "replace", "solidity": 0.5}  # on nothing: light beside the rest of the prompt
+    return {"color": colour, "pattern": pattern}
 
 
 def _bars(turns: pd.DataFrame, timezone: str, span: str) -> pd.Series:

@@ -74,6 +74,11 @@ class TestTokensOverTime:
         assert (prompt.name, completion.name, figure.layout.barmode) == ("prompt", "completion", "stack")
         assert (prompt.marker.color, completion.marker.color) == (PALETTE.prompt, PALETTE.completion)
 
+    def test_each_part_has_a_pattern_of_its_own(self):
+        turns = table(turn("a", cached_prompt_tokens=4))
+        for figure in (tokens_over_time(turns, PALETTE, "UTC"), tokens_by(turns, "user", PALETTE)):
+            assert len({bars.marker.pattern.shape for bars in figure.data}) == 3
+
     def test_cached_prompt_tokens_are_a_part_of_the_bar_and_not_counted_twice(self):
         prompt, cached, completion = tokens_over_time(table(turn("a", cached_prompt_tokens=4)), PALETTE, "UTC").data
         assert [list(part.y) for part in (prompt, cached, completion)] == [[6], [4], [5]]
@@ -182,6 +187,13 @@ class TestDistribution:
     def test_a_remote_endpoint_is_gray(self):
         (bars,) = distribution(table(turn(wrapper="remote")), "duration_s", "ms", PALETTE).data
         assert bars.marker.color == PALETTE.neutral
+
+    def test_what_answered_is_told_apart_by_patterns_too_and_no_bar_hides_another(self):
+        turns = table(turn("a"), turn("b", wrapper="transformers"), turn("c", wrapper="remote"))
+        for figure in (distribution(turns, "duration_s", "s", PALETTE), endings(turns, PALETTE)):
+            assert len({bars.marker.pattern.shape for bars in figure.data}) == 3
+            assert {bars.opacity for bars in figure.data} == {None}
+            assert figure.layout.barmode == "stack"
 
     def test_every_turn_is_in_exactly_one_bar_and_found_by_it(self):
         turns = table(*(turn(f"t{n}", duration_s=0.6 + n / 7, time_to_first_token_s=0.5) for n in range(50)))

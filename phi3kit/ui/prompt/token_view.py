@@ -105,8 +105,10 @@ def _meter(tokenized: Tokenized, max_tokens: int) -> go.Figure:
     limit = tokenized.context_tokens
     answer = _answer_tokens(tokenized, max_tokens)
     figure = go.Figure()
-    for tokens, colour, opacity in ((tokenized.count, colours.prompt, 1.0), (answer, colours.completion, 0.35)):
-        figure.add_bar(x=[tokens], y=[""], orientation="h", marker_color=colour, opacity=opacity, width=0.5)
+    # Hatched: the answer may have so many.
+    for tokens, colour, shape in ((tokenized.count, colours.prompt, ""), (answer, colours.completion, "/")):
+        marker = {"color": colour, "pattern": {"shape": shape, "fillmode": "replace", "solidity": 0.5}}
+        figure.add_bar(x=[tokens], y=[""], orientation="h", marker=marker, width=0.5)
     # An export of an earlier phi3kit has no window. Phi-3's is marked all the same: beyond it such an export answers noise.
     window = tokenized.window_tokens or (PHI3_4K_WINDOW if limit == PHI3_4K_CONTEXT else limit)
     words = {0: "0", window: f"sliding window {window:,}", limit: f"context {limit:,}"}
