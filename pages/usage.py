@@ -27,7 +27,7 @@ with shell.errors_shown():
         else:
             turns, beside = chosen.turns, chart_cards.show_beside
             overview.show_totals(chosen)
-            chart_cards.show_over_time(turns)
+            chart_cards.show_over_time(chosen)
             beside(turns, chart_cards.show_by_dimension, chart_cards.show_endings)
             beside(turns, chart_cards.show_first_tokens, chart_cards.show_speeds)
             beside(turns, chart_cards.show_durations, tables.show_wrappers)

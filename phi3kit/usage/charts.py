@@ -5,7 +5,7 @@ Knows turns, colours and axes. Reads no store, draws on no page.
 
 import html
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from zlib import crc32
@@ -44,57 +44,109 @@ class Palette:
         return {"transformers": self.transformers, "onnx": self.onnx}.get(wrapper, self.neutral)
 
 
-def bucket(turns: pd.DataFrame, width: Width = "auto") -> str:
+@dataclass(frozen=True)
+class TimeAxis:
+    """The time that a chart shows, and how long a bar of it is.
+
+    Times are on the viewer's clock and without a zone: Plotly shows times with one as UTC.
+    """
+
+    begin: pd.Timestamp
+    end: pd.Timestamp
+    width: str  # of a bar, as pandas writes it
+    timezone: str
+
+    @property
+    def bar(self) -> pd.Timedelta:
+        """The length of a bar."""
+        return pd.Timedelta(self.width)
+
+
+def time_axis(
+    turns: pd.DataFrame, timezone: str, width: Width, begin: pd.Timestamp | None, now: pd.Timestamp
+) -> TimeAxis:
+    """The axis from a period's begin until now. begin: None: from the first turn to the last, with room around few bars.
+
+    Its ends are moved by a quarter of a bar at most, a day at most: a chart is drawn anew, and what was clicked is forgotten,
+    only so often, and of each bar with turns a part is seen.
+    """
+    at = _on_clock(turns["at"], timezone)
+    now = max([_clock(now, timezone), *at.nlargest(1)])  # other machines' clocks may be ahead
+    if begin is not None:
+        axis_begin = _clock(begin, timezone)
+        chosen = bucket(now - axis_begin, width)
+        step = _step(chosen)
+        return TimeAxis(axis_begin.floor(step), now.ceil(step), chosen, timezone)
+    chosen = bucket(at.max() - at.min() if len(at) else pd.Timedelta(0), width)
+    length, until = pd.Timedelta(chosen), now.ceil(_step(chosen))
+    bars = _beginnings(at, chosen)
+    first, last = (bars.min(), bars.max() + length) if len(bars) else (until, until)
+    room = max(_FEWEST_BARS * length - (last - first), pd.Timedelta(0))
+    end = min(last + room / 2, until)
+    return TimeAxis(min(first, end - _FEWEST_BARS * length), end, chosen, timezone)
+
+
+def bucket(shown: pd.Timedelta, width: Width = "auto") -> str:
     """The width of a bar: the chosen one unless it gives too many bars, else one that gives at most 80, mostly over 12.
 
-    A week where years are shown, and a year where it is decades.
+    shown: the time that is shown. A week where years are shown, and a year where it is decades.
     """
-    if turns.empty:
-        return WIDTHS.get(width, "1h")
-    span = turns["at"].max() - turns["at"].min()
-    if width in WIDTHS and span <= _MOST_BARS * pd.Timedelta(WIDTHS[width]):
+    if width in WIDTHS and shown <= _MOST_BARS * pd.Timedelta(WIDTHS[width]):
         return WIDTHS[width]
     widths = ("1s", "5s", "15s", "1min", "5min", "15min", "1h", "6h", "1D", "7D")
-    longest = "7D" if span <= _MOST_BARS * pd.Timedelta("7D") else "364D"
-    return next((each for each in widths if span <= 80 * pd.Timedelta(each)), longest)
+    longest = "7D" if shown <= _MOST_BARS * pd.Timedelta("7D") else "364D"
+    return next((each for each in widths if shown <= 80 * pd.Timedelta(each)), longest)
 
 
-def tokens_over_time(turns: pd.DataFrame, palette: Palette, timezone: str, width: Width = "auto") -> go.Figure:
+def tokens_over_time(turns: pd.DataFrame, palette: Palette, axis: TimeAxis) -> go.Figure:
     """Prompt, cached and completion tokens, stacked, by time in the viewer's zone."""
-    span = bucket(turns, width)
-    length = pd.Timedelta(span)
-    sums = _parts(turns).groupby(_bars(turns, timezone, span)).sum()
+    sums = _parts(turns).groupby(_bars(turns, axis)).sum()
     times = pd.DatetimeIndex(sums.index)
+    bar_ms = axis.bar.total_seconds() * 1000
     bars = [
         go.Bar(
             x=times,
             y=sums[name],
             name=name,
             marker=_marker(colour, name),
-            width=length.total_seconds() * 1000 * 0.85,
-            offset=length.total_seconds() * 1000 * 0.075,  # within its hours, not around their beginning
+            width=bar_ms * 0.85,
+            offset=bar_ms * 0.075,  # within its hours, not around their beginning
             customdata=sums["total"],
-            hovertemplate=f"%{{y:,}} {name} tokens<br>%{{customdata:,}} in all<extra></extra>",
+            hovertext=[interval(begin, begin + axis.bar) for begin in times],
+            hovertemplate=f"%{{hovertext}}<br>%{{y:,}} {name} tokens<br>%{{customdata:,}} in all<extra></extra>",
         )
         for name, colour in _parts_in(sums, palette)
     ]
-    xaxis: dict[str, Any] = {"type": "date", "tickformatstops": _TICKS}
-    if len(times):
-        # Room around few bars: a single one would fill the chart.
-        end = times[-1] + length
-        margin = length * max(0.5, (_FEWEST_BARS - (end - times[0]) / length) / 2)
-        xaxis["range"] = [times[0] - margin, end + margin]
-    return _figure(bars, palette, xaxis=xaxis, barmode="stack")
+    xaxis = {
+        "type": "date",
+        "tickformatstops": _TICKS,
+        "title": {"text": f"time, {label(axis.timezone)}"},
+        "range": [axis.begin, axis.end],
+    }
+    return _figure(bars, palette, xaxis=xaxis, yaxis=_counts("tokens"), barmode="stack")
 
 
-def bars_at(turns: pd.DataFrame, width: Width, times: list[str]) -> list[pd.Timestamp]:
+def interval(begin: pd.Timestamp, end: pd.Timestamp) -> str:
+    """When a bar is, in words: a day, some days, or hours of a day."""
+    if begin == begin.normalize() and end == end.normalize():
+        last = end - pd.Timedelta("1D")
+        return _day(begin) if last == begin else f"{_day(begin)} to {_day(last)}"
+    clock = "%H:%M" if end - begin >= pd.Timedelta("1min") else "%H:%M:%S"
+    return f"{_day(begin)}, {begin:{clock}} to {end:{clock}}"
+
+
+def _day(at: pd.Timestamp) -> str:
+    return f"{at.day} {at:%b %Y}"
+
+
+def bars_at(axis: TimeAxis, times: Iterable[str]) -> list[pd.Timestamp]:
     """When the bars begin in which some times lie, in order; Plotly names a clicked bar by its middle."""
-    return sorted(set(_beginnings(pd.Series(pd.to_datetime(times)), bucket(turns, width))))
+    return sorted(set(_beginnings(pd.Series(pd.to_datetime(list(times))), axis.width)))
 
 
-def turns_at(turns: pd.DataFrame, timezone: str, width: Width, bars: list[pd.Timestamp]) -> pd.DataFrame:
+def turns_at(turns: pd.DataFrame, axis: TimeAxis, bars: list[pd.Timestamp]) -> pd.DataFrame:
     """The turns of the bars that begin then, on the viewer's clock."""
-    return turns[_bars(turns, timezone, bucket(turns, width)).isin(bars)]
+    return turns[_bars(turns, axis).isin(bars)]
 
 
 def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
@@ -113,8 +165,9 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
         )
         for name, colour in _parts_in(sums, palette)
     ]
+    xaxis = _counts("tokens")
     yaxis = {"type": "category", "autorange": "reversed", "ticklabeloverflow": "allow"}
-    return _figure(bars, palette, yaxis=yaxis, height=_height(len(sums)), barmode="stack", bargap=0.45)
+    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=_height(len(sums)), barmode="stack", bargap=0.45)
 
 
 def label(text: object) -> str:
@@ -154,8 +207,7 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
         bars.append(bar)
     minor = {"dtick": "D1", "ticks": "outside"}
     xaxis = {"type": "log", "title": {"text": unit}, "dtick": 1, "tickformat": ",~g", "minor": minor}
-    yaxis = {"title": {"text": "turns"}}
-    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=240, barmode="stack", bargap=0)
+    return _figure(bars, palette, xaxis=xaxis, yaxis=_counts("turns"), height=240, barmode="stack", bargap=0)
 
 
 def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
@@ -180,7 +232,7 @@ def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
     ]
     yaxis = {"type": "category", "autorange": "reversed"}
     height = _height(table["outcome"].nunique())
-    return _figure(bars, palette, yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
+    return _figure(bars, palette, xaxis=_counts("turns"), yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
 
 
 def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.Figure:
@@ -200,7 +252,7 @@ def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.F
         )
         bars.append(bar)
     xaxis = {"type": "category", "title": {"text": "tokens of a conversation"}}
-    yaxis = {"title": {"text": "conversations"}}
+    yaxis = _counts("conversations")
     return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=240, bargap=0.1, showlegend=False)
 
 
@@ -244,12 +296,24 @@ def _marker(colour: str, series: str) -> dict[str, Any]:
     return {"color": colour, "pattern": pattern}
 
 
-def _bars(turns: pd.DataFrame, timezone: str, span: str) -> pd.Series:
-    """When the bar of each turn begins, on the viewer's clock.
+def _bars(turns: pd.DataFrame, axis: TimeAxis) -> pd.Series:
+    """When the bar of each turn begins. An hour that comes twice is one bar."""
+    return _beginnings(_on_clock(turns["at"], axis.timezone), axis.width)
 
-    Without a zone: Plotly shows times with one as UTC. An hour that comes twice is one bar.
-    """
-    return _beginnings(turns["at"].dt.tz_convert(timezone).dt.tz_localize(None), span)
+
+def _on_clock(times: pd.Series, timezone: str) -> pd.Series:
+    """Times on the viewer's clock, without their zone."""
+    return times.dt.tz_convert(timezone).dt.tz_localize(None)
+
+
+def _clock(at: pd.Timestamp, timezone: str) -> pd.Timestamp:
+    """A time on the viewer's clock, without its zone."""
+    return at.tz_convert(timezone).tz_localize(None)
+
+
+def _step(width: str) -> pd.Timedelta:
+    """What the ends of an axis are rounded to."""
+    return min(pd.Timedelta(width) / 4, pd.Timedelta("1D"))
 
 
 def _beginnings(times: pd.Series, span: str) -> pd.Series:
@@ -258,6 +322,11 @@ def _beginnings(times: pd.Series, span: str) -> pd.Series:
         times = times - pd.to_timedelta(times.dt.day_of_week, unit="D")
         span = "1D"
     return times.dt.floor(span)
+
+
+def _counts(what: str) -> dict[str, Any]:
+    """An axis that counts something."""
+    return {"title": {"text": what}, "tickformat": ","}
 
 
 def _edges(values: pd.Series) -> np.ndarray:

@@ -5,12 +5,15 @@ import pytest
 
 from phi3kit.usage.charts import (
     Palette,
+    TimeAxis,
     Width,
     bars_at,
     bucket,
     distribution,
     endings,
+    interval,
     names_of,
+    time_axis,
     tokens_a_conversation,
     tokens_by,
     tokens_over_time,
@@ -45,28 +48,97 @@ class TestBucket:
         ],
     )
     def test_the_bars_are_as_wide_as_the_period_asks(self, hours: float, width: str):
-        assert bucket(table(turn("a"), turn("b", at=TURN.at + hours * HOUR))) == width
+        assert bucket(pd.Timedelta(hours=hours)) == width
 
     @pytest.mark.parametrize(("asked", "width"), [("hour", "1h"), ("day", "1D"), ("week", "7D")])
     def test_a_width_that_is_asked_for_is_taken(self, asked: Width, width: str):
-        assert bucket(table(turn("a"), turn("b", at=TURN.at + 480 * HOUR)), asked) == width
+        assert bucket(pd.Timedelta(hours=480), asked) == width
 
     def test_a_width_that_would_give_thousands_of_bars_is_not(self):
-        assert bucket(table(turn("a"), turn("b", at=TURN.at + 8760 * HOUR)), "hour") == "7D"
+        assert bucket(pd.Timedelta(hours=8760), "hour") == "7D"
 
     def test_decades_are_shown_by_years(self):
         turns = table(turn("a", at=0), turn("b", at=4_102_000_000))
-        assert bucket(turns) == "364D"
-        assert len(tokens_over_time(turns, PALETTE, "UTC").data[0].x) == 2
+        axis = all_time(turns)
+        assert axis.width == "364D"
+        assert len(tokens_over_time(turns, PALETTE, axis).data[0].x) == 2
 
-    def test_no_turns_have_a_width_too(self):
-        assert bucket(NO_TURNS) == "1h"
+
+def all_time(turns: pd.DataFrame, zone: str = "UTC", width: Width = "auto") -> TimeAxis:
+    """The axis of all time, long after the turns."""
+    return time_axis(turns, zone, width, None, pd.Timestamp("2100-01-01T00:00Z"))
+
+
+class TestTimeAxis:
+    NOW = pd.Timestamp("2026-01-31T22:10Z")
+
+    def test_a_period_is_shown_from_its_begin_until_now_whatever_was_asked_in_it(self):
+        turns = table(turn("a", at=at("2026-01-30T12:00Z")), turn("b", at=at("2026-01-30T12:01Z")))
+        axis = time_axis(turns, "UTC", "auto", self.NOW - pd.Timedelta("7D"), self.NOW)
+        assert (str(axis.begin), str(axis.end)) == ("2026-01-24 21:00:00", "2026-01-31 22:30:00")
+        assert axis.width == "6h"
+        figure = tokens_over_time(turns, PALETTE, axis)
+        assert [pd.Timestamp(edge) for edge in figure.layout.xaxis.range] == [axis.begin, axis.end]
+
+    @pytest.mark.parametrize("width", ["auto", "day", "week"])
+    @pytest.mark.parametrize("days", [1, 30, None])
+    def test_no_bar_reaches_into_the_next_month(self, width: Width, days: int | None):
+        turns = table(turn("a", at=at("2026-01-01T12:00Z")), turn("b", at=at("2026-01-31T22:00Z")))
+        begin = None if days is None else self.NOW - pd.Timedelta(days=days)
+        assert time_axis(turns, "UTC", width, begin, self.NOW).end <= pd.Timestamp("2026-02-01")
+
+    @pytest.mark.parametrize("width", ["auto", "day", "week"])
+    def test_of_a_bar_that_has_just_begun_a_part_is_seen(self, width: Width):
+        monday = pd.Timestamp("2026-02-02T00:05Z")
+        turns = table(turn("a", at=at("2026-02-02T00:04Z")))
+        axis = time_axis(turns, "UTC", width, monday - pd.Timedelta("30D"), monday)
+        (bars, _) = tokens_over_time(turns, PALETTE, axis).data
+        assert axis.end > bars.x[0] + pd.Timedelta(milliseconds=bars.offset)
+
+    def test_it_stays_the_same_for_a_while(self):
+        turns = table(turn("a", at=at("2026-01-30T12:00Z")))
+        axes = {
+            time_axis(turns, "UTC", "auto", now - pd.Timedelta("24h"), now)
+            for now in (self.NOW, self.NOW + pd.Timedelta("4min"))
+        }
+        assert len(axes) == 1
+
+    def test_a_turn_of_a_machine_whose_clock_is_ahead_is_seen(self):
+        turns = table(turn("a", at=at("2026-01-31T23:40Z")))
+        axis = time_axis(turns, "UTC", "auto", self.NOW - pd.Timedelta("24h"), self.NOW)
+        assert axis.end >= pd.Timestamp("2026-01-31 23:40")
+
+    def test_it_is_on_the_viewers_clock_and_says_so(self):
+        turns = table(turn("a", at=at("2026-01-31T22:00Z")))
+        axis = time_axis(turns, "Europe/Athens", "hour", self.NOW - pd.Timedelta("24h"), self.NOW)
+        assert (str(axis.begin), str(axis.end)) == ("2026-01-31 00:00:00", "2026-02-01 00:15:00")
+        figure = tokens_over_time(turns, PALETTE, axis)
+        assert figure.layout.xaxis.title.text == "time, Europe/Athens"
+        assert (figure.layout.yaxis.title.text, figure.layout.yaxis.tickformat) == ("tokens", ",")
+
+    def test_no_turns_have_an_axis_too(self):
+        assert all_time(NO_TURNS).begin < all_time(NO_TURNS).end
+
+
+class TestInterval:
+    @pytest.mark.parametrize(
+        ("begin", "end", "words"),
+        [
+            ("2026-01-05", "2026-01-06", "5 Jan 2026"),
+            ("2025-12-29", "2026-01-05", "29 Dec 2025 to 4 Jan 2026"),
+            ("2026-01-05 18:00", "2026-01-06 00:00", "5 Jan 2026, 18:00 to 00:00"),
+            ("2026-01-05 18:00", "2026-01-05 18:01", "5 Jan 2026, 18:00 to 18:01"),
+            ("2026-01-05 18:00:55", "2026-01-05 18:01", "5 Jan 2026, 18:00:55 to 18:01:00"),
+        ],
+    )
+    def test_is_a_day_days_or_a_part_of_a_day(self, begin: str, end: str, words: str):
+        assert interval(pd.Timestamp(begin), pd.Timestamp(end)) == words
 
 
 class TestTokensOverTime:
     def test_prompt_and_completion_are_stacked_and_summed_by_bucket(self):
         turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 3000, prompt_tokens=1))
-        figure = tokens_over_time(turns, PALETTE, "UTC")
+        figure = tokens_over_time(turns, PALETTE, all_time(turns))
         prompt, completion = figure.data
         assert [str(time)[:16] for time in prompt.x] == ["2026-01-01T00:00", "2026-01-01T00:50"]
         assert (list(prompt.y), list(completion.y)) == ([20, 1], [10, 5])
@@ -76,32 +148,40 @@ class TestTokensOverTime:
 
     def test_each_part_has_a_pattern_of_its_own(self):
         turns = table(turn("a", cached_prompt_tokens=4))
-        for figure in (tokens_over_time(turns, PALETTE, "UTC"), tokens_by(turns, "user", PALETTE)):
+        for figure in (tokens_over_time(turns, PALETTE, all_time(turns)), tokens_by(turns, "user", PALETTE)):
             assert len({bars.marker.pattern.shape for bars in figure.data}) == 3
 
+    def test_a_bar_says_when_it_is(self):
+        turns = table(turn("a", at=at("2026-01-05T01:10Z")))
+        prompt = tokens_over_time(turns, PALETTE, all_time(turns, width="hour")).data[0]
+        assert list(prompt.hovertext) == ["5 Jan 2026, 01:00 to 02:00"]
+        assert "%{hovertext}" in prompt.hovertemplate
+
     def test_cached_prompt_tokens_are_a_part_of_the_bar_and_not_counted_twice(self):
-        prompt, cached, completion = tokens_over_time(table(turn("a", cached_prompt_tokens=4)), PALETTE, "UTC").data
+        turns = table(turn("a", cached_prompt_tokens=4))
+        prompt, cached, completion = tokens_over_time(turns, PALETTE, all_time(turns)).data
         assert [list(part.y) for part in (prompt, cached, completion)] == [[6], [4], [5]]
         assert (cached.name, list(prompt.customdata)) == ("cached prompt", [15])
 
     def test_a_week_begins_on_monday(self):
         turns = table(turn("sunday", at=at("2026-01-04T23:00Z")), turn("monday", at=at("2026-01-05T01:00Z")))
-        prompt = tokens_over_time(turns, PALETTE, "UTC", "week").data[0]
+        prompt = tokens_over_time(turns, PALETTE, all_time(turns, width="week")).data[0]
         assert [str(time)[:10] for time in prompt.x] == ["2025-12-29", "2026-01-05"]
 
     @pytest.mark.parametrize("width", ["auto", "hour", "day", "week"])
     def test_the_turns_of_a_bar_are_found_by_its_middle_which_a_click_names(self, width: Width):
         turns = table(turn("a"), turn("b", at=TURN.at + 20), turn("c", at=TURN.at + 30 * 24 * HOUR))
-        bars = tokens_over_time(turns, PALETTE, "Asia/Tokyo", width).data[0]
+        axis = all_time(turns, "Asia/Tokyo", width)
+        bars = tokens_over_time(turns, PALETTE, axis).data[0]
         middles = [str(time + pd.Timedelta(milliseconds=bars.offset + bars.width / 2)) for time in bars.x]
         for clicked, found in ((middles[:1], ["a", "b"]), (middles[::-1], ["a", "b", "c"])):
-            begins = bars_at(turns, width, clicked)
+            begins = bars_at(axis, clicked)
             assert begins == list(bars.x[: len(clicked)])
-            assert sorted(turns_at(turns, "Asia/Tokyo", width, begins)["turn_id"]) == found
+            assert sorted(turns_at(turns, axis, begins)["turn_id"]) == found
 
     def test_a_bar_stands_within_its_hours(self):
         turns = table(turn("a", at=at("2026-01-05T01:10Z")), turn("b", at=at("2026-01-05T01:50Z")))
-        figure = tokens_over_time(turns, PALETTE, "UTC", "hour")
+        figure = tokens_over_time(turns, PALETTE, all_time(turns, width="hour"))
         hour_ms = 3_600_000
         for bars in figure.data:
             assert [str(time)[11:16] for time in bars.x] == ["01:00"]
@@ -111,13 +191,13 @@ class TestTokensOverTime:
         assert begin + (end - begin) / 2 == pd.Timestamp("2026-01-05T01:30")
 
     def test_few_bars_have_room_around_them(self):
-        figure = tokens_over_time(table(turn("a")), PALETTE, "UTC")
-        begin, end = (pd.Timestamp(edge) for edge in figure.layout.xaxis.range)
-        assert (end - begin).total_seconds() == 24
+        axis = all_time(table(turn("a")))
+        assert (axis.end - axis.begin).total_seconds() == 24
 
     def test_days_begin_at_midnight_where_the_viewer_is(self):
         late, month_later = turn("a", at=at("2026-01-01T22:30Z")), turn("b", at=at("2026-02-10T12:00Z"))
-        prompt = tokens_over_time(table(late, month_later), PALETTE, "Europe/Athens").data[0]
+        turns = table(late, month_later)
+        prompt = tokens_over_time(turns, PALETTE, all_time(turns, "Europe/Athens")).data[0]
         assert [str(time)[:16] for time in prompt.x] == ["2026-01-02T00:00", "2026-02-10T00:00"]
 
     @pytest.mark.parametrize(
@@ -130,11 +210,11 @@ class TestTokensOverTime:
     )
     def test_no_token_is_lost_when_clocks_change(self, zone: str, moments: list[str]):
         turns = table(*(turn(moment, at=at(moment)) for moment in moments))
-        prompt, completion = tokens_over_time(turns, PALETTE, zone).data
+        prompt, completion = tokens_over_time(turns, PALETTE, all_time(turns, zone)).data
         assert (sum(prompt.y), sum(completion.y)) == (20, 10)
 
     def test_no_turns_are_a_chart_without_bars(self):
-        assert [len(bars.x) for bars in tokens_over_time(NO_TURNS, PALETTE, "UTC").data] == [0, 0]
+        assert [len(bars.x) for bars in tokens_over_time(NO_TURNS, PALETTE, all_time(NO_TURNS)).data] == [0, 0]
 
 
 class TestTokensBy:

@@ -14,6 +14,7 @@ import streamlit as st
 from phi3kit.ui.shared import elements, resources, theme, words
 from phi3kit.ui.shared.literal import literal
 from phi3kit.ui.usage import turn_drawer
+from phi3kit.ui.usage.filters import Chosen
 from phi3kit.usage import charts, summary
 
 Card = Callable[[pd.DataFrame], None]
@@ -23,6 +24,7 @@ _CONFIG = {
     "modeBarButtons": [["toImage"]],
     "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "phi3kit-usage"},
 }
+_FEW_BARS = 3  # whose names are said
 _DIMENSIONS = {
     "Wrapper": "wrapper", "Model": "model_uri", "Interface": "interface", "User": "user", "Origin": "origin",
 }  # fmt: skip
@@ -35,8 +37,9 @@ def show_beside(turns: pd.DataFrame, left: Card, right: Card) -> None:
             card(turns)
 
 
-def show_over_time(turns: pd.DataFrame) -> None:
+def show_over_time(chosen: Chosen) -> None:
     """Tokens over time; a click on a bar lists its turns."""
+    turns = chosen.turns
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown("**Tokens over time**", width="content")
@@ -44,14 +47,13 @@ def show_over_time(turns: pd.DataFrame) -> None:
                 "A bar is", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
                 label_visibility="collapsed", format_func=str.capitalize,
             )  # fmt: skip
-        timezone = words.timezone()
-        figure = charts.tokens_over_time(turns, theme.palette(), timezone, width)
+        axis = charts.time_axis(turns, words.timezone(), width, chosen.begin, chosen.now)
+        figure = charts.tokens_over_time(turns, theme.palette(), axis)
         points = show_chart(figure, "over_time", "Prompt and completion tokens over time")
         if points:
-            bars = charts.bars_at(turns, width, [str(point["x"]) for point in points])
-            begin, end = bars[0], bars[-1] + pd.Timedelta(charts.bucket(turns, width))
-            what = f"from {begin.day} {begin:%b, %H:%M:%S} to {end.day} {end:%b, %H:%M:%S}"
-            _show_turns(charts.turns_at(turns, timezone, width, bars), what, "over_time")
+            bars = charts.bars_at(axis, [str(point["x"]) for point in points])
+            what = f"of {_together([charts.interval(bar, bar + axis.bar) for bar in bars])}"
+            _show_turns(charts.turns_at(turns, axis, bars), what, "over_time")
 
 
 def show_by_dimension(turns: pd.DataFrame) -> None:
@@ -66,9 +68,9 @@ def show_by_dimension(turns: pd.DataFrame) -> None:
         named = _with_labels(turns) if column == "model_uri" else turns
         points = show_chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")
         if points:
-            names = {str(point["y"]) for point in points}
+            names = sorted({str(point["y"]) for point in points})
             found = turns[charts.names_of(named, column).isin(names)]
-            _show_turns(found, f"of {html.unescape(', '.join(sorted(names)))}", "by")
+            _show_turns(found, f"of {html.unescape(_together(names))}", "by")
 
 
 def show_endings(turns: pd.DataFrame) -> None:
@@ -98,9 +100,9 @@ def _show_percentiles(turns: pd.DataFrame, measure: str, unit: str) -> None:
     number = st.column_config.NumberColumn
     cuts = [name for name in table.columns if name.startswith("p")]
     table[cuts] = table[cuts] * (1000 if unit == "ms" else 1)
-    digits = "%.0f" if unit == "tokens/s" else "%.1f"
+    digits = "%,.0f" if unit == "tokens/s" else "%,.1f"
     config = {name: number(f"{name}, {unit}" if name == cuts[0] else name, format=digits) for name in cuts}
-    config["turns"] = number(format="localized")
+    config["turns"] = number(format="%,d")
     st.dataframe(table, hide_index=True, column_config=config, alt="Percentiles by wrapper")
 
 
@@ -117,6 +119,11 @@ def _show_turns(turns: pd.DataFrame, what: str, key: str) -> None:
     """The turns of a bar that was clicked."""
     st.markdown(f"**{words.counted(len(turns), 'turn')}** {literal(what, inside=True)}")
     turn_drawer.show_table(turns, f"usage_{key}")
+
+
+def _together(names: list[str]) -> str:
+    """The names of some bars, or how many they are."""
+    return ", ".join(names) if len(names) <= _FEW_BARS else words.counted(len(names), "bar")
 
 
 def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,8 @@ class Chosen:
     turns: pd.DataFrame
     before: pd.DataFrame | None  # None where there is no period before
     period: str  # as it is shown
+    begin: pd.Timestamp | None  # of the period; None where it is all time
+    now: pd.Timestamp  # its end
 
 
 def choose(everything: pd.DataFrame) -> Chosen:
@@ -64,12 +66,14 @@ def choose(everything: pd.DataFrame) -> Chosen:
         help="Compare every logged turn with MLflow, deleted and changed ones too.",
         on_click=_request_whole,
     )
-    code = PERIODS[period]
-    before = turns_table.before(everything, code)
+    code, now = PERIODS[period], pd.Timestamp.now(tz="UTC")
+    before = turns_table.before(everything, code, now)
     return Chosen(
-        _fitting(turns_table.since(everything, code), by.isin(wrappers), interfaces, more),
+        _fitting(turns_table.since(everything, code, now), by.isin(wrappers), interfaces, more),
         None if before is None else _fitting(before, by.isin(wrappers), interfaces, more),
         period,
+        None if before is None else now - turns_table.length_of(code),
+        now,
     )
 
 

@@ -38,10 +38,10 @@ def show_wrappers(turns: pd.DataFrame) -> None:
             hide_index=True,
             alt="Medians of both wrappers on the same prompts",
             column_config={
-                "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f", width=90),
-                "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f", width=70),
-                "completion_tokens": st.column_config.NumberColumn("completion", format="%.0f", width=80),
-                "duration_s": st.column_config.NumberColumn("duration, s", format="%.3f", width=80),
+                "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%,.3f", width=90),
+                "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%,.0f", width=70),
+                "completion_tokens": st.column_config.NumberColumn("completion", format="%,.0f", width=80),
+                "duration_s": st.column_config.NumberColumn("duration, s", format="%,.3f", width=80),
             },
         )
 
@@ -108,10 +108,10 @@ def show_costs(turns: pd.DataFrame) -> None:
             placeholder="–",
             alt="What the same tokens would cost at list prices",
             column_config={
-                "prompt": st.column_config.NumberColumn("prompt, $/M", format="%.3f", width=90),
-                "cached_prompt": st.column_config.NumberColumn("cached, $/M", format="%.3f", width=90),
-                "completion": st.column_config.NumberColumn("completion, $/M", format="%.3f", width=110),
-                "cost": st.column_config.NumberColumn("cost, $", format="%.4f", width=80),
+                "prompt": st.column_config.NumberColumn("prompt, $/M", format="%,.3f", width=90),
+                "cached_prompt": st.column_config.NumberColumn("cached, $/M", format="%,.3f", width=90),
+                "completion": st.column_config.NumberColumn("completion, $/M", format="%,.3f", width=110),
+                "cost": st.column_config.NumberColumn("cost, $", format="%,.4f", width=80),
             },
         )
         st.caption("List prices are those that the installed MLflow ships, in US dollars for a million tokens (M).")

@@ -36,10 +36,10 @@ def show_table(turns: pd.DataFrame, key: str) -> None:
         "The turns that fit the filters, newest first",
         {
             "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=words.timezone()),
-            **{f"{part}_tokens": st.column_config.NumberColumn(part, format="localized") for part in _PARTS},
+            **{f"{part}_tokens": st.column_config.NumberColumn(part, format="%,d") for part in _PARTS},
             "finish_reason": "finish",
-            "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%.3f"),
-            "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%.0f"),
+            "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%,.3f"),
+            "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%,.0f"),
         },
         height=min(38 + 35 * len(shown), 420),
         placeholder="–",
