@@ -182,18 +182,18 @@ def names_of(turns: pd.DataFrame, column: str) -> pd.Series:
     return few(turns[column].fillna("unknown").map(label), turns["total_tokens"])
 
 
-def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) -> go.Figure:
+def distribution(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
     """The number of turns of each of `served` by a measure, stacked, in bins of equal width on a logarithmic axis."""
     bars = []
     by = served_by(turns)
-    scale = _scale(unit)
     edges = _edges(turns[column])
-    lows, highs = edges[:-1] * scale, edges[1:] * scale
+    lows, highs = edges[:-1], edges[1:]
+    names = [between(column, low, high) for low, high in zip(lows, highs, strict=True)]
     for wrapper in served(by):
-        measured = turns.loc[(by == wrapper) & (turns[column] > 0), column]
-        if measured.empty:
+        values = turns.loc[(by == wrapper) & (turns[column] > 0), column]
+        if values.empty:
             continue
-        counts, _ = np.histogram(measured, edges)
+        counts, _ = np.histogram(values, edges)
         bar = go.Bar(
             x=np.sqrt(lows * highs),
             y=counts,
@@ -201,18 +201,30 @@ def distribution(turns: pd.DataFrame, column: str, unit: str, palette: Palette) 
             name=label(wrapper),
             marker=_marker(palette.of(wrapper), wrapper),
             customdata=np.column_stack([lows, highs]),
-            hovertemplate=f"%{{y:,}} turns: %{{customdata[0]:,.3~g}} to %{{customdata[1]:,.3~g}} {unit}"
-            f"<extra>{label(wrapper)}</extra>",
+            hovertext=names,
+            hovertemplate=f"%{{y:,}} turns: %{{hovertext}}<extra>{label(wrapper)}</extra>",
         )
         bars.append(bar)
-    minor = {"dtick": "D1", "ticks": "outside"}
-    xaxis = {"type": "log", "title": {"text": unit}, "dtick": 1, "tickformat": ",~g", "minor": minor}
+    xaxis = {"type": "log", "title": {"text": _MEASURES[column]}, **_ticks(column, edges)}
     return _figure(bars, palette, xaxis=xaxis, yaxis=_counts("turns"), height=240, barmode="stack", bargap=0)
 
 
-def turns_between(turns: pd.DataFrame, column: str, unit: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
+def between(column: str, low: float, high: float) -> str:
+    """A bin of a measure in words."""
+    return f"{measured(column, low)} to {measured(column, high)}"
+
+
+def measured(column: str, value: float) -> str:
+    """A value of a measure with three digits and its unit: 12.5 ms, 1.78 s, 1.5 min, 250 tokens/s."""
+    if not column.endswith("_s"):
+        return f"{_digits(value)} tokens/s"
+    length, unit = next((length, unit) for length, unit in _TIME_UNITS if value >= length or length == _SHORTEST)
+    return f"{_digits(value / length)} {unit}"
+
+
+def turns_between(turns: pd.DataFrame, column: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
     """The turns of one bar of `distribution`. wrapper: its label."""
-    values = turns[column] * _scale(unit)
+    values = turns[column]
     return turns[(served_by(turns).map(label) == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
 
 
@@ -257,6 +269,12 @@ def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.F
 
 
 _PARTS = {"prompt": "prompt", "cached prompt": "cached", "completion": "completion"}
+_MEASURES = {
+    "time_to_first_token_s": "time to first token", "tokens_per_second": "tokens per second", "duration_s": "duration",
+}  # fmt: skip
+_SHORTEST = 1e-6
+_TIME_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (_SHORTEST, "µs"))
+_SHORT_AXIS = 30  # times its lowest value
 _SHAPES = {"prompt": "", "cached prompt": "/", "completion": ".", "transformers": "/", "onnx": "", "remote": "x"}
 _OTHER_SHAPES = ("\\", "-", "|", "+", ".")  # of other programs' wrappers, all of one colour
 _TICKS = [
@@ -289,7 +307,7 @@ def _parts_in(sums: pd.DataFrame, palette: Palette) -> list[tuple[str, str]]:
 
 def _marker(colour: str, series: str) -> dict[str, Any]:
     """A series' colour and its pattern: series are told apart without colours too."""
-    shape = _SHAPES.get(series) if series in _SHAPES else _OTHER_SHAPES[crc32(series.encode()) % len(_OTHER_SHAPES)]
+    shape = _SHAPES.get(series, _OTHER_SHAPES[crc32(series.encode()) % len(_OTHER_SHAPES)])
     pattern: dict[str, Any] = {"shape": shape, "size": 7, "solidity": 0.25}
     if series == "cached prompt":
         pattern |= {"fillmode": "replace", "solidity": 0.5}  # on nothing: light beside the rest of the prompt
@@ -340,14 +358,31 @@ def _edges(values: pd.Series) -> np.ndarray:
     return 10.0 ** (np.arange(low, high + 1) / in_a_decade)
 
 
+def _ticks(column: str, edges: np.ndarray) -> dict[str, Any]:
+    """Ticks of a logarithmic axis at 1, 10, 100 of each unit, and at 2 and 5 where it is short; all are labelled."""
+    steps = (1, 2, 5) if edges[-1] < _SHORT_AXIS * edges[0] else (1,)
+    minor = {"dtick": "D1", "ticks": "outside"}
+    if not column.endswith("_s"):
+        return {"dtick": "D2" if len(steps) > 1 else 1, "tickformat": ",~g", "minor": minor}
+    units = [(length, longest) for (length, _), longest in zip(_TIME_UNITS, (np.inf, 3600, 60, 1, 1e-3), strict=True)]
+    at = [
+        step * decade * length
+        for length, longest in units
+        for decade in (1, 10, 100)
+        for step in steps
+        if step * decade * length < longest
+    ]
+    return {"tickvals": sorted(at), "ticktext": [measured(column, value) for value in sorted(at)], "minor": minor}
+
+
+def _digits(value: float) -> str:
+    """A number with three digits."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
 def _height(bars: int) -> int:
     """The height of a chart of horizontal bars, in pixels."""
     return max(200, 60 + 34 * bars)
-
-
-def _scale(unit: str) -> float:
-    """From the table's unit to the chart's."""
-    return 1000.0 if unit == "ms" else 1.0
 
 
 def _figure(

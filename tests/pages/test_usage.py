@@ -208,9 +208,9 @@ class TestCards:
         log(settings, now("a"), now("b", time_to_first_token_s=1.0, duration_s=2.0))
         tables = [each.value for each in open_usage().dataframe]
         first, speed, duration = [each for each in tables if "p99" in each.columns]
-        assert first.iloc[0]["p50"] == pytest.approx(750)
-        assert speed.iloc[0]["p50"] == pytest.approx(4)
-        assert duration.iloc[0]["p50"] == pytest.approx(1750)
+        assert first.iloc[0]["p50"] == "750 ms"
+        assert speed.iloc[0]["p50"] == "4 tokens/s"
+        assert duration.iloc[0]["p50"] == "1.75 s"
 
     def test_a_saved_conversation_leads_back_into_chat_and_another_lists_its_turns(self, settings: Settings):
         log(

@@ -8,10 +8,12 @@ from phi3kit.usage.charts import (
     TimeAxis,
     Width,
     bars_at,
+    between,
     bucket,
     distribution,
     endings,
     interval,
+    measured,
     names_of,
     time_axis,
     tokens_a_conversation,
@@ -242,7 +244,7 @@ class TestNames:
     def test_of_another_program_are_text_in_every_chart_and_no_link(self):
         turns = table(turn("a", user=self.HOSTILE, wrapper=self.HOSTILE, finish_reason=self.HOSTILE))
         assert list(tokens_by(turns, "user", PALETTE).data[0].y) == [self.SHOWN]
-        for figure in (endings(turns, PALETTE), distribution(turns, "duration_s", "s", PALETTE)):
+        for figure in (endings(turns, PALETTE), distribution(turns, "duration_s", PALETTE)):
             assert figure.data[0].name == self.SHOWN
             assert "<a" not in str(figure.to_dict())
             assert "%{y} &" not in str(figure.to_dict())
@@ -250,46 +252,85 @@ class TestNames:
     def test_a_click_on_such_a_bar_finds_its_turns(self):
         turns = table(turn("a", user=self.HOSTILE, wrapper=self.HOSTILE), turn("b", user="bob"))
         assert list(turns[names_of(turns, "user") == self.SHOWN]["user"]) == [self.HOSTILE]
-        (bar,) = (each for each in distribution(turns, "duration_s", "s", PALETTE).data if each.name == self.SHOWN)
+        (bar,) = (each for each in distribution(turns, "duration_s", PALETTE).data if each.name == self.SHOWN)
         low, high = next(each for each, count in zip(bar.customdata, bar.y, strict=True) if count)
-        assert len(turns_between(turns, "duration_s", "s", bar.name, low, high)) == 1
+        assert len(turns_between(turns, "duration_s", bar.name, low, high)) == 1
 
 
 class TestDistribution:
     def test_a_wrapper_with_the_measure_is_a_histogram_in_its_colour_and_unit(self):
         turns = table(turn("a"), turn("b"), turn("c", wrapper="transformers", time_to_first_token_s=None))
-        (bars,) = distribution(turns, "time_to_first_token_s", "ms", PALETTE).data
+        (bars,) = distribution(turns, "time_to_first_token_s", PALETTE).data
         assert (bars.name, sum(bars.y), bars.marker.color) == ("onnx", 2, PALETTE.onnx)
         (filled,) = [number for number, count in enumerate(bars.y) if count]
         low, high = bars.customdata[filled]
-        assert low <= 500 < high
+        assert low <= 0.5 < high
+        assert bars.hovertext[filled] == between("time_to_first_token_s", low, high) == "487 ms to 562 ms"
 
     def test_a_remote_endpoint_is_gray(self):
-        (bars,) = distribution(table(turn(wrapper="remote")), "duration_s", "ms", PALETTE).data
+        (bars,) = distribution(table(turn(wrapper="remote")), "duration_s", PALETTE).data
         assert bars.marker.color == PALETTE.neutral
 
     def test_what_answered_is_told_apart_by_patterns_too_and_no_bar_hides_another(self):
         turns = table(turn("a"), turn("b", wrapper="transformers"), turn("c", wrapper="remote"))
-        for figure in (distribution(turns, "duration_s", "s", PALETTE), endings(turns, PALETTE)):
+        for figure in (distribution(turns, "duration_s", PALETTE), endings(turns, PALETTE)):
             assert len({bars.marker.pattern.shape for bars in figure.data}) == 3
             assert {bars.opacity for bars in figure.data} == {None}
             assert figure.layout.barmode == "stack"
 
+    def test_times_are_labelled_in_the_unit_that_one_would_say(self):
+        turns = table(turn("a"), turn("b")).assign(duration_s=[0.004, 90.0])
+        axis = distribution(turns, "duration_s", PALETTE).layout.xaxis
+        labels = dict(zip(axis.tickvals, axis.ticktext, strict=True))
+        seen = [text for at, text in labels.items() if 0.001 <= at <= 600]
+        assert seen == ["1 ms", "10 ms", "100 ms", "1 s", "10 s", "1 min", "10 min"]
+        assert axis.title.text == "duration"
+
+    def test_a_short_axis_has_ticks_at_2_and_5_too(self):
+        turns = table(turn("a"), turn("b")).assign(duration_s=[0.15, 0.3])
+        axis = distribution(turns, "duration_s", PALETTE).layout.xaxis
+        seen = [text for at, text in zip(axis.tickvals, axis.ticktext, strict=True) if 0.1 <= at <= 1]
+        assert seen == ["100 ms", "200 ms", "500 ms", "1 s"]
+
+    def test_a_speed_has_its_unit(self):
+        (bars,) = distribution(table(turn("a")), "tokens_per_second", PALETTE).data
+        (filled,) = [number for number, count in enumerate(bars.y) if count]
+        assert bars.hovertext[filled].endswith(" tokens/s")
+
     def test_every_turn_is_in_exactly_one_bar_and_found_by_it(self):
         turns = table(*(turn(f"t{n}", duration_s=0.6 + n / 7, time_to_first_token_s=0.5) for n in range(50)))
-        (bars,) = distribution(turns, "duration_s", "ms", PALETTE).data
-        found = [turns_between(turns, "duration_s", "ms", "onnx", low, high) for low, high in bars.customdata]
+        (bars,) = distribution(turns, "duration_s", PALETTE).data
+        found = [turns_between(turns, "duration_s", "onnx", low, high) for low, high in bars.customdata]
         assert [len(each) for each in found] == list(bars.y)
         assert sorted(pd.concat(found)["turn_id"]) == sorted(turns["turn_id"])
 
     def test_no_measure_is_a_chart_without_bars(self):
         turns = table(turn(time_to_first_token_s=None))
-        assert distribution(turns, "time_to_first_token_s", "ms", PALETTE).data == ()
+        assert distribution(turns, "time_to_first_token_s", PALETTE).data == ()
 
     def test_measures_far_apart_are_in_a_bounded_number_of_bins(self):
         turns = table(turn("a"), turn("b")).assign(duration_s=[1e-300, 9e8])
-        (bars,) = distribution(turns, "duration_s", "s", PALETTE).data
+        (bars,) = distribution(turns, "duration_s", PALETTE).data
         assert (len(bars.x) <= 300, sum(bars.y)) == (True, 2)
+
+
+class TestMeasured:
+    @pytest.mark.parametrize(
+        ("seconds", "words"),
+        [
+            (1e-300, "1e-294 µs"),
+            (0.0000025, "2.5 µs"),
+            (0.0125, "12.5 ms"),
+            (1.7783, "1.78 s"),
+            (90, "1.5 min"),
+            (9e8, "250,000 h"),
+        ],
+    )
+    def test_a_time_has_three_digits_and_its_unit(self, seconds: float, words: str):
+        assert measured("duration_s", seconds) == words
+
+    def test_a_speed_is_in_tokens_a_second(self):
+        assert measured("tokens_per_second", 4812.3) == "4,810 tokens/s"
 
 
 class TestManyNames:
@@ -302,13 +343,13 @@ class TestManyNames:
     )
 
     def test_beyond_a_dozen_and_ours_are_one_series_of_a_distribution(self):
-        bars = distribution(self.TURNS, "duration_s", "ms", PALETTE).data
+        bars = distribution(self.TURNS, "duration_s", PALETTE).data
         names = [each.name for each in bars]
         assert (names[0], names[-1], len(names), "w007" in names) == ("onnx", REST, 14, True)
         assert sum(sum(each.y) for each in bars) == len(self.TURNS)
         for each in bars:
             ((low, high),) = (cut for cut, count in zip(each.customdata, each.y, strict=True) if count)
-            assert len(turns_between(self.TURNS, "duration_s", "ms", each.name, low, high)) == sum(each.y)
+            assert len(turns_between(self.TURNS, "duration_s", each.name, low, high)) == sum(each.y)
 
     def test_so_are_they_and_their_endings_of_how_turns_ended(self):
         figure = endings(self.TURNS, PALETTE)
@@ -320,9 +361,9 @@ class TestManyNames:
     def test_of_any_length_are_cut(self):
         turns = table(turn("a", user="u" * 5000, wrapper="w" * 5000))
         assert tokens_by(turns, "user", PALETTE).data[0].y[0] == "u" * 120 + "…"
-        (bars,) = distribution(turns, "duration_s", "s", PALETTE).data
+        (bars,) = distribution(turns, "duration_s", PALETTE).data
         low, high = next(cut for cut, count in zip(bars.customdata, bars.y, strict=True) if count)
-        assert len(turns_between(turns, "duration_s", "s", bars.name, low, high)) == 1
+        assert len(turns_between(turns, "duration_s", bars.name, low, high)) == 1
 
 
 class TestEndings:

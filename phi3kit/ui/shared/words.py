@@ -38,10 +38,15 @@ def size(count: float) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A short time in ms or s; None where no token came."""
+    """A time in ms or s, from a minute on in min and s, from an hour on in h and min; None where no token came."""
     if value is None:
         return "no token"
-    return f"{value * 1000:,.0f} ms" if value < 1 else f"{value:,.2f} s"
+    if value < 1:
+        return f"{value * 1000:,.0f} ms"
+    if round(value, 2) < 60:
+        return f"{value:.2f} s"
+    minutes, rest_s = divmod(round(value), 60)
+    return f"{minutes} min {rest_s} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def duration(span_s: float) -> str:

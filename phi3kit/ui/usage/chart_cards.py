@@ -80,29 +80,26 @@ def show_endings(turns: pd.DataFrame) -> None:
         show_chart(charts.endings(turns, theme.palette()), "endings", "How turns ended, by wrapper", select=False)
 
 
-def _show_distribution(turns: pd.DataFrame, title: str, measure: str, unit: str) -> None:
+def _show_distribution(turns: pd.DataFrame, title: str, measure: str) -> None:
     """The spread of a measure, its percentiles, and with a click the turns of a bar."""
     with st.container(border=True, height="stretch"):
         st.markdown(f"**{title}**")
-        figure = charts.distribution(turns, measure, unit, theme.palette())
+        figure = charts.distribution(turns, measure, theme.palette())
         points = show_chart(figure, measure, f"{title} by wrapper, and its percentiles")
-        _show_percentiles(turns, measure, unit)
+        _show_percentiles(turns, measure)
         if points:
             bars = [(figure.data[point["curve_number"]].name, *point["customdata"]) for point in points]
-            found = pd.concat([charts.turns_between(turns, measure, unit, *bar) for bar in bars])
-            _show_turns(
-                found, f"of {html.unescape(bars[0][0])}, {bars[0][1]:,.3g} to {bars[-1][2]:,.3g} {unit}", measure
-            )
+            found = pd.concat([charts.turns_between(turns, measure, *bar) for bar in bars])
+            names = [f"{html.unescape(wrapper)}, {charts.between(measure, low, high)}" for wrapper, low, high in bars]
+            _show_turns(found, f"of {_together(names)}", measure)
 
 
-def _show_percentiles(turns: pd.DataFrame, measure: str, unit: str) -> None:
+def _show_percentiles(turns: pd.DataFrame, measure: str) -> None:
     table = summary.percentiles(turns, measure)
-    number = st.column_config.NumberColumn
     cuts = [name for name in table.columns if name.startswith("p")]
-    table[cuts] = table[cuts] * (1000 if unit == "ms" else 1)
-    digits = "%,.0f" if unit == "tokens/s" else "%,.1f"
-    config = {name: number(f"{name}, {unit}" if name == cuts[0] else name, format=digits) for name in cuts}
-    config["turns"] = number(format="%,d")
+    table[cuts] = table[cuts].map(partial(charts.measured, measure))
+    config: dict[str, Any] = {name: st.column_config.TextColumn(name, alignment="right") for name in cuts}
+    config["turns"] = st.column_config.NumberColumn(format="%,d")
     st.dataframe(table, hide_index=True, column_config=config, alt="Percentiles by wrapper")
 
 
@@ -132,6 +129,6 @@ def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:
     return turns.assign(model_uri=turns["model_uri"].map(lambda uri: labels.get(uri, uri), na_action="ignore"))
 
 
-show_first_tokens = partial(_show_distribution, title="Time to first token", measure="time_to_first_token_s", unit="ms")
-show_speeds = partial(_show_distribution, title="Speed", measure="tokens_per_second", unit="tokens/s")
-show_durations = partial(_show_distribution, title="Duration", measure="duration_s", unit="ms")
+show_first_tokens = partial(_show_distribution, title="Time to first token", measure="time_to_first_token_s")
+show_speeds = partial(_show_distribution, title="Speed", measure="tokens_per_second")
+show_durations = partial(_show_distribution, title="Duration", measure="duration_s")

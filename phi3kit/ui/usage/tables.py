@@ -33,15 +33,17 @@ def show_wrappers(turns: pd.DataFrame) -> None:
             st.caption("Ask both wrappers the same, for instance on Compare: then they are compared here.")
             return
         st.caption(f"Medians over {int(table['prompts'].iloc[0]):,} prompts that both were asked in this period.")
+        for measure in ("time_to_first_token_s", "duration_s"):
+            table[measure] = table[measure].map(partial(charts.measured, measure), na_action="ignore")
         st.dataframe(
             table.drop(columns=["prompts", "turns"]),
             hide_index=True,
             alt="Medians of both wrappers on the same prompts",
             column_config={
-                "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%,.3f", width=90),
+                "time_to_first_token_s": st.column_config.TextColumn("first token", alignment="right", width=90),
                 "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%,.0f", width=70),
                 "completion_tokens": st.column_config.NumberColumn("completion", format="%,.0f", width=80),
-                "duration_s": st.column_config.NumberColumn("duration, s", format="%,.3f", width=80),
+                "duration_s": st.column_config.TextColumn("duration", alignment="right", width=80),
             },
         )
 
