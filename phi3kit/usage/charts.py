@@ -23,6 +23,7 @@ _FEWEST_BARS = 24  # that a chart has room for
 _MOST_BARS = 2000  # of one chart: a year is not drawn by hours
 _BINS_A_DECADE, _MOST_BINS = 16, 300
 _LONGEST_LABEL = 120  # characters
+_LOW = 290  # pixels, the height of a chart that is one of several
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, axis: TimeAxis) -> g
         "title": {"text": f"time, {label(axis.timezone)}"},
         "range": [axis.begin, axis.end],
     }
-    return _figure(bars, palette, xaxis=xaxis, yaxis=_counts("tokens"), barmode="stack")
+    return _figure("Tokens over time", bars, palette, xaxis=xaxis, yaxis=_counts("tokens"), barmode="stack")
 
 
 def interval(begin: pd.Timestamp, end: pd.Timestamp) -> str:
@@ -149,8 +150,11 @@ def turns_at(turns: pd.DataFrame, axis: TimeAxis, bars: list[pd.Timestamp]) -> p
     return turns[_bars(turns, axis).isin(bars)]
 
 
-def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
-    """Prompt and completion tokens of each value of `column`, most first; beyond a dozen the rest is one bar."""
+def tokens_by(turns: pd.DataFrame, column: str, palette: Palette, what: str = "") -> go.Figure:
+    """Prompt and completion tokens of each value of `column`, most first; beyond a dozen the rest is one bar.
+
+    what: the column's name in the title.
+    """
     sums = _parts(turns).groupby(names_of(turns, column)).sum()
     sums = sums.loc[sums["total"].sort_values(ascending=False, kind="stable").index]
     sums = sums.loc[sorted(sums.index, key=lambda name: name == REST)]
@@ -167,7 +171,8 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figure:
     ]
     xaxis = _counts("tokens")
     yaxis = {"type": "category", "autorange": "reversed", "ticklabeloverflow": "allow"}
-    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=_height(len(sums)), barmode="stack", bargap=0.45)
+    title, height = f"Tokens by {what or column}", _height(len(sums))
+    return _figure(title, bars, palette, xaxis=xaxis, yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
 
 
 def label(text: object) -> str:
@@ -205,8 +210,10 @@ def distribution(turns: pd.DataFrame, column: str, palette: Palette) -> go.Figur
             hovertemplate=f"%{{y:,}} turns: %{{hovertext}}<extra>{label(wrapper)}</extra>",
         )
         bars.append(bar)
-    xaxis = {"type": "log", "title": {"text": _MEASURES[column]}, **_ticks(column, edges)}
-    return _figure(bars, palette, xaxis=xaxis, yaxis=_counts("turns"), height=240, barmode="stack", bargap=0)
+    title, axis_title = _MEASURES[column]
+    xaxis = {"type": "log", "title": {"text": axis_title}, **_ticks(column, edges)}
+    yaxis = _counts("turns")
+    return _figure(title, bars, palette, xaxis=xaxis, yaxis=yaxis, height=_LOW, barmode="stack", bargap=0)
 
 
 def between(column: str, low: float, high: float) -> str:
@@ -244,7 +251,8 @@ def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
     ]
     yaxis = {"type": "category", "autorange": "reversed"}
     height = _height(table["outcome"].nunique())
-    return _figure(bars, palette, xaxis=_counts("turns"), yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
+    title, xaxis = "Finish reasons and errors", _counts("turns")
+    return _figure(title, bars, palette, xaxis=xaxis, yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
 
 
 def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.Figure:
@@ -265,13 +273,16 @@ def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.F
         bars.append(bar)
     xaxis = {"type": "category", "title": {"text": "tokens of a conversation"}}
     yaxis = _counts("conversations")
-    return _figure(bars, palette, xaxis=xaxis, yaxis=yaxis, height=240, bargap=0.1, showlegend=False)
+    title = "Tokens per conversation"
+    return _figure(title, bars, palette, xaxis=xaxis, yaxis=yaxis, height=_LOW, bargap=0.1, showlegend=False)
 
 
 _PARTS = {"prompt": "prompt", "cached prompt": "cached", "completion": "completion"}
-_MEASURES = {
-    "time_to_first_token_s": "time to first token", "tokens_per_second": "tokens per second", "duration_s": "duration",
-}  # fmt: skip
+_MEASURES = {  # titles of the chart and of its axis
+    "time_to_first_token_s": ("Time to first token", "time to first token"),
+    "tokens_per_second": ("Speed", "tokens per second"),
+    "duration_s": ("Duration", "duration"),
+}
 _SHORTEST = 1e-6
 _TIME_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (_SHORTEST, "µs"))
 _SHORT_AXIS = 30  # times its lowest value
@@ -308,7 +319,7 @@ def _parts_in(sums: pd.DataFrame, palette: Palette) -> list[tuple[str, str]]:
 def _marker(colour: str, series: str) -> dict[str, Any]:
     """A series' colour and its pattern: series are told apart without colours too."""
     shape = _SHAPES.get(series, _OTHER_SHAPES[crc32(series.encode()) % len(_OTHER_SHAPES)])
-    pattern: dict[str, Any] = {"shape": shape, "size": 7, "solidity": 0.25}
+    pattern: dict[str, Any] = {"shape": shape, "size": 7, "solidity": 0.25, "fillmode": "overlay"}
     if series == "cached prompt":
         pattern |= {"fillmode": "replace", "solidity": 0.5}  # on nothing: light beside the rest of the prompt
     return {"color": colour, "pattern": pattern}
@@ -382,19 +393,20 @@ def _digits(value: float) -> str:
 
 def _height(bars: int) -> int:
     """The height of a chart of horizontal bars, in pixels."""
-    return max(200, 60 + 34 * bars)
+    return max(250, 130 + 34 * bars)
 
 
 def _figure(
+    title: str,
     bars: Sequence[go.Bar],
     palette: Palette,
     *,
     xaxis: dict[str, Any] | None = None,
     yaxis: dict[str, Any] | None = None,
-    height: int = 320,
+    height: int = 360,
     **layout: Any,
 ) -> go.Figure:
-    """The bars in every chart's frame.
+    """The bars in every chart's frame, over them the title and then the legend; a saved image has both.
 
     The layout is one argument: each `update_*` call validates all of it, which took a third of the page's time.
     """
@@ -403,8 +415,10 @@ def _figure(
         bars,
         {
             "height": height,
-            "margin": {"l": 0, "r": 0, "t": 36, "b": 0},
+            "margin": {"l": 4, "r": 12, "t": 84 if layout.get("showlegend", True) else 44, "b": 4},
+            "title": {"text": title, "x": 0, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12}},
             "legend": legend,
+            "showlegend": True,
             "paper_bgcolor": palette.background,
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"color": palette.text, "size": 12},

@@ -1,6 +1,7 @@
 """Usage in a real browser, on a store with hundreds of turns: bars list their turns, a row opens, files are what is shown."""
 
 import re
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -115,7 +116,10 @@ def test_2_files_hold_exactly_what_is_filtered(
     with page.expect_download() as image:
         page.locator(".modebar-btn").first.click()
     image.value.save_as(tmp_path / "image.png")
-    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
+    assert image.value.suggested_filename == "phi3kit-tokens-over-time.png"
+    picture = (tmp_path / "image.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert struct.unpack(">II", picture[16:24]) == (2000, 1000)  # width and height
 
 
 def test_3_a_link_opens_with_its_filters(page: "playwright.Page", url: str) -> None:

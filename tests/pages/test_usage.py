@@ -1,5 +1,6 @@
 """The Usage page, through Streamlit's own test runner, on a real store."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -197,6 +198,24 @@ class TestBudgets:
 
 
 class TestCards:
+    def test_a_saved_picture_is_titled_large_and_named_by_its_chart(self, settings: Settings):
+        log(settings, now("a"))
+        charts = [each.proto for each in open_usage().get("plotly_chart")]
+        titles = [json.loads(each.spec)["layout"]["title"]["text"] for each in charts]
+        assert titles == [
+            "Tokens over time",
+            "Tokens by wrapper",
+            "Finish reasons and errors",
+            "Time to first token",
+            "Speed",
+            "Duration",
+            "Tokens per conversation",
+        ]
+        pictures = [json.loads(each.config)["toImageButtonOptions"] for each in charts]
+        assert {(each["width"], each["height"], each["scale"]) for each in pictures} == {(1000, 500, 2)}
+        names = [each["filename"] for each in pictures]
+        assert (names[0], len(set(names))) == ("phi3kit-tokens-over-time", 7)
+
     def test_the_wrappers_are_compared_on_the_prompts_that_both_were_asked(self, settings: Settings):
         log(settings, now("a", prompt_key="p"), now("b", prompt_key="p", wrapper="transformers", duration_s=2.5))
         tables = [each.value for each in open_usage().dataframe]

@@ -19,11 +19,8 @@ from phi3kit.usage import charts, summary
 
 Card = Callable[[pd.DataFrame], None]
 
-_CONFIG = {
-    "displaylogo": False,
-    "modeBarButtons": [["toImage"]],
-    "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "phi3kit-usage"},
-}
+_PICTURE = {"format": "png", "scale": 2, "width": 1000}  # pixels before they are doubled
+_LOWEST_PICTURE = 500
 _FEW_BARS = 3  # whose names are said
 _DIMENSIONS = {
     "Wrapper": "wrapper", "Model": "model_uri", "Interface": "interface", "User": "user", "Origin": "origin",
@@ -41,12 +38,10 @@ def show_over_time(chosen: Chosen) -> None:
     """Tokens over time; a click on a bar lists its turns."""
     turns = chosen.turns
     with st.container(border=True):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown("**Tokens over time**", width="content")
-            width = elements.choose_one(
-                "A bar is", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
-                label_visibility="collapsed", format_func=str.capitalize,
-            )  # fmt: skip
+        width = elements.choose_one(
+            "A bar is", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
+            label_visibility="collapsed", format_func=str.capitalize,
+        )  # fmt: skip
         axis = charts.time_axis(turns, words.timezone(), width, chosen.begin, chosen.now)
         figure = charts.tokens_over_time(turns, theme.palette(), axis)
         points = show_chart(figure, "over_time", "Prompt and completion tokens over time")
@@ -59,14 +54,14 @@ def show_over_time(chosen: Chosen) -> None:
 def show_by_dimension(turns: pd.DataFrame) -> None:
     """Tokens by wrapper, model, interface, user or origin; a click on a bar lists its turns."""
     with st.container(border=True, height="stretch"):
-        title = st.empty()
         by = elements.choose_one(
             "Group tokens by", _DIMENSIONS, "usage_by", bind="query-params", label_visibility="collapsed"
         )
-        title.markdown(f"**Tokens by {by.lower()}**")
         column = _DIMENSIONS[by]
         named = _with_labels(turns) if column == "model_uri" else turns
-        points = show_chart(charts.tokens_by(named, column, theme.palette()), "by", f"Tokens by {by.lower()}")
+        points = show_chart(
+            charts.tokens_by(named, column, theme.palette(), by.lower()), "by", f"Tokens by {by.lower()}"
+        )
         if points:
             names = sorted({str(point["y"]) for point in points})
             found = turns[charts.names_of(named, column).isin(names)]
@@ -76,14 +71,12 @@ def show_by_dimension(turns: pd.DataFrame) -> None:
 def show_endings(turns: pd.DataFrame) -> None:
     """How turns ended."""
     with st.container(border=True, height="stretch"):
-        st.markdown("**Finish reasons and errors**")
         show_chart(charts.endings(turns, theme.palette()), "endings", "How turns ended, by wrapper", select=False)
 
 
 def _show_distribution(turns: pd.DataFrame, title: str, measure: str) -> None:
     """The spread of a measure, its percentiles, and with a click the turns of a bar."""
     with st.container(border=True, height="stretch"):
-        st.markdown(f"**{title}**")
         figure = charts.distribution(turns, measure, theme.palette())
         points = show_chart(figure, measure, f"{title} by wrapper, and its percentiles")
         _show_percentiles(turns, measure)
@@ -104,10 +97,13 @@ def _show_percentiles(turns: pd.DataFrame, measure: str) -> None:
 
 
 def show_chart(figure: Any, key: str, alt: str, *, select: bool = True) -> list[dict[str, Any]]:
-    """Draw a chart; the points that were clicked."""
+    """Draw a chart; the points that were clicked. Its saved picture is named by its title."""
     on_select: Any = "rerun" if select else "ignore"
+    name = f"phi3kit {figure.layout.title.text}".lower().replace(" ", "-")
+    picture = {**_PICTURE, "height": max(_LOWEST_PICTURE, figure.layout.height), "filename": name}
+    config = {"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": picture}
     event: Any = st.plotly_chart(
-        figure, config=_CONFIG, key=f"usage_chart_{key}", alt=alt, on_select=on_select, selection_mode="points"
+        figure, config=config, key=f"usage_chart_{key}", alt=alt, on_select=on_select, selection_mode="points"
     )
     return list(event.selection.points) if select else []
 

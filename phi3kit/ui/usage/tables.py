@@ -52,8 +52,8 @@ def show_conversations(turns: pd.DataFrame) -> None:
     """Tokens of each conversation, and of the largest ones a way back into Chat, or the turns of those that are not there."""
     table = summary.conversations(turns)
     with st.container(border=True, height="stretch"):
-        st.markdown("**Tokens per conversation**")
         if table.empty:
+            st.markdown("**Tokens per conversation**")
             st.caption("No turn belongs to a conversation.")
             return
         figure = charts.tokens_a_conversation(table, theme.palette())
