@@ -4,7 +4,6 @@ Knows turns, colours and axes. Reads no store, draws on no page.
 """
 
 import html
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from phi3kit.usage.summary import REST, few, outcomes, served, served_by
+from phi3kit.usage.summary import REST, few, outcome_of, outcomes, served, served_by
 
 Width = Literal["auto", "hour", "day", "week"]
 WIDTHS: dict[Width, str] = {"hour": "1h", "day": "1D", "week": "7D"}
@@ -142,7 +141,7 @@ def _day(at: pd.Timestamp) -> str:
 
 def bars_at(axis: TimeAxis, times: Iterable[str]) -> list[pd.Timestamp]:
     """When the bars begin in which some times lie, in order; Plotly names a clicked bar by its middle."""
-    return sorted(set(_beginnings(pd.Series(pd.to_datetime(list(times))), axis.width)))
+    return sorted(set(_beginnings(pd.Series(pd.to_datetime(list(times), format="ISO8601")), axis.width)))
 
 
 def turns_at(turns: pd.DataFrame, axis: TimeAxis, bars: list[pd.Timestamp]) -> pd.DataFrame:
@@ -165,6 +164,7 @@ def tokens_by(turns: pd.DataFrame, column: str, palette: Palette, what: str = ""
             orientation="h",
             name=name,
             marker=_marker(colour, name),
+            hovertext=list(sums.index),
             hovertemplate=f"%{{x:,}} {name} tokens<extra>%{{y}}</extra>",
         )
         for name, colour in _parts_in(sums, palette)
@@ -229,45 +229,60 @@ def measured(column: str, value: float) -> str:
     return f"{_digits(value / length)} {unit}"
 
 
-def turns_between(turns: pd.DataFrame, column: str, wrapper: str, low: float, high: float) -> pd.DataFrame:
-    """The turns of one bar of `distribution`. wrapper: its label."""
+def bin_at(turns: pd.DataFrame, column: str, value: float) -> tuple[float, float]:
+    """The bin of `distribution` in which a value is."""
+    edges = _edges(turns[column])
+    above = int(np.clip(np.searchsorted(edges, value, side="right"), 1, len(edges) - 1))
+    return float(edges[above - 1]), float(edges[above])
+
+
+def turns_between(turns: pd.DataFrame, column: str, wrapper: str | None, low: float, high: float) -> pd.DataFrame:
+    """The turns of one bar of `distribution`. wrapper: its label; None: those of all."""
     values = turns[column]
-    return turns[(served_by(turns).map(label) == wrapper) & (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))]
+    within = (values >= low * (1 - 1e-9)) & (values < high * (1 - 1e-9))
+    return turns[within if wrapper is None else within & (served_by(turns).map(label) == wrapper)]
 
 
 def endings(turns: pd.DataFrame, palette: Palette) -> go.Figure:
     """The number of turns by how they ended, for each wrapper."""
     table = outcomes(turns)
-    bars = [
-        go.Bar(
-            y=table.loc[table["wrapper"] == wrapper, "outcome"].map(label),
-            x=table.loc[table["wrapper"] == wrapper, "turns"],
+    bars = []
+    for wrapper in served(table["wrapper"]):
+        of_wrapper = table[table["wrapper"] == wrapper]
+        names = list(of_wrapper["outcome"].map(label))
+        bar = go.Bar(
+            y=names,
+            x=of_wrapper["turns"],
             orientation="h",
             name=label(wrapper),
             marker=_marker(palette.of(wrapper), wrapper),
+            hovertext=names,
             hovertemplate=f"%{{x:,}} turns<extra>{label(wrapper)}</extra>",
         )
-        for wrapper in served(table["wrapper"])
-    ]
+        bars.append(bar)
     yaxis = {"type": "category", "autorange": "reversed"}
     height = _height(table["outcome"].nunique())
     title, xaxis = "Finish reasons and errors", _counts("turns")
     return _figure(title, bars, palette, xaxis=xaxis, yaxis=yaxis, height=height, barmode="stack", bargap=0.45)
 
 
+def turns_ended(turns: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The turns of some bars of `endings`, by their labels."""
+    return turns[outcome_of(turns).map(label).isin(set(names))]
+
+
 def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.Figure:
     """The number of conversations by their tokens, in bins that double."""
     bars = []
-    tokens = conversations["total_tokens"]
-    tokens = tokens[tokens > 0]
-    if len(tokens):
-        lowest, highest = int(np.log2(tokens.min())), int(np.log2(tokens.max()))
-        edges = 2.0 ** np.arange(lowest, highest + 2)
-        counts, _ = np.histogram(tokens, edges)
+    exponents = _doublings(conversations)
+    if len(exponents):
+        names = [_doubling(exponent) for exponent in range(exponents.min(), exponents.max() + 1)]
         bar = go.Bar(
-            x=[f"{low:,.0f}–{high - 1:,.0f}" for low, high in itertools.pairwise(edges)],
-            y=counts,
+            x=names,
+            y=exponents.map(_doubling).value_counts().reindex(names, fill_value=0),
+            name="conversations",
             marker_color=palette.neutral,
+            hovertext=names,
             hovertemplate="%{y:,} conversations: %{x} tokens<extra></extra>",
         )
         bars.append(bar)
@@ -275,6 +290,30 @@ def tokens_a_conversation(conversations: pd.DataFrame, palette: Palette) -> go.F
     yaxis = _counts("conversations")
     title = "Tokens per conversation"
     return _figure(title, bars, palette, xaxis=xaxis, yaxis=yaxis, height=_LOW, bargap=0.1, showlegend=False)
+
+
+def conversations_of(conversations: pd.DataFrame, names: Iterable[str]) -> pd.Series:
+    """The ids of the conversations in some bars of `tokens_a_conversation`, by their labels."""
+    exponents = _doublings(conversations)
+    return conversations.loc[exponents.index[exponents.map(_doubling).isin(set(names))], "conversation_id"]
+
+
+def as_table(figure: go.Figure) -> pd.DataFrame:
+    """The bars of a chart: a row for each place where there is one, named in the column `bar`, and a column a series.
+
+    The index is what a clicked bar is named by: its x, or its y where bars are horizontal.
+    """
+    names: dict[Any, str] = {}
+    series: dict[str, dict[Any, int]] = {}
+    for bars in figure.data:
+        places, lengths = (bars.y, bars.x) if bars.orientation == "h" else (bars.x, bars.y)
+        column = series.setdefault(html.unescape(bars.name), {})
+        for place, length, name in zip(places, lengths, bars.hovertext, strict=True):
+            names.setdefault(place, html.unescape(name))
+            column[place] = column.get(place, 0) + int(length)
+    columns = {name: [column.get(place, 0) for place in names] for name, column in series.items()}
+    there = [any(lengths) for lengths in zip(*columns.values(), strict=True)]
+    return pd.DataFrame({"bar": list(names.values()), **columns}, index=list(names))[there]
 
 
 _PARTS = {"prompt": "prompt", "cached prompt": "cached", "completion": "completion"}
@@ -356,6 +395,17 @@ def _beginnings(times: pd.Series, span: str) -> pd.Series:
 def _counts(what: str) -> dict[str, Any]:
     """An axis that counts something."""
     return {"title": {"text": what}, "tickformat": ","}
+
+
+def _doublings(conversations: pd.DataFrame) -> pd.Series:
+    """The power of two from which on a conversation has tokens, of those that have any."""
+    tokens = conversations["total_tokens"]
+    return np.log2(tokens[tokens > 0]).astype("int64")
+
+
+def _doubling(exponent: int) -> str:
+    """A bin of `tokens_a_conversation`."""
+    return f"{2**exponent:,}–{2 ** (exponent + 1) - 1:,}"
 
 
 def _edges(values: pd.Series) -> np.ndarray:

@@ -98,15 +98,19 @@ def percentiles(turns: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["wrapper", "turns", *(f"p{share * 100:.0f}" for share in PERCENTILES)])
 
 
+def outcome_of(turns: pd.DataFrame) -> pd.Series:
+    """How each turn ended: its finish reason, for errors their code; beyond the dozen with most turns REST."""
+    outcome = turns["finish_reason"].fillna("unknown")
+    failed = (outcome == "error") & turns["error_code"].notna()
+    return _few_by_turns(outcome.where(~failed, "error: " + turns["error_code"].fillna("")))
+
+
 def outcomes(turns: pd.DataFrame) -> pd.DataFrame:
     """How turns ended, for each of `served`: outcome (the finish reason, and for errors their code), wrapper, turns.
 
     Outcomes beyond the dozen with most turns are REST, the last one.
     """
-    outcome = turns["finish_reason"].fillna("unknown")
-    failed = (outcome == "error") & turns["error_code"].notna()
-    outcome = _few_by_turns(outcome.where(~failed, "error: " + turns["error_code"].fillna("")))
-    counts = turns.groupby([outcome.rename("outcome"), served_by(turns)]).size().reset_index(name="turns")
+    counts = turns.groupby([outcome_of(turns).rename("outcome"), served_by(turns)]).size().reset_index(name="turns")
     most_first = counts.groupby("outcome")["turns"].sum().sort_values(ascending=False).index
     order = sorted(most_first, key=lambda name: name == REST)
     return counts.sort_values("outcome", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)

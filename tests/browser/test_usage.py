@@ -138,3 +138,21 @@ def test_4_390_pixels_are_enough_in_light_and_dark(page: "playwright.Page") -> N
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, scheme
         main = "document.querySelector('[data-testid=stMain]')"
         assert page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth + 1"), scheme
+
+
+def test_5_a_bar_is_chosen_by_keyboard_alone(page: "playwright.Page", url: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.goto(f"{url}?usage_period=30+days")
+    all_drawn(page)
+    page.locator("summary").filter(has_text="Tokens over time as a table").press("Enter")
+    idle(page)
+    grid = page.get_by_test_id("stExpander").first.get_by_test_id("data-grid-canvas")
+    grid.wait_for()
+    for _ in range(10):  # over the table's own buttons
+        page.keyboard.press("Tab")
+        if grid.evaluate("canvas => canvas === document.activeElement"):
+            break
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Shift+Space")
+    wait_for_text(page, re.compile(r"^\d+ turns? of \d+ \w+ \d{4}"))
+    page.get_by_text("Select a row to see the turn.").nth(1).wait_for()

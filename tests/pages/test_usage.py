@@ -198,6 +198,29 @@ class TestBudgets:
 
 
 class TestCards:
+    def test_every_chart_is_a_table_too_whose_rows_list_their_turns(self, settings: Settings):
+        log(settings, now("a", user="ada"), now("b", user="bob"), now("c", user="bob"))
+        app = widget(open_usage().segmented_control, "Group tokens by").set_value("User").run()
+        measures = ("time_to_first_token_s", "tokens_per_second", "duration_s")
+        for key in ("over_time", "by", "endings", *measures, "conversations"):
+            app.session_state[f"usage_table_{key}"] = True
+        app = app.run()
+        tables = [each.value for each in app.dataframe if "bar" in each.value]
+        assert len(tables) == 7
+        assert tables[1].to_numpy().tolist() == [["bob", 20, 10], ["ada", 10, 5]]
+        app.session_state["usage_bars_by_chosen"] = "bob"
+        app = app.run()
+        assert "**2 turns** of bob" in words(app)
+        listed = next(each for each in app.dataframe if each.proto.alt == "Turns of bob, newest first")
+        assert list(listed.value["user"]) == ["bob", "bob"]
+
+    def test_every_table_and_chart_has_a_name_of_its_own(self, settings: Settings):
+        log(settings, now("a"), now("b", prompt_key="p"), now("c", prompt_key="p", wrapper="transformers"))
+        app = open_usage()
+        names = [each.proto.alt for each in [*app.dataframe, *app.get("plotly_chart")]]
+        assert all(names)
+        assert len(set(names)) == len(names)
+
     def test_a_saved_picture_is_titled_large_and_named_by_its_chart(self, settings: Settings):
         log(settings, now("a"))
         charts = [each.proto for each in open_usage().get("plotly_chart")]
@@ -228,7 +251,7 @@ class TestCards:
         tables = [each.value for each in open_usage().dataframe]
         first, speed, duration = [each for each in tables if "p99" in each.columns]
         assert first.iloc[0]["p50"] == "750 ms"
-        assert speed.iloc[0]["p50"] == "4 tokens/s"
+        assert speed.iloc[0]["p50"] == "4"
         assert duration.iloc[0]["p50"] == "1.75 s"
 
     def test_a_saved_conversation_leads_back_into_chat_and_another_lists_its_turns(self, settings: Settings):

@@ -7,9 +7,12 @@ from phi3kit.usage.charts import (
     Palette,
     TimeAxis,
     Width,
+    as_table,
     bars_at,
     between,
+    bin_at,
     bucket,
+    conversations_of,
     distribution,
     endings,
     interval,
@@ -21,6 +24,7 @@ from phi3kit.usage.charts import (
     tokens_over_time,
     turns_at,
     turns_between,
+    turns_ended,
 )
 from phi3kit.usage.summary import REST, conversations
 from tests.support.samples import TURN, table, turn
@@ -331,6 +335,57 @@ class TestMeasured:
 
     def test_a_speed_is_in_tokens_a_second(self):
         assert measured("tokens_per_second", 4812.3) == "4,810 tokens/s"
+
+
+class TestAsTable:
+    def test_has_a_row_for_each_bar_and_a_column_for_each_series(self):
+        turns = table(turn("a"), turn("b", at=TURN.at + 3 * HOUR, cached_prompt_tokens=4))
+        axis = all_time(turns, width="hour")
+        rows = as_table(tokens_over_time(turns, PALETTE, axis))
+        assert list(rows.columns) == ["bar", "prompt", "cached prompt", "completion"]
+        assert rows.to_numpy().tolist() == [
+            ["1 Jan 2026, 00:00 to 01:00", 10, 0, 5],
+            ["1 Jan 2026, 03:00 to 04:00", 6, 4, 5],
+        ]
+
+    def test_a_row_of_time_finds_the_turns_that_its_bar_has(self):
+        turns = table(turn("a"), turn("b", at=TURN.at + 3 * HOUR))
+        axis = all_time(turns, "Asia/Tokyo", "hour")
+        _, second = as_table(tokens_over_time(turns, PALETTE, axis)).index
+        clicked = "2026-01-01 09:30"  # the first bar's middle, as Plotly writes it
+        assert list(turns_at(turns, axis, bars_at(axis, [str(second)]))["turn_id"]) == ["b"]
+        assert sorted(turns_at(turns, axis, bars_at(axis, [clicked, str(second)]))["turn_id"]) == ["a", "b"]
+
+    def test_a_row_of_a_distribution_has_all_that_answered_and_a_bar_only_one(self):
+        turns = table(turn("a"), turn("b", wrapper="transformers"), turn("c", duration_s=9.0))
+        rows = as_table(distribution(turns, "duration_s", PALETTE))
+        assert list(rows["transformers"]) == [1, 0]
+        assert list(rows["onnx"]) == [1, 1]
+        low, high = bin_at(turns, "duration_s", float(rows.index[0]))
+        assert rows["bar"].iloc[0] == between("duration_s", low, high)
+        assert sorted(turns_between(turns, "duration_s", None, low, high)["turn_id"]) == ["a", "b"]
+        assert list(turns_between(turns, "duration_s", "onnx", low, high)["turn_id"]) == ["a"]
+
+    def test_rows_of_endings_and_of_conversations_find_their_turns(self):
+        failed = turn("b", finish_reason="error", error_code="quota", conversation_id="c2")
+        turns = table(turn("a"), failed, turn("c", conversation_id="c3"))
+        rows = as_table(endings(turns, PALETTE))
+        assert rows.to_numpy().tolist() == [["stop", 2], ["error: quota", 1]]
+        assert list(turns_ended(turns, ["error: quota"])["turn_id"]) == ["b"]
+        groups = conversations(turns)
+        rows = as_table(tokens_a_conversation(groups, PALETTE))
+        assert rows.to_numpy().tolist() == [["8–15", 3]]
+        assert sorted(conversations_of(groups, ["8–15"])) == ["c1", "c2", "c3"]
+        assert list(conversations_of(groups, ["16–31"])) == []
+
+    def test_names_are_as_they_were_given(self):
+        turns = table(turn("a", user=TestNames.HOSTILE, wrapper=TestNames.HOSTILE))
+        assert list(as_table(tokens_by(turns, "user", PALETTE))["bar"]) == [TestNames.HOSTILE]
+        assert list(as_table(endings(turns, PALETTE)).columns) == ["bar", TestNames.HOSTILE]
+
+    def test_no_bars_are_no_rows(self):
+        assert as_table(tokens_a_conversation(conversations(NO_TURNS), PALETTE)).empty
+        assert as_table(tokens_over_time(NO_TURNS, PALETTE, all_time(NO_TURNS))).empty
 
 
 class TestManyNames:

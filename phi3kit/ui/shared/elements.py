@@ -53,13 +53,19 @@ def choose_row(
         at = st.session_state[table].selection.rows
         st.session_state[chosen_key] = ids[at[0]] if at else None
 
-    chosen: str | None = st.session_state.get(chosen_key)
-    at = [ids.index(chosen)] if chosen in ids else []
+    chosen = chosen_row(ids, key)
+    at = [ids.index(chosen)] if chosen else []
     st.dataframe(
         rows, hide_index=True, on_select=choose, selection_mode="single-row", key=table, alt=alt, column_config=columns,
         selection_default={"selection": {"rows": at}}, **more,
     )  # fmt: skip
-    return chosen if at else None
+    return chosen
+
+
+def chosen_row(ids: Sequence[str], key: str) -> str | None:
+    """The id of the row that is chosen in the table of `choose_row`, drawn or not; None: none is, or it is gone."""
+    chosen: str | None = st.session_state.get(f"{key}_chosen")
+    return chosen if chosen in ids else None
 
 
 def forget_row(key: str) -> None:

@@ -21,6 +21,7 @@ Card = Callable[[pd.DataFrame], None]
 
 _PICTURE = {"format": "png", "scale": 2, "width": 1000}  # pixels before they are doubled
 _LOWEST_PICTURE = 500
+_SPEED = " tokens/s"
 _FEW_BARS = 3  # whose names are said
 _DIMENSIONS = {
     "Wrapper": "wrapper", "Model": "model_uri", "Interface": "interface", "User": "user", "Origin": "origin",
@@ -44,11 +45,11 @@ def show_over_time(chosen: Chosen) -> None:
         )  # fmt: skip
         axis = charts.time_axis(turns, words.timezone(), width, chosen.begin, chosen.now)
         figure = charts.tokens_over_time(turns, theme.palette(), axis)
-        points = show_chart(figure, "over_time", "Prompt and completion tokens over time")
-        if points:
-            bars = charts.bars_at(axis, [str(point["x"]) for point in points])
-            what = f"of {_together([charts.interval(bar, bar + axis.bar) for bar in bars])}"
-            _show_turns(charts.turns_at(turns, axis, bars), what, "over_time")
+        bars = show_bars(figure, "over_time", "Prompt and completion tokens over time", "time")
+        if bars:
+            begins = charts.bars_at(axis, [place for _, place in bars])
+            names = [charts.interval(begin, begin + axis.bar) for begin in begins]
+            show_turns_of(charts.turns_at(turns, axis, begins), names, "over_time")
 
 
 def show_by_dimension(turns: pd.DataFrame) -> None:
@@ -59,64 +60,95 @@ def show_by_dimension(turns: pd.DataFrame) -> None:
         )
         column = _DIMENSIONS[by]
         named = _with_labels(turns) if column == "model_uri" else turns
-        points = show_chart(
-            charts.tokens_by(named, column, theme.palette(), by.lower()), "by", f"Tokens by {by.lower()}"
-        )
-        if points:
-            names = sorted({str(point["y"]) for point in points})
-            found = turns[charts.names_of(named, column).isin(names)]
-            _show_turns(found, f"of {html.unescape(_together(names))}", "by")
+        figure = charts.tokens_by(named, column, theme.palette(), by.lower())
+        bars = show_bars(figure, "by", f"Prompt and completion tokens by {by.lower()}", by.lower())
+        if bars:
+            names = [place for _, place in bars]
+            show_turns_of(turns[charts.names_of(named, column).isin(names)], names, "by")
 
 
 def show_endings(turns: pd.DataFrame) -> None:
-    """How turns ended."""
+    """How turns ended; a click on a bar lists its turns."""
     with st.container(border=True, height="stretch"):
-        show_chart(charts.endings(turns, theme.palette()), "endings", "How turns ended, by wrapper", select=False)
+        figure = charts.endings(turns, theme.palette())
+        bars = show_bars(figure, "endings", "How turns ended, by wrapper", "ending")
+        if bars:
+            names = [place for _, place in bars]
+            show_turns_of(charts.turns_ended(turns, names), names, "endings")
 
 
-def _show_distribution(turns: pd.DataFrame, title: str, measure: str) -> None:
+def _show_distribution(turns: pd.DataFrame, measure: str) -> None:
     """The spread of a measure, its percentiles, and with a click the turns of a bar."""
     with st.container(border=True, height="stretch"):
         figure = charts.distribution(turns, measure, theme.palette())
-        points = show_chart(figure, measure, f"{title} by wrapper, and its percentiles")
-        _show_percentiles(turns, measure)
-        if points:
-            bars = [(figure.data[point["curve_number"]].name, *point["customdata"]) for point in points]
-            found = pd.concat([charts.turns_between(turns, measure, *bar) for bar in bars])
-            names = [f"{html.unescape(wrapper)}, {charts.between(measure, low, high)}" for wrapper, low, high in bars]
-            _show_turns(found, f"of {_together(names)}", measure)
+        title = figure.layout.title.text
+        bars = show_bars(figure, measure, f"{title} by wrapper", title.lower())
+        _show_percentiles(turns, measure, title)
+        if bars:
+            names, found = [], []
+            for wrapper, place in bars:
+                low, high = charts.bin_at(turns, measure, float(place))
+                names.append(", ".join(filter(None, [wrapper, charts.between(measure, low, high)])))
+                found += list(charts.turns_between(turns, measure, wrapper, low, high).index)
+            show_turns_of(turns[turns.index.isin(found)], names, measure)
 
 
-def _show_percentiles(turns: pd.DataFrame, measure: str) -> None:
+def _show_percentiles(turns: pd.DataFrame, measure: str, title: str) -> None:
     table = summary.percentiles(turns, measure)
     cuts = [name for name in table.columns if name.startswith("p")]
-    table[cuts] = table[cuts].map(partial(charts.measured, measure))
-    config: dict[str, Any] = {name: st.column_config.TextColumn(name, alignment="right") for name in cuts}
+    table[cuts] = table[cuts].map(lambda value: charts.measured(measure, value).removesuffix(_SPEED))
+    unit = "" if measure.endswith("_s") else f",{_SPEED}"
+    config: dict[str, Any] = {name: st.column_config.TextColumn(name + unit, alignment="right") for name in cuts[:1]}
+    config |= {name: st.column_config.TextColumn(name, alignment="right") for name in cuts[1:]}
     config["turns"] = st.column_config.NumberColumn(format="%,d")
-    st.dataframe(table, hide_index=True, column_config=config, alt="Percentiles by wrapper")
+    st.dataframe(table, hide_index=True, column_config=config, alt=f"{title}: percentiles by wrapper")
 
 
-def show_chart(figure: Any, key: str, alt: str, *, select: bool = True) -> list[dict[str, Any]]:
-    """Draw a chart; the points that were clicked. Its saved picture is named by its title."""
-    on_select: Any = "rerun" if select else "ignore"
-    name = f"phi3kit {figure.layout.title.text}".lower().replace(" ", "-")
+def show_bars(figure: Any, key: str, alt: str, bar: str) -> list[tuple[str | None, str]]:
+    """Draw a chart and, behind a button, its bars as a table; the bars that are chosen in either, by series and place.
+
+    No series: the whole row of the table. bar: what the bars are by. Its saved picture is named by its title.
+    """
+    title = figure.layout.title.text
+    name = f"phi3kit {title}".lower().replace(" ", "-")
     picture = {**_PICTURE, "height": max(_LOWEST_PICTURE, figure.layout.height), "filename": name}
     config = {"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": picture}
     event: Any = st.plotly_chart(
-        figure, config=config, key=f"usage_chart_{key}", alt=alt, on_select=on_select, selection_mode="points"
+        figure, config=config, key=f"usage_chart_{key}", alt=alt, on_select="rerun", selection_mode="points"
     )
-    return list(event.selection.points) if select else []
+    chosen: list[tuple[str | None, str]] = []
+    for point in event.selection.points:
+        series = figure.data[point["curve_number"]]
+        chosen.append((series.name, str(point["y" if series.orientation == "h" else "x"])))
+    row = _choose_bar(figure, key, title, bar)
+    return chosen if row is None else [*chosen, (None, row)]
 
 
-def _show_turns(turns: pd.DataFrame, what: str, key: str) -> None:
-    """The turns of a bar that was clicked."""
-    st.markdown(f"**{words.counted(len(turns), 'turn')}** {literal(what, inside=True)}")
-    turn_drawer.show_table(turns, f"usage_{key}")
+def _choose_bar(figure: Any, key: str, title: str, bar: str) -> str | None:
+    """The bars of a chart as a table; the place of the chosen row."""
+    table = charts.as_table(figure)
+    places, rows_key = [str(place) for place in table.index], f"usage_bars_{key}"
+    if not places:
+        return None
+    # Not a popover: those are at the end of the page for who goes by keyboard.
+    expander = st.expander(
+        f"{title} as a table", icon=":material/table_rows:", key=f"usage_table_{key}", on_change="rerun"
+    )
+    if expander.open:
+        with expander:
+            columns: dict[str, Any] = {name: st.column_config.NumberColumn(format="%,d") for name in table.columns}
+            columns["bar"] = st.column_config.TextColumn(bar, pinned=True)
+            elements.choose_row(table, places, rows_key, f"{title} as a table", columns)
+            st.caption("Select a row to list its turns under the chart.")
+    return elements.chosen_row(places, rows_key)
 
 
-def _together(names: list[str]) -> str:
-    """The names of some bars, or how many they are."""
-    return ", ".join(names) if len(names) <= _FEW_BARS else words.counted(len(names), "bar")
+def show_turns_of(turns: pd.DataFrame, bars: list[str], key: str) -> None:
+    """The turns of the bars that were chosen. bars: their labels."""
+    names = list(dict.fromkeys(map(html.unescape, bars)))
+    what = ", ".join(names) if len(names) <= _FEW_BARS else words.counted(len(names), "bar")
+    st.markdown(f"**{words.counted(len(turns), 'turn')}** of {literal(what, inside=True)}")
+    turn_drawer.show_table(turns, f"usage_{key}", f"Turns of {what}")
 
 
 def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:
@@ -125,6 +157,6 @@ def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:
     return turns.assign(model_uri=turns["model_uri"].map(lambda uri: labels.get(uri, uri), na_action="ignore"))
 
 
-show_first_tokens = partial(_show_distribution, title="Time to first token", measure="time_to_first_token_s")
-show_speeds = partial(_show_distribution, title="Speed", measure="tokens_per_second")
-show_durations = partial(_show_distribution, title="Duration", measure="duration_s")
+show_first_tokens = partial(_show_distribution, measure="time_to_first_token_s")
+show_speeds = partial(_show_distribution, measure="tokens_per_second")
+show_durations = partial(_show_distribution, measure="duration_s")

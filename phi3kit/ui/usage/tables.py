@@ -12,7 +12,7 @@ from phi3kit.core.records import SERVED
 from phi3kit.ui.chat import open_conversation
 from phi3kit.ui.shared import pages, permissions, resources, shell, theme, words
 from phi3kit.ui.usage import turn_drawer
-from phi3kit.ui.usage.chart_cards import show_chart
+from phi3kit.ui.usage.chart_cards import show_bars, show_turns_of
 from phi3kit.usage import charts, export, prices, summary
 from phi3kit.usage.prices import Price
 
@@ -57,7 +57,11 @@ def show_conversations(turns: pd.DataFrame) -> None:
             st.caption("No turn belongs to a conversation.")
             return
         figure = charts.tokens_a_conversation(table, theme.palette())
-        show_chart(figure, "conversations", "How many conversations took how many tokens", select=False)
+        bars = show_bars(figure, "conversations", "How many conversations took how many tokens", "tokens")
+        if bars:
+            names = [place for _, place in bars]
+            found = turns[turns["conversation_id"].isin(charts.conversations_of(table, names))]
+            show_turns_of(found, [f"conversations of {name} tokens" for name in names], "conversations")
         largest = table.head(5)
         st.caption(f"The largest of {len(table):,}; the median takes {table['total_tokens'].median():,.0f} tokens.")
         saved = _saved_chats(list(largest["conversation_id"]))
@@ -76,7 +80,7 @@ def show_conversations(turns: pd.DataFrame) -> None:
         chosen = turns[turns["conversation_id"] == st.session_state.get(_CONVERSATION)]
         if len(chosen):
             st.markdown(f"**{words.counted(len(chosen), 'turn')}** of this conversation")
-            turn_drawer.show_table(chosen, "usage_conversation_turns")
+            turn_drawer.show_table(chosen, "usage_conversation_turns", "The turns of the conversation")
 
 
 def _saved_chats(ids: list[str]) -> set[str]:
@@ -163,4 +167,4 @@ def show_turns(turns: pd.DataFrame) -> None:
                     key=f"usage_download_{ending}",
                     help="Exactly the turns that are filtered here, with every column; times in UTC.",
                 )
-        turn_drawer.show_table(turns, "usage_turns")
+        turn_drawer.show_table(turns, "usage_turns", "The turns that fit the filters")

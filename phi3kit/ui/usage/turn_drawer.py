@@ -26,14 +26,14 @@ _MOST_ROWS = 1000  # that a browser is sent; files have all
 _AVATARS = {"system": ":material/psychology:", "user": ":material/person:", "assistant": ":material/neurology:"}
 
 
-def show_table(turns: pd.DataFrame, key: str) -> None:
-    """Turns, newest first; a click on a row opens it."""
+def show_table(turns: pd.DataFrame, key: str, alt: str) -> None:
+    """Turns, newest first; a click on a row opens it. alt: which turns they are."""
     shown = turns.head(_MOST_ROWS)
     chosen = elements.choose_row(
         shown[_COLUMNS],
         list(shown["run_id"]),
         key,
-        "The turns that fit the filters, newest first",
+        f"{alt}, newest first",
         {
             "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=words.timezone()),
             **{f"{part}_tokens": st.column_config.NumberColumn(part, format="%,d") for part in _PARTS},
