@@ -313,7 +313,7 @@ def as_table(figure: go.Figure) -> pd.DataFrame:
             column[place] = column.get(place, 0) + int(length)
     columns = {name: [column.get(place, 0) for place in names] for name, column in series.items()}
     there = [any(lengths) for lengths in zip(*columns.values(), strict=True)]
-    return pd.DataFrame({"bar": list(names.values()), **columns}, index=list(names))[there]
+    return pd.DataFrame({"bar": list(names.values()), **columns}, index=list(names)).loc[there]
 
 
 _PARTS = {"prompt": "prompt", "cached prompt": "cached", "completion": "completion"}

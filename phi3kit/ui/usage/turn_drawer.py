@@ -19,7 +19,6 @@ from phi3kit.ui.shared import elements, pages, resources, shell, theme, words
 from phi3kit.ui.shared.literal import literal
 from phi3kit.usage.details import TurnDetails, turn_details
 
-_PARTS = ("prompt", "completion", "total")
 _COLUMNS = ["at", "wrapper", "interface", "prompt_tokens", "completion_tokens", "total_tokens"]
 _COLUMNS += ["time_to_first_token_s", "tokens_per_second", "finish_reason", "origin", "user"]
 _MOST_ROWS = 1000  # that a browser is sent; files have all
@@ -34,13 +33,7 @@ def show_table(turns: pd.DataFrame, key: str, alt: str) -> None:
         list(shown["run_id"]),
         key,
         f"{alt}, newest first",
-        {
-            "at": st.column_config.DatetimeColumn("time", format="D MMM, HH:mm:ss", timezone=words.timezone()),
-            **{f"{part}_tokens": st.column_config.NumberColumn(part, format="%,d") for part in _PARTS},
-            "finish_reason": "finish",
-            "time_to_first_token_s": st.column_config.NumberColumn("first token, s", format="%,.3f"),
-            "tokens_per_second": st.column_config.NumberColumn("tokens/s", format="%,.0f"),
-        },
+        _columns(),
         height=min(38 + 35 * len(shown), 420),
         placeholder="–",
     )
@@ -51,6 +44,26 @@ def show_table(turns: pd.DataFrame, key: str, alt: str) -> None:
         row = {str(name): value for name, value in shown[shown["run_id"] == chosen].iloc[0].items()}
         closed = partial(elements.forget_row, key)
         st.dialog("Turn", width="medium", position="right", on_dismiss=closed)(_show_turn)(row)
+
+
+def _columns() -> dict[str, Any]:
+    """The columns of `show_table`, as wide as what is in them."""
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    return {
+        "at": st.column_config.DatetimeColumn(
+            "time", format="D MMM, HH:mm:ss", timezone=words.timezone(), width=125, pinned=True
+        ),
+        "wrapper": text(width=100),
+        "interface": text(width=72),
+        "prompt_tokens": number("prompt", format="%,d", width=65),
+        "completion_tokens": number("completion", format="%,d", width=88),
+        "total_tokens": number("total", format="%,d", width=62),
+        "time_to_first_token_s": number("first token, s", format="%,.3f", width=100),
+        "tokens_per_second": number("tokens/s", format="%,.0f", width=74),
+        "finish_reason": text("finish", width=80),
+        "origin": text(width=58),
+        "user": text(width=130),
+    }
 
 
 def _show_turn(row: dict[str, Any]) -> None:
