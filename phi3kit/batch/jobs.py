@@ -20,7 +20,8 @@ from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
 from phi3kit.jobs.kinds import BATCHES
 
-_GO_ON = "What was computed is kept. Start the same batch again and it goes on from there."
+_KEPT = "What was computed is kept."
+_GO_ON = "Start the same batch again and it goes on from there."
 _UPLOADS_KEPT = 20  # of each person
 _UPLOADED_BYTES_KEPT = 1_000_000_000  # of each person; the newest upload is kept whatever it has
 
@@ -135,7 +136,7 @@ def _read(folder: Path) -> BatchJob:
     found: dict[str, Any] | None = next((line for line in lines if "completion_tokens" in line), None)
     at = job_folder.read_progress(folder)
     return BatchJob(
-        **vars(BATCHES.job(folder, lines, _GO_ON)),
+        **vars(BATCHES.job(folder, lines, _KEPT, _GO_ON)),
         request=request,
         progress=RowProgress(**at) if at else None,
         summary=BatchSummary(**found) if found else None,

@@ -54,7 +54,7 @@ def _read(folder: Path) -> EvaluationJob:
     lines = job_folder.read_lines(folder)
     at = job_folder.read_progress(folder)
     return EvaluationJob(
-        **vars(EVALUATIONS.job(folder, lines, "Evaluate again.")),
+        **vars(EVALUATIONS.job(folder, lines, "Nothing was logged.", "Evaluate again.")),
         request=request,
         progress=RowProgress(**at) if at else None,
         run_id=next((line["run_id"] for line in lines if "run_id" in line), None),

@@ -76,29 +76,28 @@ class JobKind:
         next_step = f"This is a mistake in phi3kit: report it with the {self.word}'s log."
         return self.failed(f"The {self.word} failed.", f"{type(error).__name__}: {error}", next_step)
 
-    def job(self, folder: Path, lines: list[dict[str, Any]], next_step: str) -> "Job":
+    def job(self, folder: Path, lines: list[dict[str, Any]], kept: str, next_step: str) -> "Job":
         """A job as it stands now. Raises OSError or ValueError when its files are damaged.
 
-        lines: what read_lines gave. next_step: what to do when it ended before its time.
+        lines: what read_lines gave. kept: what is left of one that ended before its time. next_step: what to do then.
         """
         ahead = next((int(line["ahead"]) for line in reversed(lines) if line.get("event") == "queued"), 0)
         began, user = began_at(folder), str(_owner(folder).get("user", ""))
+        stopped_by = next((str(line.get("by", "")) for line in reversed(lines) if line.get("event") == "stop"), "")
 
         def in_state(state: JobState, seconds: float, error: Phi3KitError | None = None) -> Job:
-            return Job(folder.name, folder, state, began, max(0.0, seconds), ahead, error, user)
+            return Job(folder.name, folder, state, began, max(0.0, seconds), ahead, error, user, kept, stopped_by)
 
         if end := end_of(lines):
             error = self.failed(**end["error"]) if end["error"] else None
-            if end["state"] == "cancelled":
-                error = self.failed(f"The {self.word} was cancelled.", "Somebody ended it.", next_step)
             return in_state(end["state"], float(end["seconds"]), error)
         if alive(folder):
             return in_state("queued" if ahead else "running", time.time() - began)
         if end_of(lines := read_lines(folder)):  # it ended after its lines were read
-            return self.job(folder, lines, next_step)
+            return self.job(folder, lines, kept, next_step)
         last = next((line.strip() for line in reversed(_log(folder).splitlines()[-20:]) if line.strip()), "")
         why = f"Its process was killed, perhaps because memory ran out. {last}".strip()
-        vanished = self.failed(f"The {self.word} ended without a word.", why, next_step)
+        vanished = self.failed(f"The {self.word} ended without a word.", why, f"{kept} {next_step}")
         return in_state("failed", last_write(folder) - began, vanished)
 
 
@@ -112,8 +111,10 @@ class Job:
     began_at: float  # seconds since the epoch
     seconds: float  # so far, or in all
     ahead: int  # jobs that go first, while it is queued
-    error: Phi3KitError | None
+    error: Phi3KitError | None  # None also when a person stopped it
     user: str  # who asked for it; empty when an earlier phi3kit kept it
+    kept: str  # what is left of it when it ended before its time, in a sentence
+    stopped_by: str  # who stopped it; empty when nobody did, or somebody outside the app
 
     def belongs_to(self, actor: Actor) -> bool:
         """Whether the actor may end it and see its request."""
@@ -315,6 +316,12 @@ def _append(folder: Path, line: Mapping[str, Any]) -> None:
 def _append_end(folder: Path, state: JobState, seconds: float, error: Phi3KitError | None = None) -> None:
     reason = {"what": error.what, "why": error.why, "next_step": error.next_step} if error else None
     _append(folder, {"event": "end", "state": state, "seconds": seconds, "error": reason})
+
+
+def say_stopped_by(folder: Path, user: str) -> None:
+    """Keep who stops a job. A full disk costs only this: the job ends all the same."""
+    with contextlib.suppress(OSError):
+        _append(folder, {"event": "stop", "by": user})
 
 
 def say_cancelled(folder: Path, seconds: float) -> None:

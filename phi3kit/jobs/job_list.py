@@ -29,6 +29,7 @@ from phi3kit.jobs.job_folder import (
     end_process,
     last_event,
     say_cancelled,
+    say_stopped_by,
     write_owner,
 )
 
@@ -148,6 +149,8 @@ class JobList(Generic[AnyJob]):
         """
         if not job.belongs_to(actor):
             actor.require("administer")
+        if alive(job.folder):
+            say_stopped_by(job.folder, actor.name)
         self._cancel(job.folder, job.began_at)
 
     def close(self) -> None:

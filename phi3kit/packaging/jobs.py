@@ -18,7 +18,8 @@ from phi3kit.jobs.kinds import BUILDS
 from phi3kit.packaging.events import BuildRequest, BuildStep, Note, StepProgress, from_line
 from phi3kit.packaging.plan import allow
 
-_NEXT_STEP = "Nothing half-built is listed. Build again, with more free memory if it ran out."
+_KEPT = "Nothing half-built is listed."
+_NEXT_STEP = "Build again, with more free memory if it ran out."
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _read(folder: Path) -> BuildJob:
         elif "model_uri" in line:
             built.append(line)
     return BuildJob(
-        **vars(BUILDS.job(folder, lines, _NEXT_STEP)),
+        **vars(BUILDS.job(folder, lines, _KEPT, _NEXT_STEP)),
         request=job_folder.read_request(folder, BuildRequest),
         steps=tuple(steps),
         progress=progress,

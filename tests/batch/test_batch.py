@@ -417,7 +417,7 @@ class TestJobs:
         assert rows_of(job.request.output)[0]["finish_reason"] == "stop"
         jobs.close()
 
-    def test_a_stopped_job_says_that_it_can_go_on(self, settings: Settings, tmp_path: Path) -> None:
+    def test_a_stopped_job_says_what_is_kept_and_who_stopped_it(self, settings: Settings, tmp_path: Path) -> None:
         (uri,) = [model.model_uri for model in models(settings) if model.wrapper == "onnx"]
         path = keep_upload(
             "in.csv", table_of(tmp_path, *(["List the capitals of the world."] * 200)).read_bytes(), ADMIN, settings
@@ -428,8 +428,8 @@ class TestJobs:
         jobs.cancel(job, ADMIN)
         stopped = jobs.all()[0]
         assert stopped.state == "cancelled"
-        assert stopped.error is not None
-        assert "goes on from there" in stopped.error.next_step
+        assert (stopped.error, stopped.stopped_by) == (None, ADMIN.name)
+        assert stopped.kept == "What was computed is kept."
         assert stopped.progress is not None
         assert stopped.progress.done >= 1
         jobs.close()

@@ -63,6 +63,32 @@ def test_only_ones_own_evaluation_is_told_to_have_failed(tmp_path: Path, user: s
         assert errors(open_page("evaluate")) == told
 
 
+BATCH = {"model_uri": "models:/m-x", "input": "in.csv", "output": "out.csv"}
+STOPPED = {"event": "end", "state": "cancelled", "seconds": 1.0, "error": None}
+STOPPED_ON = {
+    "builds": (BUILD, "build", "Nothing half-built is listed."),
+    "batches": (BATCH, "batch", "What was computed is kept."),
+    "evaluations": (EVALUATION, "evaluate", "Nothing was logged."),
+}
+
+
+@pytest.mark.parametrize("kind", STOPPED_ON)
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [("local", "You stopped it."), ("ada", "ada stopped it."), (None, "It was stopped.")],
+    ids=["oneself", "another", "unknown"],
+)
+def test_a_run_that_was_stopped_is_no_error_and_says_by_whom_and_what_is_kept(
+    tmp_path: Path, kind: str, by: str | None, said: str
+) -> None:
+    request, page, kept = STOPPED_ON[kind]
+    with app_on(tmp_path):
+        job(tmp_path, kind, request, "local", *([{"event": "stop", "by": by}] if by else []), STOPPED)
+        app = open_page(page)
+        assert errors(app) == []
+        assert f"{said} {kept}" in words(app)
+
+
 PRIVATE = "merger-with-initech"
 PRIVATE_BUILD = {"wrappers": ["onnx"], "source": f"acme/{PRIVATE}", "precision": "int4", "register": PRIVATE}
 PRIVATE_EVALUATION = {"model_uri": "models:/m-x", "data": f"{PRIVATE}.csv"}

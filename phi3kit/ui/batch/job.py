@@ -13,7 +13,7 @@ from phi3kit.batch.output import for_spreadsheets
 from phi3kit.batch.preview import preview
 from phi3kit.batch.request import BatchRequest
 from phi3kit.batch.tables import ReadOptions, Table, read_rows
-from phi3kit.ui.shared import actions, elements, job_view, pages, resources, shell, theme, words
+from phi3kit.ui.shared import actions, elements, job_view, pages, resources, theme, words
 from phi3kit.ui.shared.literal import literal
 
 _RESULT_ROWS = 500
@@ -64,8 +64,7 @@ def _draw(job: BatchJob) -> None:
         if job.active:
             why = "What is computed is kept, and the batch can go on from there."
             job_view.cancel_button(resources.kit().batches, job, "stop_batch", "Stop", why)
-        if job.error:
-            shell.show_error(job.error)
+        job_view.show_early_end(job)
         if job.state in ("failed", "cancelled"):
             st.button(
                 theme.on_primary("Go on"),

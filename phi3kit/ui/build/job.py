@@ -13,7 +13,7 @@ from phi3kit.core.records import WRAPPERS, WrapperName
 from phi3kit.packaging.events import BuildRequest, StepProgress, step_names
 from phi3kit.packaging.jobs import BuildJob
 from phi3kit.packaging.sources.find import EMBEDDED, lies_on_the_hub
-from phi3kit.ui.shared import actions, job_view, resources, shell, theme, words
+from phi3kit.ui.shared import actions, job_view, resources, theme, words
 from phi3kit.ui.shared.literal import literal
 
 BOTH_EMBEDDED = BuildRequest(WRAPPERS, EMBEDDED, "int4")
@@ -34,8 +34,9 @@ _STATES = {
     "running": "Building",
     "done": "Built",
     "failed": "The build failed",
-    "cancelled": "The build was cancelled",
+    "cancelled": "The build was stopped",
 }
+_MARKS = {"cancelled": ":material/stop_circle:", "failed": ":material/error:"}  # of a step that did not end
 _STARTED = "build_job"  # in the session: the build that this tab asked for
 _RECENT_S = 600  # a build that ended longer ago is history
 
@@ -77,8 +78,11 @@ def _draw(job: BuildJob) -> None:
     state = "running" if job.active else "complete" if job.state == "done" else "error"
     wrappers = " and ".join(job.request.wrappers)
     label = f"{_STATES[job.state]}: {wrappers} from {words.source_label(job.request.source)} · {job.seconds:,.0f} s"
-    # The status's own with block would set it to complete at the end, running or not.
-    with st.status(label, state=state, expanded=state != "complete").container():  # type: ignore[arg-type]
+    if job.state == "cancelled":
+        place = st.expander(label, icon=":material/stop_circle:", expanded=True).container()
+    else:  # the status's own with block would set it to complete at the end, running or not
+        place = st.status(label, state=state, expanded=state != "complete").container()  # type: ignore[arg-type]
+    with place:
         if job.state == "queued":
             st.caption(f"One build takes most of the machine: {job.ahead} before this one.")
         elif job.active and not job.steps:
@@ -93,8 +97,7 @@ def _draw(job: BuildJob) -> None:
             st.caption(f":material/info: {literal(note.text, inside=True)}")
         if job.active:
             job_view.cancel_button(resources.kit().builds, job, "cancel_build")
-    if job.error:
-        shell.show_error(job.error)
+    job_view.show_early_end(job)
 
 
 def _how_far(at: StepProgress) -> str:
@@ -111,7 +114,7 @@ def _draw_steps(job: BuildJob, wrapper: WrapperName) -> None:
         if name not in begun:
             st.markdown(f":gray[:material/circle: {name} · {_STEP_HELP[name]}]")
         elif begun[name] is None:
-            mark = ":material/error:" if not job.active else ":material/progress_activity:"
+            mark = _MARKS.get(job.state, ":material/progress_activity:")
             st.markdown(f":primary[{mark} **{name}** · {_STEP_HELP[name]}]")
         else:
             st.markdown(f":green[:material/check_circle:] {name} · {begun[name]:.1f} s")
@@ -136,7 +139,7 @@ def show_history(jobs: list[BuildJob]) -> None:
         }
 
     def more(job: BuildJob) -> None:
-        if job.error:
-            st.caption(literal(str(job.error)))
+        if job.error or job.state == "cancelled":
+            st.caption(literal(str(job.error or job_view.stopped(job))))
 
     job_view.show_history("Builds", resources.kit().builds, jobs, columns, more)

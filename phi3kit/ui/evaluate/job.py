@@ -11,7 +11,7 @@ from phi3kit.batch.jobs import keep_upload
 from phi3kit.evaluation.jobs import EvaluationJob
 from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.ui.evaluate import evaluations
-from phi3kit.ui.shared import actions, elements, job_view, resources, shell, words
+from phi3kit.ui.shared import actions, elements, job_view, resources, words
 
 _STARTED = "evaluation_job"  # in the session: the evaluation that this tab asked for
 
@@ -48,8 +48,8 @@ def show_job(job: EvaluationJob | None) -> None:
     actions.show_outcome("evaluation")
     if job is not None and job.active:
         job_view.watch(resources.kit().evaluations, job.job_id, _draw, _end)
-    elif job is not None and job.error and job.state == "failed" and _is_own(job):
-        shell.show_error(job.error)
+    elif job is not None and _is_own(job):
+        job_view.show_early_end(job)
     job_view.show_anothers(resources.kit().evaluations, "evaluation")
 
 

@@ -12,7 +12,8 @@ import streamlit as st
 from phi3kit.batch.events import RowProgress
 from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
-from phi3kit.ui.shared import actions, elements, resources, words
+from phi3kit.ui.shared import actions, elements, resources, shell, words
+from phi3kit.ui.shared.literal import literal
 
 J = TypeVar("J", bound=Job)
 
@@ -68,6 +69,20 @@ def cancel_button(jobs: JobList[J], job: J, key: str, label: str = "Cancel", hel
     end = partial(actions.attempt, partial(jobs.cancel, job, actor), place=place)
     st.button(label, icon=icon, key=key, help=help, on_click=end, disabled=not mine)
     actions.show_outcome(place, until_next=True)
+
+
+def show_early_end(job: Job) -> None:
+    """Why a job ended before its time: an error, or a note of who stopped it; and what is kept of it."""
+    if job.error:
+        shell.show_error(job.error)
+    elif job.state == "cancelled":
+        st.markdown(f":material/stop_circle: {literal(stopped(job), inside=True)}")
+
+
+def stopped(job: Job) -> str:
+    """Who stopped a job, and what is kept of it."""
+    by = "You" if job.stopped_by == resources.actor().name else job.stopped_by
+    return f"{f'{by} stopped it.' if by else 'It was stopped.'} {job.kept}"
 
 
 def show_rows_done(at: RowProgress, active: bool = True) -> None:
