@@ -40,12 +40,15 @@ with shell.errors_shown():
             reading=reading,
             fresh=fresh,
         )
+        ready = table.can_begin(request, given)
+        if ready:
+            table.show_first_prompt(request, given)
         if permissions.button(
             f"Answer {given.rows:,} rows",
             "batch",
             type="primary",
             icon=":material/play_arrow:",
-            disabled=not table.can_begin(request, given),
+            disabled=not ready,
             key="batch_start",
         ):
             job.start(request)

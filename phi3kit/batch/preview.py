@@ -4,9 +4,12 @@ Knows rows. Reads no file and draws nothing.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from phi3kit.batch.request import Mapped, row_prompt
+from phi3kit.formats.chat_template import raw_prompt
 
 CELL_CHARACTERS = 2_000
 TABLE_CHARACTERS = 1_000_000  # of all cells that are drawn
@@ -42,6 +45,15 @@ def preview(rows: Iterable[dict[str, Any]], most_rows: int) -> Preview:
         cut = cut or any(short[name] is not value for name, value in row.items())
         kept.append(short)
     return Preview(kept, False, cut)
+
+
+def prompt_text(row: Mapping[str, Any], mapped: Mapped, system: str | None) -> str:
+    """The text that a model reads for a row. Raises RequestInvalid.
+
+    A special token inside a message is text to the model, and looks here like structure.
+    """
+    prompt = row_prompt(row, mapped, system)
+    return prompt if isinstance(prompt, str) else raw_prompt(prompt)
 
 
 def _short(value: object) -> object:

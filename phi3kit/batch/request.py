@@ -164,7 +164,7 @@ def row_prompt(values: Mapping[str, Any], mapped: Mapped, system: str | None) ->
     begin = (Message("system", first),) if first else ()
     if mapped.format == "message":
         return (*begin, Message("user", _text(value, "message")))
-    messages = _messages(value)
+    messages = row_messages(value)
     return messages if messages[0].role == "system" else (*begin, *messages)
 
 
@@ -182,8 +182,8 @@ def _text(value: object, what: str) -> str:
     return value
 
 
-def _messages(value: object) -> tuple[Message, ...]:
-    """OpenAI's list of messages; in a CSV it is JSON."""
+def row_messages(value: object) -> tuple[Message, ...]:
+    """A cell's list of OpenAI messages; in a CSV it is JSON. Raises RequestInvalid."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

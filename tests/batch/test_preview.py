@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from phi3kit.batch.preview import CELL_CHARACTERS, TABLE_CHARACTERS, preview
+from phi3kit.batch.preview import CELL_CHARACTERS, TABLE_CHARACTERS, preview, prompt_text
+from phi3kit.batch.request import Mapped
+from phi3kit.core.errors import RequestInvalid
 
 
 class TestPreview:
@@ -49,3 +51,20 @@ class TestPreview:
     def test_one_row_is_drawn_however_wide_it_is(self) -> None:
         drawn = preview(({f"{place}": "x" * 2000 for place in range(1000)} for _ in range(2)), 5)
         assert (len(drawn.rows), drawn.more) == (1, True)
+
+
+class TestPromptText:
+    def test_a_message_is_written_as_the_chat_template_does(self) -> None:
+        row = {"message": "Hi", "system": "Be brief."}
+        assert prompt_text(row, Mapped("message", "message"), None) == "<|user|>\nHi<|end|>\n<|assistant|>\n"
+        assert (
+            prompt_text(row, Mapped("message", "message", "system"), "Not this one.")
+            == "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n"
+        )
+
+    def test_a_raw_prompt_is_left_as_it_is(self) -> None:
+        assert prompt_text({"p": "<|user|>Hi<|end|>"}, Mapped("p", "prompt"), "Be brief.") == "<|user|>Hi<|end|>"
+
+    def test_a_row_without_one_says_why(self) -> None:
+        with pytest.raises(RequestInvalid, match="The message is empty"):
+            prompt_text({"message": ""}, Mapped("message", "message"), None)

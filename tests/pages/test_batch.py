@@ -15,7 +15,7 @@ from phi3kit.ui.tour.chapter import STEPS
 from tests.pages.test_jobs import job
 from tests.security.test_hostile_tables import BIG, dictionary
 from tests.support.actors import ADMIN
-from tests.support.in_app import app_on, click, errors, open_page, words
+from tests.support.in_app import app_on, click, errors, label_of, open_page, words
 from tests.support.waiting import wait_for
 
 
@@ -86,6 +86,29 @@ class TestBatch:
         assert len(jobs) == 2
         assert jobs[0].request.input.samefile(jobs[1].request.input)
         click(open_page("batch"), "Stop")
+
+
+class TestColumns:
+    def test_the_page_says_which_columns_it_expects(self, store: Settings) -> None:
+        assert "one column of prompts: `message`" in words(open_page("batch"))
+
+    def test_a_column_is_guessed_by_its_content_and_can_be_changed(self, store: Settings) -> None:
+        def said(app: AppTest) -> tuple[str, str, str]:
+            by_label = {each.label: each.value for each in app.selectbox}
+            return by_label["Prompt column"], by_label["Format"], app.code[0].value
+
+        app = upload(open_page("batch"), "in.csv", "id,prompt\n1,What is the capital of Spain?\n")
+        asked = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>"  # Streamlit draws no last line break
+        assert said(app) == ("prompt", "message", asked)
+        app = next(each for each in app.selectbox if each.label == "Format").set_value("prompt").run()
+        assert said(app) == ("prompt", "prompt", "What is the capital of Spain?")
+        app = next(each for each in app.selectbox if each.label == "Prompt column").set_value("id").run()
+        assert said(app) == ("id", "message", "<|user|>\n1<|end|>\n<|assistant|>")
+
+    def test_a_first_row_without_a_prompt_is_an_error_and_no_obstacle(self, store: Settings) -> None:
+        app = upload(open_page("batch"), "in.csv", "id,message\n1,\n2,Hi\n")
+        assert "The message is empty." in errors(app)[0]
+        assert not next(each for each in app.button if label_of(each) == "Answer 2 rows").disabled
 
 
 class TestBigTables:

@@ -8,12 +8,13 @@ from typing import TypedDict
 
 import streamlit as st
 
+from phi3kit.batch.columns import guess_columns
 from phi3kit.batch.jobs import keep_upload
-from phi3kit.batch.preview import preview
+from phi3kit.batch.preview import preview, prompt_text
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, PromptFormat, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.core.embedded_model import QUESTIONS_FILE
-from phi3kit.ui.shared import elements, resources, shell
+from phi3kit.ui.shared import elements, resources, shell, words
 from phi3kit.ui.shared.literal import literal
 
 _PROMPT_FORMATS = {
@@ -21,9 +22,14 @@ _PROMPT_FORMATS = {
     "prompt": "a raw prompt",
     "messages": "a list of OpenAI messages",
 }
+EXPECTED = (
+    "It needs one column of prompts: `message` (a user message), `prompt` (a raw prompt with Phi-3's special tokens) or "
+    "`messages` (a list of role and content). A column of another name can be chosen."
+)
 _ENCODINGS = ("utf-8", "cp1252", "cp932", "cp1253", "utf-16")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _PREVIEW_ROWS = 5
+_PROMPT_CHARACTERS = 20_000  # of a prompt that is drawn
 
 
 def choose_file() -> Path | None:
@@ -36,7 +42,10 @@ def choose_file() -> Path | None:
         given = st.file_uploader(
             "File", type=types, key="batch_file", help="CSV, JSONL or Parquet, with a column of prompts."
         )
-    return keep_upload(given.name, given.getvalue(), resources.actor(), resources.settings()) if given else None
+        if given is None:
+            st.caption(EXPECTED)
+            return None
+    return keep_upload(given.name, given.getvalue(), resources.actor(), resources.settings())
 
 
 def show_table(file: Path) -> tuple[Table, ReadOptions]:
@@ -81,16 +90,17 @@ class Columns(TypedDict):
 
 
 def choose_columns(table: Table) -> Columns:
-    """Which column is what."""
+    """Which column is what; guessed from the first rows until a person says otherwise."""
     columns = table.columns
-    known = next((name for name in PROMPT_FORMATS if name in columns), None)
+    guess = guess_columns(columns, read_rows(table))
     with st.container(horizontal=True):
         column = st.selectbox(
-            "Prompt column", columns, index=columns.index(known) if known else 0, key="batch_column", width=220
+            "Prompt column", columns, index=columns.index(guess.column), key=f"batch_column_{guess.column}", width=220
         )
+        guessed = guess.formats[column]
         kind = st.selectbox(
-            "Format", PROMPT_FORMATS, index=PROMPT_FORMATS.index(known) if known else 0,
-            format_func=_PROMPT_FORMATS.__getitem__, key=f"batch_format_{known}", width=330,
+            "Format", PROMPT_FORMATS, index=PROMPT_FORMATS.index(guessed),
+            format_func=_PROMPT_FORMATS.__getitem__, key=f"batch_format_{column}_{guessed}", width=330,
         )  # fmt: skip
         system = st.selectbox(
             "System message column", [name for name in columns if name != column], index=None,
@@ -105,3 +115,11 @@ def can_begin(request: BatchRequest, table: Table) -> bool:
         map_columns(request, table)
         return table.rows > 0
     return False
+
+
+def show_first_prompt(request: BatchRequest, table: Table) -> None:
+    """The first row as the model will read it, folded; or why it has no prompt."""
+    with st.expander("The first prompt, as the model will read it"), shell.errors_shown():
+        mapped = map_columns(request, table)
+        text = prompt_text(next(read_rows(table, mapped.columns)), mapped, request.system)
+        st.code(words.shortened(text, _PROMPT_CHARACTERS), language=None, wrap_lines=True)
