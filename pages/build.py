@@ -24,16 +24,19 @@ with shell.errors_shown():
     anyway = verdict == "tight" and st.checkbox(
         "Build although it is a tight fit: the machine may become slow, or end the build."
     )
-    wrappers = request.wrappers
+    wrappers, same = request.wrappers, job.same_under_way(request)
     if permissions.button(
         "Build both wrappers" if len(wrappers) == 2 else f"Build the {wrappers[0]} wrapper",
         "build",
         type="primary",
         icon=":material/deployed_code:",
-        disabled=not (verdict == "fits" or anyway),
+        disabled=bool(same) or not (verdict == "fits" or anyway),
         key="build_start",
     ):
         job.start(request, anyway)
+        st.rerun()  # the button was drawn as one that can be pressed
+    if same:
+        st.caption("This build waits for its turn." if same.state == "queued" else "This build is under way.")
 with shell.errors_shown():
     builds, models = resources.kit().builds, resources.models()
     latest = job.latest()

@@ -56,6 +56,29 @@ def test_a_second_build_of_ones_own_can_be_ended_while_the_first_one_runs(tmp_pa
         assert not any(each.disabled for each in app.button if label_of(each) == "Cancel")
 
 
+@pytest.mark.parametrize(
+    ("user", "lines", "off"),
+    [
+        ("local", [], True),
+        ("local", [{"event": "queued", "ahead": 2}], True),
+        ("local", [FAILED], False),
+        ("ada", [], False),
+    ],
+    ids=["running", "queued", "ended", "another's"],
+)
+def test_the_button_is_off_while_ones_own_equal_build_is_under_way(
+    tmp_path: Path, user: str, lines: list[object], off: bool
+) -> None:
+    with app_on(tmp_path):
+        job(tmp_path, "builds", BUILD | {"wrappers": ["transformers", "onnx"]}, user, *lines)
+        app = open_page("build")
+        assert app.button(key="build_start").disabled == off
+        assert ("This build waits for its turn." in words(app)) == (off and bool(lines))
+        assert ("This build is under way." in words(app)) == (off and not lines)
+        app = app.segmented_control(key="build_precision").set_value("int8").run()  # another build
+        assert not app.button(key="build_start").disabled
+
+
 @pytest.mark.parametrize(("user", "told"), [("ada", []), ("local", ["It broke. x\n\ny"])])
 def test_only_ones_own_evaluation_is_told_to_have_failed(tmp_path: Path, user: str, told: list[str]) -> None:
     with app_on(tmp_path):

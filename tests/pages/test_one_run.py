@@ -4,15 +4,19 @@ A browser sends them apart; Streamlit joins them while a page is busy. The test 
 """
 
 import json
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from phi3kit.conversations.presets import Presets
 from phi3kit.core.settings import Settings
+from phi3kit.ui.build.job import BOTH_EMBEDDED
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
 from tests.pages.test_batch import upload
 from tests.support.actors import ADMIN
-from tests.support.in_app import click, open_page
+from tests.support.in_app import app_on, click, label_of, open_page
 
 
 def only_request(jobs: Any) -> Any:
@@ -29,6 +33,16 @@ def test_a_build_builds_what_was_chosen(store: Settings) -> None:
     click(app, "Build both wrappers")
     request = only_request(resources.kit().builds)
     assert (request.wrappers, request.precision) == (("onnx",), "int8")
+
+
+@pytest.mark.parametrize("page", ["build", "home"])
+def test_a_second_click_on_a_drawn_button_builds_nothing_more(tmp_path: Path, page: str) -> None:
+    with app_on(tmp_path):
+        app = open_page(page)
+        (button,) = [each for each in app.button if label_of(each) == "Build both wrappers"]
+        button.click().run()
+        button.click().run()  # as the browser sends it that has not drawn the first one's outcome
+        assert only_request(resources.kit().builds) == BOTH_EMBEDDED
 
 
 def test_nothing_is_built_where_the_choice_switches_the_button_off(store: Settings) -> None:

@@ -42,9 +42,19 @@ _RECENT_S = 600  # a build that ended longer ago is history
 
 
 def start(request: BuildRequest, accept_tight: bool = False) -> None:
-    """Start a build; an error is drawn where the page shows the job."""
+    """Start a build, unless the same one is under way; an error is drawn where the page shows the job."""
+    if same := same_under_way(request):
+        st.session_state[_STARTED] = same.job_id
+        return
     begin = partial(resources.kit().builds.start, request, resources.actor(), accept_tight=accept_tight)
     job_view.start(begin, _STARTED, "build")
+
+
+def same_under_way(request: BuildRequest) -> BuildJob | None:
+    """One's own build of the same request, queued or running."""
+    user = resources.actor().name
+    jobs = resources.kit().builds.all()
+    return next((job for job in jobs if job.active and job.user == user and job.request == request), None)
 
 
 def latest() -> BuildJob | None:
