@@ -279,3 +279,24 @@ class TestConversations:
         idle(page)
         assert page.get_by_text("Lisbon").count() == 0
         assert "conversation=" not in page.url
+
+    def test_an_export_after_a_rename_has_the_new_title(self, page: "playwright.Page") -> None:
+        send(page, SPAIN)
+        answered(page, MADRID)
+        page.get_by_role("button", name="Conversations").click()
+        drawer = page.get_by_test_id("stDialog")
+        drawer.locator("[class*='st-key-drawer_more_'] button:visible").first.click()
+        page.get_by_text("Rename", exact=True).click()
+        drawer.get_by_role("textbox", name="Title").fill("Iberia")
+        drawer.get_by_role("button", name="Save").click()
+        drawer.get_by_role("button", name="Iberia").wait_for()
+        idle(page)
+        page.keyboard.press("Escape")
+        playwright.expect(drawer).to_have_count(0)
+        idle(page)
+        page.get_by_role("button", name="Share").click()
+        with page.expect_download() as downloading:
+            page.get_by_role("button", name="Markdown").click()
+        assert downloading.value.suggested_filename == "Iberia.md"
+        assert Path(downloading.value.path()).read_text().startswith("# Iberia\n")
+        page.keyboard.press("Escape")

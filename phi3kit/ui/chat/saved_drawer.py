@@ -26,7 +26,8 @@ def show_button() -> None:
         _drawer()
 
 
-@st.dialog("Conversations", position="left", width=460, icon=":material/history:")
+# A title that was changed here is in exports from then on: the page runs again when the drawer is closed.
+@st.dialog("Conversations", position="left", width=460, icon=":material/history:", on_dismiss="rerun")
 def _drawer() -> None:
     if st.session_state.pop(_DONE, False):
         st.rerun()  # closes the drawer
