@@ -63,7 +63,7 @@ with shell.errors_shown():
         st.session_state["chat_text"] = suggestions.FIRST  # waits in the composer to be sent
         st.switch_page(pages.path("chat"))
 
-    st.subheader("The chapter's steps")
+    st.header("The chapter's steps")
     picture, steps = st.columns([3, 5], vertical_alignment="center")
     with picture:
         path_picture.show(wrappers, len(turns))
@@ -75,4 +75,4 @@ with shell.errors_shown():
             border=True, horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
         ):
             st.markdown(f"**{number}. {pages.PAGES[name].title}**{mark}  \n{sentence}", width="content")
-            st.page_link(pages.path(name), label="Open", icon=":material/arrow_forward:")
+            st.page_link(pages.path(name), label=f"Open {pages.PAGES[name].title}", icon=":material/arrow_forward:")

@@ -176,7 +176,7 @@ class TestTour:
     def test_every_step_is_shown_in_the_chapters_order(self, store: Settings) -> None:
         app = open_page("tour")
         for number, step in enumerate(STEPS, start=1):
-            assert [each.value for each in app.subheader] == [step.title]
+            assert [each.value for each in app.header] == [step.title]
             if number < len(STEPS):
                 app = click(app, "Next:")
 

@@ -49,11 +49,11 @@ def show_built(built: dict[str, Any]) -> None:
 def _show_code(built: dict[str, Any]) -> None:
     wrapper, source, precision = built["wrapper"], built["source"], built["precision"]
     request = BuildRequest((wrapper,), source, precision if precision in PRECISIONS else "int4")
-    st.code(f"python -m phi3kit {shlex.join(request.command())}", language="bash")
-    st.code(snippets.build_code(wrapper, source, built["commit"], precision, resources.settings()))
+    st.code(f"python -m phi3kit {shlex.join(request.command())}", language="bash", wrap_lines=True)
+    st.code(snippets.build_code(wrapper, source, built["commit"], precision, resources.settings()), wrap_lines=True)
     if wrapper == "onnx":
         st.caption("onnx_wrapper.py, the wrapper itself:")
-        st.code(snippets.onnx_wrapper_code())
+        st.code(snippets.onnx_wrapper_code(), wrap_lines=True)
 
 
 def show_models(models: list[LoggedModel]) -> None:

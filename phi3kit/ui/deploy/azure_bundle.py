@@ -50,7 +50,7 @@ def show_bundle(choice: ModelChoice) -> None:
         st.code(f"{recipes.shell(settings).command}\n{command}", language="bash", wrap_lines=True)
         for path, tab in zip(_FILES, st.tabs(list(_FILES)), strict=True):
             with tab:
-                st.code(bundle.text(path), language=_LANGUAGES.get(Path(path).suffix), height=320)
+                elements.scrolled_code(bundle.text(path), 320, _LANGUAGES.get(Path(path).suffix))
         st.caption(
             "Azure takes the whole zip's folder as it is. Its files were read by azure-ai-ml's own loader and its script was "
             "run with Azure's request format in our tests; nothing was deployed to Azure by us."

@@ -14,7 +14,7 @@ from phi3kit.deployment import recipes, servers
 from phi3kit.deployment.recipes import Recipe
 from phi3kit.deployment.servers import ServerStatus
 from phi3kit.tracking.registry import ModelChoice
-from phi3kit.ui.shared import actions, permissions, resources, shell, theme, words
+from phi3kit.ui.shared import actions, elements, permissions, resources, shell, theme, words
 from phi3kit.ui.shared.literal import literal
 
 _NEEDS = {"docker": "needs Docker", "root": "needs root"}
@@ -55,7 +55,7 @@ def show_recipe(recipe: Recipe) -> None:
                     on_click="ignore",
                     key=f"file_{file.name}",
                 )
-                st.code(file.text, language=file.syntax if file.syntax != "text" else None)
+                st.code(file.text, language=file.syntax if file.syntax != "text" else None, wrap_lines=True)
         for note in recipe.notes:
             st.caption(note)
 
@@ -118,7 +118,7 @@ def _show_status(status: ServerStatus) -> None:
     if not permissions.may("serve"):  # what others sent may stand in the log
         return
     with st.expander("Log", expanded=status.state == "ended"):
-        st.code("\n".join(log_tail(status.log_file, _LOG_LINES)) or "Nothing yet.", language=None, height=200)
+        elements.scrolled_code("\n".join(log_tail(status.log_file, _LOG_LINES)) or "Nothing yet.", 200)
 
 
 def _show_call(status: ServerStatus) -> None:
@@ -132,7 +132,7 @@ def _show_call(status: ServerStatus) -> None:
             try:
                 st.json(json.loads(reply.text))
             except (ValueError, RecursionError):
-                st.code(reply.text, language=None)
+                st.code(reply.text, language=None, wrap_lines=True)
 
 
 def _status_of(choice: ModelChoice) -> ServerStatus | None:

@@ -50,7 +50,7 @@ def show_tokens(tokenized: Tokenized | None, prompt: str, key: str) -> None:
         st.markdown(chips(shown, prompt))
     if len(shown) < tokenized.count:
         st.caption(f"{tokenized.count - len(shown):,} tokens more are not drawn.")
-    st.caption(LEGEND)
+    st.markdown(f":small[{LEGEND}]")  # a caption takes contrast from badges
 
 
 def chips(tokens: Sequence[Token], prompt: str) -> str:

@@ -81,12 +81,23 @@ def show_metrics(figures: Mapping[str, str]) -> None:
             st.metric(label, value, border=True, height="stretch")
 
 
+def scrolled_code(text: str, height: int, language: str | None = None) -> None:
+    """A text that scrolls when it is long, by the keyboard too. height: in pixels.
+
+    A code box with a height of its own takes the focus outside of what scrolls in it.
+    """
+    with st.container(height=height, border=False):
+        st.code(text, language=language, wrap_lines=True)
+
+
 def show_signature(model_uri: str) -> None:
     """A logged model's signature in the chapter's notation."""
     with shell.errors_shown():
         notation = describe(resources.signature(model_uri)).notation
-        height: Any = NOTATION_HEIGHT if len(notation) > _LONG_NOTATION else "content"
-        st.code(notation, language=None, wrap_lines=True, height=height)
+        if len(notation) > _LONG_NOTATION:
+            scrolled_code(notation, NOTATION_HEIGHT)
+        else:
+            st.code(notation, language=None, wrap_lines=True)
 
 
 def show_files(model_uri: str) -> None:

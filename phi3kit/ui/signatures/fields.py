@@ -25,7 +25,7 @@ def show_fields(a: Side, b: Side) -> None:
         with column, st.container(border=True, height="stretch"):
             st.markdown(side.heading)
             st.caption(_ORIGINS[side.wrapper])
-            st.code(describe(side.signature).notation, language=None, wrap_lines=True, height=elements.NOTATION_HEIGHT)
+            elements.scrolled_code(describe(side.signature).notation, elements.NOTATION_HEIGHT)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("**Field by field**", width="content")
@@ -45,7 +45,7 @@ def show_since_chapter(a: Side, b: Side) -> None:
     for column, (title, signature) in zip(st.columns(2), then_and_now.items(), strict=True):
         with column, st.container(border=True, height="stretch"):
             st.markdown(f"**{title}** {theme.badge(side.wrapper)}")
-            st.code(describe(signature).notation, language=None, wrap_lines=True, height=elements.NOTATION_HEIGHT)
+            elements.scrolled_code(describe(signature).notation, elements.NOTATION_HEIGHT)
     with st.container(border=True):
         rows = compare(*then_and_now.values())
         st.markdown("**What changed**")

@@ -13,7 +13,7 @@ from phi3kit.endpoints.invocations import ScoringResponse, score
 from phi3kit.formats import payloads
 from phi3kit.formats.enforcement import Enforced, Refusal, enforce
 from phi3kit.formats.payloads import EXAMPLES
-from phi3kit.ui.shared import live_text, permissions, resources, shell, words
+from phi3kit.ui.shared import elements, live_text, permissions, resources, shell, words
 from phi3kit.ui.shared.literal import literal
 from phi3kit.ui.signatures.sides import Side
 
@@ -85,7 +85,7 @@ def _show_verdict(side: Side, text: str) -> None:
         answer = "a bare list" if enforced.form == "bare" else "{“predictions”: [ … ]}"
         with st.expander(f"What reaches predict: {words.counted(len(rows), 'row')}", key=f"lab_rows_{side.letter}"):
             pretty = words.shortened(payloads.pretty(list(rows)), _SHOWN_CHARACTERS)
-            st.code(pretty, language="json", wrap_lines=True, height=200)
+            elements.scrolled_code(pretty, 200, "json")
             st.caption(f"An answer is {answer}.")
     _show_sending(side, text)
 

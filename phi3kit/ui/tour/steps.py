@@ -38,7 +38,7 @@ def choose_step() -> int:
 def show_step(step: TourStep) -> None:
     """A step: what it does, then and now, why it changed, and what happens when it is run here."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(step.title)
+        st.header(step.title)
         if step.wrapper:
             st.markdown(theme.badge(step.wrapper), width="content")
     st.markdown(step.words)
@@ -50,7 +50,7 @@ def show_step(step: TourStep) -> None:
                 st.code(code, language="python", wrap_lines=True)
     if step.title.endswith("the class"):
         with st.expander("The whole wrapper, as it is logged"):
-            st.code(onnx_wrapper_code(), language="python")
+            st.code(onnx_wrapper_code(), language="python", wrap_lines=True)
     if step.why:
         st.markdown("\n".join(["**What changed, and why**", "", *(f"- {each}" for each in step.why)]))
     _show_act(step)
