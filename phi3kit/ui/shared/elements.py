@@ -41,23 +41,30 @@ def choose_row(
     columns: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> str | None:
-    """Draw the rows; the id of the chosen one. None: none is, or it is no longer there.
+    """Draw the rows; the id of the one that was chosen by a click anywhere in it. None: none is, or it is no longer there.
 
     ids: of the rows, in their order. more: of st.dataframe. A browser knows a selection by its position, and rows move when
     others come or go: remembered is the id, and other rows are another table, in which the same one is selected.
     """
     table = f"{key}_{st.session_state.get(f'{key}_forgotten', 0)}_{zlib.crc32(' '.join(ids).encode()):x}"
-    chosen_key = f"{key}_chosen"
+    chosen_key, cell_key = f"{key}_chosen", f"{table}_cell"
 
     def choose() -> None:  # with the ids of the table that was clicked
-        at = st.session_state[table].selection.rows
-        st.session_state[chosen_key] = ids[at[0]] if at else None
+        selection = st.session_state[table].selection
+        cell = selection.cells[0] if selection.cells else None
+        at = [cell[0]] if cell and cell != st.session_state.get(cell_key) else list(selection.rows)
+        chosen = ids[at[0]] if at else None
+        # A clicked cell marks its row and is let go. A browser takes no selection twice: in the row that is marked
+        # already the cell stays selected, and must not count as a click when the row's box is clicked next.
+        stays = cell if chosen is not None and chosen == st.session_state.get(chosen_key) else None
+        st.session_state[chosen_key], st.session_state[cell_key] = chosen, stays
+        st.session_state[table] = {"selection": {"rows": at, "cells": [stays] if stays else []}}
 
     chosen = chosen_row(ids, key)
     at = [ids.index(chosen)] if chosen else []
     st.dataframe(
-        rows, hide_index=True, on_select=choose, selection_mode="single-row", key=table, alt=alt, column_config=columns,
-        selection_default={"selection": {"rows": at}}, **more,
+        rows, hide_index=True, on_select=choose, selection_mode=["single-row", "single-cell"], key=table, alt=alt,
+        column_config=columns, selection_default={"selection": {"rows": at}}, **more,
     )  # fmt: skip
     return chosen
 
