@@ -3,7 +3,7 @@
 Knows MLflow's ModelSignature and the chapter's notation. Loads no model, opens no run, draws nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +60,15 @@ class Description:
     def as_json(self) -> dict[str, object]:
         """For the CLI."""
         return {"inputs": self.inputs, "outputs": self.outputs, "params": self.params}
+
+
+@dataclass(frozen=True)
+class FieldNode:
+    """A field with the fields that lie in it."""
+
+    name: str  # without the path of the field that it lies in
+    field: Field
+    nodes: tuple["FieldNode", ...]
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,30 @@ def compare(a: ModelSignature, b: ModelSignature) -> list[ComparedField]:
     fields_b = {(field.part, field.name): field for field in describe(b).fields}
     keys = sorted({**fields_a, **fields_b}, key=lambda key: PARTS.index(key[0]))  # stable: keeps each part's order
     return [ComparedField(part, name, fields_a.get((part, name)), fields_b.get((part, name))) for part, name in keys]
+
+
+def field_tree(fields: Sequence[Field], search: str = "") -> dict[Part, tuple[FieldNode, ...]]:
+    """Fields in each other, by part; a part without any is left out.
+
+    search: only fields that have it in their path or type, and those that they lie in.
+    """
+    by_name = {(field.part, field.name): field for field in fields}
+    outer_of = {field: by_name.get((field.part, field.name.rpartition(".")[0].rstrip("[]{}"))) for field in fields}
+    kept: set[Field] = set()
+    for field in fields:
+        each: Field | None = field if search.casefold() in f"{field.name} {field.type}".casefold() else None
+        while each:
+            kept.add(each)
+            each = outer_of[each]
+
+    def nodes(part: Part, outer: Field | None) -> tuple[FieldNode, ...]:
+        return tuple(
+            FieldNode(field.name.rpartition(".")[2] if outer else field.name, field, nodes(part, field))
+            for field in fields
+            if field in kept and field.part == part and outer_of[field] is outer
+        )
+
+    return {part: found for part in PARTS if (found := nodes(part, None))}
 
 
 def _fields(part: Part, schema: Schema | None) -> Iterator[Field]:

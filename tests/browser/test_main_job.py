@@ -167,8 +167,12 @@ class TestThePath:
 
     def test_6_the_signatures_stand_side_by_side(self, page: "playwright.Page") -> None:
         go(page, "Signatures")
-        page.get_by_text("'prompt': string (required)").first.wait_for()
-        assert page.get_by_test_id("stCode").count() == 2
+        page.get_by_role("listitem").filter(has_text="prompt string (required)").wait_for()
+        texts = page.get_by_role("button", name="Exact text")
+        assert texts.count() == 2
+        texts.last.click()
+        page.get_by_text("'prompt': string (required)").wait_for()
+        page.keyboard.press("Escape")
 
     def test_7_usage_shows_exactly_those_turns(
         self, app: App, page: "playwright.Page", shown: list[tuple[int, int, int, str]]

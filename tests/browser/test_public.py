@@ -85,7 +85,7 @@ def test_2_it_talks_in_both_formats_and_compares_signatures(page: "playwright.Pa
     page.get_by_role("button", name="Send", exact=True).click()
     page.get_by_text("tokens/s").first.wait_for()
     go(page, "Signatures")
-    page.get_by_text("'prompt': string (required)").first.wait_for()
+    page.get_by_role("listitem").filter(has_text="prompt string (required)").wait_for()
 
 
 def test_3_its_turns_are_charted_for_itself_alone(page: "playwright.Page", app: App, settings: Settings) -> None:

@@ -5,7 +5,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Object, ParamSchema, ParamSpec, Property, Schema
 
 from phi3kit.core.records import WrapperName
-from phi3kit.formats.signatures import ComparedField, Field, chapter_signature, compare, describe
+from phi3kit.formats.signatures import ComparedField, Field, chapter_signature, compare, describe, field_tree
 
 # As the chapter prints them, code block by code block.
 CHAPTER_TRANSFORMERS = """
@@ -129,3 +129,28 @@ class TestCompare:
             ("params", "top_k", "long, default 50", "only A"),
         ]
         assert not any(row.a.required for row in rows if row.part == "params" and row.a)
+
+
+class TestFieldTree:
+    FIELDS = describe(chapter_signature("transformers")).fields
+
+    def test_a_field_lies_in_the_one_that_its_path_names(self) -> None:
+        tree = field_tree(self.FIELDS)
+        assert list(tree) == ["inputs", "outputs"]
+        messages, temperature = tree["inputs"][:2]
+        assert (messages.name, messages.field.type) == ("messages", "Array(object)")
+        assert [node.name for node in messages.nodes] == ["content", "name", "role"]
+        assert (temperature.name, temperature.nodes) == ("temperature", ())
+        (choices,) = [node for node in tree["outputs"] if node.name == "choices"]
+        (message,) = [node for node in choices.nodes if node.name == "message"]
+        assert [node.field.name for node in message.nodes] == [
+            f"choices[].message.{name}" for name in ("content", "name", "role")
+        ]
+
+    def test_a_search_keeps_what_has_its_text_and_what_that_lies_in(self) -> None:
+        tree = field_tree(self.FIELDS, "Finish")
+        assert list(tree) == ["outputs"]
+        ((choices,), (reason,)) = tree["outputs"], tree["outputs"][0].nodes
+        assert (choices.name, reason.name, reason.nodes) == ("choices", "finish_reason", ())
+        assert [node.name for node in field_tree(self.FIELDS, "boolean")["inputs"]] == ["stream"]
+        assert field_tree(self.FIELDS, "nothing") == {}

@@ -10,7 +10,7 @@ from phi3kit.tracking import registry as registry
 from phi3kit.ui.shared import resources
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_app import open_page, words
+from tests.support.in_app import open_page, read, words
 
 BY_NAME = {example.name: example for example in EXAMPLES}
 
@@ -29,7 +29,9 @@ def payload(app: AppTest, text: str) -> AppTest:
 
 
 class TestFields:
-    def test_the_newest_of_each_wrapper_stand_side_by_side_in_the_chapters_notation(self, home: Built) -> None:
+    def test_the_newest_of_each_wrapper_stand_side_by_side_with_the_chapters_notation_a_click_away(
+        self, home: Built
+    ) -> None:
         app = lab("Fields")
         notations = [each.value for each in app.code]
         assert len(notations) == 2
@@ -38,6 +40,17 @@ class TestFields:
             notations[1]
             == "{inputs:\n  ['prompt': string (required)],\noutputs:\n  [string (required)],\nparams:\n  None}"
         )
+
+    def test_a_signature_is_a_tree_that_can_be_searched(self, home: Built) -> None:
+        app = lab("Fields")
+        assert "**messages** Array(object) (required)" in {read(each.label) for each in app.expander}
+        assert "**prompt** string (required)" in words(app)
+        app.text_input(key="sig_A_search").set_value("tool_calls[].function.NAME").run()
+        assert [read(each.label).split()[0] for each in app.expander if each.proto.expanded] == [
+            "**messages**", "**tool_calls**", "**function**", "**choices**", "**message**", "**tool_calls**", "**function**",
+        ]  # fmt: skip
+        app.text_input(key="sig_A_search").set_value("nothing").run()
+        assert "No field has this text." in words(app)
 
     def test_every_nested_field_is_a_row_that_says_where_it_is(self, home: Built) -> None:
         table = lab("Fields").dataframe[0].value

@@ -1,4 +1,4 @@
-"""Elements: what pages draw alike: a choice of few, a table to choose a row of, figures, a model's signature and files.
+"""Elements: what pages draw alike: a choice of few, a table to choose a row of, figures, scrolled code, a model's signature and files.
 
 Knows Streamlit's elements and what they return.
 """
@@ -10,15 +10,12 @@ from typing import Any, TypeVar
 import pandas as pd
 import streamlit as st
 
-from phi3kit.formats.signatures import describe
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared import resources, shell, signature_tree
 
 T = TypeVar("T")
 
 DATE = st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")
 MEGABYTES = st.column_config.NumberColumn("size, MB", format="%.1f")
-NOTATION_HEIGHT = 230  # pixels, in which a long signature scrolls
-_LONG_NOTATION = 500  # characters
 
 
 def choose_one(label: str, options: Iterable[T], key: str, **more: Any) -> T:
@@ -98,13 +95,9 @@ def scrolled_code(text: str, height: int, language: str | None = None) -> None:
 
 
 def show_signature(model_uri: str) -> None:
-    """A logged model's signature in the chapter's notation."""
+    """A logged model's signature as a tree."""
     with shell.errors_shown():
-        notation = describe(resources.signature(model_uri)).notation
-        if len(notation) > _LONG_NOTATION:
-            scrolled_code(notation, NOTATION_HEIGHT)
-        else:
-            st.code(notation, language=None, wrap_lines=True)
+        signature_tree.show(resources.signature(model_uri), f"signature_{model_uri}")
 
 
 def show_files(model_uri: str) -> None:

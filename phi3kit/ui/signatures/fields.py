@@ -1,4 +1,4 @@
-"""Fields: two signatures in the chapter's notation and field by field: of two models, or then and now.
+"""Fields: two signatures as trees and field by field: of two models, or then and now.
 
 Knows how they are drawn. Does not know how signatures are compared.
 """
@@ -7,8 +7,8 @@ import pandas as pd
 import streamlit as st
 
 from phi3kit.core.records import WrapperName
-from phi3kit.formats.signatures import ComparedField, chapter_signature, compare, describe
-from phi3kit.ui.shared import elements, theme
+from phi3kit.formats.signatures import ComparedField, chapter_signature, compare
+from phi3kit.ui.shared import elements, signature_tree, theme
 from phi3kit.ui.shared.literal import literal
 from phi3kit.ui.signatures.sides import Side
 
@@ -25,7 +25,7 @@ def show_fields(a: Side, b: Side) -> None:
         with column, st.container(border=True, height="stretch"):
             st.markdown(side.heading)
             st.caption(_ORIGINS[side.wrapper])
-            elements.scrolled_code(describe(side.signature).notation, elements.NOTATION_HEIGHT)
+            signature_tree.show(side.signature, f"sig_{side.letter}")
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("**Field by field**", width="content")
@@ -42,10 +42,10 @@ def show_since_chapter(a: Side, b: Side) -> None:
     wrapper = elements.choose_one("Wrapper", wrappers, "sig_chapter", label_visibility="collapsed")
     side = a if wrapper == a.wrapper else b
     then_and_now = {"The chapter, 2024": chapter_signature(side.wrapper), f"{side.letter}, today": side.signature}
-    for column, (title, signature) in zip(st.columns(2), then_and_now.items(), strict=True):
+    for column, (title, signature), age in zip(st.columns(2), then_and_now.items(), ("then", "now"), strict=True):
         with column, st.container(border=True, height="stretch"):
             st.markdown(f"**{title}** {theme.badge(side.wrapper)}")
-            elements.scrolled_code(describe(signature).notation, elements.NOTATION_HEIGHT)
+            signature_tree.show(signature, f"sig_{wrapper}_{age}")
     with st.container(border=True):
         rows = compare(*then_and_now.values())
         st.markdown("**What changed**")
