@@ -12,9 +12,7 @@ from phi3kit.ui.shared import elements, parameters, permissions, resources, shel
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
 shell.begin("Batch")
-st.markdown(
-    "Answer every row of a table. The same table comes back with completions, tokens and errors beside each row."
-)
+st.markdown("Answer every row of a table. You get the same table back with completions, tokens and errors in each row.")
 with shell.errors_shown():
     if not permissions.note("batch"):
         st.stop()
@@ -29,7 +27,7 @@ with shell.errors_shown():
             suffix = elements.choose_one("Output", OUTPUTS, "batch_output")
             with st.popover("More", icon=":material/settings:"):
                 system = st.text_area("System message for every row", key="batch_system", height=80)
-                fresh = st.toggle("Compute again what was computed before", key="batch_fresh")
+                fresh = st.toggle("Recompute all rows", key="batch_fresh")
         request = BatchRequest(
             model_uri=choice.model_uri,
             input=given.path,

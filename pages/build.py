@@ -20,9 +20,9 @@ with shell.errors_shown():
             show_plan(source, needs)
             verdict = needs.verdict
         if verdict is None:
-            st.button("Look again", icon=":material/refresh:", on_click=resources.forget_plans)
+            st.button("Check again", icon=":material/refresh:", on_click=resources.forget_plans)
     anyway = verdict == "tight" and st.checkbox(
-        "Build although it is a tight fit: the machine may become slow, or end the build."
+        "Build anyway. It is a tight fit: this machine may become slow or stop the build."
     )
     wrappers, same = request.wrappers, job.same_under_way(request)
     if permissions.button(
@@ -50,7 +50,7 @@ with shell.errors_shown():
                 pages.link("signatures", "Compare the signatures")
     elif latest is None and request.source == EMBEDDED and not models:
         st.caption(
-            "Nothing is built yet. The button above builds both wrappers of the embedded (small) model in seconds."
+            "Nothing is built yet. The button above builds both wrappers from the embedded (small) model in seconds."
         )
     if models:
         result.show_models(models)

@@ -15,17 +15,17 @@ SUGGESTIONS = (
     "Explain MLflow in detail.",
     "List the capitals of Europe.",
 )
-INTERFACES: dict[Interface, str] = {"openai": "a message", "raw": "a raw prompt"}
+INTERFACES: dict[Interface, str] = {"openai": "Message", "raw": "Raw prompt"}
 
 shell.begin("Compare")
-st.markdown("One message to two or three models at once, logged here or elsewhere.")
+st.markdown("Send one message to two or three models at once, local or remote.")
 with shell.errors_shown():
     comparisons: list[Comparison] = st.session_state.setdefault("comparisons", [])
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        count = elements.choose_one("Sides", [2, 3], "compare_count", persist_state="session")
+        count = elements.choose_one("Models", [2, 3], "compare_count", persist_state="session")
         interface = elements.choose_one(
             "Send", INTERFACES, "compare_interface", persist_state="session", format_func=INTERFACES.__getitem__,
-            help="A raw prompt is the text that the model reads, special tokens and all.",
+            help="A raw prompt is the exact text that the model reads, including special tokens.",
         )  # fmt: skip
         settings_row = st.container(horizontal=True, vertical_alignment="bottom", width="content")
     if targets := sides.choose_sides(count, interface):
@@ -34,7 +34,7 @@ with shell.errors_shown():
                 "System",
                 icon=":material/psychology:",
                 disabled=interface == "raw",
-                help="The first message: how the model should behave.",
+                help="The first message. It tells the model how to behave.",
             ):
                 system_prompt = st.text_area(
                     "System prompt",
@@ -43,7 +43,10 @@ with shell.errors_shown():
                     placeholder="You are a helpful assistant.",
                 )
             separate = st.toggle(
-                "Separate parameters", key="compare_separate", persist_state="session", help="Each side has its own."
+                "Separate parameters",
+                key="compare_separate",
+                persist_state="session",
+                help="Set the parameters of each model separately.",
             )
             requests = sides.choose_parameters(targets, separate)
             connections_dialog.connections_button("compare")

@@ -17,23 +17,21 @@ with shell.errors_shown():
     permissions.note("serve")
     choices = [choice for choice in resources.choices() if not choice.model.files_gone]
     if not choices:
-        shell.show_empty(
-            "A built wrapper can be handed over from here. Nothing is built yet.", "build", "Build a wrapper"
-        )
+        shell.show_empty("Deploy a built wrapper from here. Nothing is built yet.", "build", "Build a wrapper")
         st.stop()
-    route = elements.choose_one("Way to serve", ROUTES, "deploy_route", bind="query-params")
+    route = elements.choose_one("Serve with", ROUTES, "deploy_route", bind="query-params")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        why = "A version stays what it is; an alias is followed when a server starts."
+        why = "A version never changes. An alias is resolved when a server starts."
         choice = target_choice.choose_among(choices, "Model", MODEL_KEY, width=420, help=why)
         port = 0
         if usual := PORTS.get(route):
-            why = "The first free one from the usual one on."
+            why = "The default is the first free port."
             suggested = suggested_port(usual)
             port = int(st.number_input("Port", 1, 65_535, suggested, key=port_key(route), width=150, help=why))
     uri, wrapper, settings = choice.plain_uri, choice.model.wrapper, resources.settings()
     if uri != choice.model_uri:
         st.caption(
-            "The name has characters that files and shells read in ways of their own: the model's own URI stands here."
+            "The name has characters that files and shells treat specially, so the model's own URI is used here."
         )
     if route == "phi3kit serve":
         show_recipe(recipes.worker(uri, port, settings))

@@ -10,7 +10,7 @@ COUNTS = {"60": 60, "300": 300, "all": None}
 
 shell.begin("Evaluate")
 st.markdown(
-    "Ask questions whose answers are known, score the answers without another model, and see which version is better."
+    "Ask questions with known answers, score the answers without a judge model, and see which version is better."
 )
 with shell.errors_shown():
     may = permissions.note("evaluate")
@@ -18,7 +18,7 @@ with shell.errors_shown():
         choice = target_choice.choose_model("evaluate_model") if may else None
         data = job.choose_questions() if choice else None
         if data:
-            count = elements.choose_one("How many", COUNTS, "evaluate_count")
+            count = elements.choose_one("Number of questions", COUNTS, "evaluate_count")
     if choice and data:
         request = EvaluationRequest(choice.model_uri, data, limit=COUNTS[count])
         if st.button(theme.on_primary("Evaluate"), type="primary", icon=":material/fact_check:"):
@@ -29,4 +29,4 @@ with shell.errors_shown():
         evaluations.show_list(found)
         evaluations.show_comparison(found)
     elif choice:
-        st.caption("Nothing is evaluated yet. The scores and every answer will be here, and in MLflow.")
+        st.caption("No evaluations yet. Scores and answers will appear here and in MLflow.")

@@ -11,7 +11,7 @@ from phi3kit.usage.summary import faster_wrapper, totals
 STEPS = {
     "build": "Log both wrappers from the small Phi-3 that ships with the app.",
     "signatures": "See what each wrapper accepts and returns, field by field.",
-    "chat": "Ask in OpenAI format, or send a raw prompt on Prompt.",
+    "chat": "Send OpenAI messages on Chat, or a raw prompt on Prompt.",
     "usage": "Chart the tokens of every logged turn.",
 }
 
@@ -42,8 +42,8 @@ with shell.errors_shown():
     if not models and not job.under_way():
         with st.container(border=True):
             st.markdown(
-                "**Nothing is built yet.** A small Phi-3 ships with the app as a stand-in: both of its wrappers take less "
-                f"than half a minute and no network. {stand_in.KNOWS}, and nothing else."
+                "**Nothing is built yet.** A small Phi-3 ships with the app as a stand-in. Building both wrappers takes less "
+                f"than half a minute and needs no network. {stand_in.KNOWS}, and nothing else."
             )
             with st.container(horizontal=True, vertical_alignment="center"):
                 permissions.button(

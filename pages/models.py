@@ -8,7 +8,7 @@ from phi3kit.ui.shared import actions, elements, permissions, resources, shell
 VIEWS = ("Logged models", "Registered", "Compare", "Workers")
 
 shell.begin("Models")
-st.markdown("A build leaves a logged model; the Model Registry gives it a name, versions and aliases that can move.")
+st.markdown("A build creates a logged model. The Model Registry gives it a name, versions and movable aliases.")
 with shell.errors_shown():
     actions.show_outcome()
     permissions.note("register")
@@ -32,7 +32,7 @@ with shell.errors_shown():
             shell.show_empty("No model is built yet.", "build", "Build a wrapper")
     elif not models:
         shell.show_empty(
-            "Every built wrapper is listed here with its size, versions and use. Nothing is built yet.",
+            "Every built wrapper is listed here with its size, versions and usage. Nothing is built yet.",
             "build",
             "Build a wrapper",
         )

@@ -7,7 +7,7 @@ from phi3kit.ui.prompt import editor, runs, token_view
 from phi3kit.ui.shared import answers, elements, parameters, permissions, resources, shell, target_choice, theme
 
 shell.begin("Prompt")
-st.markdown("A raw prompt is the text that the model reads, with Phi-3's special tokens in it.")
+st.markdown("A raw prompt is the exact text that the model reads, including Phi-3's special tokens.")
 with shell.errors_shown():
     sent: Conversation = st.session_state.setdefault("prompt_runs", Conversation())
     with st.container(horizontal=True, vertical_alignment="bottom"):

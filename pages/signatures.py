@@ -14,7 +14,9 @@ VIEWS = {
 }
 
 shell.begin("Signatures")
-st.markdown("The signature is the schema of what a logged model takes and gives; here the two wrappers differ most.")
+st.markdown(
+    "A signature is the schema of a logged model's inputs and outputs. It is where the two wrappers differ most."
+)
 with shell.errors_shown():
     if sides := choose_sides():
         st.session_state["seen_signatures"] = True

@@ -12,7 +12,7 @@ with shell.errors_shown():
     overview.show_status(reading)
     if reading.turns.empty:
         shell.show_empty(
-            "Every turn becomes a run in MLflow, and its tokens are charted here. There are none yet.",
+            "Every turn becomes a run in MLflow, and its tokens are charted here. There are no turns yet.",
             "chat",
             "Start a chat",
         )
@@ -22,7 +22,7 @@ with shell.errors_shown():
         overview.show_budgets()
         if chosen.turns.empty:
             st.info(
-                "No turn fits these filters. Choose a longer period or more wrappers.", icon=":material/filter_alt:"
+                "No turns match these filters. Choose a longer period or more wrappers.", icon=":material/filter_alt:"
             )
         else:
             turns, beside = chosen.turns, chart_cards.show_beside

@@ -272,7 +272,7 @@ class TestConversations:
         first = drawer.locator("[class*='st-key-drawer_more_'] button:visible").first
         first.click()
         page.get_by_text("Delete", exact=True).click()
-        wait_for_text(drawer, "Its text is gone for good")
+        wait_for_text(drawer, "This permanently deletes its text")
         idle(page)
         drawer.get_by_role("button", name="Delete", exact=True).click()
         wait_for_text(page, "Try one of these")

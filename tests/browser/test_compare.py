@@ -52,7 +52,7 @@ def test_a_connection_is_tested_and_saved_in_the_dialog(page: "playwright.Page",
         page.keyboard.press("Tab")
         idle(page)
         dialog.get_by_role("button", name="Test").click()
-        wait_for_text(dialog, "It answered, and has one model.")
+        wait_for_text(dialog, "It answered and has one model.")
     try:
         dialog.get_by_role("button", name="Save").click()
         dialog.wait_for(state="hidden")

@@ -100,7 +100,7 @@ def test_3_an_evaluation_shows_its_scores_and_promotes(page: "playwright.Page", 
     point = page.get_by_role("button", name="Point phi3@champion to it")
     open_popover(page, "Promote", point)
     point.click()
-    wait_for_text(page, "phi3@champion now points to it.")
+    wait_for_text(page, "phi3@champion now points to this model.")
     assert canonical("models:/phi3@champion", store) == evaluation.model_uri
 
 

@@ -76,7 +76,7 @@ class TestTokens:
         tokens = page.locator(".st-key-tokens")
         assert tokens.locator(".stMarkdownBadge").count() < 320
         began = time.monotonic()
-        page.get_by_text("Draw all 4,096").click()
+        page.get_by_text("Show all 4,096").click()
         page.wait_for_function(
             "document.querySelectorAll('.st-key-tokens .stMarkdownBadge').length >= 4096", timeout=60_000
         )

@@ -205,6 +205,6 @@ class TestThePath:
         for child in psutil.Process(app.pid).children(recursive=True):
             if any(each.status == psutil.CONN_LISTEN for each in child.net_connections("tcp")):  # a worker
                 child.kill()
-        wait_for_text(page, "The answer broke off.")
+        wait_for_text(page, "The answer was interrupted.")
         send(page, "What is the capital of Spain?")
         page.get_by_text("The capital of Spain is Madrid.").last.wait_for()

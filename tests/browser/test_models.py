@@ -101,7 +101,7 @@ def test_4_a_click_acts_on_the_row_that_is_shown_when_others_have_come_above_it(
     for version in (2, 3):
         registry.delete_version("phi3", version, ADMIN, store)
     page.get_by_role("button", name="Remove challenger").first.click()
-    wait_for_text(page, "phi3@challenger points nowhere now")
+    wait_for_text(page, "phi3@challenger was removed")
 
 
 def test_5_deleting_asks_first(page: "playwright.Page", store: Settings) -> None:

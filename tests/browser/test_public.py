@@ -94,14 +94,14 @@ def test_3_its_turns_are_charted_for_itself_alone(page: "playwright.Page", app: 
     page.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 2")
     other = page.context.new_page()
     other.goto(f"{app.url}/usage")
-    wait_for_text(other, "There are none yet.")
+    wait_for_text(other, "There are no turns yet.")
     other.close()
 
 
 def test_4_the_next_question_within_a_minute_is_refused_with_a_sentence(page: "playwright.Page") -> None:
     go(page, "Chat")
     page.get_by_test_id("stChatInputTextArea").wait_for()
-    refusal = page.get_by_text(re.compile("That is too fast|has to wait"))
+    refusal = page.get_by_text(re.compile("Too many requests|has to wait"))
     for turn in range(1, 20):  # four in a minute; those of the tests before may lie further back
         idle(page)
         said = page.get_by_test_id("stChatMessage").count()
@@ -112,7 +112,7 @@ def test_4_the_next_question_within_a_minute_is_refused_with_a_sentence(page: "p
             break
         assert page.get_by_test_id("stChatMessage").count() == said + 2
     refusal.first.wait_for()
-    assert "4 are allowed" in main_text(page)
+    assert "the limit is 4" in main_text(page)
     assert turn <= 5
 
 
@@ -120,10 +120,10 @@ def test_4_the_next_question_within_a_minute_is_refused_with_a_sentence(page: "p
     ("name", "refusal"),
     [
         ("Build", "build from another source"),
-        ("Batch", "answer a table"),
+        ("Batch", "run a batch"),
         ("Evaluate", "evaluate a model"),
         ("Models", "change the Model Registry"),
-        ("Deploy", "start or end servers"),
+        ("Deploy", "start or stop servers"),
     ],
 )
 def test_5_a_page_says_what_is_not_for_strangers(page: "playwright.Page", name: str, refusal: str) -> None:

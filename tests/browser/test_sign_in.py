@@ -110,7 +110,7 @@ def assert_outside_in(page: "Page", words: str) -> None:
     assert page.get_by_role("button", name="Sign out").count() == 0
 
 
-def is_outside(shown: Shown, words: str = "sign in to use it") -> bool:
+def is_outside(shown: Shown, words: str = "Sign in to use it") -> bool:
     """Whether the page to sign in is all that is shown, with these words."""
     return (
         words in shown.text
@@ -133,8 +133,8 @@ class TestRoles:
         with team.visitor() as visitor:
             assert "sub:3 · user" in visitor.sign_in("bea").text
             text = visitor.open("access").text
-            assert "Everybody's use" not in text
-            assert "change what belongs to others" in text.partition("Not:")[2]
+            assert "Usage by user" not in text
+            assert "change what belongs to others" in text.partition("Not allowed:")[2]
 
     def test_a_viewer_asks_nothing_and_makes_no_key(self, team: Team):
         with team.visitor() as visitor:
@@ -147,13 +147,13 @@ class TestRoles:
             assert "Your role is viewer; it takes user." in shown.text
             assert "Send" not in shown.labels("button")
             shown = visitor.open("access")
-            assert "You may not make or revoke API keys here." in shown.text
+            assert "You may not create or revoke API keys here." in shown.text
             assert "Create a key" not in shown.labels("button")
 
     def test_who_is_on_no_list_is_told_the_name_that_was_seen(self, team: Team):
         with team.visitor() as visitor:
             for shown in (visitor.sign_in("nemo"), visitor.open("models")):
-                assert "You may not use this app yet." in shown.text
+                assert "You do not have access yet." in shown.text
                 assert f"nemo@{LAB}" in shown.text
                 assert shown.labels("button") == ["Sign out"]
 
@@ -164,7 +164,7 @@ class TestRoles:
     def test_an_address_that_was_not_verified_gives_nobodys_rights(self, team: Team, person: str, subject: str):
         with team.visitor() as visitor:
             shown = visitor.sign_in(person)
-            assert "You may not use this app yet." in shown.text
+            assert "You do not have access yet." in shown.text
             (entries,) = (each.code_text for kind, each in shown.elements if kind == "code")
             assert f"sub:{team.provider.url}#{subject}" in entries
 
@@ -175,7 +175,7 @@ class TestInABrowser:
     """In this order: bob comes, asks and leaves; then ada comes."""
 
     def test_1_ones_conversation_is_not_seen_by_another_also_by_its_link(self, team: Team, page: "Page"):
-        assert_outside_in(page, "sign in to use it")
+        assert_outside_in(page, "Sign in to use it")
         sign_in(page, "bob")
         go(page, "Chat")
         send(page, "What is the capital of Spain?")
@@ -192,7 +192,7 @@ class TestInABrowser:
             with team.visitor() as visitor:
                 visitor.sign_in(other)
                 shown = visitor.open("chat", query)
-                assert "The conversation of this link does not exist" in shown.text
+                assert "The conversation in this link does not exist" in shown.text
                 assert "Madrid" not in shown.text
 
     def test_2_signing_out_ends_it_here_in_the_other_tab_and_for_a_kept_cookie(self, team: Team, page: "Page"):
@@ -203,10 +203,10 @@ class TestInABrowser:
         other.get_by_role("heading", name="Access", exact=True, level=1).wait_for()
         idle(other)
         page.get_by_role("button", name="Sign out").click()
-        assert_outside_in(page, "sign in to use it")
+        assert_outside_in(page, "Sign in to use it")
         assert not [each for each in page.context.cookies() if each["name"] == COOKIE]
         other.get_by_test_id("stSidebarNav").get_by_role("link", name="Models", exact=True).click()
-        assert_outside_in(other, "sign in to use it")  # it comes back without the cookie
+        assert_outside_in(other, "Sign in to use it")  # it comes back without the cookie
         other.close()
         with team.visitor(cookie=kept["value"]) as visitor:
             assert is_outside(visitor.open(), "Your session has ended")
@@ -216,9 +216,9 @@ class TestInABrowser:
         sign_in(page, "ada")
         assert f"ada@{LAB} · admin" in str(page.get_by_test_id("stSidebar").inner_text())
         go(page, "Access")
-        wait_for_text(page, "Everybody's keys")
+        wait_for_text(page, "Keys of all users")
         text = main_text(page)
-        assert ("Everybody's use" in text, "Not:" in text) == (True, False), text
+        assert ("Usage by user" in text, "Not allowed:" in text) == (True, False), text
 
 
 class TestLeaving:

@@ -127,7 +127,7 @@ def test_3_a_link_opens_with_its_filters(page: "playwright.Page", url: str) -> N
     wait_for_text(page, "Filters · 1")
     idle(page)
     assert page.get_by_role("radio", name="All", exact=True).get_attribute("aria-checked") == "true"
-    page.get_by_text("Change against").wait_for(state="detached")
+    page.get_by_text("Change vs.").wait_for(state="detached")
 
 
 def test_4_390_pixels_are_enough_in_light_and_dark(page: "playwright.Page") -> None:

@@ -59,7 +59,7 @@ class TestDoor:
         with app_on(tmp_path, **TEAM):
             app = page_of("", "home")
         assert ([each.value for each in app.title], labels(app)) == (["phi3kit"], ["Sign in"])
-        assert words(app) == "This app is open to its team: sign in to use it."
+        assert words(app) == "This app is open to its team. Sign in to use it."
 
     def test_a_page_that_runs_without_the_door_before_it_shows_nothing_either(self, tmp_path: Path):
         with app_on(tmp_path, **TEAM):
@@ -92,7 +92,7 @@ class TestDoor:
     def test_who_is_on_no_list_is_told_their_name_and_whom_to_ask(self, tmp_path: Path):
         with app_on(tmp_path, **TEAM):
             app = page_of("nemo", "home")
-        assert "You signed in as sub:nemo, and you have no role here." in app.warning[0].value.replace("\\", "")
+        assert "You signed in as sub:nemo, but you have no role here." in app.warning[0].value.replace("\\", "")
         assert app.code[0].value == f"sub:{ISSUER}#nemo"
         assert labels(app) == ["Sign out"]
 
@@ -139,7 +139,7 @@ class TestWho:
         ("name", "role", "allowed", "forbidden"),
         [
             ("ada", "admin", "change what belongs to others", None),
-            ("bob", "user", "make or revoke API keys", "change the remote endpoints"),
+            ("bob", "user", "create or revoke API keys", "change the remote endpoints"),
             ("vera", "viewer", "see what others used", "ask a model"),
         ],
     )
@@ -152,7 +152,9 @@ class TestWho:
         shown = Person(ISSUER, name, None, ()).name
         assert f"You are **{shown}**, role **{role}**." in text
         assert any(":material/check:" in each.value and allowed in each.value for each in app.markdown)
-        assert forbidden is None or any("Not:" in each.value and forbidden in each.value for each in app.markdown)
+        assert forbidden is None or any(
+            "Not allowed:" in each.value and forbidden in each.value for each in app.markdown
+        )
 
     def test_name_role_and_the_way_out_are_in_the_sidebar(self, tmp_path: Path):
         with app_on(tmp_path, **TEAM):
@@ -169,7 +171,7 @@ class TestWho:
     def test_the_public_profile_has_no_keys(self, tmp_path: Path):
         with app_on(tmp_path, PHI3KIT_PROFILE="public"):
             app = open_page("access")
-        assert any("You may not make or revoke API keys here." in read(each.proto.title) for each in app.info)
+        assert any("You may not create or revoke API keys here." in read(each.proto.title) for each in app.info)
         assert "Create a key" not in labels(app)
 
 
@@ -178,11 +180,11 @@ class TestLimits:
         Outbox(tmp_path).add(turn("a", user=BOB, at=time.time()))
         with app_on(tmp_path, **TEAM, PHI3KIT_DAILY_TOKENS_PER_USER="60"):
             said = [each.proto.text for each in page_of("bob").get("progress")]
-        assert said == ["0 of 60 turns in the last minute", "0 of 4 answers being written", "15 of 60 tokens today"]
+        assert said == ["0 of 60 turns in the last minute", "0 of 4 answers in progress", "15 of 60 tokens today"]
 
     def test_without_limits_it_says_so(self, tmp_path: Path):
         with app_on(tmp_path):
-            assert "None are set: nothing is counted against you." in words(open_page("access"))
+            assert "No limits are set." in words(open_page("access"))
 
 
 class TestKeys:
@@ -215,14 +217,14 @@ class TestKeys:
         with app_on(tmp_path, **TEAM):
             self.create(page_of("bob"), "of bob")
             admin = page_of("ada")
-            assert [each.label for each in admin.toggle] == ["Everybody's keys"]
-            assert "There are none yet." in words(admin)
+            assert [each.label for each in admin.toggle] == ["Keys of all users"]
+            assert "No API keys yet." in words(admin)
             admin = admin.toggle[0].set_value(True).run()
             keys, uses = (each.value.to_dict("records") for each in admin.dataframe)
             user = page_of("bob")
         assert [row["Note"] for row in keys] == ["of bob"]
         assert [(row["User"], row["Tokens today"]) for row in uses] == [(BOB, 15)]
-        assert (len(user.toggle), len(user.dataframe), "Everybody's use" in words(user)) == (0, 1, False)
+        assert (len(user.toggle), len(user.dataframe), "Usage by user" in words(user)) == (0, 1, False)
 
 
 class TestDataFolder:
@@ -237,7 +239,7 @@ class TestDataFolder:
             app = click(app.run(), "Clean up")
             assert "**with their results**" in words(app)
             app = click(app, "Delete")
-            assert [read(each.value) for each in app.toast] == ["Cleaned up: 2.0 MB less."]
+            assert [read(each.value) for each in app.toast] == ["Cleaned up: 2.0 MB freed."]
             assert (old.exists(), new.exists()) == (False, True)
             assert re.search(r"\d of 500 MB \(PHI3KIT_DISK_MB\)", app.get("progress")[-1].proto.text)
 

@@ -59,8 +59,8 @@ class TestEmpty:
             "batch": "No model is built yet",
             "evaluate": "No model is built yet",
             "tour": "Walk through the chapter",
-            "usage": "There are none yet",
-            "access": "There are none yet",
+            "usage": "There are no turns yet",
+            "access": "No API keys yet",
         }
         assert said[name] in words(app)
 
@@ -99,7 +99,7 @@ class TestEmpty:
         app = open_page("build")
         plan = app.dataframe[0].value
         assert list(plan["what"]) == [
-            "disk at the peak", "memory to build", "memory to load transformers", "memory to load onnx"
+            "peak disk space", "memory to build", "memory to load transformers", "memory to load onnx"
         ]  # fmt: skip
         assert set(plan["verdict"]) == {"fits"}
         assert "32 layers" not in words(app)
@@ -113,7 +113,7 @@ class TestEmpty:
         next(each for each in app.segmented_control if each.label == "Source").set_value("Hugging Face").run()
         assert "could not be reached" in errors(app)[0]
         assert next(each for each in app.button if label_of(each).startswith("Build")).disabled
-        assert [label_of(each) for each in app.button if label_of(each) == "Look again"] == ["Look again"]
+        assert [label_of(each) for each in app.button if label_of(each) == "Check again"] == ["Check again"]
 
     def test_a_repository_is_looked_up_downloaded_and_built(
         self, empty_home: Path, monkeypatch: pytest.MonkeyPatch
@@ -244,4 +244,4 @@ class TestUsage:
     def test_no_turn_in_a_filter_is_said(self, home: Built) -> None:
         app = open_page("usage")
         next(each for each in app.pills if each.label == "Wrapper").set_value([]).run()
-        assert "No turn fits" in app.info[0].value
+        assert "No turns match" in app.info[0].value

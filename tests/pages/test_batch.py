@@ -81,7 +81,7 @@ class TestBatch:
         reloaded = open_page("batch")  # a new session, as after a reload
         click(reloaded, "Stop")
         assert resources.kit().batches.all()[0].state == "cancelled"
-        click(open_page("batch"), "Go on")
+        click(open_page("batch"), "Resume")
         jobs = resources.kit().batches.all()
         assert len(jobs) == 2
         assert jobs[0].request.input.samefile(jobs[1].request.input)
@@ -117,7 +117,7 @@ class TestBigTables:
         app = upload(open_page("batch"), "in.parquet", content)
         (drawn,) = [each.value for each in app.dataframe]
         assert list(drawn["message"]) == ["x" * 2000 + "…"] * 5
-        assert "The first 5 of 300 rows. Cells are cut after 2,000 characters." in words(app)
+        assert "The first 5 of 300 rows. Cells are cut off after 2,000 characters." in words(app)
 
     @pytest.mark.parametrize(("copies", "drawn_rows", "downloads"), [(120, 120, 0), (2, 2, 1)])
     def test_of_an_output_too_and_a_file_that_fills_memory_is_not_downloaded(
@@ -138,9 +138,9 @@ class TestBigTables:
             app = open_page("batch")
             (drawn,) = [each.value for each in app.dataframe if "completion" in each.value.columns]
             assert list(drawn["message"]) == ["x" * 2000 + "…"] * drawn_rows
-            assert "Cells are cut after 2,000 characters. The file has everything." in words(app)
+            assert "Cells are cut off after 2,000 characters. The file is complete." in words(app)
             assert len(app.get("download_button")) == downloads
-            refused = "The file has 120 MB, and 100 can be downloaded." in words(app)
+            refused = "The file has 120 MB; the download limit is 100 MB." in words(app)
             assert refused == (downloads == 0)
             assert (f"batches/{job_id}/out.csv" in words(app)) == refused
 

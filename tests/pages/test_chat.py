@@ -200,7 +200,7 @@ class TestKept:
 
     def test_an_unknown_conversation_is_told(self, home: Built) -> None:
         app = open_chat(conversation="'; drop table turns; --")
-        assert "does not exist, or was deleted" in read(app.warning[0].value)
+        assert "does not exist or was deleted" in read(app.warning[0].value)
         assert "conversation" not in app.query_params
         ask(app, SPAIN)
         assert shown(app) == [(SPAIN, MADRID)]

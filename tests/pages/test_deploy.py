@@ -68,14 +68,14 @@ class TestRecipes:
         app = route("mlflow models serve")
         registry.remove_alias("phi3", "champion", ADMIN, store)
         app = click(app, "Start")
-        assert any("points nowhere" in each for each in errors(app))
+        assert any("does not exist" in each for each in errors(app))
 
 
 class TestScoringServer:
     def test_it_starts_answers_and_stops_from_the_page(self, store: Settings) -> None:
         app = click(route("mlflow models serve"), "Start")
         (status,) = resources.kit().servers.statuses()
-        assert "MLflow loads the model" in words(app)
+        assert "MLflow is loading the model" in words(app)
         wait_for("a ready server", lambda: resources.kit().servers.statuses()[0].state == "ready", 90)
         app = click(app.run(), "Send")
         assert errors(app) == []

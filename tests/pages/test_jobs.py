@@ -154,8 +154,8 @@ def test_anothers_job_under_way_is_told_without_what_it_does(tmp_path: Path, kin
     new_store(tmp_path)
     job(tmp_path, kind, OF_A_KIND[kind][0], BOB)
     with app_on(tmp_path, **TEAM):
-        assert f"Another person's {word} is under way" in words(page_of("vera", page))
-        assert "Another person's" not in words(page_of("bob", page))
+        assert f"Another user's {word} is running" in words(page_of("vera", page))
+        assert "Another user's" not in words(page_of("bob", page))
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -177,6 +177,6 @@ def test_an_evaluation_without_texts_is_shown_with_its_scores_and_says_so(
     new_store(tmp_path)
     with app_on(tmp_path):
         app = open_page("evaluate")
-        assert ("Questions and answers were not kept" in words(app)) is not kept
+        assert ("questions and answers were not logged" in words(app)) is not kept
         columns = [*app.dataframe[-1].proto.column_order] or list(app.dataframe[-1].value)
         assert columns == (["question", "expected", "answer_a"] if kept else ["exact_a", "word_f1_a"])

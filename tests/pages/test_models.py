@@ -64,7 +64,7 @@ class TestLoggedModels:
         shown = {metric.label: metric.value for metric in workers.metric}
         assert shown["Turns"] == "0"
         assert shown["Memory"].endswith("MB")
-        assert shown["Answers now"] == "0"
+        assert shown["Active answers"] == "0"
         assert shown["Waiting"] == "0"
         click(workers, "Unload")
         assert has_ended(status.pid)
@@ -86,8 +86,8 @@ class TestLoggedModels:
         newest, _ = list_models(store)
         shutil.rmtree(artifacts_of(newest.model_uri, store))
         app = open_page("models")
-        assert "Its files are gone" in app.warning[0].value
-        assert list(app.dataframe[0].value["state"]) == ["files gone", ""]
+        assert "Its files are missing" in app.warning[0].value
+        assert list(app.dataframe[0].value["state"]) == ["files missing", ""]
         assert next(each for each in app.button if label_of(each) == "Load").disabled
 
     def test_a_model_that_was_deleted_meanwhile_is_explained(self, store: Settings) -> None:
@@ -121,7 +121,7 @@ class TestRegistered:
 
     def test_an_alias_of_ones_own_is_set_and_removed(self, registered: Settings) -> None:
         app = view("Registered")
-        next(each for each in app.text_input if each.label == "Alias of your own").set_value("staging")
+        next(each for each in app.text_input if each.label == "Custom alias").set_value("staging")
         app = click(app, "Set")
         assert registry.list_registered(registered)[0].versions[0].aliases == ("staging",)
         click(app, "Remove staging")
@@ -129,7 +129,7 @@ class TestRegistered:
 
     def test_an_alias_that_is_none_is_explained(self, registered: Settings) -> None:
         app = view("Registered")
-        next(each for each in app.text_input if each.label == "Alias of your own").set_value("7")
+        next(each for each in app.text_input if each.label == "Custom alias").set_value("7")
         app = click(app, "Set")
         assert "looks like a version" in "\n".join(errors(app))
 
@@ -165,7 +165,7 @@ class TestCompare:
         assert set(facts.loc["wrapper", ["A", "B"]]) == {"onnx", "transformers"}
         # What other tests asked these models before is in the store, too.
         assert re.fullmatch(r"not measured|[\d,]+ tokens/s", facts.loc["speed, median", "A"])
-        assert facts.loc["context", "B against A"] == "1.00×"
+        assert facts.loc["context", "B vs. A"] == "1.00×"
         fields = app.dataframe[1].value
         assert {"prompt", "messages"} <= set(fields["field"])
         assert "same" not in set(fields["verdict"])

@@ -83,7 +83,7 @@ def test_a_prompt_is_rewritten_from_the_newest_text(home: Built) -> None:
     app.text_area(key="raw_prompt").set_value("<|user|>\nWhat is old?\n<|assistant|>\n").run()
     next(each for each in app.segmented_control if each.label == "View").set_value("Messages").run()
     app.text_area(key="raw_prompt").set_value("<|user|>\nWhat is new?\n<|assistant|>\n")
-    click(app, "Write it as the template does")
+    click(app, "Rewrite to match the template")
     assert app.text_area(key="raw_prompt").value == "<|user|>\nWhat is new?\n<|end|>\n<|assistant|>\n"
 
 

@@ -36,7 +36,7 @@ class TestTokens:
 
     def test_they_can_be_read_as_a_table(self, home: Built) -> None:
         app = lab("<|user|>\nHi")
-        next(each for each in app.toggle if each.label == "As a table").set_value(True).run()
+        next(each for each in app.toggle if each.label == "Show as table").set_value(True).run()
         table = app.dataframe[0].value
         assert list(table["id"]) == [4095, 1329, 322]
         assert list(table["kind"]) == ["special", "text", "text"]
@@ -44,13 +44,13 @@ class TestTokens:
 
     def test_of_a_long_prompt_the_first_are_drawn_and_the_rest_on_demand(self, home: Built) -> None:
         app = lab("word " * 2_000)
-        assert "tokens more are not drawn." in words(app)
+        assert "more tokens not shown." in words(app)
         (rest,) = app.checkbox
         drawn = words(app).count(":gray-badge[")
         assert drawn == 301  # and one in the legend
         rest.check().run()
         assert words(app).count(":gray-badge[") == 4_002  # and one in the legend
-        assert "are not drawn" not in words(app)
+        assert "more tokens not shown" not in words(app)
 
     def test_the_meter_marks_the_window_of_both_wrappers(self, home: Built) -> None:
         app = lab("word " * 2_500)
@@ -62,7 +62,7 @@ class TestTokens:
 class TestMessages:
     def test_a_right_prompt_is_read_back_into_messages(self, home: Built) -> None:
         app = lab(EXAMPLE, "Messages")
-        assert "As the template writes it." in words(app)
+        assert "Matches the template." in words(app)
         assert [each.value for each in app.text] == ["What is the capital of Spain?"]
 
     def test_a_flaw_is_named_with_its_place_and_mended_at_a_click(self, home: Built) -> None:
@@ -70,7 +70,7 @@ class TestMessages:
         said = words(app)
         assert "This user turn has no <|end|>." in said
         assert "line 1, column 1" in said
-        press(app, "Write it as the template does")
+        press(app, "Rewrite to match the template")
         assert "This user turn has no" not in words(app).replace("\\", "")
         assert app.text_area(key="raw_prompt").value.count("<|end|>") == 1
 
@@ -78,7 +78,7 @@ class TestMessages:
         app = lab("", "Messages")
         messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
         app.text_area(key="prompt_messages").set_value(json.dumps({"messages": messages})).run()
-        press(app, "Write the raw prompt")
+        press(app, "Convert to a raw prompt")
         assert app.text_area(key="raw_prompt").value == (
             "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n"
         )
@@ -86,7 +86,7 @@ class TestMessages:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("", "not JSON in line 1"),
+            ("", "not JSON: line 1"),
             ("[{}]", "messages[0].role"),
             ('[{"role": "wizard", "content": ""}]', "messages[0].role"),
         ],
@@ -94,7 +94,7 @@ class TestMessages:
     def test_what_are_no_messages_is_said_and_the_prompt_stays(self, home: Built, text: str, said: str) -> None:
         app = lab(EXAMPLE, "Messages")
         app.text_area(key="prompt_messages").set_value(text).run()
-        press(app, "Write the raw prompt")
+        press(app, "Convert to a raw prompt")
         assert said in words(app).replace("\\", "")
         assert app.text_area(key="raw_prompt").value == EXAMPLE
 
@@ -109,13 +109,13 @@ class TestMessages:
 class TestWhatIf:
     def test_missing_line_breaks_leave_the_same_tokens(self, home: Built) -> None:
         app = lab(EXAMPLE, "What if")
-        app.selectbox(key="prompt_variant").set_value("no line breaks behind special tokens").run()
-        assert "The same tokens: the model cannot see the difference." in words(app)
+        app.selectbox(key="prompt_variant").set_value("no line breaks after special tokens").run()
+        assert "Same tokens: the model cannot see the difference." in words(app)
 
     def test_both_are_asked_and_their_answers_compared(self, home: Built) -> None:
         app = lab(EXAMPLE, "What if")
         app.selectbox(key="prompt_variant").set_value("<|assistant|> missing at the end").run()
-        assert "alike up to token" in words(app)
+        assert "the same up to token" in words(app)
         press(app, "Ask both")
         runs = app.session_state["prompt_runs"].turns
         assert [turn.request.prompt for turn in runs] == [EXAMPLE, EXAMPLE.removesuffix("<|assistant|>\n")]
@@ -145,4 +145,4 @@ class TestRuns:
     def test_a_hundred_thousand_characters_are_counted_and_not_sent(self, home: Built) -> None:
         app = lab("<b>word</b> " * 8_400)
         assert next(each for each in app.button if label_of(each) == "Send").disabled
-        assert "too long: shorten it to send it" in words(app)
+        assert "too long. Shorten it to send it" in words(app)

@@ -27,7 +27,7 @@ WHO: dict[str, tuple[str, str, Role]] = {
 }
 # By page: what can be used by the act that it takes, and what everybody may use. Anything else fails the test.
 TABLE: dict[str, tuple[dict[str, Act], set[str]]] = {
-    "access": ({"Create a key": "keys", "Clean up": "administer", "Everybody's keys": "administer"}, set()),
+    "access": ({"Create a key": "keys", "Clean up": "administer", "Keys of all users": "administer"}, set()),
     "batch": ({"File": "batch"}, set()),
     "build": ({"Build both wrappers": "build"}, set()),
     "chat": (

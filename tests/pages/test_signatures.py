@@ -70,7 +70,7 @@ class TestFields:
             box.set_value(f"models:/{name}/1").run()
             assert "2 same" in words(app)
             app.toggle(key="sig_differences").set_value(True).run()
-            assert "No field differs." in words(app)
+            assert "No fields differ." in words(app)
         finally:
             registry.delete_version(name, 1, ADMIN, home.settings)
             resources.forget_lists()
@@ -93,7 +93,7 @@ class TestPayload:
 
     def test_what_predict_makes_of_it_the_model_says_when_it_is_asked(self, home: Built) -> None:
         app = payload(lab("Payload"), BY_NAME["n"].payload.replace('"n": 1', '"n": 2'))
-        assert "only the model can say: send it" in words(app)
+        assert "Only the model can tell what predict does with it" in words(app)
         app.button(key="lab_ask_A").click().run()
         assert "/invocations answered 400:" in words(app)
         assert any("not valid for pipeline TextGenerationPipeline" in each.value for each in app.code)
@@ -155,4 +155,4 @@ class TestSinceTheChapter:
         app = lab("Since the chapter")
         next(each for each in app.segmented_control if each.label == "Wrapper").set_value("onnx").run()
         assert app.code[0].value == app.code[1].value
-        assert "Nothing: MLflow infers today what the chapter printed." in words(app)
+        assert "Nothing. MLflow still infers what the chapter printed." in words(app)

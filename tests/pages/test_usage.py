@@ -69,7 +69,7 @@ class TestTotals:
         assert shown["Turns"] == ("2", "0")
         assert shown["Completion tokens"] == ("10", "-50%")
         assert shown["Total tokens"] == ("30", "-25%")
-        assert "Change against the 24 hours before" in words(app)
+        assert "Change vs. the previous 24 hours" in words(app)
 
     def test_nothing_before_is_no_change(self, settings: Settings):
         log(settings, now("a"))
@@ -85,7 +85,7 @@ class TestTotals:
         app = open_usage()
         tables = [each.value for each in app.dataframe]
         costs = next(each for each in tables if "cost" in each.columns).set_index("model")["cost"]
-        assert costs["These turns, by your prices"] == 0
+        assert costs["These turns at your prices"] == 0
         assert costs["Phi-3-mini-4k-instruct (Azure AI)"] == pytest.approx(0.13)
         assert load(settings.home) == {}
 
@@ -108,7 +108,7 @@ class TestFilters:
         widget(app.multiselect, "Finish reason").set_value(["length"]).run()
         assert list(app.dataframe[-1].value["origin"]) == ["batch"]
         widget(app.multiselect, "Model").set_value(["remote:vllm"]).run()
-        assert "No turn fits" in app.info[0].value
+        assert "No turns match" in app.info[0].value
 
     def test_wrappers_of_other_programs_beyond_a_dozen_are_one_choice(self, settings: Settings):
         log(settings, now("ours"), *(now(f"t{n}", wrapper=f"w{n:02}") for n in range(20)))
@@ -137,7 +137,7 @@ class TestHonesty:
         client.set_terminated(run.info.run_id)
         app = open_usage()
         assert metrics(app)["Turns"][0] == "1"
-        assert "Not counted: runs of other programs in this experiment (1 without the tag phi3kit.wrapper)" in words(
+        assert "Not counted: runs from other programs in this experiment (1 without the tag phi3kit.wrapper)" in words(
             app
         )
 
@@ -147,7 +147,7 @@ class TestHonesty:
         kit = resources.kit()
         kit.writer.close()
         Outbox(settings.home).add(now("b"))
-        assert "1 turn waits to be written to MLflow" in words(open_usage())
+        assert "1 turn is waiting to be written to MLflow" in words(open_usage())
 
     def test_a_deleted_experiment_is_named_beside_what_was_read_before(self, settings: Settings):
         log(settings, now("a"))
@@ -171,7 +171,7 @@ class TestHonesty:
     def test_turns_without_token_counts_are_said(self, settings: Settings):
         uncounted = replace(now("a", wrapper="remote"), prompt_tokens=0, completion_tokens=0, tokens_counted=False)
         log(settings, uncounted, now("b"))
-        assert "1 turn of a remote endpoint came without token counts" in words(open_usage())
+        assert "1 turn of a remote endpoint has no token counts" in words(open_usage())
 
 
 class TestBudgets:
@@ -185,12 +185,12 @@ class TestBudgets:
         app = open_usage()
         texts = [each.proto.text for each in app.get("progress")]
         assert texts == [
-            "Everybody: 30 of 20 tokens · :red[spent: new turns are refused]",
+            "All users: 30 of 20 tokens · :red[spent: new turns are refused]",
             "local: 0 of 40 tokens · 40 left",
             "ada: 15 of 40 tokens · 25 left",
             "bob: 15 of 40 tokens · 25 left",
         ]
-        assert "They renew at 00:00" in words(app)
+        assert "They reset at 00:00" in words(app)
 
     def test_without_budgets_there_is_no_meter(self, settings: Settings):
         log(settings, now("a"))

@@ -15,9 +15,9 @@ from phi3kit.ui.shared.literal import literal
 from phi3kit.usage.allowances import allowances, everybody, sizes
 
 _PROFILES = {
-    "local": "This is your own machine (profile local), and everything is on.",
+    "local": "This is your own machine (profile local), and everything is allowed.",
     "team": "This app is open to people who sign in (profile team).",
-    "public": "This is a public demo (profile public): you have no name here, and what you say is not kept.",
+    "public": "This is a public demo (profile public): you are anonymous, and your conversations are not saved.",
 }
 _DAY_S = 86_400.0
 _AGES = {"a day": _DAY_S, "a week": 7 * _DAY_S, "a month": 30 * _DAY_S}
@@ -36,7 +36,7 @@ def show_rights(actor: Actor) -> None:
         if may:
             st.markdown(f":material/check: {literal(' · '.join(may), inside=True)}")
         if may_not:
-            st.markdown(f":material/lock: Not: {literal(' · '.join(may_not), inside=True)}")
+            st.markdown(f":material/lock: Not allowed: {literal(' · '.join(may_not), inside=True)}")
 
 
 def show_limits(actor: Actor, settings: Settings) -> None:
@@ -47,9 +47,9 @@ def show_limits(actor: Actor, settings: Settings) -> None:
         for each in found:
             st.progress(each.share, f"{each.used:,} of {each.most:,} {each.what}")
         if bounds := sizes(settings.limits):
-            st.caption(f"At most: {'; '.join(bounds)}.")
+            st.caption(f"Maximum: {'; '.join(bounds)}.")
         elif not found:
-            st.markdown("None are set: nothing is counted against you.")
+            st.markdown("No limits are set.")
 
 
 def show_everybody(actor: Actor, settings: Settings) -> None:
@@ -57,10 +57,10 @@ def show_everybody(actor: Actor, settings: Settings) -> None:
     if not actor.may("administer"):
         return
     with st.container(border=True), shell.errors_shown():
-        st.markdown("**Everybody's use**")
+        st.markdown("**Usage by user**")
         found = everybody(actor, settings.limits, resources.kit().outbox)
         if not found:
-            st.markdown("Nobody has asked anything today.")
+            st.markdown("No activity today.")
             return
         rows = [
             {
@@ -70,13 +70,13 @@ def show_everybody(actor: Actor, settings: Settings) -> None:
                 "Turns, 24 hours": each.counts.daily_turns,
                 "Turns, last minute": each.counts.minute_turns,
                 "Tokens, last minute": each.counts.minute_tokens,
-                "Being written": each.counts.at_once,
+                "Answers in progress": each.counts.at_once,
             }
             for each in found
         ]
-        st.dataframe(rows, hide_index=True, key="access_uses", alt="What each user asked lately")
+        st.dataframe(rows, hide_index=True, key="access_uses", alt="Recent usage of each user")
         if not settings.limits.paces_users:
-            st.caption("Turns are counted by user where a limit of turns is set.")
+            st.caption("Turns are counted per user only when a limit on turns is set.")
 
 
 def show_data_folder(actor: Actor, settings: Settings) -> None:
@@ -87,11 +87,11 @@ def show_data_folder(actor: Actor, settings: Settings) -> None:
         st.markdown("**Data folder**")
         held, most = disk_bytes(settings.home), settings.limits.disk_mb
         if most is None:
-            st.markdown(f"It takes {held / 1e6:,.0f} MB.")
+            st.markdown(f"{held / 1e6:,.0f} MB used.")
         else:
             st.progress(min(1.0, held / (most * 1e6)), f"{held / 1e6:,.0f} of {most:,} MB (PHI3KIT_DISK_MB)")
         if hours := settings.limits.keep_hours:
-            st.caption(f"What is older than {hours} h goes by itself.")
+            st.caption(f"Anything older than {hours} h is deleted automatically.")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             age = st.selectbox("Older than", list(_AGES), key="access_age", width=160)
             if st.button("Clean up", icon=":material/cleaning_services:", key="access_clean_up"):
@@ -101,11 +101,11 @@ def show_data_folder(actor: Actor, settings: Settings) -> None:
 @st.dialog("Clean up?", icon=":material/cleaning_services:")
 def _confirm_clean_up(age: str, actor: Actor, settings: Settings) -> None:
     st.markdown(
-        f"This deletes what is older than {age}: ended builds, batches **with their results**, evaluations' progress, "
+        f"This permanently deletes anything older than {age}: finished builds, batches **with their results**, evaluation progress, "
         "uploads, bundles, logs, and copies of remote models."
     )
-    st.markdown("Models, turns, conversations, connections and keys stay.")
+    st.markdown("Models, turns, conversations, connections and keys are kept.")
     actions.confirm(
         lambda: clean_up(actor, settings, _AGES[age]),
-        lambda cleaned: f"Cleaned up: {cleaned.files_bytes / 1e6:,.1f} MB less.",
+        lambda cleaned: f"Cleaned up: {cleaned.files_bytes / 1e6:,.1f} MB freed.",
     )

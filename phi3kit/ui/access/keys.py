@@ -24,9 +24,9 @@ def show_keys(actor: Actor, settings: Settings) -> None:
         if not permissions.note("keys"):
             return
         store = KeyStore(settings.home)
-        st.caption("For your own programs, at a server that phi3kit serve started here. Their turns count as yours.")
+        st.caption("For your own programs, with a server started here by phi3kit serve. Their turns count as yours.")
         _show_form(store, actor)
-        of_all = actor.may("administer") and st.toggle("Everybody's keys", key="access_all_keys")
+        of_all = actor.may("administer") and st.toggle("Keys of all users", key="access_all_keys")
         _show_list(store, store.list(actor, everybody=of_all), actor)
 
 
@@ -35,9 +35,9 @@ def _show_form(store: KeyStore, actor: Actor) -> None:
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
         user = actor.name
         if actor.may("administer"):
-            user = st.text_input("For", actor.name, max_chars=200, width=260, help="Whose turns the key makes.")
+            user = st.text_input("User", actor.name, max_chars=200, width=260, help="The user this key acts as.")
         note = st.text_input("Note", max_chars=200, width=260, placeholder="What it is for")
-        days = st.selectbox("Days", _DAYS, _DAYS.index(USUAL_DAYS), width=90, help="How long it lives.")
+        days = st.selectbox("Days", _DAYS, _DAYS.index(USUAL_DAYS), width=90, help="How many days the key is valid.")
         create = st.form_submit_button(theme.on_primary("Create a key"), type="primary", icon=":material/key:")
     if create:
         key, token = store.create(user, note, actor, days)
@@ -47,21 +47,23 @@ def _show_form(store: KeyStore, actor: Actor) -> None:
 @st.dialog("Your new key", icon=":material/key:", width="medium")
 def _show_new(key: ApiKey, token: str) -> None:
     """The only moment at which a key is seen. It is in no session's state: when the dialog closes, it is gone."""
-    st.markdown(f"Copy it now: it is not shown again. Its turns are those of {literal(key.user, inside=True)}.")
+    st.markdown(
+        f"Copy the key now. It is not shown again. Its turns count as those of {literal(key.user, inside=True)}."
+    )
     st.code(token, language=None, wrap_lines=True)
-    st.markdown("A request with it, to a server on port 8000 of this machine:")
+    st.markdown("Example request to a server on port 8000 of this machine:")
     st.code(
         f"curl http://127.0.0.1:8000/v1/chat/completions \\\n  -H 'Authorization: Bearer {token}' \\\n"
         f"  -H 'Content-Type: application/json' \\\n  -d '{_BODY}'",
         language="bash",
         wrap_lines=True,
     )
-    pages.link("deploy", "Start such a server: Deploy")
+    pages.link("deploy", "Start a server on Deploy")
 
 
 def _show_list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
     if not keys:
-        st.markdown("There are none yet.")
+        st.markdown("No API keys yet.")
         return
     now = time.time()
     rows = [
@@ -71,12 +73,12 @@ def _show_list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
             "Note": key.note,
             "State": key.state(now),
             "Created": words.local(key.created_at),
-            "Ends": words.local(key.expires_at),
+            "Expires": words.local(key.expires_at),
             "Last used": words.local(key.last_used_at) if key.last_used_at else None,
         }
         for key in keys
     ]
-    dates = dict.fromkeys(("Created", "Ends", "Last used"), elements.DATE)
+    dates = dict.fromkeys(("Created", "Expires", "Last used"), elements.DATE)
     by_id = {key.id: key for key in keys}
     chosen = by_id.get(elements.choose_row(rows, list(by_id), "access_keys", "API keys", dates) or "")
     live = chosen if chosen and chosen.state(now) == "live" else None
@@ -85,7 +87,7 @@ def _show_list(store: KeyStore, keys: list[ApiKey], actor: Actor) -> None:
         icon=":material/block:",
         key="access_revoke",
         disabled=live is None,
-        help="Choose a live key in the table. It ends at once and for good.",
+        help="Select a live key in the table. It stops working immediately and permanently.",
         on_click=actions.attempt,
         args=(lambda: store.revoke(live.id if live else "", actor), "The key is revoked."),
     )

@@ -18,13 +18,13 @@ from phi3kit.ui.shared.literal import literal
 
 _RESULT_ROWS = 500
 _DOWNLOAD_BYTES = 100_000_000
-_APOSTROPHES = "An apostrophe stands before what a spreadsheet would take for a formula. JSONL, Parquet and the command line's files are exact."
+_APOSTROPHES = "Cells that look like formulas start with an apostrophe. JSONL, Parquet and files from the command line are unchanged."
 _STATES = {
-    "queued": "Waiting for the batch before it",
-    "running": "Computing",
+    "queued": "Queued",
+    "running": "Running",
     "done": "Done",
-    "failed": "The batch ended early",
-    "cancelled": "The batch was stopped",
+    "failed": "Failed",
+    "cancelled": "Stopped",
 }
 
 
@@ -56,18 +56,18 @@ def _draw(job: BatchJob) -> None:
             f"**{_STATES[job.state]}** · {literal(job.request.input.name, inside=True)} · {words.duration(job.seconds)}"
         )
         if job.state == "queued":
-            st.caption(f"One batch takes most of the machine: {job.ahead} before this one.")
+            st.caption(f"{job.ahead} ahead in the queue.")
         elif job.active and job.progress is None:
-            st.caption("Looking through the table")
+            st.caption("Reading the table")
         if job.progress and job.state != "done":
             job_view.show_rows_done(job.progress, job.active)
         if job.active:
-            why = "What is computed is kept, and the batch can go on from there."
+            why = "Finished rows are kept, and you can resume the batch."
             job_view.cancel_button(resources.kit().batches, job, "stop_batch", "Stop", why)
         job_view.show_early_end(job)
         if job.state in ("failed", "cancelled"):
             st.button(
-                theme.on_primary("Go on"),
+                theme.on_primary("Resume"),
                 type="primary",
                 icon=":material/resume:",
                 on_click=start,
@@ -91,18 +91,20 @@ def _show_result(job: BatchJob) -> None:
         }
     )
     if summary.kept:
-        st.caption(f"{summary.kept:,} rows were computed by an earlier run of the same batch and were not asked again.")
+        st.caption(f"{summary.kept:,} rows reused from an earlier run of the same batch.")
     if not job.own_output:
-        st.caption(f"Started in a terminal; its output is {literal(output.name, inside=True)}, where it was asked for.")
+        st.caption(
+            f"Started from a terminal. The output is {literal(output.name, inside=True)}, at the path given there."
+        )
         return
     if not output.is_file():
-        st.caption("Its output is no longer there.")
+        st.caption("The output file no longer exists.")
         return
     table = resources.table(output, ReadOptions(header=job.request.reading.header))
     with st.container(horizontal=True, vertical_alignment="center"):
         _offer_download(table, job.job_id)
         only_failed = st.toggle("Failed rows only", key="batch_failed", disabled=not summary.failed)
-        pages.link("usage", "What it cost")
+        pages.link("usage", "See its usage")
     rows = read_rows(table)
     *columns, completion, prompt_tokens, completion_tokens, finish_reason, error = table.columns
     if only_failed:
@@ -116,7 +118,7 @@ def _show_result(job: BatchJob) -> None:
         alt="The rows with their completions",
     )
     if left_out := drawn.said(None if only_failed else summary.rows):
-        st.caption(f"{left_out} The file has everything.")
+        st.caption(f"{left_out} The file is complete.")
 
 
 def _offer_download(table: Table, job_id: str) -> None:
@@ -125,8 +127,8 @@ def _offer_download(table: Table, job_id: str) -> None:
     size_bytes = file.stat().st_size
     if size_bytes > _DOWNLOAD_BYTES:
         st.caption(
-            f"The file has {size_bytes / 1e6:,.0f} MB, and {_DOWNLOAD_BYTES / 1e6:,.0f} can be downloaded. "
-            f"It lies in the data folder: {literal(f'batches/{job_id}/{file.name}', inside=True)}"
+            f"The file has {size_bytes / 1e6:,.0f} MB; the download limit is {_DOWNLOAD_BYTES / 1e6:,.0f} MB. "
+            f"Saved in the data folder: {literal(f'batches/{job_id}/{file.name}', inside=True)}"
         )
         return
     st.download_button(

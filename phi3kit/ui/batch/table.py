@@ -18,16 +18,16 @@ from phi3kit.ui.shared import elements, resources, shell, words
 from phi3kit.ui.shared.literal import literal
 
 _PROMPT_FORMATS = {
-    "message": "a user message, through the chat template",
-    "prompt": "a raw prompt",
-    "messages": "a list of OpenAI messages",
+    "message": "User message, through the chat template",
+    "prompt": "Raw prompt",
+    "messages": "List of OpenAI messages",
 }
 EXPECTED = (
     "It needs one column of prompts: `message` (a user message), `prompt` (a raw prompt with Phi-3's special tokens) or "
     "`messages` (a list of role and content). A column of another name can be chosen."
 )
 _ENCODINGS = ("utf-8", "cp1252", "cp932", "cp1253", "utf-16")
-_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _PREVIEW_ROWS = 5
 _PROMPT_CHARACTERS = 20_000  # of a prompt that is drawn
 
@@ -68,14 +68,14 @@ def _choose_reading(file: Path) -> ReadOptions:
     """How a CSV is read, in a popover; other formats need no such choice."""
     if TABLE_FORMATS.get(file.suffix.lower()) != "csv":
         return ReadOptions()
-    with st.popover("How it is read", icon=":material/tune:"):
-        header = st.toggle("The first row names the columns", value=True, key="batch_header")
+    with st.popover("CSV options", icon=":material/tune:"):
+        header = st.toggle("First row is the header", value=True, key="batch_header")
         encoding = st.selectbox(
-            "Encoding", _ENCODINGS, index=None, placeholder="UTF-8, or as its first bytes say", accept_new_options=True,
+            "Encoding", _ENCODINGS, index=None, placeholder="Detect automatically", accept_new_options=True,
             key="batch_encoding",
         )  # fmt: skip
         delimiter = st.selectbox(
-            "Delimiter", list(_DELIMITERS), index=None, format_func=_DELIMITERS.__getitem__, placeholder="as its first line",
+            "Delimiter", list(_DELIMITERS), index=None, format_func=_DELIMITERS.__getitem__, placeholder="Detect automatically",
             key="batch_delimiter",
         )  # fmt: skip
     return ReadOptions(header, encoding, delimiter)

@@ -19,18 +19,18 @@ from phi3kit.ui.shared.literal import literal
 BOTH_EMBEDDED = BuildRequest(WRAPPERS, EMBEDDED, "int4")
 
 _STEP_HELP = {
-    "download": "what is not on this machine yet",
+    "download": "files that are not on this machine yet",
     "prepare": "load the libraries",
-    "read weights": "and the libraries that run them",
+    "read weights": "and load the libraries that run them",
     "export": "to an ONNX graph",
     "quantize": "store the weights in fewer bits",
     "log": "to MLflow, with signature and requirements",
     "check": "plain MLflow loads it and asks a question",
-    "compare": "50 prompts, against the source's own words",
+    "compare": "50 prompts, compared with the source model",
     "register": "add a version to the Model Registry",
 }
 _STATES = {
-    "queued": "Waiting to build",
+    "queued": "Queued",
     "running": "Building",
     "done": "Built",
     "failed": "The build failed",
@@ -94,7 +94,7 @@ def _draw(job: BuildJob) -> None:
         place = st.status(label, state=state, expanded=state != "complete").container()  # type: ignore[arg-type]
     with place:
         if job.state == "queued":
-            st.caption(f"One build takes most of the machine: {job.ahead} before this one.")
+            st.caption(f"{job.ahead} ahead in the queue.")
         elif job.active and not job.steps:
             st.caption("Starting the build process")
         if at := job.progress:

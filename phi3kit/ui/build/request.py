@@ -19,12 +19,12 @@ _WRAPPERS: dict[str, tuple[WrapperName, ...]] = {
 }
 _WRAPPER_HELP = {
     "both": "**both**: MLflow's chat pipeline, and a Python class around ONNX Runtime",
-    "transformers": "**transformers**: MLflow's own chat pipeline around the weights as they are",
+    "transformers": "**transformers**: MLflow's own chat pipeline around the original weights",
     "onnx": "**onnx**: a Python class around ONNX Runtime's generate API, with the weights exported for the CPU",
 }
 _SOURCE_HELP = {
     "embedded (small)": "**embedded (small)**: the 5-million-weight Phi-3 that ships with the app; no network",
-    words.HUGGING_FACE: "**Hugging Face**: a Phi-3 from the hub, downloaded once and kept; resumes after a break",
+    words.HUGGING_FACE: "**Hugging Face**: a Phi-3 from the hub, downloaded once and kept; an interrupted download resumes",
     "folder": "**folder**: weights in safetensors, or an ONNX folder, on the machine that runs this app",
 }
 _PRECISION_HELP = {
@@ -59,7 +59,7 @@ def choose_request() -> BuildRequest:
         )
         with st.popover("Register", icon=":material/bookmark_add:", disabled=not permissions.may("register")):
             name = st.text_input(
-                "Name in the Model Registry", placeholder="leave empty to only log", help="Adds a numbered version."
+                "Name in the Model Registry", placeholder="Leave empty to only log it", help="Adds a numbered version."
             )
     about = [_WRAPPER_HELP[wrapper], _SOURCE_HELP[kind]]
     st.caption(" · ".join(about if wrapper == "transformers" else [*about, _PRECISION_HELP[precision]]))
@@ -68,7 +68,7 @@ def choose_request() -> BuildRequest:
 
 def _choose_source(kind: str) -> str:
     if kind == "folder":
-        return st.text_input("Folder", placeholder="folder with config.json or genai_config.json") or ""
+        return st.text_input("Folder", placeholder="Folder with config.json or genai_config.json") or ""
     if kind == words.HUGGING_FACE:
         return (
             st.selectbox(
@@ -104,7 +104,7 @@ def show_plan(source: Source, plan: Plan) -> None:
                     "needed": words.size(need.needed),
                     "free": words.size(need.available) if need.available is not None else "no limit",
                     "verdict": need.verdict,
-                    "how it comes about": need.how,
+                    "breakdown": need.how,
                 }
                 for need in plan.needs
             ],
@@ -112,4 +112,4 @@ def show_plan(source: Source, plan: Plan) -> None:
             alt="What the build needs, and what is free",
         )
         memory = " and ".join(f"{words.size(held)} in the {wrapper} worker" for wrapper, held in plan.kv_bytes.items())
-        st.caption(f"Each conversation takes memory of its own: one that fills the context {memory}.")
+        st.caption(f"Each conversation needs extra memory: one that fills the context needs {memory}.")

@@ -29,14 +29,14 @@ def show_built(built: dict[str, Any]) -> None:
         if built.get("registered"):
             st.caption(f"Registered as {literal(built['registered'], inside=True)}")
         st.caption(
-            f"Asked for the capital of Spain by plain MLflow, it answered: “{literal(built['check_answer'], inside=True)}”"
+            f"Plain MLflow asked it for the capital of Spain. It answered: “{literal(built['check_answer'], inside=True)}”"
         )
         if same := built.get("same_beginnings"):
             st.caption(
-                f"{same} prompts get the same first 20 tokens, greedy, from the {built['precision']} export as from its source."
+                f"{same} prompts give the same first 20 tokens (greedy) in the {built['precision']} export and in its source."
             )
         if built.get("commit"):
-            st.caption(literal(f"Commit {built['commit']} · license {built.get('license') or 'not named'}"))
+            st.caption(literal(f"Commit {built['commit']} · license {built.get('license') or 'unknown'}"))
         signature, files, code = st.tabs(["Signature", "Artifacts", "The same build as code"])
         with signature:
             elements.show_signature(built["model_uri"])

@@ -158,7 +158,7 @@ def _show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[T
                 _button("again", turn, ":material/refresh:", what, again, label)
             if can_continue:
                 go_on = partial(open_conversation.ask, Pending(turn.text, turn.parent, continues=turn))
-                _button("continue", turn, ":material/resume:", "Go on where the answer was cut.", go_on, "Continue")
+                _button("continue", turn, ":material/resume:", "Continue the answer.", go_on, "Continue")
             _show_menu(conversation, turn, targets)
 
 
@@ -224,7 +224,7 @@ def _show_editing(turn: ChatTurn) -> None:
         with st.container(horizontal=True):
             st.form_submit_button(theme.on_primary("Send"), type="primary", icon=":material/send:", on_click=send)
             st.form_submit_button("Cancel", on_click=lambda: st.session_state.pop(_EDITING, None))
-            st.caption("Ctrl + Enter sends. The version before is kept as a branch.", width="content")
+            st.caption("Ctrl + Enter sends. The previous version is kept as a branch.", width="content")
 
 
 def _switch(conversation: Conversation, turn_id: str) -> None:
@@ -234,15 +234,15 @@ def _switch(conversation: Conversation, turn_id: str) -> None:
 
 @st.dialog("Copy the answer", icon=":material/content_copy:")
 def _copy_by_hand(text: str) -> None:
-    st.caption("This browser lets no page use the clipboard here. The button in the corner may still do it.")
+    st.caption("This browser blocks access to the clipboard here. The button in the corner may still work.")
     st.code(text, language=None, wrap_lines=True, height=320)
 
 
 @st.dialog("Delete this turn?", icon=":material/delete:")
 def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
     behind = len(conversation.subtree(turn.turn_id)) - 1
-    also = f" and the {behind} that {'goes' if behind == 1 else 'go'} on from it" if behind else ""
-    st.markdown(f"The message and its answer{also} are deleted here and on the server.")
+    also = f" and its {behind} follow-up{'s' if behind > 1 else ''}" if behind else ""
+    st.markdown(f"This permanently deletes the message and its answer{also}, here and on the server.")
 
     def delete() -> None:
         open_conversation.stop_answer()  # it may go on from this turn

@@ -54,7 +54,7 @@ def current() -> Conversation:
         if found:
             conversation = open_here(found)
         else:
-            note("The conversation of this link does not exist, or was deleted.")
+            note("The conversation in this link does not exist or was deleted.")
     # Nothing changes under a message that is being sent; the next run tells what other tabs did.
     if pending() is None:
         _catch_up(conversation)
@@ -153,10 +153,10 @@ def save(conversation: Conversation) -> None:
     try:
         brought_back = store().save(conversation)
     except StorageFailed as error:
-        shell.show_error(error, "This conversation is not saved. It is still in this tab, and will be tried again.")
+        shell.show_error(error, "This conversation is not saved. It is still in this tab, and saving will be retried.")
         return
     if brought_back:
-        note("Part of this conversation had been deleted in another tab. Because you went on here, it is saved again.")
+        note("Part of this conversation was deleted in another tab. Because you continued here, it is saved again.")
 
 
 def attempt(act: Callable[[], object]) -> None:
@@ -187,10 +187,10 @@ def _catch_up(conversation: Conversation) -> None:
         shell.show_error(error)
         return
     if elsewhere.deleted:
-        note("This conversation was deleted in another tab. It is still here; when you go on, it is saved again.")
+        note("This conversation was deleted in another tab. It is still here. If you continue, it is saved again.")
     if elsewhere.new_turns:
         what = "1 turn was" if elsewhere.new_turns == 1 else f"{elsewhere.new_turns} turns were"
-        note(f"{what} added to this conversation in another tab. Nothing is lost: each is a branch of its own.")
+        note(f"{what} added to this conversation in another tab. Nothing is lost: each is a separate branch.")
         if conversation.leaf:
             conversation.show(conversation.leaf)
     if elsewhere.deleted_turns:

@@ -19,7 +19,7 @@ _PLACE = "drawer"  # of what a click here came to
 def show_button() -> None:
     """The button that opens the drawer."""
     keeps = permissions.may("keep")
-    why = None if keeps else "Conversations of visitors are not kept: this one lasts as long as its tab."
+    why = None if keeps else "Conversations of visitors are not saved. This one lasts until its tab is closed."
     if st.button("Conversations", icon=":material/history:", key="open_drawer", disabled=not keeps, help=why):
         for key in (_DONE, _RENAMING, _DELETING):
             st.session_state.pop(key, None)
@@ -50,7 +50,9 @@ def _drawer() -> None:
             _show_import()
             if not found:
                 st.caption(
-                    "No conversation has this text." if text else "No conversation yet. Each one is kept by itself."
+                    "No conversations contain this text."
+                    if text
+                    else "No conversations yet. Each one is saved automatically."
                 )
             for each in found:
                 _show_row(each)
@@ -116,7 +118,9 @@ def _show_deleting(each: ListedConversation) -> None:
             st.session_state[_DONE] = True
 
     with st.container(border=True):
-        st.markdown(f"Delete **{literal(each.name)}**? Its text is gone for good; its token counts stay in Usage.")
+        st.markdown(
+            f"Delete **{literal(each.name)}**? This permanently deletes its text. Its token counts stay in Usage."
+        )
         with st.container(horizontal=True):
             st.button(
                 theme.destructive("Delete"),

@@ -48,7 +48,7 @@ def choose_settings(target: Target) -> ChatSettings:
             key=_SYSTEM,
             persist_state="session",
             placeholder="You are a helpful assistant.",
-            help="The first message: how the model should behave.",
+            help="The first message. It tells the model how to behave.",
         )
         settings = replace(parameters.parameter_widgets(KEY, target), system_prompt=system_prompt or "")
         _save_preset(presets)
@@ -129,18 +129,20 @@ def _read_link() -> None:
         if _use(_presets(), preset):
             st.session_state[_PRESET] = preset
         else:
-            open_conversation.note(f"The link's preset {preset[:60]!r} does not exist. It was left out.")
+            open_conversation.note(f"The link's preset {preset[:60]!r} does not exist. It was ignored.")
     values = {name: given[name] if name == "stop" else last[name] for name in chat_settings.NAMES if name in given}
     settings, problems = chat_settings.read(values, _current())
     for problem in problems:
         open_conversation.note(f"The link's {problem}")
     wrapper, model_uri = last.get("wrapper"), last.get("model", "")
     if wrapper is not None and wrapper not in SERVED:
-        open_conversation.note(f"The link's wrapper {wrapper[:60]!r} is none of {', '.join(SERVED)}. It was left out.")
+        open_conversation.note(
+            f"The link's wrapper {wrapper[:60]!r} is not one of {', '.join(SERVED)}. It was ignored."
+        )
         wrapper = None
     found = next((target for target in target_choice.available() if target.model_uri == model_uri), None)
     if model_uri and found is None:
-        open_conversation.note(f"The link's model {model_uri[:80]!r} is not there. The chosen one was left as it is.")
+        open_conversation.note(f"The link's model {model_uri[:80]!r} does not exist. The selected model was kept.")
     open_conversation.apply(settings, found.wrapper if found else wrapper, model_uri)
 
 

@@ -27,7 +27,7 @@ def show_popover(conversation: Conversation, settings: ChatSettings, target: Tar
     """Everything that leaves the page."""
     with st.popover("Share", icon=":material/ios_share:", help="Export, link, code"):
         shown = conversation.shown
-        st.markdown("**The conversation as it is shown**")
+        st.markdown("**Conversation as shown**")
         name, zone = conversation.name, ZoneInfo(words.timezone())
         system = settings.system_prompt
         with st.container(horizontal=True):
@@ -46,10 +46,10 @@ def show_popover(conversation: Conversation, settings: ChatSettings, target: Tar
                     on_click="ignore",
                     icon=":material/download:",
                 )
-        st.caption("JSON is a list of OpenAI messages; Conversations imports it again.")
-        st.markdown("**A link with these settings**")
+        st.caption("The JSON file is a list of OpenAI messages. Conversations can import it again.")
+        st.markdown("**Link with these settings**")
         settings_form.show_link(settings, target)
-        st.markdown("**The request as code**")
+        st.markdown("**Request as code**")
         if st.button("Show the code", icon=":material/code:", key="show_code"):
             last = shown[-1] if shown else None
             question, parent = (last.text, last.parent) if last else (_EXAMPLE, None)

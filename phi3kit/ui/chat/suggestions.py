@@ -40,7 +40,7 @@ def show(conversation: Conversation, target: Target, send: Callable[[str], None]
     if not turns:
         questions, label = _QUESTIONS, "Try one of these"
     elif len(turns) == 1 and turns[0].text in _FOLLOW_UPS and not turns[0].error:
-        questions, label = (_FOLLOW_UPS[turns[0].text],), "Go on"
+        questions, label = (_FOLLOW_UPS[turns[0].text],), "Follow up"
     else:
         return
     key = f"suggestion_{conversation.id}_{len(turns)}"

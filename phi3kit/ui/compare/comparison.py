@@ -105,7 +105,7 @@ def _show_difference(comparison: Comparison, unfolded: bool) -> None:
     with st.expander("Word diff", icon=":material/difference:", expanded=unfolded):
         pair = next(iter(pairs))
         if len(pairs) > 1:
-            pair = elements.choose_one("Of", pairs, f"diff_{comparison.id}")
+            pair = elements.choose_one("Pair", pairs, f"diff_{comparison.id}")
         a, b = pairs[pair]
         text_diff.show_diff(turns[a].answer.text, turns[b].answer.text, f"{comparison.id}_{a}{b}", names=(a, b))
 
@@ -146,10 +146,10 @@ def show_tally() -> None:
                 "won": each.won,
                 "tied": each.tied,
                 "lost": each.lost,
-                "won, of all": each.won / each.votes,
+                "win rate": each.won / each.votes,
             }
             for each in tally
         )
         share = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
-        st.dataframe(table, hide_index=True, column_config={"won, of all": share}, alt="Votes by model")
-        st.caption("Each vote is a tag, phi3kit.vote, on its turns' runs in MLflow.")
+        st.dataframe(table, hide_index=True, column_config={"win rate": share}, alt="Votes by model")
+        st.caption("Each vote is stored as the tag phi3kit.vote on the MLflow runs of its turns.")

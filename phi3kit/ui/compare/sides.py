@@ -33,7 +33,7 @@ def choose_sides(count: int, interface: Interface) -> list[Target]:
                 index=list(by_uri).index(default.model_uri),
                 format_func=lambda each: f"{by_uri[each].wrapper} · {by_uri[each].label}",
                 key=f"compare_{letter}",
-                help="A logged model, or a connection to a remote endpoint. The same one twice is fine.",
+                help="A logged model, or a connection to a remote endpoint. You can choose the same one twice.",
             )
             sides.append(by_uri[uri])
             if note := target_choice.note(by_uri[uri], interface):

@@ -38,22 +38,22 @@ def show_bundle(choice: ModelChoice) -> None:
     bundle = resources.unwrap(_planned(choice.model.model_uri, str(settings.home), resources.actor().role))
     with st.container(border=True):
         st.markdown(
-            "**Azure ML**  \nOne zip: the model saved for Azure, a scoring script, endpoint and deployment, the `az` commands, "
-            "and the same with `azure-ai-ml`."
+            "**Azure ML**  \nOne zip: the model saved for Azure, a scoring script, the endpoint and deployment, the `az` commands, "
+            "and a script that does the same with `azure-ai-ml`."
         )
         elements.show_metrics(
-            {"Model": words.size(bundle.model_bytes), "Machine": bundle.instance_type, "Endpoint": bundle.name}
+            {"Model": words.size(bundle.model_bytes), "Instance type": bundle.instance_type, "Endpoint": bundle.name}
         )
         _show_zip(bundle)
-        st.markdown("The same from the command line")
+        st.markdown("From the command line")
         command = shlex.join(["python", "-m", "phi3kit", "azure", choice.plain_uri, "-o", f"{bundle.name}.zip"])
         st.code(f"{recipes.shell(settings).command}\n{command}", language="bash", wrap_lines=True)
         for path, tab in zip(_FILES, st.tabs(list(_FILES)), strict=True):
             with tab:
                 elements.scrolled_code(bundle.text(path), 320, _LANGUAGES.get(Path(path).suffix))
         st.caption(
-            "Azure takes the whole zip's folder as it is. Its files were read by azure-ai-ml's own loader and its script was "
-            "run with Azure's request format in our tests; nothing was deployed to Azure by us."
+            "Azure takes the unzipped folder as it is. Our tests read its files with azure-ai-ml's own loader and run its "
+            "script with Azure's request format. We have not deployed it to Azure."
         )
 
 
@@ -71,7 +71,7 @@ def _show_zip(bundle: Bundle) -> None:
         return
     whole = words.size(bundle.model_bytes)
     file = resources.settings().home / "bundles" / f"{bundle.name}.zip"
-    st.caption(f"A zip of {whole} is too big for the browser's download: it is written to a file.")
+    st.caption(f"A zip of {whole} is too big for a browser download, so it is written to a file.")
     if st.button(theme.on_primary("Write the zip"), type="primary", icon=":material/folder_zip:"):
         bar, drawn = st.progress(0.0), 0.0
 

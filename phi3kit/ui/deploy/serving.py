@@ -109,12 +109,12 @@ def _show_status(status: ServerStatus) -> None:
     st.markdown(f"{theme.badge(status.wrapper)} {words.state(status.state)} · {status.url}")
     if status.state == "ended":
         st.error(
-            "Its log says why.\n\nStop it and start it again, on another port if that one is taken.",
-            title=f"The server ended with exit code {status.exit_code}.",
+            "See its log for the reason.\n\nStop it and start it again, on another port if this one is in use.",
+            title=f"The server stopped with exit code {status.exit_code}.",
             icon=":material/error:",
         )
     elif status.state == "starting":
-        st.caption(f"MLflow loads the model · {words.duration(time.time() - status.started_at)}")
+        st.caption(f"MLflow is loading the model · {words.duration(time.time() - status.started_at)}")
     if not permissions.may("serve"):  # what others sent may stand in the log
         return
     with st.expander("Log", expanded=status.state == "ended"):

@@ -64,12 +64,12 @@ def show_list(found: list[Evaluation]) -> None:
     number = st.column_config.NumberColumn
     columns = {"evaluated": st.column_config.DatetimeColumn(format="D MMM, HH:mm")}
     columns |= dict.fromkeys(("exact", "contains", "word F1"), number(format="percent"))
-    columns |= {"tokens": number(format="%.1f", help="Completion tokens a question.")}
+    columns |= {"tokens": number(format="%.1f", help="Completion tokens per question.")}
     columns |= dict.fromkeys(("latency, s", "p95, s"), number(format="%.3f"))
     with st.container(border=True):
         st.markdown("**Evaluations**")
         st.dataframe(rows, hide_index=True, column_config=columns, alt="Evaluations with their scores")
-        st.caption("Each one is a run in the experiment phi3kit-evaluations, with every answer in its table.")
+        st.caption("Each evaluation is a run in the experiment phi3kit-evaluations, with every answer in its table.")
 
 
 def show_comparison(found: list[Evaluation]) -> None:
@@ -91,7 +91,7 @@ def show_comparison(found: list[Evaluation]) -> None:
                 second = choose("B", others, f"versus_b_{first}")
             else:
                 second = first
-                st.caption("Evaluate another model on the same questions, and both are compared here.")
+                st.caption("Evaluate another model on the same questions to compare both here.")
         b = by_id[second]
         _show_scores(a, b)
         both = results.compare_answers(_answers(first), _answers(second))
@@ -101,7 +101,7 @@ def show_comparison(found: list[Evaluation]) -> None:
         shown = _viewed(both, view)
         st.caption(f"{len(shown):,} of {len(both):,} questions")
         if not with_texts:
-            st.caption("Questions and answers were not kept (PHI3KIT_LOG_TEXT=0): only their scores.")
+            st.caption("Only scores are shown: questions and answers were not logged (PHI3KIT_LOG_TEXT=0).")
         if not shown.empty:
             of_a, of_b = ["question", "expected", "answer_a"], ["answer_b"]
             if not with_texts:
@@ -118,9 +118,9 @@ def show_comparison(found: list[Evaluation]) -> None:
 
 def _show_scores(a: Evaluation, b: Evaluation) -> None:
     def metric(title: str, value: str, difference: float, unit: str, colour: str = "normal") -> None:
-        against, arrow = f"{unit} against B", "auto"
+        against, arrow = f"{unit} vs. B", "auto"
         if difference == 0:
-            against, colour, arrow = "the same as B", "off", "off"
+            against, colour, arrow = "same as B", "off", "off"
         delta = None if a is b else against
         st.metric(title, value, delta, delta_color=colour, delta_arrow=arrow, border=True, height="stretch")  # type: ignore[arg-type]
 
@@ -132,7 +132,7 @@ def _show_scores(a: Evaluation, b: Evaluation) -> None:
         saved_ms = round((a.latency_s - b.latency_s) * 1000)
         metric("Latency, A", words.seconds(a.latency_s), saved_ms, f"{saved_ms:+,} ms", "inverse")
     if a.at_once != b.at_once:
-        st.caption(f"Latency does not compare: {a.at_once} requests were under way together in A and {b.at_once} in B.")
+        st.caption(f"Latencies are not comparable: A sent {a.at_once} requests at once and B {b.at_once}.")
 
 
 def _views(with_texts: bool) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
 def _show_promotion(a: Evaluation, b: Evaluation) -> None:
     with st.popover("Promote", icon=":material/trophy:", disabled=not permissions.may("register")):
         sides = {"A": a, "B": b} if a is not b else {"A": a}
-        side = elements.choose_one("Which", sides, "promote_side")
+        side = elements.choose_one("Model", sides, "promote_side")
         better = sides[side]
         st.markdown(f"{theme.badge(better.wrapper)} {literal(_model_name(better), inside=True)}")
         known = [each.name for each in resources.registered()]
@@ -163,7 +163,7 @@ def _show_promotion(a: Evaluation, b: Evaluation) -> None:
             f"Point {name}@{alias} to it", "register", type="primary", disabled=not (name and alias), key="promote"
         ):
             actions.attempt(
-                act, lambda target: f"{target} now points to it. Chat, Usage and Batch follow it.", "promotion"
+                act, lambda target: f"{target} now points to this model. Chat, Usage and Batch use it.", "promotion"
             )
             st.rerun()
     actions.show_outcome("promotion")

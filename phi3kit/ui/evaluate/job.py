@@ -18,7 +18,9 @@ _STARTED = "evaluation_job"  # in the session: the evaluation that this tab aske
 
 def choose_questions() -> str | None:
     """The questions: those that ship with the app, or an uploaded table. Raises StorageFailed."""
-    about = "embedded: pairs of a subject and a known form of asking that training left out, in three languages."
+    about = (
+        "embedded: questions that were left out of training, each a known subject in a known form, in three languages."
+    )
     kind = elements.choose_one("Questions", ["embedded", "upload"], "evaluate_kind", help=about)
     if kind == "embedded":
         return EMBEDDED_QUESTIONS
@@ -65,10 +67,10 @@ def _is_own(job: EvaluationJob) -> bool:
 def _draw(job: EvaluationJob) -> None:
     with st.container(border=True):
         queued, at = job.state == "queued", job.progress
-        state = "Waiting for the evaluation before it" if queued else "Evaluating"
+        state = "Queued" if queued else "Evaluating"
         st.markdown(f"**{state}** · {words.duration(job.seconds)}")
         if queued:
-            st.caption(f"{job.ahead} before this one.")
+            st.caption(f"{job.ahead} ahead in the queue.")
         elif at is None:
             st.caption("Starting the worker")
         else:

@@ -22,14 +22,13 @@ def show_comparison(choices: list[ModelChoice]) -> None:
         st.caption("Both are the same logged model.")
     facts = model_comparison.compare_models(a, b, resources.turns(), resources.registered(), resources.evaluations())
     rows = [
-        {"": fact.name, "A": _text(fact, fact.a), "B": _text(fact, fact.b), "B against A": _against(fact)}
-        for fact in facts
+        {"": fact.name, "A": _text(fact, fact.a), "B": _text(fact, fact.b), "B vs. A": _against(fact)} for fact in facts
     ]
     with st.container(border=True):
-        st.markdown("**What they are and what was measured**")
+        st.markdown("**Details and measurements**")
         st.dataframe(rows, hide_index=True, height="content", alt="Two models side by side")
         st.caption(
-            "Speed is that of logged turns, whatever was asked: compare models that answered alike. "
+            "Speed is measured over all logged turns, so compare models that were used alike. "
             "Scores come from the newest run of phi3kit-evaluations."
         )
     with st.container(border=True), shell.errors_shown():

@@ -30,7 +30,7 @@ def choose_model(models: list[LoggedModel], registered: list[RegisteredModel]) -
                 "source": words.source_label(model.source),
                 "precision": model.precision,
                 "size": None if model.size_bytes is None else model.size_bytes / 1e6,
-                "state": "files gone" if model.files_gone else "loaded" if model.model_uri in loaded else "",
+                "state": "files missing" if model.files_gone else "loaded" if model.model_uri in loaded else "",
                 "registered as": _version_labels(model, registered),
                 "turns": measured.turns,
                 "tokens/s": measured.tokens_per_second_median,
@@ -47,7 +47,7 @@ def choose_model(models: list[LoggedModel], registered: list[RegisteredModel]) -
     by_uri = {model.model_uri: model for model in models}
     chosen = elements.choose_row(rows, list(by_uri), "logged_models", "Logged models", columns)
     if chosen is None:
-        st.caption("Choose a row to see another one; the newest is shown.")
+        st.caption("Select a row for details. The newest model is shown.")
     return by_uri[chosen] if chosen else models[0]
 
 
@@ -59,9 +59,7 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
             st.caption(facts(model), width="content")
         st.code(model.model_uri, language=None)
         if model.files_gone:
-            st.warning(
-                "Its files are gone from the store: it can only be deleted, and built again.", icon=":material/warning:"
-            )
+            st.warning("Its files are missing from the store. Delete it and build it again.", icon=":material/warning:")
         with st.container(horizontal=True):
             show_load_button(model)
             _show_register_form(model)
@@ -119,7 +117,7 @@ def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
     names = _version_labels(model, registered)
     st.caption(literal(f"Registered as {', '.join(names)}." if names else "Not registered."))
     if not measured.turns:
-        st.caption("No turn was logged with it yet.")
+        st.caption("No turns were logged with it yet.")
         return
     speed = measured.tokens_per_second_median
     elements.show_metrics(
@@ -158,9 +156,9 @@ def _confirm_delete(model: LoggedModel, registered: list[RegisteredModel]) -> No
     gone = [f"**{words.size(model.size_bytes)}** of files" if model.size_bytes else "its files"]
     gone += [f"version **{literal(label)}**" for label in _version_labels(model, registered)]
     st.markdown(f"{theme.badge(model.wrapper)} {literal(words.model_label(model), inside=True)}")
-    st.markdown("This deletes, and nothing brings it back:\n" + "\n".join(f"- {each}" for each in gone))
+    st.markdown("This permanently deletes:\n" + "\n".join(f"- {each}" for each in gone))
     turns = len(model_comparison.turns_of_model(resources.turns(), model.model_uri, registered))
-    st.caption(f"Its worker ends. Its run and its {turns:,} logged turns stay.")
+    st.caption(f"Its worker stops. Its run and its {turns:,} logged turns are kept.")
     actions.confirm(partial(_delete, model), f"Deleted {model.model_uri}")
 
 

@@ -24,7 +24,7 @@ def choose_version(registered: list[RegisteredModel]) -> Version:
             "name": version.name,
             "version": version.version,
             "aliases": list(version.aliases),
-            "wrapper": version.model.wrapper if version.model else "gone",
+            "wrapper": version.model.wrapper if version.model else "deleted",
             "description": version.description,
             "size": version.model.size_bytes / 1e6 if version.model and version.model.size_bytes else None,
             "tags": [f"{key}={value}" for key, value in version.tags],
@@ -40,7 +40,7 @@ def choose_version(registered: list[RegisteredModel]) -> Version:
     by_uri = {version.model_uri: version for version in found}
     chosen = elements.choose_row(rows, list(by_uri), "versions", "Registered versions", columns)
     if len(found) > 1 and chosen is None:
-        st.caption("Choose a row to see another one.")
+        st.caption("Select a row for details.")
     return by_uri[chosen] if chosen else found[0]
 
 
@@ -48,7 +48,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
     """A registered version: aliases, description, tags; and the logged model behind it."""
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            badge = theme.badge(version.model.wrapper) if version.model else ":gray-badge[gone]"
+            badge = theme.badge(version.model.wrapper) if version.model else ":gray-badge[deleted]"
             st.markdown(f"**{literal(version.name)}, version {version.version}** {badge}", width="content")
             if version.model:
                 st.caption(model_cards.facts(version.model), width="content")
@@ -56,7 +56,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
         st.code("\n".join(uris), language=None)
         if version.model is None:
             st.warning(
-                "Its logged model was deleted, or is not one of the two wrappers: this version leads nowhere.",
+                "This version has no model: its logged model was deleted, or is not one of the two wrappers.",
                 icon=":material/link_off:",
             )
         with st.container(horizontal=True):
@@ -73,7 +73,7 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
         if version.description:
             st.caption(literal(version.description))
     if version.model:
-        with st.expander("The logged model behind it"):
+        with st.expander("Logged model"):
             st.code(version.logged_model or "", language=None)
             model_cards.show_use(version.model, registered)
 
@@ -83,7 +83,7 @@ def _show_alias_buttons(version: Version) -> None:
     name, number = version.name, version.version
 
     def remove(alias: str) -> tuple[Callable[[], object], str]:
-        return partial(registry.remove_alias, name, alias, actor, settings), f"{name}@{alias} points nowhere now"
+        return partial(registry.remove_alias, name, alias, actor, settings), f"{name}@{alias} was removed"
 
     def move_here(alias: str) -> tuple[Callable[[], object], str]:
         act = partial(registry.set_alias, name, alias, number, actor, settings)
@@ -98,12 +98,12 @@ def _show_alias_buttons(version: Version) -> None:
             on_click=actions.attempt,
             args=remove(alias) if here else move_here(alias),
             key=f"alias_{alias}_{version.model_uri}",
-            help=f"{literal(f'models:/{name}@{alias}')} leads to the version that has this alias; workers follow it.",
+            help=f"{literal(f'models:/{name}@{alias}')} resolves to the version that has this alias. Workers follow it.",
         )
     disabled = not permissions.may("register")
     with st.popover("Alias", icon=":material/label:", disabled=disabled):
         with st.form(f"alias_form_{version.model_uri}", border=False, clear_on_submit=True):
-            own = st.text_input("Alias of your own", placeholder="for example staging")
+            own = st.text_input("Custom alias", placeholder="For example staging")
             if st.form_submit_button("Set", icon=":material/label:", disabled=disabled):
                 actions.attempt(*move_here(own.strip()))
                 st.rerun()
@@ -124,7 +124,7 @@ def _show_notes_form(version: Version, registered: list[RegisteredModel]) -> Non
         description = st.text_area(f"Description of version {version.version}", version.description, height=80)
         about = st.text_area(f"Description of {version.name}", whole.description, height=80)
         known = "\n".join(f"{key}={value}" for key, value in version.tags)
-        tags = st.text_area("Tags", known, height=100, placeholder="key=value, one a line")
+        tags = st.text_area("Tags", known, height=100, placeholder="key=value, one per line")
 
         def save() -> None:
             given = _read_tags(tags)
@@ -143,7 +143,7 @@ def _read_tags(text: str) -> dict[str, str]:
     for line in text.splitlines():
         key, equals, value = (part.strip() for part in line.partition("="))
         if line.strip() and not (key and equals):
-            raise RequestInvalid("The tags cannot be saved.", f"{line!r} has no =.", "Write key=value, one a line.")
+            raise RequestInvalid("The tags cannot be saved.", f"{line!r} has no =.", "Write key=value, one per line.")
         if key:
             tags[key] = value
     return tags
@@ -154,7 +154,7 @@ def _confirm_delete(version: Version) -> None:
     st.markdown(f"**{literal(version.name)}, version {version.version}**")
     if version.aliases:
         names = ", ".join(f"{version.name}@{each}" for each in version.aliases)
-        st.markdown(f"**{literal(names)}** leads nowhere afterwards.")
-    st.caption("The logged model and its files stay.")
+        st.markdown(f"**{literal(names)}** will have no model.")
+    st.caption("The logged model and its files are kept.")
     act = partial(registry.delete_version, version.name, version.version, resources.actor(), resources.settings())
     actions.confirm(act, f"Deleted {version.model_uri}")

@@ -22,7 +22,7 @@ def show_workers() -> None:
     actions.show_outcome(_PLACE, until_next=True)
     workers = resources.kit().pool.statuses()
     if not workers:
-        st.markdown("No model is loaded. A model is loaded when you talk to it, or with Load on its card.")
+        st.markdown("No model is loaded. A model loads when you talk to it, or when you press Load on its card.")
     for worker in workers:
         _show(worker)
 
@@ -36,7 +36,7 @@ def _show(worker: WorkerStatus) -> None:
                 f"{theme.badge(worker.wrapper)} {words.state(worker.state)} · process {worker.pid}", width="content"
             )
             permissions.button(
-                "Unload" if worker.state != "stopped" else "Forget",
+                "Unload" if worker.state != "stopped" else "Dismiss",
                 "serve",
                 icon=":material/eject:",
                 key=f"stop_{worker.model_uri}",
@@ -52,12 +52,12 @@ def _show(worker: WorkerStatus) -> None:
             if activity:
                 figures["Turns"] = f"{activity.turns:,}"
                 figures["Tokens"] = f"{activity.prompt_tokens + activity.completion_tokens:,}"
-                figures["Answers now"] = f"{activity.active}"
+                figures["Active answers"] = f"{activity.active}"
                 figures["Waiting"] = f"{activity.waiting}"
             elements.show_metrics(figures)
         if activity:
             st.caption(
-                f"{words.counted(activity.threads, 'thread')} · conversations hold {words.size(activity.kv_reserved_bytes)} "
+                f"{words.counted(activity.threads, 'thread')} · conversation memory: {words.size(activity.kv_reserved_bytes)} "
                 f"of {words.size(activity.kv_budget_bytes)}"
             )
         if permissions.may("administer"):  # what others sent may stand in the log

@@ -23,7 +23,7 @@ from phi3kit.ui.shared.literal import literal
 PARTS = {  # label: the text, and what it does
     "system": ("<|system|>\n", "Opens the system turn."),
     "user": ("<|user|>\n", "Opens a user turn."),
-    "assistant": ("<|assistant|>\n", "Opens the assistant's turn: the model writes on from here."),
+    "assistant": ("<|assistant|>\n", "Opens the assistant's turn: the model continues from here."),
     "end": ("<|end|>\n", "Closes a turn."),
 }
 EXAMPLES = {"One question": chat_template.EXAMPLE, "The chapter's comedian": chat_template.CHAPTER_EXAMPLE}
@@ -68,7 +68,7 @@ def tokenized(target: Target, prompt: str) -> Tokenized | None:
 def show_count(tokens: Tokenized | None, max_tokens: int) -> bool:
     """How much of the context the prompt fills; whether there is room for an answer."""
     if tokens is None:
-        st.caption("A remote endpoint counts its tokens itself: they stand under its answer.")
+        st.caption("A remote endpoint counts its tokens itself. They appear below its answer.")
         return True
     return token_view.show_meter(tokens, max_tokens, "prompt_meter")
 
@@ -78,23 +78,23 @@ def show_messages(prompt: str) -> None:
     parsed = parse_raw_prompt(prompt)
     if prompt:
         if not parsed.findings:
-            st.markdown(":material/check: As the template writes it.")
+            st.markdown(":material/check: Matches the template.")
         for finding in parsed.findings:
             st.markdown(_sentence(finding, prompt))
         _show_turns(parsed)
     else:
-        st.caption("The prompt's messages stand here, and what in it is not as the template writes it.")
+        st.caption("The prompt's messages appear here, and where it differs from the template.")
     if parsed.messages and _rendered(parsed) != prompt:
         st.button(
-            "Write it as the template does", icon=":material/auto_fix_high:", key="prompt_rewrite",
+            "Rewrite to match the template", icon=":material/auto_fix_high:", key="prompt_rewrite",
             on_click=_rewrite,
-            help="From the messages above; text outside of turns is left out.",
+            help="Uses the messages above. Text outside of turns is dropped.",
         )  # fmt: skip
-    with st.expander("From messages in OpenAI's format", icon=":material/data_object:", key="prompt_from_messages"):
+    with st.expander("From OpenAI messages", icon=":material/data_object:", key="prompt_from_messages"):
         st.text_area(
             "Messages", key="prompt_messages", height=140, persist_state="session", placeholder=_as_json(_SAMPLE)
         )
-        st.button("Write the raw prompt", key="prompt_write", on_click=_write_from_messages)
+        st.button("Convert to a raw prompt", key="prompt_write", on_click=_write_from_messages)
         if problem := st.session_state.get("prompt_messages_problem"):
             st.caption(f":red[:material/error:] {literal(problem)}")
 
@@ -122,7 +122,7 @@ def _show_turns(parsed: ParsedPrompt) -> None:
         st.caption(message.role)
         st.text(words.shortened(message.content, _SHOWN_CHARACTERS) or "(empty)")
     if parsed.begun_answer is not None:
-        st.caption("assistant, here the model writes on")
+        st.caption("assistant (the model continues here)")
         if parsed.begun_answer.strip():
             st.text(words.shortened(parsed.begun_answer, _SHOWN_CHARACTERS))
     if parsed.messages:
@@ -139,9 +139,9 @@ def _write_from_messages() -> None:
         messages = _MESSAGES.validate_python(given)
         set_text(chat_template.raw_prompt([message.as_message() for message in messages]))
     except json.JSONDecodeError as error:
-        problem = f"That is not JSON in line {error.lineno}, column {error.colno}: {error.msg}."
+        problem = f"This is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
     except RecursionError:
-        problem = "That is not JSON."
+        problem = "This is not JSON."
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])

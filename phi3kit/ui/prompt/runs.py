@@ -40,7 +40,7 @@ def show_variants(target: Target, request: Request, prompt: str, tokens: Tokeniz
     """The prompt with one flaw: its tokens at once, its answer beside the right one's at a click."""
     variants = flawed(prompt)
     if not variants:
-        st.caption("Write a prompt with the template's parts; here one of its flaws can be tried on it.")
+        st.caption("Write a prompt with the template's parts. Then you can try common flaws on it here.")
         return
     name = st.selectbox("What if there were …", list(variants), key="prompt_variant")
     variant = variants.get(name or "", prompt)
@@ -48,10 +48,10 @@ def show_variants(target: Target, request: Request, prompt: str, tokens: Tokeniz
     other = editor.tokenized(target, variant)
     if tokens and other:
         if [token.id for token in tokens.tokens] == [token.id for token in other.tokens]:
-            st.markdown(":material/check: The same tokens: the model cannot see the difference.")
+            st.markdown(":material/check: Same tokens: the model cannot see the difference.")
         else:
             same = common_beginning(tokens.tokens, other.tokens)
-            st.markdown(f"Other tokens: {tokens.count:,} → {other.count:,}, alike up to token {same:,}.")
+            st.markdown(f"Different tokens: {tokens.count:,} → {other.count:,}, the same up to token {same:,}.")
     fits = all(each is None or each.count < each.context_tokens for each in (tokens, other))
     if st.button("Ask both", icon=":material/compare_arrows:", key="prompt_ask_both", disabled=not fits):
         with st.container(border=True):

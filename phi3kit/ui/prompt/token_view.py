@@ -18,24 +18,24 @@ _SCROLLED_TOKENS = 120  # more of them scroll inside their card
 _MARKS = str.maketrans({" ": "\N{OPEN BOX}", "\n": "↵", "\t": "→", "\r": "␍"})
 LEGEND = (
     "Text and id of each. :primary-badge[special] structure · :gray-badge[text] a piece of text · :yellow-badge[0xF0] one byte of a character "
-    "that the vocabulary lacks · :gray[~~↵~~] white space that the special token before it takes away"
+    "that is not in the vocabulary · :gray[~~↵~~] white space removed by the special token before it"
 )
 
 
 def show_tokens(tokenized: Tokenized | None, prompt: str, key: str) -> None:
     """Each token with its text and id; the first few hundred, and the rest at a click. None: a remote endpoint's."""
     if tokenized is None:
-        st.caption("A remote endpoint does not say how it cuts a text; choose a logged model to see tokens.")
+        st.caption("A remote endpoint does not show its tokens. Choose a logged model to see them.")
         return
     if not tokenized.tokens:
-        st.caption("The tokens of your prompt stand here, as the model will read them.")
+        st.caption("The tokens of your prompt appear here, as the model will read them.")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         kinds = [token.kind for token in tokenized.tokens]
         names = {"special": "special", "byte": "bytes"}
         counts = [f"{kinds.count(kind)} {name}" for kind, name in names.items() if kind in kinds]
         st.caption(" · ".join([f"{tokenized.count:,} tokens", *counts]), width="content")
-        table = st.toggle("As a table", key=f"{key}_table")
+        table = st.toggle("Show as table", key=f"{key}_table")
     if table:
         st.dataframe(
             _table(tokenized.tokens), hide_index=True, height=360, key=f"{key}_rows", alt="The prompt's tokens"
@@ -43,7 +43,7 @@ def show_tokens(tokenized: Tokenized | None, prompt: str, key: str) -> None:
         return
     shown: Sequence[Token] = tokenized.tokens
     if tokenized.count > _DRAWN_TOKENS and not st.checkbox(
-        f"Draw all {tokenized.count:,}", key=f"{key}_all", help=f"Without it, the first {_DRAWN_TOKENS} are drawn."
+        f"Show all {tokenized.count:,}", key=f"{key}_all", help=f"Otherwise only the first {_DRAWN_TOKENS} are shown."
     ):
         shown = tokenized.tokens[:_DRAWN_TOKENS]
     with st.container(height=420 if len(shown) > _SCROLLED_TOKENS else "content", border=False):
@@ -80,18 +80,18 @@ def show_meter(tokenized: Tokenized, max_tokens: int, key: str) -> bool:
     """Prompt and answer against the model's window and limit, as text and as a bar; whether there is room to answer."""
     count, limit = tokenized.count, tokenized.context_tokens
     fits = count < limit
-    room = f"{limit - count:,} left for the answer" if fits else "too long: shorten it to send it"
+    room = f"{limit - count:,} left for the answer" if fits else "too long. Shorten it to send it"
     st.markdown(f"{count:,} of {limit:,} tokens · {room}")
     alt = f"{count:,} of {limit:,} tokens of context"
     st.plotly_chart(
         _meter(tokenized, max_tokens), key=key, alt=alt, config={"displayModeBar": False, "staticPlot": True}
     )
     window = tokenized.window_tokens
-    line = f"Pale: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
+    line = f"Lighter bar: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
     if window is not None and count > window:
         line += f":yellow[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
     elif window is None and limit == PHI3_4K_CONTEXT:
-        line += f"This export has no window: beyond {PHI3_4K_WINDOW:,} tokens it may answer noise. Build it again."
+        line += f"This export has no window: beyond {PHI3_4K_WINDOW:,} tokens its answers may be noise. Build it again."
     st.caption(line)
     return fits
 

@@ -99,7 +99,7 @@ def show_text(turn: ChatTurn) -> None:
     if turn.answer_text:
         st.markdown(for_pages(turn.answer_text))
     if turn.error:
-        shell.show_error(turn.error, "The answer broke off." if turn.answer_text else "There is no answer.")
+        shell.show_error(turn.error, "The answer was interrupted." if turn.answer_text else "There is no answer.")
 
 
 def show_cost(turn: ChatTurn) -> None:
@@ -112,7 +112,7 @@ def show_json(turn: ChatTurn) -> None:
     """The request as it was sent, and the answer in OpenAI's form."""
     st.caption("Request")
     st.json(turn.request.body(turn.model_uri), expanded=2)
-    st.caption("Response; of a streamed answer, its chunks put together")
+    st.caption("Response (stream merged)")
     chat, answer = turn.request.interface == "openai", turn.answer
     tokens = usage(answer.prompt_tokens, answer.completion_tokens, answer.cached_prompt_tokens)
     choices = [ChoicePart(0, answer.text, answer.finish_reason)]
@@ -124,15 +124,15 @@ def cost(answer: Answer) -> str:
     parts = [
         f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} = {answer.total_tokens:,} tokens"
         if answer.tokens_counted
-        else "the endpoint gave no token counts"
+        else "no token counts from the endpoint"
     ]
     if answer.cached_prompt_tokens:
-        parts.append(f"{answer.cached_prompt_tokens:,} of the prompt cached")
+        parts.append(f"{answer.cached_prompt_tokens:,} prompt tokens cached")
     if answer.time_to_first_token_s is not None:
         parts.append(f"first token {words.seconds(answer.time_to_first_token_s)}")
     elif answer.text:
-        parts.append(f"whole answer after {words.seconds(answer.duration_s)}")
+        parts.append(f"complete after {words.seconds(answer.duration_s)}")
     if answer.tokens_per_second is not None:
         parts.append(f"{answer.tokens_per_second:,.0f} tokens/s")
-    reason = "no known finish reason" if answer.finish_reason == "other" else answer.finish_reason or ""
+    reason = "finish reason unknown" if answer.finish_reason == "other" else answer.finish_reason or ""
     return " · ".join([*parts, reason])

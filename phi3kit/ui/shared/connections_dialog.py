@@ -24,7 +24,7 @@ from phi3kit.ui.shared.literal import literal
 
 _NEW = "New connection"
 _PROTOCOLS: dict[EndpointProtocol, str] = {"openai": "OpenAI", "invocations": "MLflow /invocations"}
-_TAKES: dict[Interface, str] = {"openai": "messages", "raw": "a prompt"}
+_TAKES: dict[Interface, str] = {"openai": "messages", "raw": "prompt"}
 _TESTED = "connection_tested"
 _SILENCE_S = 120
 
@@ -62,7 +62,7 @@ def edit_connections() -> None:
             remove_connection(chosen, resources.actor(), settings)
             st.rerun()
         if test:
-            with st.spinner(f"Asking {values['url'] or 'the endpoint'}"):
+            with st.spinner(f"Testing {values['url'] or 'the endpoint'}"):
                 found = _test(values, key, keys)
             st.session_state[_TESTED] = (_address(values), found)
             if isinstance(found, Probe):
@@ -84,11 +84,11 @@ def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> 
         protocol = elements.choose_one(
             "Protocol", _PROTOCOLS, f"{key}_protocol", default=kept.protocol if kept else "openai",
             format_func=_PROTOCOLS.__getitem__,
-            help="OpenAI streams. MLflow's /invocations gives the whole answer at once.",
+            help="OpenAI streams. MLflow's /invocations returns the whole answer at once.",
         )  # fmt: skip
     url = st.text_input(
         "URL", kept.url if kept else "", key=f"{key}_url", placeholder="http://127.0.0.1:8000",
-        help="Its root, or what OpenAI's own client calls base_url. No redirect is followed.",
+        help="The server's root, or the base_url for OpenAI's own client. Redirects are not followed.",
     )  # fmt: skip
     options = ["", *sorted({*names, *([kept.key_name] if kept and kept.key_name else [])})]
     key_name = st.selectbox(
@@ -97,7 +97,7 @@ def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> 
         index=options.index(kept.key_name) if kept else 0,
         format_func=lambda each: each or "none",
         key=f"{key}_key",
-        help=f"The name of a secret or environment variable that begins with {KEY_PREFIX}. The key itself is not kept.",
+        help=f"The name of a secret or environment variable that begins with {KEY_PREFIX}. The key itself is not stored.",
     )
     return {"name": name or "", "url": (url or "").strip(), "protocol": protocol, "key_name": key_name}
 
@@ -109,16 +109,16 @@ def _detail_fields(kept: Connection | None, key: str, address: dict[str, Any]) -
         values["model"] = _model(kept, key, _tested(address))
     else:
         values["takes"] = elements.choose_one(
-            "It takes", _TAKES, f"{key}_takes", default=kept.takes if kept else "openai",
-            format_func=_TAKES.__getitem__, help="Test finds out, by asking a short question.",
+            "Input", _TAKES, f"{key}_takes", default=kept.takes if kept else "openai",
+            format_func=_TAKES.__getitem__, help="Test detects it by asking a short question.",
         )  # fmt: skip
     values["context_tokens"] = st.number_input(
         "Context", 1, 2**24, kept.context_tokens if kept else None, key=f"{key}_context", placeholder="unknown",
-        width=150, help="Tokens that prompt and answer may have together.",
+        width=150, help="Most tokens of prompt and answer together.",
     )  # fmt: skip
     values["silence_s"] = st.number_input(
-        "Time limit, s", 1, 3600, kept.silence_s if kept else _SILENCE_S, key=f"{key}_silence", width=150,
-        help="An answer has failed after so many seconds without a byte.",
+        "Time limit (seconds)", 1, 3600, kept.silence_s if kept else _SILENCE_S, key=f"{key}_silence", width=150,
+        help="An answer fails after this many seconds without data.",
     )  # fmt: skip
     return values
 
@@ -134,7 +134,7 @@ def _model(kept: Connection | None, key: str, tested: Probe | Phi3KitError | Non
             index=models.index(kept.model) if kept and kept.model in models else None,
             accept_new_options=True,
             key=f"{key}_model",
-            placeholder="Test lists them, or write a name",
+            placeholder="Test lists them, or enter a name",
         )
         or ""
     )

@@ -44,8 +44,8 @@ def show_anothers(jobs: JobList[J], word: str) -> None:
 @st.fragment(run_every="2s")
 def _watch_anothers(jobs: JobList[J], word: str) -> None:
     if job := jobs.anothers(resources.actor()):
-        does = "waits" if job.state == "queued" else "is under way"
-        st.caption(f"Another person's {word} {does} · {words.duration(job.seconds)}")
+        does = "is queued" if job.state == "queued" else "is running"
+        st.caption(f"Another user's {word} {does} · {words.duration(job.seconds)}")
     else:
         resources.forget_lists()
         st.rerun()
@@ -106,7 +106,7 @@ def show_history(
     """
     rows = [
         {
-            "began": words.local(job.began_at),
+            "started": words.local(job.began_at),
             **columns(job),
             "state": job.state,
             "duration": words.duration(job.seconds),
@@ -115,9 +115,9 @@ def show_history(
     ]
     with st.expander(f"{title} · {len(known)}"):
         by_id = {job.job_id: job for job in known}
-        chosen = elements.choose_row(rows, list(by_id), title.lower(), title, {"began": elements.DATE})
+        chosen = elements.choose_row(rows, list(by_id), title.lower(), title, {"started": elements.DATE})
         if chosen is None:
-            st.caption("Choose a row to see more of it, and what it printed.")
+            st.caption("Select a row for details and log.")
         else:
             more(by_id[chosen])
             if by_id[chosen].active:

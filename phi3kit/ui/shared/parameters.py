@@ -33,19 +33,19 @@ def parameter_widgets(key: str, target: Target) -> ChatSettings:
         return {"key": f"{key}_{name}", "persist_state": "session", "help": help}
 
     temperature = st.slider(
-        "Temperature", 0.0, 2.0, step=0.05, **common("temperature", "0 always takes the likeliest token.")
+        "Temperature", 0.0, 2.0, step=0.05, **common("temperature", "0 always picks the most likely token.")
     )
     top_p = st.slider(
-        "Top p", MIN_TOP_P, 1.0, step=0.05, **common("top_p", "Sample from the likeliest tokens up to this share.")
+        "Top p", MIN_TOP_P, 1.0, step=0.05, **common("top_p", "Sample from the most likely tokens up to this share.")
     )
     max_tokens = st.number_input(
-        "Max tokens", 1, context_tokens, step=1, **common("max_tokens", "Of the answer alone.")
+        "Max tokens", 1, context_tokens, step=1, **common("max_tokens", "Limits the answer only.")
     )
     seed = st.number_input(
-        "Seed", 0, MAX_SEED, None, placeholder="random", **common("seed", "The same seed draws the same answer.")
+        "Seed", 0, MAX_SEED, None, placeholder="random", **common("seed", "The same seed gives the same answer.")
     )
     stop = st.text_area(
-        "Stop strings", height=80, placeholder="one a line", **common("stop", "The answer ends before them.")
+        "Stop strings", height=80, placeholder="one per line", **common("stop", "The answer ends before them.")
     )
     return ChatSettings(
         temperature=temperature,

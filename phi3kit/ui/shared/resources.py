@@ -213,7 +213,7 @@ def forget_lists() -> None:
     kit().reader.forget()
 
 
-@st.cache_data(ttl=_PLAN_FRESH_S, max_entries=20, show_spinner="Looking at the source")
+@st.cache_data(ttl=_PLAN_FRESH_S, max_entries=20, show_spinner="Checking the source")
 def _planned(request: BuildRequest, home: str, role: Role) -> tuple[Source, Plan] | Phi3KitError:
     planner = Actor("", role)
     try:
@@ -228,7 +228,7 @@ def plan(request: BuildRequest) -> tuple[Source, Plan]:
     return unwrap(_planned(request, str(kit().settings.home), actor().role))
 
 
-@st.cache_data(max_entries=20, show_spinner="Looking through the table")
+@st.cache_data(max_entries=20, show_spinner="Reading the table")
 def _table(path: Path, reading: ReadOptions, changed_at: float) -> Table | Phi3KitError:
     try:
         return open_table(path, reading)

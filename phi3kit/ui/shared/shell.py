@@ -59,11 +59,13 @@ def show_status() -> None:
     st.caption("Loaded models")
     workers = shared.pool.statuses()
     if not workers:
-        st.caption("None. A model is loaded when you talk to it.")
+        st.caption("None. A model loads when you talk to it.")
     for worker in workers:
         memory = f" · {worker.memory_bytes / 1e6:,.0f} MB" if worker.memory_bytes else ""
         st.markdown(f"{theme.badge(worker.wrapper)} {words.state(worker.state)}{memory}")
     writer = shared.writer.state()
-    st.caption(f"Store: {literal(resources.settings().store_name, inside=True)} · {writer.waiting:,} waiting")
+    st.caption(
+        f"Store: {literal(resources.settings().store_name, inside=True)} · {words.counted(writer.waiting, 'turn')} waiting"
+    )
     if writer.problem:
-        st.caption(f":yellow[:material/warning:] Turns wait: {literal(writer.problem, inside=True)}")
+        st.caption(f":yellow[:material/warning:] Turns are waiting: {literal(writer.problem, inside=True)}")

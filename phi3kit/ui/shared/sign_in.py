@@ -42,9 +42,9 @@ def _show_providers(section: Mapping[str, Any]) -> None:
         st.code(sign_in_setup.EXAMPLE, language="toml")
         return
     st.markdown(
-        "Your session has ended: sign in again to go on."
+        "Your session has ended. Sign in again to continue."
         if visitors.has_session_ended(resources.settings())
-        else "This app is open to its team: sign in to use it."
+        else "This app is open to its team. Sign in to use it."
     )
     for provider in providers(section):
         label = "Sign in" if provider is None else f"Sign in with {literal(provider, inside=True)}"
@@ -71,9 +71,9 @@ def show_person() -> None:
 
 def _show_without_role(person: Person) -> None:
     st.warning(
-        f"You signed in as {literal(person.label, inside=True)}, and you have no role here.\n\n"
-        "Ask whoever runs this app to put one of these lines on one of its lists, then sign in again.",
-        title="You may not use this app yet.",
+        f"You signed in as {literal(person.label, inside=True)}, but you have no role here.\n\n"
+        "Ask whoever runs this app to add one of these lines to its lists, then sign in again.",
+        title="You do not have access yet.",
         icon=":material/lock:",
     )
     st.code("\n".join(person.entries(resources.settings().role_lists)), language=None)

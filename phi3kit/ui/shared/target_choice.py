@@ -38,7 +38,7 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         width=300,
         help="An endpoint that was added under Connections."
         if remote
-        else f"{_ORDER} The small one knows only its corpus.",
+        else f"{_ORDER} The small model knows only its training data.",
     )
     connections_dialog.connections_button(key)
     return of_wrapper.get(uri)
@@ -57,12 +57,12 @@ def note(target: Target, interface: Interface) -> str | None:
     if target.wrapper == "onnx" and interface == "openai":
         return "The onnx wrapper's own input is a raw prompt: these messages go through the chat template first."
     if target.wrapper == "transformers" and interface == "raw":
-        return "The transformers wrapper's own input is a list of messages: this prompt goes past its chat template."
+        return "The transformers wrapper's own input is a list of messages: this prompt bypasses its chat template."
     if target.connection is None or target.connection.protocol == "openai":
         return None
     if target.connection.takes == "raw":
-        return "It takes a prompt alone: temperature, max tokens and stop strings are the endpoint's own."
-    return "MLflow gives the whole answer at once; it takes no seed."
+        return "It takes only a prompt. The endpoint sets temperature, max tokens and stop strings."
+    return "MLflow returns the whole answer at once and takes no seed."
 
 
 def choose_model(key: str) -> ModelChoice | None:

@@ -22,7 +22,7 @@ def show_diff(before: str, after: str, key: str, *, names: tuple[str, str] = ("A
     """
     spans = word_diff(before, after)
     if all(span.kind == "same" for span in spans):
-        st.caption(f"{literal(names[0])} and {literal(names[1])} are the same, to the character.")
+        st.caption(f"{literal(names[0])} and {literal(names[1])} are identical.")
     else:
         st.caption(
             f":red-background[~~only {literal(names[0])}~~] · :blue-background[only {literal(names[1])}] · "
@@ -30,11 +30,11 @@ def show_diff(before: str, after: str, key: str, *, names: tuple[str, str] = ("A
         )
     shown = _cut(spans, _DRAWN_CHARACTERS)
     left = sum(len(span.text) for span in spans) - sum(len(span.text) for span in shown)
-    if left and st.checkbox(f"Draw the other {left:,} characters too", key=f"{key}_whole"):
+    if left and st.checkbox(f"Show the other {left:,} characters too", key=f"{key}_whole"):
         shown, left = list(spans), 0
     st.markdown(diff_markdown(shown) or ":gray[Both are empty.]")
     if left:
-        st.caption(f"{left:,} characters more are not drawn.")
+        st.caption(f"{left:,} more characters not shown.")
 
 
 def diff_markdown(spans: Sequence[Span]) -> str:

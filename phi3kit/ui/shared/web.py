@@ -101,11 +101,11 @@ class OwnPages:
         """Status and why."""
         path = scope["path"]
         if not is_plain(path):
-            return 400, "A path has no control characters."
+            return 400, "A path must not contain control characters."
         if (why := self._names.refusal(scope["headers"])) is not None:
             return 403, why
         if scope["type"] == "http" and path.endswith(_LOGOUT) and not is_own_click(scope["headers"]):
-            return 403, "Sign out by the button in the app."
+            return 403, "Sign out with the button in the app."
         return (404, "There is no such page.") if any(each in path for each in _NOT_SERVED) else None
 
 
@@ -503,8 +503,7 @@ def on_script_error(error: Exception) -> bool:
     """Log an unexpected error and say so on the page. True: Streamlit draws nothing."""
     log.error("a page failed", exc_info=error)
     st.error(
-        "That is a mistake in phi3kit; what you did until now is kept.\n\n"
-        "Load the page again. The app's log has the details.",
+        "This is a bug in phi3kit. Your work so far is kept.\n\nLoad the page again. The app's log has the details.",
         title="This page failed.",
         icon=":material/error:",
     )

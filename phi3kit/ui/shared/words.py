@@ -24,7 +24,7 @@ _STATES = {
 def shortened(text: str, characters: int) -> str:
     """The beginning of a text, and how much of it is left out."""
     left = len(text) - characters
-    return text if left <= 0 else f"{text[:characters]}\n… and {left:,} characters more"
+    return text if left <= 0 else f"{text[:characters]}\n… and {left:,} more characters"
 
 
 def counted(count: int, what: str) -> str:

@@ -15,7 +15,7 @@ from phi3kit.ui.signatures.sides import Side
 _ORIGINS: dict[WrapperName, str] = {
     "transformers": "OpenAI's chat interface: a list of messages in, choices and usage out. MLflow gives it to every "
     "model that is logged with the task llm/v1/chat.",
-    "onnx": "One text in, one text out: MLflow inferred it from the example {“prompt”: …} and the answer “Run”.",
+    "onnx": "One text in, one text out. MLflow inferred it from the example {“prompt”: …} and the answer “Run”.",
 }
 
 
@@ -66,7 +66,7 @@ def _show_table(rows: list[ComparedField], names: tuple[str, str], only_differen
         columns=["part", "field", "type", "required", f"in {names[0]}", f"in {names[1]}", "verdict"],
     )
     if table.empty:
-        st.markdown("No field differs.")
+        st.markdown("No fields differ.")
         return
     st.dataframe(table, hide_index=True, height=min(36 * (len(table) + 1), 480), alt="Signatures, field by field")
 
@@ -77,9 +77,9 @@ def _changes(rows: list[ComparedField]) -> str:
     gone = [row.name for row in rows if row.verdict == "only A"]
     freed = [row.name for row in rows if row.a and row.b and row.a.required and not row.b.required]
     other = [row.name for row in rows if row.verdict == "differs" and row.name not in freed]
-    parts = (("Added", new), ("No longer required", freed), ("Changed", other), ("Gone", gone))
+    parts = (("Added", new), ("No longer required", freed), ("Changed", other), ("Removed", gone))
     lines = [f"- {title}: {literal(', '.join(names))}" for title, names in parts if names]
-    return "\n".join(lines) or "Nothing: MLflow infers today what the chapter printed."
+    return "\n".join(lines) or "Nothing. MLflow still infers what the chapter printed."
 
 
 def _is_part_of_new(row: ComparedField, rows: list[ComparedField]) -> bool:

@@ -37,22 +37,22 @@ def show_payload(a: Side, b: Side) -> None:
             "Example",
             list(examples),
             index=None,
-            placeholder="Take an example",
+            placeholder="Choose an example",
             key="lab_example",
             on_change=take_example,
             format_func=lambda name: f"{name}: {examples[name].shows}",
         )
         text = live_text.text_area("Payload", key=_KEY, height=300, placeholder=EXAMPLES[0].payload)
         with st.container(horizontal=True):
-            for wants, label in (("messages", "As messages"), ("prompt", "As prompt")):
+            for wants, label in (("messages", "Convert to messages"), ("prompt", "Convert to prompt")):
                 changed = payloads.converted(text, wants)
                 if changed and changed != text:
                     st.button(
                         label, key=f"lab_as_{wants}", icon=":material/swap_horiz:", on_click=_convert, args=(wants,),
-                        help="Write the same question in the other wrapper's form.",
+                        help="Rewrite the same question in the other wrapper's format.",
                     )  # fmt: skip
         st.caption(
-            f"{len(text):,} characters. MLflow's own server code judges it on the signature; no model is loaded."
+            f"{len(text):,} characters. Checked by MLflow's server code against the signature. No model is loaded."
         )
     with right:
         for side in (a, b):
@@ -100,14 +100,14 @@ def _notes(enforced: Enforced, text: str) -> Iterator[str]:
     if example and example.predict:
         yield f"predict: {example.predict}"
     else:
-        yield "What predict makes of it, only the model can say: send it."
+        yield "Only the model can tell what predict does with it. Send it to find out."
 
 
 def _show_message(refusal: Refusal) -> None:
     if refusal.message.endswith("^"):  # broken JSON: the place in its line, which must not be wrapped
         st.code(refusal.message, language=None)
         return
-    with st.expander("The server's message, whole"):
+    with st.expander("Full server message"):
         st.code(words.shortened(refusal.message, _SHOWN_CHARACTERS), language=None, wrap_lines=True)
 
 
@@ -121,11 +121,11 @@ def _show_sending(side: Side, text: str) -> None:
         key=f"lab_ask_{side.letter}",
         type="tertiary",
         icon=":material/play_arrow:",
-        help="Starts the model's worker when it is not loaded, and posts the payload to its /invocations.",
+        help="Starts the model's worker if it is not loaded, and posts the payload to its /invocations.",
     ):
         with (
             shell.errors_shown(),
-            st.spinner("Loading the model and MLflow in its worker; the first time takes seconds"),
+            st.spinner("Loading the model and MLflow in its worker; the first time takes a few seconds"),
         ):
             endpoint = resources.endpoint(targets.of_model(side.choice.model, ""))
             responses.clear()

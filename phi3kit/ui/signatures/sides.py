@@ -36,9 +36,7 @@ def choose_sides() -> tuple[Side, Side] | None:
     """Two models, chosen in one row; None (and an empty state) when none is built."""
     found = resources.choices()
     if not found:
-        shell.show_empty(
-            "Two signatures would stand here. Not built yet: transformers and onnx.", "build", "Build the wrappers"
-        )
+        shell.show_empty("Nothing to compare yet. Not built yet: transformers and onnx.", "build", "Build the wrappers")
         return None
     newest = [choice for choice in found if choice.model_uri == choice.model.model_uri]  # without names and aliases
     first = next((each for each in newest if each.model.wrapper == "transformers"), newest[0])
@@ -47,7 +45,7 @@ def choose_sides() -> tuple[Side, Side] | None:
         a, b = _choose("A", found, first), _choose("B", found, second)
     if first.model.wrapper == second.model.wrapper:
         missing = "onnx" if first.model.wrapper == "transformers" else "transformers"
-        st.caption(f"The {missing} wrapper is not built yet: Build makes it.")
+        st.caption(f"The {missing} wrapper is not built yet. Build it on Build.")
     return a, b
 
 

@@ -46,7 +46,7 @@ STEPS: tuple[TourStep, ...] = (
     TourStep(
         title="Transformer Pipeline: the pipeline",
         words=(
-            "The first way uses MLflow's transformers flavor, which knows Hugging Face pipelines. "
+            "The first way uses MLflow's transformers flavor, which supports Hugging Face pipelines. "
             "A pipeline for text generation is all it needs."
         ),
         chapter="""pipeline = transformers.pipeline(
@@ -86,7 +86,7 @@ STEPS: tuple[TourStep, ...] = (
     pip_requirements=["mlflow==...", ...],
 )""",
         why=(
-            "`artifact_path` is deprecated: a logged model has a `name`, and lives beside its run.",
+            "`artifact_path` is deprecated: a logged model has a `name`, and is stored beside its run.",
             "Without `pip_requirements` MLflow looks for packages that a text model does not use, and stops when torchvision "
             "is missing.",
             "`max_length` counted the prompt too. `max_new_tokens` bounds the answer alone.",
@@ -95,8 +95,8 @@ STEPS: tuple[TourStep, ...] = (
     TourStep(
         title="Custom Python Wrapper: the class",
         words=(
-            "The second way is for models that no flavor knows, here Phi-3 as an ONNX graph. A Python class loads the graph "
-            "once and writes the tokens of each answer. This is the step that changed most."
+            "The second way is for models that no flavor supports, here Phi-3 as an ONNX graph. A Python class loads the graph "
+            "once and generates the tokens of each answer. This is the step that changed most."
         ),
         chapter="""prompt = model_input["prompt"][0]
 self.params.input_ids = self.tokenizer.encode(prompt)
@@ -141,18 +141,18 @@ while not generator.is_done():
         why=(
             "`Phi3Model()` was stored as a pickle, which runs whatever it holds when it is loaded. Today the file itself is "
             "stored, ends in `mlflow.models.set_model(...)`, and loads where pickles are forbidden.",
-            "An ONNX folder from the hub caps its memory at 2,047 tokens and crashes behind them; the cap is taken out.",
+            "An ONNX folder from the hub caps its memory at 2,047 tokens and crashes beyond them; phi3kit removes the cap.",
         ),
     ),
     TourStep(
         title="Two signatures",
         words=(
-            "Here the two ways part. The task gave one model a whole chat interface; the example gave the other one a single text."
+            "This is where the two ways differ. The task gave one model a whole chat interface; the example gave the other a single text."
         ),
         act="signatures",
         why=(
             "`llm/v1/chat` has grown: `top_p`, penalties, tools and more came, and some fields became optional. The signature "
-            "of the custom wrapper is the chapter's to the letter.",
+            "of the custom wrapper is exactly the chapter's.",
         ),
     ),
     TourStep(
@@ -175,7 +175,7 @@ print(message["content"])""",
     TourStep(
         title="Ask with a raw prompt",
         words=(
-            "The custom wrapper takes the text that the model really reads, special tokens and all, and gives a text back."
+            "The custom wrapper takes the exact text that the model reads, including special tokens, and returns a text."
         ),
         act="predict",
         wrapper="onnx",
@@ -184,18 +184,18 @@ print(message["content"])""",
 prompt = {PROMPT!r}
 response = model.predict({{"prompt": prompt}})
 print(response[0])""",
-        why=("The prompt is unchanged. The answer is a list, one text a row.",),
+        why=("The prompt is unchanged. The answer is a list, one text per row.",),
     ),
     TourStep(
         title="Run it anywhere",
         words=(
             "The chapter ends with a model that runs locally or in an Azure Machine Learning workspace. From here the same "
-            "logged model goes on: to a name in the registry, a server, a container, Azure, a table of a million rows."
+            "logged model can get a name in the registry, a server, a container, Azure, or a table of a million rows."
         ),
         act="onward",
         why=(
             "Azure ended jobs from MLproject files in September 2026, and its MLflow plug-in knows MLflow up to 3.15. The bundle "
-            "on Deploy goes round both.",
+            "on Deploy avoids both.",
         ),
     ),
 )
@@ -207,7 +207,7 @@ def ask_like_the_chapter(endpoint: Endpoint, wrapper: WrapperName, actor: Actor)
     actor: who asks. Raises NotAllowed or WorkerFailed.
     """
     question = {"messages": MESSAGES} if wrapper == "transformers" else {"prompt": PROMPT}
-    again = "Run the step again; the worker is started anew when it is gone."
+    again = "Run the step again. The worker restarts if it is gone."
     try:
         reply = score(endpoint, json.dumps(question), actor, _ANSWER_S)
         response = json.loads(reply.text)

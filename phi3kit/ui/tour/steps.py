@@ -52,7 +52,7 @@ def show_step(step: TourStep) -> None:
         with st.expander("The whole wrapper, as it is logged"):
             st.code(onnx_wrapper_code(), language="python", wrap_lines=True)
     if step.why:
-        st.markdown("\n".join(["**What changed, and why**", "", *(f"- {each}" for each in step.why)]))
+        st.markdown("\n".join(["**What changed and why**", "", *(f"- {each}" for each in step.why)]))
     _show_act(step)
 
 
@@ -143,5 +143,5 @@ def _show_question(wrapper: WrapperName) -> None:
             st.text(MESSAGES[0]["content"] if wrapper == "transformers" else PROMPT)
             st.caption("Answer")
             st.text(answer)
-            with st.expander("The whole response"):
+            with st.expander("Full response"):
                 st.json(response)

@@ -63,7 +63,7 @@ def choose(everything: pd.DataFrame) -> Chosen:
     st.button(
         "Refresh",
         icon=":material/refresh:",
-        help="Compare every logged turn with MLflow, deleted and changed ones too.",
+        help="Re-read all turns from MLflow, including deleted and changed ones.",
         on_click=_request_whole,
     )
     code, now = PERIODS[period], pd.Timestamp.now(tz="UTC")

@@ -18,10 +18,10 @@ def show_status(reading: TurnsReading) -> None:
     """What waits to be written, and what is being read."""
     writer = resources.kit().writer.state()
     if writer.waiting:
-        waiting = f"{words.counted(writer.waiting, 'turn')} {'waits' if writer.waiting == 1 else 'wait'}"
+        waiting = f"{words.counted(writer.waiting, 'turn')} {'is' if writer.waiting == 1 else 'are'} waiting"
         if writer.problem:
             left_s = max((writer.next_try_at or 0) - time.time(), 0)
-            again = f" The next try is in {left_s:,.0f} s." if writer.next_try_at else ""
+            again = f" Next retry in {left_s:,.0f} s." if writer.next_try_at else ""
             st.warning(
                 f"{literal(writer.problem, inside=True)}{again}",
                 title=f"{waiting} to be written to MLflow.",
@@ -30,7 +30,7 @@ def show_status(reading: TurnsReading) -> None:
         else:
             st.caption(f"{waiting} to be written to MLflow.")
     if reading.error:
-        shell.show_error(reading.error, "MLflow was not read; what was read before is shown.")
+        shell.show_error(reading.error, "MLflow could not be read. The turns read before are shown.")
     if reading.progress:
         _watch_reading()
 
@@ -53,7 +53,7 @@ def show_source(reading: TurnsReading) -> None:
     line = f"Read from MLflow at {words.local(snapshot.read_at):%H:%M:%S}. Times are {words.timezone()}."
     if snapshot.odd:
         kinds = ", ".join(f"{count:,} {reason}" for reason, count in snapshot.odd.items())
-        line += f" Not counted: runs of other programs in this experiment ({kinds})."
+        line += f" Not counted: runs from other programs in this experiment ({kinds})."
     st.caption(literal(line))
 
 
@@ -68,12 +68,12 @@ def show_budgets() -> None:
     with st.container(border=True):
         st.markdown("**Today's token budgets**")
         for meter in found:
-            whose = "Everybody" if meter.user is None else literal(meter.user)
+            whose = "All users" if meter.user is None else literal(meter.user)
             left = meter.budget_tokens - meter.spent_tokens
             rest = f"{left:,} left" if left > 0 else ":red[spent: new turns are refused]"
             st.progress(meter.share, f"{whose}: {meter.spent_tokens:,} of {meter.budget_tokens:,} tokens · {rest}")
         renews = words.local(found[0].renews_at)
-        st.caption(f"They renew at {renews:%H:%M}. Turns that were asked from this machine count.")
+        st.caption(f"They reset at {renews:%H:%M}. Turns sent from this machine count.")
 
 
 def show_totals(chosen: Chosen) -> None:
@@ -101,12 +101,12 @@ def show_totals(chosen: Chosen) -> None:
             spent = prices.cost(chosen.turns, own)
             was_spent = None if chosen.before is None else prices.cost(chosen.before, own)
             metric("Cost", f"${spent:,.2f}" if spent >= 1 or spent == 0 else f"${spent:.4f}", spent, was_spent)
-    notes = [f"Change against the {chosen.period} before."] if was and was.turns else []
+    notes = [f"Change vs. the previous {chosen.period}."] if was and was.turns else []
     if sums.cached_prompt_tokens:
-        notes.append(f"{sums.cached_prompt_tokens:,} of the prompt tokens were cached.")
+        notes.append(f"{sums.cached_prompt_tokens:,} prompt tokens were cached.")
     if (count := sums.uncounted_turns) == 1:
-        notes.append("1 turn of a remote endpoint came without token counts and stands in no sum.")
+        notes.append("1 turn of a remote endpoint has no token counts and is not included in totals.")
     elif count:
-        notes.append(f"{count:,} turns of remote endpoints came without token counts and stand in no sum.")
+        notes.append(f"{count:,} turns of remote endpoints have no token counts and are not included in totals.")
     if notes:
         st.caption(" ".join(notes))

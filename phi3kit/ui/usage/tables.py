@@ -28,9 +28,9 @@ def show_wrappers(turns: pd.DataFrame) -> None:
     """Both wrappers on the prompts that both were asked."""
     table = summary.same_prompts(turns)
     with st.container(border=True, height="stretch"):
-        st.markdown("**The wrappers on the same prompts**")
+        st.markdown("**Both wrappers on the same prompts**")
         if table.empty:
-            st.caption("Ask both wrappers the same, for instance on Compare: then they are compared here.")
+            st.caption("Ask both wrappers the same prompt, for example on Compare, to compare them here.")
             return
         st.caption(f"Medians over {int(table['prompts'].iloc[0]):,} prompts that both were asked in this period.")
         for measure in ("time_to_first_token_s", "duration_s"):
@@ -120,13 +120,13 @@ def show_costs(turns: pd.DataFrame) -> None:
                 "cost": st.column_config.NumberColumn("cost, $", format="%,.4f", width=80),
             },
         )
-        st.caption("List prices are those that the installed MLflow ships, in US dollars for a million tokens (M).")
+        st.caption("List prices come from the installed MLflow, in US dollars per million tokens (M).")
         with st.popover("Your prices", icon=":material/edit:", disabled=not permissions.may("administer")):
             _edit_prices(own)
 
 
 def _edit_prices(own: dict[str, Price]) -> None:
-    st.caption("What a million tokens cost you, in US dollars: machines, power, a contract.")
+    st.caption("Your cost per million tokens in US dollars: machines, power, a contract.")
     known = {name: own.get(name, Price()) for name in SERVED}
     rows = pd.DataFrame(
         [[name, price.prompt, price.cached_prompt, price.completion] for name, price in known.items()],
@@ -165,6 +165,6 @@ def show_turns(turns: pd.DataFrame) -> None:
                     icon=":material/download:",
                     on_click="ignore",
                     key=f"usage_download_{ending}",
-                    help="Exactly the turns that are filtered here, with every column; times in UTC.",
+                    help="All turns that match the filters, with every column. Times are in UTC.",
                 )
         turn_drawer.show_table(turns, "usage_turns", "The turns that fit the filters")

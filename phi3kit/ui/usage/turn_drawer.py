@@ -38,7 +38,7 @@ def show_table(turns: pd.DataFrame, key: str, alt: str) -> None:
         placeholder="–",
     )
     cut = len(turns) > len(shown)
-    more = f" The newest {_MOST_ROWS:,} of {len(turns):,} are shown; the files have all." if cut else ""
+    more = f" The newest {_MOST_ROWS:,} of {len(turns):,} are shown. Downloads include all." if cut else ""
     st.caption(f"Select a row to see the turn.{more}")
     if chosen:
         row = {str(name): value for name, value in shown[shown["run_id"] == chosen].iloc[0].items()}
@@ -83,7 +83,7 @@ def _show_turn(row: dict[str, Any]) -> None:
                 _show_way_back(row["conversation_id"], details)
         if resources.settings().own_store:
             program = "`mlflow ui` runs on this store" if INSTALLED else "`make mlflow-ui` runs"
-            st.caption(f"MLflow's own pages answer while {program}.")
+            st.caption(f"MLflow's own pages open while {program}.")
         _show_text(details)
     with st.expander("Parameters and identifiers", icon=":material/tune:"):
         names = ["temperature", "max_tokens", "top_p", "seed", "interface", "origin", "user", "error_code", "model_uri"]
@@ -103,7 +103,7 @@ def _show_way_back(conversation_id: Any, details: TurnDetails) -> None:
         pages.link("chat", "Open in Chat", {open_conversation.PARAMETER: conversation_id})
     elif details.prompt and st.button(
         "Open in Chat", icon=":material/forum:", key="open_in_chat",
-        help="It was not made in Chat, or was deleted there: a new conversation is made of the logged text.",
+        help="It was not made in Chat, or was deleted there. A new conversation is created from the logged text.",
     ):  # fmt: skip
         conversation, _ = from_messages(details.messages)
         open_conversation.open_here(conversation)
@@ -120,7 +120,7 @@ def _details(row: dict[str, Any]) -> tuple[TurnDetails | None, Phi3KitError | No
 
 def _show_text(details: TurnDetails) -> None:
     if details.prompt is None:
-        st.info("This turn's text was not logged, only what it cost.", icon=":material/visibility_off:")
+        st.info("This turn's text was not logged, only its cost.", icon=":material/visibility_off:")
         return
     if isinstance(details.prompt, str):
         st.caption("Raw prompt")
@@ -143,15 +143,15 @@ def _cost(row: dict[str, Any]) -> str:
     prompt, completion, cached = (int(row[f"{part}_tokens"]) for part in ("prompt", "completion", "cached_prompt"))
     parts = [f"{prompt:,} + {completion:,} = {prompt + completion:,} tokens"]
     if not row["tokens_counted"]:
-        parts = ["tokens not counted by the endpoint"]
+        parts = ["no token counts from the endpoint"]
     if cached:
-        parts.append(f"{cached:,} of the prompt cached")
+        parts.append(f"{cached:,} prompt tokens cached")
     if pd.notna(row["time_to_first_token_s"]):
         parts.append(f"first token {words.seconds(row['time_to_first_token_s'])}")
     if pd.notna(row["tokens_per_second"]):
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
     if pd.notna(row["duration_s"]):
-        parts.append(f"{words.seconds(row['duration_s'])} in all")
+        parts.append(f"{words.seconds(row['duration_s'])} total")
     reason, code = row["finish_reason"], row["error_code"]
     parts.append(f"{reason}: {code}" if isinstance(code, str) else str(reason))
     return " · ".join(literal(part) for part in parts)
