@@ -93,9 +93,9 @@ class Answering:
                     self._broken += 1
                     if self._broken >= _BROKEN_IN_A_ROW:
                         raise BatchFailed(
-                            f"The worker breaks with every row: {error.what}",
+                            f"The worker fails on every row: {error.what}",
                             error.why,
-                            "What was computed is kept. Look into the worker's log, then start the same batch again.",
+                            "Finished rows are kept. Check the worker's log, then start the same batch again.",
                         ) from error
                     return failed(row, error, final=False)
             else:
@@ -115,7 +115,7 @@ class Answering:
                 raise BatchFailed(
                     error.what,
                     error.why,
-                    "What was computed is kept. Start the same batch again then, or raise the budget.",
+                    "Finished rows are kept. Start the same batch again then, or raise the budget.",
                 ) from error
             except Busy as error:
                 time.sleep(min(error.retry_after_s, _LONGEST_PAUSE_S))  # an estimate: there may be a place before

@@ -53,15 +53,15 @@ class _Bounded(io.FileIO):
         if self._written_bytes > self._most_bytes:
             raise StorageFailed(
                 f"{self._output.name} cannot be written.",
-                f"It would have more than {self._most_bytes / 1e6:,.0f} MB, as many as its input allows.",
-                "Split the input, or leave out columns that no prompt needs; what was computed is kept.",
+                f"It would have more than {self._most_bytes / 1e6:,.0f} MB, the limit for its input.",
+                "Split the input, or remove columns that no prompt needs. Finished rows are kept.",
             )
         if self._written_bytes - self._looked_at_bytes >= _LOOK_BYTES:
             self._looked_at_bytes = self._written_bytes
             if shutil.disk_usage(self._output.parent).free < LEFT_BYTES:
                 raise StorageFailed(
                     f"{self._output.name} cannot be written.",
-                    f"Less than {LEFT_BYTES / 1e6:,.0f} MB of the disk would be left.",
-                    "Free some space, or name a file elsewhere after -o; what was computed is kept.",
+                    f"Less than {LEFT_BYTES / 1e6:,.0f} MB of disk space would be left.",
+                    "Free some space, or choose a file elsewhere with -o. Finished rows are kept.",
                 )
         return super().write(content)

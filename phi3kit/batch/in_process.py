@@ -101,7 +101,9 @@ class InProcess:
             return failed(row, told["error"]["message"], final=True), None
         choice, record = turn.choices[0], to_json(kept.turns[0])
         if choice.done is None or choice.done.error:
-            broke = choice.done.error if choice.done and choice.done.error else RuntimeError("The answer broke off.")
+            broke = (
+                choice.done.error if choice.done and choice.done.error else RuntimeError("The answer was interrupted.")
+            )
             return failed(row, broke, final=False), record
         tokens = (turn.prompt_tokens, choice.completion_tokens)
         reason, duration_s = choice.done.finish_reason, choice.done.duration_s

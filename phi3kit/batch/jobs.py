@@ -70,7 +70,7 @@ def keep_upload(name: str, content: bytes, actor: Actor, settings: Settings) -> 
     most = settings.limits.upload_mb
     if most is not None and len(content) > most * 1_000_000:
         raise TableInvalid(
-            "The file is too big.", f"It has {len(content) / 1e6:,.1f} MB, and {most:,} are allowed.", "Split it."
+            "The file is too big.", f"It has {len(content) / 1e6:,.1f} MB; the limit is {most:,} MB.", "Split it."
         )
     check_room(settings)
     folder = _uploads(settings) / _digest(actor.name.encode()) / _digest(content)

@@ -112,7 +112,7 @@ class Journal:
             if isinstance(error, sqlite3.OperationalError):
                 raise unwritable(self._home, f"{error}.") from error
             raise BatchFailed(
-                "What this batch computed before cannot be read.",
+                "The earlier results of this batch cannot be read.",
                 f"{self._path.name} in the data folder is damaged: {error}.",
                 "Remove that file and run the batch again.",
             ) from error

@@ -33,7 +33,9 @@ def check_output(table: Table, output: Path) -> None:
     with _write_errors(output), TemporaryFile(dir=output.parent):
         if output.exists() and output.samefile(table.path):
             raise TableInvalid(
-                f"The output is the input, {output.name}.", "It would be overwritten.", "Name another file after -o."
+                f"The output and the input are the same file, {output.name}.",
+                "It would be overwritten.",
+                "Choose another file with -o.",
             )
     if kind == "parquet":
         _arrow_schema(table)
@@ -183,7 +185,7 @@ def _arrow_schema(table: Table) -> Any:
 
 
 def _no_parquet(table: Table, why: str) -> TableInvalid:
-    return TableInvalid(f"{table.path.name} cannot become Parquet.", why, "Write .jsonl or .csv.")
+    return TableInvalid(f"{table.path.name} cannot be written as Parquet.", why, "Write .jsonl or .csv.")
 
 
 @contextmanager
@@ -196,5 +198,5 @@ def _write_errors(output: Path) -> Iterator[None]:
         raise StorageFailed(
             f"{output} cannot be written.",
             f"{error.strerror or error}.",
-            "Name another file after -o, or free some space; what was computed is kept.",
+            "Choose another file with -o, or free some space. Finished rows are kept.",
         ) from error

@@ -82,7 +82,7 @@ def main(path: str, columns: Sequence[str]) -> int:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             if rows > MOST_ROWS or len(schema) > MOST_COLUMNS:
                 raise ValueError(
-                    f"It has {rows:,} rows and {len(schema):,} columns; {MOST_ROWS:,} and {MOST_COLUMNS:,} are allowed"
+                    f"It has {rows:,} rows and {len(schema):,} columns; the limits are {MOST_ROWS:,} and {MOST_COLUMNS:,}"
                 )
             if len(set(schema.names)) < len(schema):
                 raise ValueError("Two of its columns have the same name")
@@ -147,7 +147,7 @@ def _write(file: Any, columns: Sequence[str], written: Any, most_bytes: int) -> 
         for place in range(0, batch.num_rows, rows):
             part = batch.select(names).slice(place, rows)
             if part.nbytes > MOST_ROW_BYTES:
-                size = f"{part.nbytes / 1e6:,.0f} MB; {MOST_ROW_BYTES / 1e6:,.0f} are allowed"
+                size = f"{part.nbytes / 1e6:,.0f} MB; the limit is {MOST_ROW_BYTES / 1e6:,.0f} MB"
                 raise ValueError(f"Row {done + place + 1:,} has {size}")
             written.write_batch(part)
         done += batch.num_rows

@@ -29,7 +29,7 @@ class Preview:
         if self.more:
             told.append(f"The first {len(self.rows):,}{f' of {of_rows:,}' if of_rows is not None else ''} rows.")
         if self.cut:
-            told.append(f"Cells are cut after {CELL_CHARACTERS:,} characters.")
+            told.append(f"Cells are cut off after {CELL_CHARACTERS:,} characters.")
         return " ".join(told)
 
 

@@ -122,12 +122,12 @@ def map_columns(request: BatchRequest, table: Table) -> Mapped:
     if taken := [name for name in RESULT_COLUMNS if name in table.columns]:
         raise TableInvalid(
             f"{table.path.name} already has a column {taken[0]}.",
-            "The output adds one of this name to the input's columns.",
+            "The output adds a column with this name.",
             "Rename or remove it.",
         )
     for name in (request.column, request.system_column):
         if name is not None and name not in table.columns:
-            raise TableInvalid(f"{table.path.name} has no column {name!r}.", _has(table), "Name one of these.")
+            raise TableInvalid(f"{table.path.name} has no column {name!r}.", _has(table), "Choose one of these.")
     if request.column is not None:
         return Mapped(request.column, request.format or "message", request.system_column)
     if not table.header and len(table.columns) == 1:
@@ -139,12 +139,12 @@ def map_columns(request: BatchRequest, table: Table) -> Mapped:
         raise TableInvalid(
             f"It is unclear which column of {table.path.name} holds the prompts.",
             f"It has {' and '.join(found)}.",
-            f"Say which: --{found[0]}-column {found[0]} or --{found[1]}-column {found[1]}.",
+            f"Choose one: --{found[0]}-column {found[0]} or --{found[1]}-column {found[1]}.",
         )
     raise TableInvalid(
         f"{table.path.name} has no column message or prompt.",
         _has(table),
-        "Say which column holds the prompts (--message-column NAME), or that its first row is no header (--no-header).",
+        "Name the column with the prompts (--message-column NAME), or use --no-header if the first row is not a header.",
     )
 
 
@@ -172,12 +172,12 @@ def _text(value: object, what: str) -> str:
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         raise RequestInvalid(f"The {what} is empty.", "There is nothing to answer.", "Fill the cell.")
     if not isinstance(value, str):
-        raise RequestInvalid(f"The {what} is no text.", f"It is {str(value)[:40]}.", "Write a text.")
+        raise RequestInvalid(f"The {what} is not text.", f"It is {str(value)[:40]}.", "Write text.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise RequestInvalid(
-            f"The {what} is no text.", f"Character {error.start} is half of one.", "Correct it."
+            f"The {what} is not text.", f"Character {error.start} is a lone surrogate.", "Correct it."
         ) from error
     return value
 
@@ -188,9 +188,9 @@ def row_messages(value: object) -> tuple[Message, ...]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise RequestInvalid("The messages are no JSON.", f"{error}.", "Write a list of messages.") from error
+            raise RequestInvalid("The messages are not JSON.", f"{error}.", "Write a list of messages.") from error
     if not isinstance(value, list) or not value:
-        raise RequestInvalid("The messages are no list.", f"It is {str(value)[:40]}.", "Write a list of messages.")
+        raise RequestInvalid("The messages are not a list.", f"It is {str(value)[:40]}.", "Write a list of messages.")
     found = []
     for message in value:
         if not isinstance(message, dict) or message.get("role") not in MESSAGE_ROLES:
@@ -200,7 +200,7 @@ def row_messages(value: object) -> tuple[Message, ...]:
         try:
             content = joined_text_parts(message.get("content"))
         except ValueError as error:
-            raise RequestInvalid("A content is no text.", f"{error}.", "Write a text.") from error
+            raise RequestInvalid("A content is not text.", f"{error}.", "Write text.") from error
         found.append(Message(message["role"], _text(content, "message")))
     return tuple(found)
 

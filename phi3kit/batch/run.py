@@ -93,7 +93,7 @@ def _check_prompts(table: Table, mapped: Mapped, system: str | None) -> None:
         raise TableInvalid(
             f"No row of {table.path.name} has a prompt in its column {mapped.column!r}.",
             f"The first row: {first.what} {first.why}",
-            "Name another column, or how its cells are to be read.",
+            "Choose another column, or another format for its cells.",
         )
 
 

@@ -147,8 +147,8 @@ class SparkAnswering:
             lambda: self._context.parallelize([0], 1).count(),
             BatchFailed(
                 f"{master} has no executor for this batch.",
-                f"None began within {_EXECUTOR_BEGINS_S:.0f} s.",
-                "See that the cluster has a worker with free cores and memory, then start the same batch again.",
+                f"None started within {_EXECUTOR_BEGINS_S:.0f} s.",
+                "Check that the cluster has a worker with free cores and memory, then start the same batch again.",
             ),
         )
         try:
@@ -196,7 +196,7 @@ def _session(master: str, settings: Settings) -> Any:
             begin,
             BatchFailed(
                 f"The Spark master {master} does not answer.",
-                f"No session began within {_SESSION_BEGINS_S:.0f} s.",
+                f"No session started within {_SESSION_BEGINS_S:.0f} s.",
                 "Check the address and that the master runs, then start the same batch again.",
             ),
         )
@@ -204,9 +204,9 @@ def _session(master: str, settings: Settings) -> Any:
         raise
     except Exception as error:  # py4j wraps what the JVM says
         raise BatchFailed(
-            f"No Spark session began with the master {master}.",
+            f"No Spark session started with the master {master}.",
             first_line(error),
-            "Check --spark: local[2], spark://host:7077, yarn or k8s://… (logs/spark.log has more).",
+            "Check --spark: local[2], spark://host:7077, yarn or k8s://… (logs/spark.log has details).",
         ) from error
 
 
@@ -221,7 +221,9 @@ def _look_for_spark(master: str) -> None:
         ) from error
     if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
         raise BatchFailed(
-            f"The batch cannot run on {master}.", "Spark needs Java, and there is none.", "Install Java 17 or newer."
+            f"The batch cannot run on {master}.",
+            "Spark needs Java, which is not installed.",
+            "Install Java 17 or newer.",
         )
 
 
@@ -230,14 +232,14 @@ def _knock(master: str) -> None:
     if not master.startswith(("spark://", "k8s://")):
         return
     places = [place.rpartition("//")[2] for place in master.partition("://")[2].split(",")]
-    why = "It names no address."
+    why = "It has no address."
     for place in places:
         host, _, port = place.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_MASTER_ANSWERS_S / len(places)).close()
             return
         except ValueError:
-            why = f"{place} names no port."
+            why = f"{place} has no port."
         except OSError as error:
             why = f"{place}: {error.strerror or error}."
     raise BatchFailed(

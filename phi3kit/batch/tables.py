@@ -62,8 +62,8 @@ def format_of(path: Path) -> TableFormat:
     found = TABLE_FORMATS.get(path.suffix.lower())
     if found is None:
         raise TableInvalid(
-            f"{path.name} is no table that can be read or written.",
-            f"Its name ends in {path.suffix or 'nothing'}; .csv, .tsv, .jsonl and .parquet are known.",
+            f"{path.name} is not a table that can be read or written.",
+            f"Its name ends in {path.suffix or 'nothing'}; .csv, .tsv, .jsonl and .parquet are supported.",
             "Save the table as one of these.",
         )
     return found
@@ -98,7 +98,9 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[di
 
 def _open_csv(path: Path, reading: ReadOptions) -> Table:
     if reading.delimiter and (len(reading.delimiter) > 1 or reading.delimiter in '\r\n"'):
-        raise TableInvalid(f"{path.name} cannot be read.", f"{reading.delimiter!r} is no delimiter.", "Name one sign.")
+        raise TableInvalid(
+            f"{path.name} cannot be read.", f"{reading.delimiter!r} is not a delimiter.", "Use one character."
+        )
     encoding = _encoding(path, reading)
     sha256 = _decoded(path, encoding)
     with path.open(encoding=encoding, newline="") as file:
@@ -107,7 +109,7 @@ def _open_csv(path: Path, reading: ReadOptions) -> Table:
     draft = Table(path, "csv", (), 0, sha256, reading.header, encoding, delimiter)
     first = next(_csv_lines(draft), None)
     if first is None:
-        raise TableInvalid(f"{path.name} is empty.", "It has no row.", "Choose a file with rows.")
+        raise TableInvalid(f"{path.name} is empty.", "It has no rows.", "Choose a file with rows.")
     line, names = first
     _check_width(path, len(names))
     columns = tuple(names) if reading.header else tuple(f"column_{place}" for place in range(1, len(names) + 1))
@@ -134,8 +136,8 @@ def _csv_rows(table: Table) -> Iterator[tuple[int, list[str]]]:
         if len(cells) > width:
             raise TableInvalid(
                 f"Line {line} of {table.path.name} has {len(cells)} cells, and the first one has {width}.",
-                f"A text that has the delimiter {table.delimiter!r} in it stands in quotation marks.",
-                "Correct that line, or name another delimiter.",
+                f"Text that contains the delimiter {table.delimiter!r} needs quotation marks.",
+                "Correct that line, or choose another delimiter.",
             )
         yield line, cells + [""] * (width - len(cells))
 
@@ -152,7 +154,7 @@ def _csv_lines(table: Table) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, cells
         except csv.Error as error:
             raise TableInvalid(
-                f"{table.path.name} is no CSV from line {reader.line_num} on.",
+                f"{table.path.name} is not valid CSV from line {reader.line_num} on.",
                 f"{error}.",
                 "Correct that line: a quotation mark inside a text is written twice.",
             ) from error
@@ -171,15 +173,15 @@ class _Lines:
                 raise TableInvalid(
                     f"A row of {self._path.name} is too long.",
                     f"It has more than {MOST_ROW_CHARACTERS:,} characters.",
-                    "Shorten it. In a CSV, a quotation mark that is not closed joins all rows behind it.",
+                    "Shorten it. In a CSV, an unclosed quotation mark joins all rows after it.",
                 )
             yield line
 
 
 def _check_width(path: Path, columns: int) -> None:
     if columns > MOST_COLUMNS:
-        why = f"It has {columns:,}, and {MOST_COLUMNS:,} are allowed."
-        raise TableInvalid(f"{path.name} has too many columns.", why, "Leave out those that no prompt needs.")
+        why = f"It has {columns:,}; the limit is {MOST_COLUMNS:,}."
+        raise TableInvalid(f"{path.name} has too many columns.", why, "Remove those that no prompt needs.")
 
 
 def _check_length(path: Path, rows: int) -> None:
@@ -192,11 +194,11 @@ def _encoding(path: Path, reading: ReadOptions) -> str:
         try:
             found = codecs.lookup(reading.encoding).name
             if found in _NOT_OF_FILES:
-                raise LookupError(f"{found} is no encoding of files")
+                raise LookupError(f"{found} is not an encoding of files")
             "".encode(found)  # some codecs are not of texts
         except LookupError as error:
             raise TableInvalid(
-                f"There is no encoding {reading.encoding!r}.", f"{error}.", "Name one such as utf-8, cp932 or cp1253."
+                f"There is no encoding {reading.encoding!r}.", f"{error}.", "Use one such as utf-8, cp932 or cp1253."
             ) from error
         return "utf-8-sig" if found == "utf-8" else found
     with path.open("rb") as file:
@@ -218,8 +220,8 @@ def _decoded(path: Path, encoding: str) -> str:
                 line = lines + bytes(error.object[: error.start]).count(b"\n")
                 raise TableInvalid(
                     f"{path.name} is not in {encoding.removesuffix('-sig')}.",
-                    f"Line {line} has bytes that mean nothing in it ({error.object[error.start]:#04x}).",
-                    "Save it as UTF-8, or name its encoding: often cp1252 (Western), cp932 (Japanese) or cp1253 (Greek).",
+                    f"Line {line} has bytes that are not valid in it ({error.object[error.start]:#04x}).",
+                    "Save it as UTF-8, or choose its encoding: often cp1252 (Western), cp932 (Japanese) or cp1253 (Greek).",
                 ) from error
             lines += text.count("\n")
             if not piece:
@@ -250,7 +252,7 @@ def check_depth(value: object, deepest: int) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"lists and objects lie deeper in each other than {deepest} times")
+    raise ValueError(f"lists and objects are nested more than {deepest} deep")
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -266,13 +268,13 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     check_depth(row, _DEEPEST)
             except (ValueError, RecursionError) as error:
                 raise TableInvalid(
-                    f"Line {line} of {path.name} is no JSON.", f"{error}.", "Each line holds one object."
+                    f"Line {line} of {path.name} is not JSON.", f"{error}.", "Write one object per line."
                 ) from error
             if not isinstance(row, dict):
                 raise TableInvalid(
-                    f"Line {line} of {path.name} is no object.",
+                    f"Line {line} of {path.name} is not an object.",
                     f"It is {text.strip()[:40]}.",
-                    "Write {…} in each line.",
+                    "Write {…} on each line.",
                 )
             yield line, row
 
@@ -291,9 +293,11 @@ def _read_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TableInvalid(
-            f"{path.name} cannot be read.", f"{error.strerror or error}.", "Check the file's name and its rights."
+            f"{path.name} cannot be read.", f"{error.strerror or error}.", "Check the file's name and its permissions."
         ) from error
     except ValueError as error:
         raise TableInvalid(
-            f"{path.name} cannot be read.", f"{str(error).splitlines()[0]}.", "Write the file anew, or choose another."
+            f"{path.name} cannot be read.",
+            f"{str(error).splitlines()[0]}.",
+            "Write the file again, or choose another one.",
         ) from error

@@ -23,7 +23,7 @@ def positive(text: str) -> int:
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the parameters with which rows are answered."""
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--max-tokens", type=positive, help="of each completion")
+    parser.add_argument("--max-tokens", type=positive, help="most tokens of each completion")
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="may be given several times")

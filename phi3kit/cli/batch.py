@@ -27,15 +27,15 @@ def add(commands: Commands) -> None:
     column.add_argument("--message-column", metavar="NAME", help="the column of user messages")
     column.add_argument("--prompt-column", metavar="NAME", help="the column of raw prompts")
     column.add_argument("--messages-column", metavar="NAME", help="the column of lists of messages, in a CSV as JSON")
-    batch.add_argument("--system-column", metavar="NAME", help="a system message of each row's own")
-    batch.add_argument("--system", metavar="TEXT", help="a system message for every row that has none of its own")
+    batch.add_argument("--system-column", metavar="NAME", help="the column of system messages, one for each row")
+    batch.add_argument("--system", metavar="TEXT", help="a system message for every row without its own")
     add_sampling(batch)
-    batch.add_argument("--no-header", action="store_true", help="the first row is no header: column_1, column_2, …")
-    batch.add_argument("--encoding", help="of a CSV (default: UTF-8, or what its first bytes say)")
-    batch.add_argument("--delimiter", help="of a CSV (default: what its first line has most of)")
-    batch.add_argument("--at-once", type=positive, metavar="N", help="requests under way together")
+    batch.add_argument("--no-header", action="store_true", help="the first row is not a header: column_1, column_2, …")
+    batch.add_argument("--encoding", help="encoding of a CSV (default: detected from its first bytes, else UTF-8)")
+    batch.add_argument("--delimiter", help="delimiter of a CSV (default: detected from its first line)")
+    batch.add_argument("--at-once", type=positive, metavar="N", help="requests at once")
     batch.add_argument("--spark", metavar="MASTER", help="compute on Spark: local[2], spark://host:7077, yarn, …")
-    batch.add_argument("--fresh", action="store_true", help="compute also what an earlier run has computed")
+    batch.add_argument("--fresh", action="store_true", help="recompute rows that an earlier run finished")
     batch.set_defaults(run=_run)
 
 
@@ -44,11 +44,11 @@ def _run(arguments: argparse.Namespace) -> None:
     from phi3kit.jobs.kinds import BATCHES
 
     def stopped(at: "RowProgress") -> str:
-        return f"Stopped. {at.done:,} of {at.total:,} rows are kept; the same command goes on."
+        return f"Stopped. {at.done:,} of {at.total:,} rows are kept. Run the same command to resume."
 
     summary = run_rows(BATCHES, _request(arguments), read_settings(), run_batch, stopped)
     if summary.kept:
-        print(f"{summary.kept:,} rows were computed before; --fresh computes them again.", file=sys.stderr)
+        print(f"{summary.kept:,} rows reused from an earlier run; --fresh recomputes them.", file=sys.stderr)
     print(json.dumps(summary.as_json(), ensure_ascii=False))
 
 

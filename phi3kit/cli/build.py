@@ -29,8 +29,8 @@ def add(commands: Commands) -> None:
     )
     build.add_argument("--precision", choices=PRECISIONS, default="int4", help="of the ONNX export (default: int4)")
     build.add_argument("--register", metavar="NAME", help="also register the model under this name")
-    build.add_argument("--plan", action="store_true", help="only say what it will download, need and take")
-    build.add_argument("--yes", action="store_true", help="build also when it is a tight fit")
+    build.add_argument("--plan", action="store_true", help="only show what the build would download, need and take")
+    build.add_argument("--yes", action="store_true", help="build even if it is a tight fit")
     build.add_argument("--json", action="store_true", help="report each step as a JSON line on stdout")
     build.set_defaults(run=_run)
 

@@ -20,8 +20,10 @@ def add(commands: Commands) -> None:
         help="a table with message (or prompt) and expected (default: embedded)",
     )
     evaluate.add_argument("--expected-column", default="expected", metavar="NAME")
-    evaluate.add_argument("--limit", type=positive, metavar="N", help="so many questions, taken evenly from the table")
-    evaluate.add_argument("--at-once", type=positive, default=1, metavar="N", help="requests under way together")
+    evaluate.add_argument(
+        "--limit", type=positive, metavar="N", help="number of questions, taken evenly from the table"
+    )
+    evaluate.add_argument("--at-once", type=positive, default=1, metavar="N", help="requests at once")
     add_sampling(evaluate)
     evaluate.set_defaults(run=_run)
 

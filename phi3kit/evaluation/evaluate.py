@@ -52,7 +52,7 @@ def evaluate(
             workers.close()
     if all(result.error for result in results):
         raise BatchFailed(
-            "No question was answered.", f"The first one: {results[0].error}", "Look at the questions and the model."
+            "No question was answered.", f"The first error: {results[0].error}", "Check the questions and the model."
         )
     table = _table(question_set, results)
     open_store(settings)

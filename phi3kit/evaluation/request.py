@@ -66,10 +66,10 @@ def read_questions(request: EvaluationRequest) -> QuestionSet:
         raise TableInvalid(
             f"{table.path.name} has no column {request.expected_column}.",
             f"Its columns are {', '.join(table.columns[:8])}.",
-            "Name the column of right answers: --expected-column NAME.",
+            "Name the column with the expected answers: --expected-column NAME.",
         )
     if table.rows == 0:
-        raise TableInvalid(f"{table.path.name} has no question.", "It has a header only.", "Write some rows.")
+        raise TableInvalid(f"{table.path.name} has no questions.", "It has only a header.", "Add some rows.")
     chosen = _evenly(table.rows, request.limit)
     questions = tuple(_questions(request, table, chosen))
     told = json.dumps([[each.shown, each.expected] for each in questions])
@@ -89,7 +89,7 @@ def _questions(request: EvaluationRequest, table: Table, chosen: Collection[int]
                 raise RequestInvalid("The expected answer is empty.", "Nothing can be scored.", "Fill the cell.")
         except RequestInvalid as error:
             raise TableInvalid(
-                f"Row {number} of {table.path.name} is no question.", f"{error.what} {error.why}", error.next_step
+                f"Row {number} of {table.path.name} is not a question.", f"{error.what} {error.why}", error.next_step
             ) from error
         shown = row[mapped.column]
         if number - 1 not in chosen:

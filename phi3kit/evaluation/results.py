@@ -86,7 +86,7 @@ def find_evaluation(run_id: str, settings: Settings) -> Evaluation:
     with storage_errors(settings.home):
         found = _evaluation(client.get_run(run_id))
     if found is None:
-        raise StorageFailed(f"The run {run_id} is no evaluation.", "It has no scores.", "Choose another run.")
+        raise StorageFailed(f"The run {run_id} is not an evaluation.", "It has no scores.", "Choose another run.")
     return found
 
 
@@ -106,7 +106,7 @@ def answers_of(run_id: str, settings: Settings) -> pd.DataFrame:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StorageFailed(
             f"The answers of the evaluation {run_id} cannot be read.",
-            "Another program wrote its table, or changed it.",
+            "Another program wrote or changed its table.",
             "Evaluate the model again.",
         ) from error
 

@@ -73,7 +73,7 @@ class JobKind:
 
     def unexpected(self, error: BaseException) -> Phi3KitError:
         """The error of a job that a mistake of ours ended."""
-        next_step = f"This is a mistake in phi3kit: report it with the {self.word}'s log."
+        next_step = f"This is a bug in phi3kit. Report it with the {self.word}'s log."
         return self.failed(f"The {self.word} failed.", f"{type(error).__name__}: {error}", next_step)
 
     def job(self, folder: Path, lines: list[dict[str, Any]], kept: str, next_step: str) -> "Job":

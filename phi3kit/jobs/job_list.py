@@ -108,14 +108,14 @@ class JobList(Generic[AnyJob]):
         under_way = [job.user for job in self.all() if job.active]
         own, share = under_way.count(actor.name), max(1, most // _PERSONS)
         if len(under_way) >= most:
-            why = f"{len(under_way)} {self._kind.name} are under way or wait, and there is room for {most}."
-            next_step = "Ask for it again when one has ended."
+            why = f"{len(under_way)} {self._kind.name} are running or queued; the limit is {most}."
+            next_step = "Try again when one has finished."
         elif own >= share:
-            why = f"{own} {self._kind.name} of yours are under way or wait, and one person has room for {share}."
-            next_step = "Ask for it again when one of them has ended, or end one."
+            why = f"{own} of your {self._kind.name} are running or queued; the limit per user is {share}."
+            next_step = "Try again when one of them has finished, or stop one."
         else:
             return
-        raise LimitReached(f"The {self._kind.word} cannot begin.", why, next_step, retry_after_s=60)
+        raise LimitReached(f"The {self._kind.word} cannot start.", why, next_step, retry_after_s=60)
 
     def _launch(self, request_in: Callable[[Path], JobRequest], actor: Actor, options: Sequence[str]) -> AnyJob:
         with writing(self._settings.home):

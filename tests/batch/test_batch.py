@@ -123,7 +123,7 @@ class TestCommandLine:
             (["URI", "IN", "-o", "/no/such/folder/out.csv"], "cannot be written"),
             (["URI", "IN", "-o", "OUT", "--message-column", "question"], "no column 'question'"),
             (["URI", "IN", "-o", "OUT", "--max-tokens", "0"], "less than 1"),
-            (["URI", "IN", "-o", "OUT.xlsx"], "is no table"),
+            (["URI", "IN", "-o", "OUT.xlsx"], "is not a table"),
         ],
     )
     def test_a_mistake_is_one_line_and_exit_code_2(
@@ -149,7 +149,7 @@ class TestCommandLine:
             process.send_signal(signal.SIGTERM)
             _, said = process.communicate(timeout=300)
         assert process.returncode == 128 + signal.SIGTERM
-        assert "rows are kept; the same command goes on" in said
+        assert "rows are kept. Run the same command to resume" in said
         assert not output.exists()
         again = run_cli("batch", uri, str(path), "-o", str(output), home=settings.home)
         summary = json.loads(again.stdout.splitlines()[-1])
@@ -386,7 +386,7 @@ class TestAnswering:
 
     def test_a_worker_that_breaks_with_every_row_ends_the_batch(self, tmp_path: Path) -> None:
         rows = ((number, (Message("user", "poison"),)) for number in range(1000))
-        with scripted(tmp_path) as answering, pytest.raises(BatchFailed, match="breaks with every row"):
+        with scripted(tmp_path) as answering, pytest.raises(BatchFailed, match="fails on every row"):
             list(answering.answers(rows, 2))
 
     def test_a_spent_budget_ends_the_batch_and_is_not_slept_through(self, tmp_path: Path) -> None:

@@ -100,14 +100,14 @@ class TestBound:
         with pytest.raises(StorageFailed) as caught:
             write_output(table, results, tmp_path / name)
         assert caught.value.what == f"{name} cannot be written."
-        assert caught.value.why == "It would have more than 1 MB, as many as its input allows."
+        assert caught.value.why == "It would have more than 1 MB, the limit for its input."
         assert only("in.csv")(tmp_path)
 
     def test_the_disk_is_not_filled(self, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(draft, "LEFT_BYTES", shutil.disk_usage(tmp_path).total + 1)
         monkeypatch.setattr(draft, "_LOOK_BYTES", 100_000)
         results = (RowResult(number, "x" * 1000, 1, 1, "stop") for number in range(2000))
-        with pytest.raises(StorageFailed, match="of the disk would be left"):
+        with pytest.raises(StorageFailed, match="of disk space would be left"):
             write_output(table, results, tmp_path / "out.csv")
         assert only("in.csv")(tmp_path)
 

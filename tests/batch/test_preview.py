@@ -25,7 +25,7 @@ class TestPreview:
     def test_a_long_cell_of_any_kind_is_cut(self, value: object, begin: str) -> None:
         drawn = preview([{"a": value}], 5)
         assert drawn.rows == [{"a": f"{begin}…"}]
-        assert drawn.said(1) == "Cells are cut after 2,000 characters."
+        assert drawn.said(1) == "Cells are cut off after 2,000 characters."
 
     def test_rows_stop_at_a_number_and_no_more_are_read(self) -> None:
         read = []
@@ -46,7 +46,7 @@ class TestPreview:
         drawn = preview(({f"{place}": "x" * 5000 for place in range(10)} for _ in range(500)), 500)
         assert (len(drawn.rows), drawn.more, drawn.cut) == (49, True, True)  # of 20,010 characters each
         assert sum(len(cell) for row in drawn.rows for cell in row.values()) <= TABLE_CHARACTERS
-        assert drawn.said(500) == "The first 49 of 500 rows. Cells are cut after 2,000 characters."
+        assert drawn.said(500) == "The first 49 of 500 rows. Cells are cut off after 2,000 characters."
 
     def test_one_row_is_drawn_however_wide_it_is(self) -> None:
         drawn = preview(({f"{place}": "x" * 2000 for place in range(1000)} for _ in range(2)), 5)

@@ -167,7 +167,7 @@ class TestSpark:
         assert done.returncode == 2
         lines = [line for line in done.stderr.splitlines() if not line.startswith("0 of")]
         assert len(lines) == 1, done.stderr
-        assert "No Spark session began with the master nonsense." in lines[0]
+        assert "No Spark session started with the master nonsense." in lines[0]
 
 
 class TestMaster:

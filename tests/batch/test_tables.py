@@ -97,11 +97,11 @@ class TestRefused:
             ("message\nスペイン\n".encode("cp932"), "in.csv", "in.csv is not in utf-8. Line 2"),
             (b"message\n" + b"ok\n" * 50_000 + b"\xff\n", "in.csv", "Line 50002"),
             (b"message\na,b\n", "in.csv", "Line 2 of in.csv has 2 cells, and the first one has 1."),
-            (b'message\n"a\n', "in.csv", "in.csv is no CSV from line"),
+            (b'message\n"a\n', "in.csv", "in.csv is not valid CSV from line"),
             (b"a,a\n1,2\n", "in.csv", "Two columns of in.csv are called 'a'."),
-            (b"PK\x03\x04", "in.xlsx", "in.xlsx is no table"),
-            (b'{"message": 1}\nnonsense\n', "in.jsonl", "Line 2 of in.jsonl is no JSON."),
-            (b"[1]\n", "in.jsonl", "Line 1 of in.jsonl is no object."),
+            (b"PK\x03\x04", "in.xlsx", "in.xlsx is not a table"),
+            (b'{"message": 1}\nnonsense\n', "in.jsonl", "Line 2 of in.jsonl is not JSON."),
+            (b"[1]\n", "in.jsonl", "Line 1 of in.jsonl is not an object."),
             (b"PAR1 nonsense", "in.parquet", "in.parquet cannot be read."),
         ],
     )
@@ -170,11 +170,11 @@ class TestColumns:
     @pytest.mark.parametrize(
         ("value", "said"),
         [
-            ("", "The messages are no JSON."),
-            ("[]", "The messages are no list."),
+            ("", "The messages are not JSON."),
+            ("[]", "The messages are not a list."),
             ([{"role": "pirate", "content": "x"}], "A message has no role."),
             ([{"role": "user", "content": " "}], "The message is empty."),
-            ([{"role": "user", "content": "\ud800"}], "The message is no text."),
+            ([{"role": "user", "content": "\ud800"}], "The message is not text."),
         ],
     )
     def test_messages_that_are_none_are_explained(self, tmp_path: Path, value: object, said: str) -> None:
@@ -239,7 +239,7 @@ class TestOutput:
 
     def test_mixed_values_cannot_become_parquet_and_that_is_said_first(self, tmp_path: Path) -> None:
         path = written(tmp_path, '{"message": "a", "n": 1}\n{"message": "b", "n": "x"}\n', "in.jsonl")
-        with pytest.raises(TableInvalid, match="cannot become Parquet"):
+        with pytest.raises(TableInvalid, match="cannot be written as Parquet"):
             check_output(open_table(path), tmp_path / "out.parquet")
 
     def test_half_a_character_in_the_input_does_not_stop_the_output(self, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ class TestOutput:
         assert (output.read_text(), [each.name for each in tmp_path.glob(".*")]) == ("old", [])
 
     def test_the_input_is_no_output(self, table: Table, tmp_path: Path) -> None:
-        with pytest.raises(TableInvalid, match="The output is the input"):
+        with pytest.raises(TableInvalid, match="The output and the input are the same file"):
             check_output(table, table.path)
         with pytest.raises(StorageFailed, match="cannot be written"):
             check_output(table, tmp_path / "no" / "folder" / "out.csv")

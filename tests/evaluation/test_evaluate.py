@@ -59,8 +59,8 @@ class TestQuestions:
         ("content", "said"),
         [
             ("message\nHello\n", "no column expected"),
-            ("message,expected\n", "has no question"),
-            ("message,expected\nHello,\n", "Row 1 of in.csv is no question. The expected answer is empty."),
+            ("message,expected\n", "has no questions"),
+            ("message,expected\nHello,\n", "Row 1 of in.csv is not a question. The expected answer is empty."),
             ("question,expected\nHello,Hi\n", "no column message"),
         ],
     )

@@ -62,7 +62,7 @@ class TestEveryKind:
             under_way(tmp_path, kind, "ada")
         with pytest.raises(LimitReached) as caught:
             KINDS[kind][1](settings, ADA)
-        assert caught.value.why == f"2 {kind} of yours are under way or wait, and one person has room for 2."
+        assert caught.value.why == f"2 of your {kind} are running or queued; the limit per user is 2."
         assert len(list((tmp_path / kind).iterdir())) == 2, "what was refused leaves no folder"
 
     def test_all_together_have_no_more_than_the_places(self, tmp_path: Path, kind: str) -> None:
@@ -71,7 +71,7 @@ class TestEveryKind:
             under_way(tmp_path, kind, user)
         with pytest.raises(LimitReached) as caught:
             KINDS[kind][1](settings, BOB)
-        assert caught.value.why == f"6 {kind} are under way or wait, and there is room for 6."
+        assert caught.value.why == f"6 {kind} are running or queued; the limit is 6."
         assert len(list((tmp_path / kind).iterdir())) == 6
 
 
@@ -79,7 +79,7 @@ def test_a_team_has_bounds_without_being_asked(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, PHI3KIT_PROFILE="team")
     for _ in range(3):
         under_way(tmp_path, "batches", "ada")
-    with pytest.raises(LimitReached, match="3 batches of yours are under way or wait, and one person has room for 3"):
+    with pytest.raises(LimitReached, match="3 of your batches are running or queued; the limit per user is 3"):
         BatchJobs(settings).start(BATCH, ADA)
 
 
