@@ -54,7 +54,7 @@ class Enforced:
 def enforce(signature: ModelSignature, text: str) -> Enforced:
     """What becomes of the JSON payload `text` at POST /invocations. Never raises."""
     if len(text) > _MOST_CHARACTERS:
-        return Enforced(None, _too_big(f"It has {len(text):,} characters; {_MOST_CHARACTERS:,} are judged here."))
+        return Enforced(None, _too_big(f"It has {len(text):,} characters; {_MOST_CHARACTERS:,} are checked here."))
     try:
         payload = json.loads(text)
     except ValueError as error:
@@ -63,7 +63,7 @@ def enforce(signature: ModelSignature, text: str) -> Enforced:
         return Enforced(None, Refusal("The payload is nested too deeply.", str(error), "Send a flat object."))
     form = form_of(payload)
     if (cells := cells_of_json(payload)) > MOST_CELLS:
-        return Enforced(form, _too_big(f"It makes a table of up to {cells:,} cells; {MOST_CELLS:,} are judged here."))
+        return Enforced(form, _too_big(f"It makes a table of up to {cells:,} cells; {MOST_CELLS:,} are checked here."))
     try:
         data = _through_the_server(signature, text)
     except Exception as error:  # MLflow raises its own kind, pandas and NumPy theirs; the server answers 400 for each
@@ -137,7 +137,7 @@ def _fields(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _too_big(why: str) -> Refusal:
-    return Refusal("The payload is too big to be judged here.", why, "Send fewer rows at a time.")
+    return Refusal("The payload is too big to be checked here.", why, "Send fewer rows at a time.")
 
 
 def _broken_json(text: str, error: ValueError) -> Refusal:
@@ -159,18 +159,18 @@ def _json_advice(text: str, error: json.JSONDecodeError) -> str:
     if not text.strip():
         return "Write a payload, or take one of the examples."
     if here == "'":
-        return "JSON has double quotes only: write \" instead of '."
+        return "JSON uses only double quotes: write \" instead of '."
     if "trailing comma" in error.msg or (before == "," and here and here in "}]"):  # newer Pythons see it themselves
-        return "Delete the comma behind the last value."
+        return "Delete the comma after the last value."
     if re.match(r"(None|True|False)\b", text[error.pos :]):
-        return "That is Python: JSON writes null, true and false."
+        return "This is Python: JSON uses null, true and false."
     if "control character" in error.msg:
-        return "A line break inside a text is written \\n."
+        return "Write a line break inside a text as \\n."
     if "delimiter" in error.msg:
         return f"Put a {error.msg.split(chr(39))[1]} there, or close the text or the list before it."
     if here == "":
         return 'The payload ends too early: close what is open, with ", ] or }.'
-    return "Correct that place."
+    return "Correct that position."
 
 
 def _refusal(error: Exception, payload: Any, form: Form | None, signature: ModelSignature) -> Refusal:

@@ -32,7 +32,7 @@ def read_mlmodel(folder: Path) -> dict[str, Any]:
     except Exception as error:  # besides YAML's own: whatever Python raises for an odd number or date
         raise MlmodelUnreadable("Its MLmodel file is missing or damaged.") from error
     if not _is_mapping(described):
-        raise MlmodelUnreadable("Its MLmodel file is no mapping.")
+        raise MlmodelUnreadable("Its MLmodel file is not a mapping.")
     flavors = described.get("flavors")
     function = _part(flavors, "python_function")
     if not _is_mapping(flavors) or not all(map(_is_mapping, flavors.values())):
@@ -74,7 +74,7 @@ def _check_events(text: str) -> None:
             or getattr(event, "tag", None)
             or (plain and (word == "<<" or len(word) > _LARGEST_PLAIN))
         ):
-            raise MlmodelUnreadable("It has aliases, merges or parts that are too long or too deep.")
+            raise MlmodelUnreadable("It has aliases, merges or parts that are too long or nested too deeply.")
 
 
 def _check_schema(schema: object) -> None:
@@ -82,7 +82,7 @@ def _check_schema(schema: object) -> None:
     if schema is None:
         return
     if not isinstance(schema, str) or len(schema) > _LARGEST_SCHEMA:
-        raise MlmodelUnreadable("Its signature is no text, or too long.")
+        raise MlmodelUnreadable("Its signature is not text, or is too long.")
     try:
         waiting = [(json.loads(schema), 0)]
     except (ValueError, RecursionError) as error:
@@ -90,7 +90,7 @@ def _check_schema(schema: object) -> None:
     while waiting:
         part, depth = waiting.pop()
         if depth > 2 * _DEEPEST:
-            raise MlmodelUnreadable("Its signature is nested too deep.")
+            raise MlmodelUnreadable("Its signature is nested too deeply.")
         inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
         waiting += [(each, depth + 1) for each in inner]
 
@@ -103,5 +103,5 @@ def _part(mapping: Any, key: str) -> dict[str, Any]:
     """A mapping in a mapping; an empty one when it is not there."""
     part = mapping.get(key) if isinstance(mapping, dict) else None
     if part is not None and not _is_mapping(part):
-        raise MlmodelUnreadable(f"Its MLmodel file has a part {key} that is no mapping.")
+        raise MlmodelUnreadable(f"Its MLmodel file has a part {key} that is not a mapping.")
     return part or {}

@@ -286,7 +286,7 @@ def cleaned(content: Mapping[str, Any], spec: Spec, inside: str = "") -> Cleaned
 def tokenizer_flaw(content: Mapping[str, Any]) -> str | None:
     """Why a tokenizer.json is not used, as it follows "Its tokenizer.json"; None when it is."""
     if more := sorted(set(content) - _TOKENIZER_KEYS):
-        return f"has {more[0][:100]!r}, which is not known here"
+        return f"has {more[0][:100]!r}, which phi3kit does not support"
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or set(model) - _BPE_KEYS or model.get("dropout"):
         return "has another model than byte-pair encoding"
@@ -294,7 +294,7 @@ def tokenizer_flaw(content: Mapping[str, Any]) -> str | None:
     if not _table_of(_whole, LARGEST)(vocabulary) or not isinstance(merges, list) or len(merges) > LARGEST:
         return "has no vocabulary, or too big a one"
     if not _tokens(content.get("added_tokens") or []) or content.get("truncation") or content.get("padding"):
-        return "has added tokens, truncation or padding that are not known here"
+        return "has added tokens, truncation or padding that phi3kit does not support"
     assert isinstance(vocabulary, dict)
     if any(len(token) > _LONGEST_TOKEN for token in vocabulary) or any(
         isinstance(value, str) and len(value) > _LONGEST_PIECE for value in model.values()
@@ -315,9 +315,9 @@ def _steps_flaw(waiting: list[Any]) -> str | None:
         part = waiting.pop()
         if isinstance(part, dict):
             if "Regex" in part and part["Regex"] not in _PATTERNS:
-                return "splits by a pattern that is not known here, and may take for ever"
+                return "splits by a pattern that phi3kit does not support and that may run forever"
             if part.get("String") == "":
-                return "looks for an empty text, which is everywhere"
+                return "searches for an empty text"
             if part.get("type") == "Strip" and not all(part.get(key, 0) in (0, 1) for key in ("start", "stop")):
                 return "strips more than the library can"
             growth *= _growth(part)
@@ -338,7 +338,7 @@ def _count_flaw(pipeline: list[Any]) -> str | None:
         step = waiting.pop()
         kind = step.get("type") if isinstance(step, dict) else None
         if not isinstance(kind, str) or kind not in _STEPS:
-            return f"has a step {str(kind)[:100]!r}, which is not known here"
+            return f"has a step {str(kind)[:100]!r}, which phi3kit does not support"
         count += 1
         if count > _MOST_STEPS:
             return "has too many steps"

@@ -114,7 +114,7 @@ def copy_model(name: str, folders: Sequence[Path], target: Path, place: Place = 
         raise SourceInvalid(
             f"The source {name} cannot be used.",
             f"It changes while it is copied: {error}.",
-            "Find out who writes into its folder, then build again.",
+            "Find out what writes to its folder, then build again.",
         ) from error
 
 
@@ -127,7 +127,7 @@ def _copy_found(name: str, found: dict[str, Path], target: Path, place: Place) -
         if file in found and file not in {CONFIG, GENAI_CONFIG} - {kind}:
             left_out = _copy_config(name, _read(name, found[file], file), target / file, spec)
             if file == GENAI_CONFIG and left_out:
-                notes.append(f"Its {file} says more than a build takes over; left out: {', '.join(left_out[:8])}.")
+                notes.append(f"Its {file} has settings that a build does not use; left out: {', '.join(left_out[:8])}.")
     if "tokenizer.json" in found:
         tokenizer = _read(name, found["tokenizer.json"], "tokenizer.json")
         if flaw := configs.tokenizer_flaw(tokenizer):
@@ -182,11 +182,12 @@ def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], tar
     if unknown := sorted(graph.operators - _KNOWN):
         domain, kind = unknown[0]
         raise _unfit(
-            name, f"Its graph has the operator {kind[:80]!r} of {domain[:80] or 'ONNX'!r}, which is not known here."
+            name,
+            f"Its graph has the operator {kind[:80]!r} of {domain[:80] or 'ONNX'!r}, which phi3kit does not support.",
         )
     for data in sorted(graph.data_files):
         if not configs.is_plain(data) or not data.endswith((".data", ".onnx_data")) or data not in found:
-            raise _unfit(name, f"Its graph takes weights from {data[:150]!r}, which is no file of the folder.")
+            raise _unfit(name, f"Its graph takes weights from {data[:150]!r}, which is not a file in the folder.")
         place(found[data], target / data)
     past = (decoder.get("inputs") or {}).get("past_key_names") or "past_key_values.%d.key"
     layers = decoder.get("num_hidden_layers")
@@ -200,8 +201,8 @@ def _place_graph(name: str, decoder: dict[str, Any], found: dict[str, Path], tar
         back = ", ".join(f"{each:,}" for each in sorted(graph.windows - {-1})) or "to the beginning"
         raise _unfit(name, f"Its config says a sliding window of {window:,} tokens, and its graph attends back {back}.")
     return (
-        f"Its graph attends to everything, and its config says a sliding window of {window:,} tokens: behind longer texts it "
-        "would answer noise. The logged graph has the window."
+        f"Its graph attends to everything, and its config says a sliding window of {window:,} tokens: after longer texts it "
+        "would produce noise. The logged graph has the window."
     )
 
 
@@ -296,9 +297,7 @@ def _write(name: str, path: Path, content: dict[str, Any]) -> None:
     try:
         text = json.dumps(content, ensure_ascii=False, indent=indent).encode("utf-8")
     except (UnicodeEncodeError, RecursionError) as error:
-        raise _unfit(
-            name, f"Its {path.name} has half a character, or parts that lie too deep in each other."
-        ) from error
+        raise _unfit(name, f"Its {path.name} has half a character, or parts that are nested too deeply.") from error
     path.write_bytes(text)
 
 

@@ -247,7 +247,7 @@ def _number(name: str, config: Mapping[str, Any], file: str, key: str, most: int
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise _unusable(name, f"{key} in its {file} is {value!r:.80}; a whole number of 1 or more is needed.", _AGAIN)
     if most is not None and value > most:
-        raise _unusable(name, f"{key} in its {file} is {value:,}; the most that can be is {most:,}.", _AGAIN)
+        raise _unusable(name, f"{key} in its {file} is {value:,}; the limit is {most:,}.", _AGAIN)
     return value
 
 
@@ -273,7 +273,7 @@ def refuse_wrong_values(name: str, file: str, wrong: Mapping[str, str]) -> None:
     """
     if wrong:
         key, value = next(iter(wrong.items()))
-        why = f"{key} in its {file} is {value}, which is not known here; a library would take its own default instead."
+        why = f"{key} in its {file} is {value}, which phi3kit does not support; a library would use its own default instead."
         raise _unusable(name, why, f"Correct {key}, or choose another source.")
 
 

@@ -142,7 +142,7 @@ class _Walk:
 
     def _graph(self, view: memoryview, depth: int) -> None:
         if depth > _DEEPEST:
-            raise OnnxUnreadable("its graphs lie too deep in each other")
+            raise OnnxUnreadable("its graphs are nested too deeply")
         for number, kind, value in self._fields(view, "Graph"):
             if number == 1:
                 self._node(value, depth)
@@ -216,7 +216,7 @@ class _Walk:
                 raise OnnxUnreadable(f"it has {kind}")
             if wire not in _WIRES.get(kind, ()):
                 raise OnnxUnreadable(
-                    f"it is no protocol buffer of ONNX: field {number} of a {message} is not known here"
+                    f"it is not a protocol buffer of ONNX: field {number} of a {message} is not known here"
                 )
             value: Any = None
             if wire == 0:
@@ -245,7 +245,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
             if (shift and not byte) or value >= 2**64:
                 break
             return value, at
-    raise OnnxUnreadable("it is no protocol buffer")
+    raise OnnxUnreadable("it is not a protocol buffer")
 
 
 def _signed(value: int) -> int:

@@ -76,7 +76,7 @@ def _whole_characters(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start} is half of one (a lone surrogate)") from None
+        raise ValueError(f"character {error.start} is a lone surrogate") from None
     return value
 
 
@@ -89,7 +89,7 @@ def _at_most(count: int) -> Callable[[Any], Any]:
 
     def check(value: Any) -> Any:
         if isinstance(value, dict) and len(value) > count:
-            raise ValueError(f"it has {len(value):,} entries, and {count:,} are allowed")
+            raise ValueError(f"it has {len(value):,} entries; the limit is {count:,}")
         return value
 
     return check
@@ -132,7 +132,7 @@ def joined_text_parts(value: Any) -> Any:
         return value
     for part in value:
         if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            raise ValueError("only text parts are understood: a text, or a list of {type: text, text: …}")
+            raise ValueError("only text parts are supported: a text, or a list of {type: text, text: …}")
     return "".join(part["text"] for part in value)
 
 
@@ -143,7 +143,7 @@ def _prompts(value: Any) -> "tuple[RawPrompt, ...]":
     if not isinstance(value, list) or not value:
         raise ValueError("it must be a text, a list of texts, a list of token ids, or a list of such lists")
     if len(value) > MAX_PROMPTS:
-        raise ValueError(f"it has {len(value):,} prompts, and {MAX_PROMPTS} are allowed")
+        raise ValueError(f"it has {len(value):,} prompts; the limit is {MAX_PROMPTS}")
     return tuple(_raw_prompt(each) for each in value)
 
 
@@ -153,7 +153,7 @@ def _raw_prompt(value: Any) -> "RawPrompt":
     if not isinstance(value, list) or not all(map(_is_id, value)):
         raise ValueError("each prompt must be a text or a list of token ids")
     if len(value) > MAX_TOKENS_LISTED:
-        raise ValueError(f"a prompt has {len(value):,} tokens, and {MAX_TOKENS_LISTED:,} are allowed")
+        raise ValueError(f"a prompt has {len(value):,} tokens; the limit is {MAX_TOKENS_LISTED:,}")
     return tuple(value)
 
 

@@ -39,7 +39,7 @@ def _end_of_text(prompt: str) -> str:
 
 
 _FLAWS: dict[str, Callable[[str], str]] = {
-    "no line breaks behind special tokens": _without_line_breaks,
+    "no line breaks after special tokens": _without_line_breaks,
     f"a line break before {END}": _line_break_before_end,
     f"the last {END} missing": _without_last_end,
     f"{ASSISTANT} missing at the end": _without_assistant,

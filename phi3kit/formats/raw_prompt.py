@@ -142,9 +142,9 @@ class _Parser:
                 self._find(
                     part.at - len(trailing),
                     "changes",
-                    f"White space stands before this {END}.",
-                    "Only behind a special token it is taken away; here it becomes tokens that the template would not write.",
-                    f"Write {END} right behind the text.",
+                    f"There is white space before this {END}.",
+                    "It is removed only after a special token; here it becomes tokens that the template would not write.",
+                    f"Write {END} directly after the text.",
                 )
             if not self._content.strip():
                 self._find(
@@ -155,19 +155,19 @@ class _Parser:
                     "Write something in it, or delete it.",
                 )
             self._keep()
-        self._outside(part, f"behind {END}")
+        self._outside(part, f"after {END}")
         self._note_white_space(part)
 
     def _end_of_text(self, part: _Part) -> None:
         self._find(
             part.at,
             "breaks",
-            f"{_END_OF_TEXT} stands in the prompt.",
-            "It marks the end of a text: in training, what stands behind it has nothing to do with what stands before.",
+            f"The prompt contains {_END_OF_TEXT}.",
+            "It marks the end of a text: in training, the text after it has nothing to do with the text before it.",
             "Delete it.",
         )
         if self._role is None:
-            self._outside(part, f"behind {_END_OF_TEXT}")
+            self._outside(part, f"after {_END_OF_TEXT}")
         else:
             self._content += part.text
 
@@ -177,16 +177,16 @@ class _Parser:
             self._find(
                 start,
                 "breaks",
-                f"Text stands {where}, in no turn.",
-                "The model reads it, but nobody says it; it is in no message.",
-                "Put it into a turn, behind <|system|> or <|user|>.",
+                f"There is text {where}, outside any turn.",
+                "The model reads it, but it belongs to no message.",
+                "Put it into a turn, after <|system|> or <|user|>.",
             )
         elif part.text and not part.token:
             self._find(
                 0,
                 "changes",
-                "White space stands before the first special token.",
-                "Only behind a special token it is taken away; here it becomes tokens.",
+                "There is white space before the first special token.",
+                "It is removed only after a special token; here it becomes tokens.",
                 "Begin with <|system|> or <|user|>.",
             )
 
@@ -196,7 +196,7 @@ class _Parser:
             self._find(
                 at,
                 "changes",
-                "A system turn stands behind another turn.",
+                "A system turn follows another turn.",
                 "The template allows it, but models are trained with one system turn, at the beginning.",
                 "Move it to the beginning.",
             )
@@ -215,8 +215,8 @@ class _Parser:
                 len(self._whole.rstrip()),
                 "changes",
                 "The begun answer ends in white space.",
-                "A word carries the space before it in its own token; behind a space of its own it must begin without one.",
-                "End with a letter or a sign.",
+                "A word carries the space before it in its own token; after a separate space it must begin without one.",
+                "End with a letter or a punctuation mark.",
             )
 
     def _not_opened(self) -> None:
@@ -225,8 +225,8 @@ class _Parser:
                 self._opened_at,
                 "breaks",
                 f"This {self._role} turn has no {END}.",
-                f"The text goes on where it stops: the model writes more of the {self._role}'s turn, or closes it.",
-                f"Write {END} behind it, then {ASSISTANT}.",
+                f"The text continues where it stops: the model writes more of the {self._role}'s turn, or closes it.",
+                f"Write {END} after it, then {ASSISTANT}.",
             )
             self._keep()
         if self._whole.strip():
@@ -234,7 +234,7 @@ class _Parser:
                 len(self._whole.rstrip()),
                 "breaks",
                 f"The answer is not opened: {ASSISTANT} is missing at the end.",
-                f"A model has begun its answers behind {ASSISTANT} only. It writes on in the place before it: noise, or nothing.",
+                f"A model begins its answers only after {ASSISTANT}. Without it, it continues the text before: noise, or nothing.",
                 f"Write {ASSISTANT} at the end.",
             )
 
@@ -243,7 +243,7 @@ class _Parser:
             self._find(
                 part.text_at + found.start(),
                 "breaks",
-                f"{found[0]} is no special token of Phi-3.",
+                f"{found[0]} is not a special token of Phi-3.",
                 "The tokenizer cuts it into pieces like any text, so it opens and closes nothing.",
                 "Phi-3's are " + ", ".join(SPECIAL_TOKENS) + ".",
             )
@@ -257,15 +257,15 @@ class _Parser:
             self._wide.append(part.text_at)
 
     def _white_space(self) -> None:
-        reason = "Phi-3's tokenizer takes away the white space behind a special token, so the tokens are the same."
+        reason = "Phi-3's tokenizer removes the white space after a special token, so the tokens are the same."
         if self._bare:
             self._find(
-                self._bare[0], "harmless", f"No line break behind {_count(self._bare)}.",
-                f"{reason} The chapter writes its prompt so.", "",
+                self._bare[0], "harmless", f"No line break after {_count(self._bare)}.",
+                f"{reason} The chapter writes its prompt this way.", "",
             )  # fmt: skip
         if self._wide:
             self._find(
-                self._wide[0], "harmless", f"More than one line break behind {_count(self._wide)}.", reason, ""
+                self._wide[0], "harmless", f"More than one line break after {_count(self._wide)}.", reason, ""
             )  # fmt: skip
 
     def _keep(self) -> None:

@@ -124,7 +124,7 @@ def build(
             raise BuildFailed(
                 what=f"Building the {wrapper} wrapper failed at the step “{steps.current}”.",
                 why=first_line(error),
-                next_step="Nothing half-built is listed. Correct the cause and build again.",
+                next_step="Unfinished models are not listed. Correct the cause and build again.",
             ) from error
     assert info.signature is not None
     return BuiltModel(
@@ -251,7 +251,7 @@ def _prepared(steps: StepReporter, wrapper: WrapperName, source: Source, remarks
         notes = [*remarks]
         if source.files.sliding_window:
             notes.append(
-                "Its genai_config.json caps the KV cache at the sliding window, which ends in a crash past 2,063 tokens; "
+                "Its genai_config.json caps the KV cache at the sliding window, which causes a crash past 2,063 tokens; "
                 "the logged copy does not."
             )
         if difference := trial.ask("template", TEMPLATE_S, folder=str(source.folder)):

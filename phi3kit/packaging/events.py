@@ -90,7 +90,7 @@ def from_line(line: dict[str, Any]) -> Event | None:
 def in_words(event: Event) -> str:
     """One line for a terminal; empty for what a terminal does not show."""
     if isinstance(event, Queued):
-        return f"waiting: {event.ahead} build{'s' if event.ahead > 1 else ''} first" if event.ahead else ""
+        return f"queued: {event.ahead} build{'s' if event.ahead > 1 else ''} ahead" if event.ahead else ""
     if isinstance(event, BuildStep) and event.seconds is not None:
         return f"{event.wrapper}: {event.step} {event.seconds:.1f} s"
     if isinstance(event, StepProgress):

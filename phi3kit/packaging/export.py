@@ -130,8 +130,8 @@ def _run_builder(
             raise
     if process.returncode < 0:
         raise BuildFailed(
-            what=f"The ONNX export was ended by the signal {-process.returncode}.",
-            why=f"Memory ran out, perhaps, or onnxruntime-genai's model builder took longer than {seconds:.0f} s.",
+            what=f"The ONNX export was stopped by the signal {-process.returncode}.",
+            why=f"Perhaps memory ran out, or onnxruntime-genai's model builder took longer than {seconds:.0f} s.",
             next_step="Free some memory, then build again.",
         )
     if process.returncode != 0:

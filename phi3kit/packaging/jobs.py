@@ -57,9 +57,9 @@ def _check_models(more: int, settings: Settings) -> None:
 
     if (there := len(list_models(settings))) + more > most:
         raise LimitReached(
-            "There are models enough.",
-            f"{there} are logged here, and there is room for {most}.",
-            "Talk to one of those on Chat. Old ones go by themselves.",
+            "The limit of models is reached.",
+            f"{there} models are logged here; the limit is {most}.",
+            "Talk to one of them on Chat. Old models are deleted automatically.",
             retry_after_s=3600,
         )
 

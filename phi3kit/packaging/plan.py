@@ -75,7 +75,7 @@ class Plan:
             raise BuildFailed(
                 "The build is a tight fit.",
                 f"{figures}.",
-                "Free some, or build anyway: tick it on Build, or give --yes.",
+                "Free some, or build anyway: select it on Build, or use --yes.",
             )
         raise BuildFailed(
             "The build does not fit on this machine.", f"{figures}.", "Free some, or choose a smaller source."
@@ -104,7 +104,7 @@ def make_plan(request: BuildRequest, source: Source, actor: Actor, settings: Set
     exports = "onnx" in request.wrappers and source.kind == "weights"
     exported = _exported_bytes(source, request.precision) if exports else 0
     disk, disk_how = _disk(request, source, settings, exported)
-    disk_need = Need("disk at the peak", disk, free_disk_bytes(settings.home), disk_how)
+    disk_need = Need("peak disk space", disk, free_disk_bytes(settings.home), disk_how)
     needs = (disk_need, _build_memory(source, exported), *(_load(each, source, exported) for each in request.wrappers))
     kv = {wrapper: _kv_bytes(source, wrapper) * source.shape.context_tokens for wrapper in request.wrappers}
     seconds = _seconds(request, _numbers(source), exports, choose_threads(settings.threads).count)
@@ -123,7 +123,7 @@ def _refuse_what_cannot_be(request: BuildRequest, source: Source) -> None:
     if name is not None and (not name.strip() or "/" in name or ":" in name):
         raise BuildFailed(
             what=f"No model can be registered as {name!r}.",
-            why="The Model Registry takes no name that is empty or has a / or : in it.",
+            why="The Model Registry does not accept a name that is empty or contains / or :.",
             next_step="Choose another name.",
         )
 
@@ -170,7 +170,7 @@ def _build_memory(source: Source, exported: int) -> Need:
 def _load(wrapper: WrapperName, source: Source, exported: int) -> Need:
     weights = exported if wrapper == "onnx" and exported else source.files.weight_bytes
     libraries = _LIBRARIES[wrapper]
-    how = f"{_gb(weights)} of weights and {_gb(libraries)} of libraries, in a worker of its own"
+    how = f"{_gb(weights)} of weights and {_gb(libraries)} of libraries, in its own worker"
     return Need(f"memory to load {wrapper}", weights + libraries, free_memory_bytes(), how, measured=libraries)
 
 

@@ -189,7 +189,7 @@ class TestEnforce:
         began = time.process_time()
         enforced = enforce(chapter_signature("onnx"), text)
         assert enforced.refusal is not None
-        assert enforced.refusal.reason == "The payload is too big to be judged here."
+        assert enforced.refusal.reason == "The payload is too big to be checked here."
         assert time.process_time() - began < 10  # 400 million cells take minutes, and 3 GB
 
     @pytest.mark.parametrize(
@@ -210,10 +210,10 @@ class TestBrokenJson:
         ("text", "place", "change"),
         [
             # Python 3.13 names the comma's place, those before it that of the bracket behind it.
-            ('{"prompt": "Hi",}', _AT_THE_COMMA, "Delete the comma behind the last value."),
-            ('{\n "prompt": None}', "line 2, column 12", "That is Python: JSON writes null, true and false."),
-            ("{'prompt': 1}", "line 1, column 2", "JSON has double quotes only: write \" instead of '."),
-            ('{"prompt": "a\nb"}', "line 1, column 14", "A line break inside a text is written \\n."),
+            ('{"prompt": "Hi",}', _AT_THE_COMMA, "Delete the comma after the last value."),
+            ('{\n "prompt": None}', "line 2, column 12", "This is Python: JSON uses null, true and false."),
+            ("{'prompt': 1}", "line 1, column 2", "JSON uses only double quotes: write \" instead of '."),
+            ('{"prompt": "a\nb"}', "line 1, column 14", "Write a line break inside a text as \\n."),
             ('{"prompt" "Hi"}', "line 1, column 11", "Put a : there, or close the text or the list before it."),
             ("", "line 1, column 1", "Write a payload, or take one of the examples."),
         ],

@@ -13,7 +13,7 @@ class TestVariants:
     @pytest.mark.parametrize(
         ("name", "text"),
         [
-            ("no line breaks behind special tokens", f"<|user|>{QUESTION}<|end|><|assistant|>"),
+            ("no line breaks after special tokens", f"<|user|>{QUESTION}<|end|><|assistant|>"),
             ("a line break before <|end|>", f"<|user|>\n{QUESTION}\n<|end|>\n<|assistant|>\n"),
             ("the last <|end|> missing", f"<|user|>\n{QUESTION}\n<|assistant|>\n"),
             ("<|assistant|> missing at the end", f"<|user|>\n{QUESTION}<|end|>\n"),

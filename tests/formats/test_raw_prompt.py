@@ -49,7 +49,7 @@ class TestMessages:
             Message("system", "You are a stand-up comedian."),
             Message("user", "Tell me a joke about atom"),
         )
-        assert found(parsed) == [("harmless", "No line break behind 5 special tokens.")]
+        assert found(parsed) == [("harmless", "No line break after 5 special tokens.")]
 
     def test_a_begun_answer_is_told_from_an_opened_one(self) -> None:
         assert parse_raw_prompt(EXAMPLE + "The capital").begun_answer == "The capital"
@@ -70,29 +70,37 @@ class TestFindings:
         [
             ("<|user|>\nHi\n<|assistant|>\n", "breaks", "This user turn has no <|end|>."),
             ("<|user|>\nHi<|end|>\n", "breaks", "The answer is not opened: <|assistant|> is missing at the end."),
-            ("<|user|>\nHi\n<|end|>\n<|assistant|>\n", "changes", "White space stands before this <|end|>."),
+            ("<|user|>\nHi\n<|end|>\n<|assistant|>\n", "changes", "There is white space before this <|end|>."),
             (
                 "<|user|>\n\n\nHi<|end|>\n<|assistant|>\n",
                 "harmless",
-                "More than one line break behind one special token.",
+                "More than one line break after one special token.",
             ),
-            ("Hello\n<|user|>\nHi<|end|>\n<|assistant|>\n", "breaks", "Text stands before the first turn, in no turn."),
-            ("<|user|>\nHi<|end|>\nBye<|assistant|>\n", "breaks", "Text stands behind <|end|>, in no turn."),
-            ("\n<|user|>\nHi<|end|>\n<|assistant|>\n", "changes", "White space stands before the first special token."),
+            (
+                "Hello\n<|user|>\nHi<|end|>\n<|assistant|>\n",
+                "breaks",
+                "There is text before the first turn, outside any turn.",
+            ),
+            ("<|user|>\nHi<|end|>\nBye<|assistant|>\n", "breaks", "There is text after <|end|>, outside any turn."),
+            (
+                "\n<|user|>\nHi<|end|>\n<|assistant|>\n",
+                "changes",
+                "There is white space before the first special token.",
+            ),
             ("<|end|>\n<|assistant|>\n", "breaks", "This <|end|> closes nothing: no turn is open."),
             ("<|user|>\n<|end|>\n<|assistant|>\n", "changes", "This user turn is empty."),
-            ("<|user|>\nHi<|endoftext|><|end|>\n<|assistant|>\n", "breaks", "<|endoftext|> stands in the prompt."),
+            ("<|user|>\nHi<|endoftext|><|end|>\n<|assistant|>\n", "breaks", "The prompt contains <|endoftext|>."),
             (
                 "<|user|>\n<|im_start|>Hi<|end|>\n<|assistant|>\n",
                 "breaks",
-                "<|im_start|> is no special token of Phi-3.",
+                "<|im_start|> is not a special token of Phi-3.",
             ),
-            ("<|user|>\n<user>Hi<|end|>\n<|assistant|>\n", "breaks", "<user> is no special token of Phi-3."),
+            ("<|user|>\n<user>Hi<|end|>\n<|assistant|>\n", "breaks", "<user> is not a special token of Phi-3."),
             ("<|user|>\na<|end|>\n<|user|>\nb<|end|>\n<|assistant|>\n", "changes", "Two user turns follow each other."),
             (
                 "<|user|>\na<|end|>\n<|system|>\nb<|end|>\n<|assistant|>\n",
                 "changes",
-                "A system turn stands behind another turn.",
+                "A system turn follows another turn.",
             ),
             ("<|user|>\na<|end|>\n<|assistant|>\nThe ", "changes", "The begun answer ends in white space."),
         ],
@@ -107,8 +115,8 @@ class TestFindings:
     def test_an_unknown_role_says_all_that_follows_from_it(self) -> None:
         parsed = parse_raw_prompt("<|human|>\nHi<|end|>\n<|assistant|>\n")
         assert [what for _, what in found(parsed)] == [
-            "Text stands before the first turn, in no turn.",
-            "<|human|> is no special token of Phi-3.",
+            "There is text before the first turn, outside any turn.",
+            "<|human|> is not a special token of Phi-3.",
             "This <|end|> closes nothing: no turn is open.",
         ]
         assert parsed.messages == ()

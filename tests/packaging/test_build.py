@@ -431,7 +431,7 @@ class TestChatTemplateNote:
         note = self.note(tmp_path, "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}")
         assert note is not None
         assert note.startswith("Its own chat template renders messages differently")
-        assert "'[INST] Hello [/INST]' against '<|user|>\\nHello<|end|>\\n<|assistant|>\\n'" in note
+        assert "'[INST] Hello [/INST]' vs. '<|user|>\\nHello<|end|>\\n<|assistant|>\\n'" in note
 
     def test_earlier_answers_are_looked_at_too(self, tmp_path: Path) -> None:
         note = self.note(tmp_path, JINJA_TEMPLATE.replace("'<|assistant|>\n' + message", "message"))
@@ -471,7 +471,7 @@ class TestOnnxFolder:
 
     def test_its_window_is_taken_out_of_the_logged_copy_with_a_note(self, made: Made) -> None:
         assert made.results["onnx"]["notes"] == [
-            "Its genai_config.json caps the KV cache at the sliding window, which ends in a crash past 2,063 tokens; "
+            "Its genai_config.json caps the KV cache at the sliding window, which causes a crash past 2,063 tokens; "
             "the logged copy does not."
         ]
         folder = resolve(made.results["onnx"]["model_uri"], made.settings).folder

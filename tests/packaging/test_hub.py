@@ -486,8 +486,8 @@ class TestFaults:
         snapshot = hub.look_up(SMALL, settings)
         with pytest.raises(DownloadFailed) as raised:
             hub.download(snapshot, settings)
-        assert raised.value.why == f"127.0.0.1 ended the connection before {SHARD} was whole, 4 times."
-        assert raised.value.next_step == "Try again. What was downloaded is kept."
+        assert raised.value.why == f"127.0.0.1 ended the connection before {SHARD} was complete, 4 times."
+        assert raised.value.next_step == "Try again. Downloaded data is kept."
         assert len(server.requests("GET", SHARD)) == 5
         assert hub.bytes_to_download(snapshot, settings) == 100_000
         server.faults.clear()
@@ -499,7 +499,7 @@ class TestFaults:
         snapshot = hub.look_up(SMALL, settings)
         with pytest.raises(DownloadFailed) as raised:
             hub.download(snapshot, settings)
-        assert raised.value.why == f"{file} came damaged: its bytes do not have the hash that 127.0.0.1 names."
+        assert raised.value.why == f"{file} arrived damaged: its bytes do not match the hash from 127.0.0.1."
         assert hub.bytes_to_download(snapshot, settings) >= len(SMALL_FILES[file])
         assert not list((settings.home / "hub").rglob(file))
         assert not list((settings.home / "hub").rglob("*.incomplete"))
@@ -591,7 +591,9 @@ class TestDisk:
         (kind, what, why, next_step), _ = in_child(PHI3, settings, small_disk)
         needed = (MODEL_FOLDER / "model.safetensors").stat().st_size - limit
         assert (kind, what) == ("DownloadFailed", f"{PHI3} could not be downloaded.")
-        assert why.startswith(f"The data folder takes no more (File too large): {needed:,} bytes are still needed, ")
+        assert why.startswith(
+            f"The data folder cannot store more (File too large): {needed:,} bytes are still needed, "
+        )
         assert "PHI3KIT_HOME" in next_step
         folder = hub.download(hub.look_up(PHI3, settings), settings)
         assert server.requests("GET", "/model.safetensors")[-1].range == f"bytes={limit}-"

@@ -114,7 +114,7 @@ class TestRefusal:
         code, _, stderr = build(hub, tmp_path, "--wrapper", "onnx", "--source", source)
         assert (code, len(stderr)) == (2, 1)
         assert reason in stderr[0]
-        assert "There is no such folder here either." in stderr[0]
+        assert "There is no such folder on this machine either." in stderr[0]
 
     def test_a_model_that_does_not_fit_the_disk_is_refused_with_the_figures(self, hub: Hub, tmp_path: Path) -> None:
         hub.sizes["model.safetensors"] = 10**15
@@ -166,7 +166,7 @@ class TestBreaks:
         hub.faults["model.safetensors"] = Fault(damaged=True, times=1)
         code, _, stderr = build(hub, tmp_path, "--wrapper", "transformers", "--source", REPO)
         assert (code, len(stderr)) == (2, 1 + _steps(stderr))
-        assert "model.safetensors came damaged" in stderr[-1]
+        assert "model.safetensors arrived damaged" in stderr[-1]
         code, _, stderr = build(hub, tmp_path, "--wrapper", "transformers", "--source", "embedded")
         assert code == 0, stderr
         code, _, stderr = build(hub, tmp_path, "--wrapper", "transformers", "--source", REPO)

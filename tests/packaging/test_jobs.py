@@ -153,8 +153,8 @@ class TestEvents:
         assert from_line(line) is None
 
     def test_a_terminal_is_told_what_has_ended_and_who_is_first(self):
-        assert in_words(Queued(1)) == "waiting: 1 build first"
-        assert in_words(Queued(2)) == "waiting: 2 builds first"
+        assert in_words(Queued(1)) == "queued: 1 build ahead"
+        assert in_words(Queued(2)) == "queued: 2 builds ahead"
         assert in_words(Queued(0)) == in_words(BuildStep("onnx", "export", None)) == ""
         assert in_words(BuildStep("onnx", "export", 1.234)) == "onnx: export 1.2 s"
         assert in_words(Note("onnx", "Mind the gap.")) == "onnx: Mind the gap."
@@ -217,7 +217,7 @@ class TestTwoBuildsAtOnce:
         assert 0 < done.seconds < 900
         assert has_ended(pid_of(done))
         assert cancelled.state == "cancelled"
-        assert "waiting: 1 build first" in cancelled.log().splitlines()
+        assert "queued: 1 build ahead" in cancelled.log().splitlines()
         # Only the first one's model is there.
         assert [model.model_uri for model in list_models(settings)] == [built["model_uri"]]
         assert [path.parent.name for path in (settings.home / "artifacts").rglob("MLmodel")] == ["artifacts"]
@@ -318,7 +318,7 @@ class TestKilledBuild:
             killed = ended(settings, job)
             assert killed.state == "failed"
             assert killed.error is not None
-            assert killed.error.what == "The build ended without a word."
+            assert killed.error.what == "The build stopped unexpectedly."
             assert killed.error.why.startswith("Its process was killed, perhaps because memory ran out.")
             assert killed.steps[-1].seconds is None
             for pid in processes:  # the builder does not outlive the build
@@ -496,7 +496,7 @@ class TestDamagedFiles:
             file.write(cut if isinstance(cut, bytes) else cut.encode())
         (job,) = BuildJobs(settings_for(tmp_path)).all()
         assert (job.steps, job.notes) == ((BuildStep("onnx", "prepare", 1.0),), (Note("onnx", "n"),))
-        assert (job.state, job.error and job.error.what) == ("failed", "The build ended without a word.")
+        assert (job.state, job.error and job.error.what) == ("failed", "The build stopped unexpectedly.")
 
     def test_an_end_behind_a_half_written_line_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         folder = past_job(tmp_path, 1)

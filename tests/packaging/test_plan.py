@@ -117,12 +117,12 @@ class TestFiguresOfTheEmbeddedModel:
     def test_disk_is_what_the_export_takes_and_a_little(self, built: Built, tmp_path: Path):
         sizes = {name.rpartition("/")[2]: size for name, size in files_of(built.uri("onnx"), built.settings)}
         export = sizes["model.onnx"] + sizes["model.onnx.data"]
-        needed = need(plan_for(BOTH, tmp_path), "disk at the peak").needed
+        needed = need(plan_for(BOTH, tmp_path), "peak disk space").needed
         assert export < needed < 3 * export
         assert sum(sizes.values()) < needed
 
     def test_the_transformers_wrapper_takes_no_disk_for_weights(self, tmp_path: Path):
-        disk = need(plan_for(BuildRequest(("transformers",), "embedded", "int4"), tmp_path), "disk at the peak")
+        disk = need(plan_for(BuildRequest(("transformers",), "embedded", "int4"), tmp_path), "peak disk space")
         linked = os.stat(MODEL_FOLDER).st_dev == os.stat(tmp_path).st_dev
         assert disk.needed < (5_000_000 if linked else 16_000_000)
         assert disk.how == ("only small files: the weights are linked, not copied" if linked else disk.how)
@@ -131,8 +131,8 @@ class TestFiguresOfTheEmbeddedModel:
         not OTHER_DISK.is_dir() or os.stat(OTHER_DISK).st_dev == os.stat("/tmp").st_dev, reason="one file system"
     )
     def test_weights_on_another_file_system_are_counted_once(self, tmp_path: Path):
-        here = need(plan_for(BOTH, tmp_path), "disk at the peak").needed
-        there = need(plan_for(BOTH, OTHER_DISK / "phi3kit-no-such-home"), "disk at the peak")
+        here = need(plan_for(BOTH, tmp_path), "peak disk space").needed
+        there = need(plan_for(BOTH, OTHER_DISK / "phi3kit-no-such-home"), "peak disk space")
         assert there.needed == here + find_source("embedded", ADMIN, settings_for(tmp_path)).files.size_bytes
         assert there.how == "7.8 MB for the ONNX export and 10.5 MB for a copy of the weights"
 
@@ -143,27 +143,27 @@ class TestFiguresOfTheEmbeddedModel:
         shutil.copytree(MODEL_FOLDER, tmp_path / "phi")
         folder = str(tmp_path / "phi")
         inside, outside = (
-            need(plan_for(BuildRequest(wrappers, folder, "int4"), home), "disk at the peak").needed
+            need(plan_for(BuildRequest(wrappers, folder, "int4"), home), "peak disk space").needed
             for home in (tmp_path, tmp_path / "home")
         )
         assert outside - inside == copies * find_source(folder, ADMIN, settings_for(tmp_path)).files.size_bytes
 
     def test_a_remote_store_keeps_both_and_is_read_back(self, tmp_path: Path):
-        own = need(plan_for(BOTH, tmp_path), "disk at the peak").needed
-        remote = need(plan_for(BOTH, tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), "disk at the peak").needed
+        own = need(plan_for(BOTH, tmp_path), "peak disk space").needed
+        remote = need(plan_for(BOTH, tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), "peak disk space").needed
         assert own + 17_000_000 < remote < own + 20_000_000
 
     @pytest.mark.parametrize(("precision", "megabytes"), [("int4", 7.8), ("int8", 9.9), ("fp32", 21.5)])
     def test_an_export_is_as_big_as_its_precision_makes_it(
         self, tmp_path: Path, precision: Precision, megabytes: float
     ):
-        how = need(plan_for(BuildRequest(("onnx",), "embedded", precision), tmp_path), "disk at the peak").how
+        how = need(plan_for(BuildRequest(("onnx",), "embedded", precision), tmp_path), "peak disk space").how
         assert float(how.partition(" MB for the ONNX export")[0]) == pytest.approx(megabytes, abs=0.1)
 
     def test_memory_holds_the_libraries_and_what_is_free_is_the_machines(self, tmp_path: Path):
         plan = plan_for(BOTH, tmp_path)
         assert [each.what for each in plan.needs] == [
-            "disk at the peak",
+            "peak disk space",
             "memory to build",
             "memory to load transformers",
             "memory to load onnx",
@@ -193,7 +193,7 @@ class TestOnnxFolder:
     def test_needs_no_export_and_no_comparison(self, built: Built):
         (config,) = (built.settings.home / "artifacts").rglob("genai_config.json")
         plan = plan_for(BuildRequest(("onnx",), str(config.parent), "int4"), built.settings.home)
-        disk = need(plan, "disk at the peak")
+        disk = need(plan, "peak disk space")
         assert disk.needed < 5_000_000
         assert "export" not in disk.how + need(plan, "memory to build").how
         assert need(plan, "memory to load onnx").needed < 200_000_000
@@ -251,5 +251,5 @@ class TestCommandLine:
         assert (done.returncode, done.stdout) == (2, "")
         assert len(done.stderr.splitlines()) == 1
         assert "The build is a tight fit. memory to build: " in done.stderr
-        assert done.stderr.endswith("build anyway: tick it on Build, or give --yes.\n")
+        assert done.stderr.endswith("build anyway: select it on Build, or use --yes.\n")
         assert [path.name for path in home.iterdir()] == ["builds"]

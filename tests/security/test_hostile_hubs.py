@@ -147,7 +147,7 @@ class TestSlowFiles:
             with pytest.raises(DownloadFailed) as failed:
                 hub.download(snapshot, settings)
             why = "The connection stalled: 127.0.0.1 sent less than 1,000,000 bytes of model.safetensors a second."
-            assert (failed.value.why, failed.value.next_step.endswith("What was downloaded is kept.")) == (why, True)
+            assert (failed.value.why, failed.value.next_step.endswith("Downloaded data is kept.")) == (why, True)
             had = len(WEIGHTS) - hub.bytes_to_download(snapshot, settings)
             assert 0 < had < len(WEIGHTS)
             server.faults.clear()
@@ -169,5 +169,5 @@ class TestSlowFiles:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
         file = HubFile("a.safetensors", len(packed), None, "b" * 40)
         snapshot = HubSnapshot(NAME, "c0ffee", None, False, "", (file,))
-        with scripted(head + packed) as server, pytest.raises(DownloadFailed, match=r"a\.safetensors came damaged"):
+        with scripted(head + packed) as server, pytest.raises(DownloadFailed, match=r"a\.safetensors arrived damaged"):
             hub.download(snapshot, asking(server, tmp_path))

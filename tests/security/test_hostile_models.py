@@ -191,7 +191,7 @@ class TestGenaiConfig:
     )
     def test_a_search_out_of_range_is_refused(self, exported: Path, search: dict[str, Any], said: str) -> None:
         edit_json(exported / "genai_config.json", search=search)
-        assert refusal(exported).startswith(f"{said} which is not known here")
+        assert refusal(exported).startswith(f"{said} which phi3kit does not support")
         with pytest.raises(SourceInvalid) as before_a_download:
             find_source(str(exported), ADMIN, settings_for(exported.parent))
         assert before_a_download.value.why == refusal(exported)
@@ -250,7 +250,7 @@ class TestGraph:
     def test_weights_lie_in_the_folder(self, exported: Path, place: str) -> None:
         (exported.parent / "outside.data").write_bytes(b"x" * 10**7)
         edit_graph(exported, relocate(place))
-        assert refusal(exported) == f"Its graph takes weights from {place!r}, which is no file of the folder."
+        assert refusal(exported) == f"Its graph takes weights from {place!r}, which is not a file in the folder."
 
     def test_weights_that_are_a_link_lie_elsewhere(self, exported: Path) -> None:
         (exported / "model.onnx.data").rename(exported.parent / "outside.data")
@@ -275,7 +275,7 @@ class TestGraph:
             model.graph.node.append(inner.node[0])
 
         edit_graph(exported, change)
-        assert refusal(exported).endswith("its graphs lie too deep in each other.")
+        assert refusal(exported).endswith("its graphs are nested too deeply.")
 
 
 class TestHiddenParts:
@@ -396,7 +396,7 @@ class TestConfig:
         [
             (
                 {"num_hidden_layers": 200_000},
-                "num_hidden_layers in its config.json is 200,000; the most that can be is 512",
+                "num_hidden_layers in its config.json is 200,000; the limit is 512",
             ),
             ({"num_hidden_layers": 500}, "bytes of weights, and it has 10,231,120"),
             ({"num_hidden_layers": 3}, "says 3 layers, and its weights have 4"),
@@ -433,7 +433,7 @@ class TestConfig:
     def test_values_are_known_ones(self, weights: Path, key: str, value: Any) -> None:
         """Left out, the library would take its own default, and compute another model."""
         edit_json(weights / "config.json", **{key: value})
-        assert re.match(rf"{key}(\.\w+)? in its config.json is .+, which is not known here", refusal(weights))
+        assert re.match(rf"{key}(\.\w+)? in its config.json is .+, which phi3kit does not support", refusal(weights))
         with pytest.raises(SourceInvalid) as before_a_download:
             find_source(str(weights), ADMIN, settings_for(weights.parent))
         assert before_a_download.value.next_step.startswith(f"Correct {key}")
@@ -444,7 +444,9 @@ class TestConfig:
     @pytest.mark.parametrize("value", [-1e9, "0.5", float("nan"), True])
     def test_so_are_those_of_the_generation(self, weights: Path, key: str, value: Any) -> None:
         edit_json(weights / "generation_config.json", **{key: value})
-        assert refusal(weights).startswith(f"{key} in its generation_config.json is {value!r}, which is not known here")
+        assert refusal(weights).startswith(
+            f"{key} in its generation_config.json is {value!r}, which phi3kit does not support"
+        )
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
     @pytest.mark.parametrize("content", ["[" * 10**5, '{"a":' * 10**5, "9" * 10**5, "[" + " " * (7 * 10**7)], ids=len)
@@ -543,7 +545,7 @@ class TestTokenizer:
     @pytest.mark.parametrize("key", ["model_max_length", "add_bos_token", "eos_token", "extra_special_tokens"])
     def test_a_value_that_is_not_known_is_refused(self, weights: Path, key: str) -> None:
         edit_json(weights / "tokenizer_config.json", **{key: -5})
-        assert refusal(weights).startswith(f"{key} in its tokenizer_config.json is -5, which is not known here")
+        assert refusal(weights).startswith(f"{key} in its tokenizer_config.json is -5, which phi3kit does not support")
 
     @pytest.mark.parametrize("values", [{"model_max_length": int(1e30)}, {"extra_special_tokens": {}}], ids=str)
     def test_what_published_models_say_is_taken(self, weights: Path, values: dict[str, Any]) -> None:
@@ -555,9 +557,9 @@ class TestTokenizer:
         [
             (
                 {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}},
-                "take for ever",
+                "may run forever",
             ),
-            ({"normalizer": {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}}, "take for ever"),
+            ({"normalizer": {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}}, "may run forever"),
             (
                 {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "x" * 10**6}},
                 "writes long texts",
@@ -596,7 +598,7 @@ class TestTokenizer:
                 {"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}] * 65}},
                 "together",
             ),
-            ({"normalizer": {**GROW, "pattern": {"String": ""}}}, "looks for an empty text"),
+            ({"normalizer": {**GROW, "pattern": {"String": ""}}}, "searches for an empty text"),
             (
                 {"decoder": {"type": "Strip", "content": "a", "start": 0, "stop": 50}},
                 "strips more than the library can",
@@ -805,7 +807,7 @@ class TestOddValues:
     @pytest.mark.parametrize("kind", [["Fuse"], {"a": 1}, 5, None])
     def test_the_type_of_a_step_is_a_word(self, weights: Path, kind: Any) -> None:
         edit_json(weights / "tokenizer.json", decoder={"type": kind})
-        assert refusal(weights) == f"Its tokenizer.json has a step {str(kind)!r}, which is not known here."
+        assert refusal(weights) == f"Its tokenizer.json has a step {str(kind)!r}, which phi3kit does not support."
 
     @pytest.mark.parametrize(
         ("name", "values"),
@@ -817,7 +819,7 @@ class TestOddValues:
     )
     def test_half_a_character_is_refused(self, weights: Path, name: str, values: dict[str, Any]) -> None:
         edit_json(weights / name, **values)
-        assert refusal(weights) == f"Its {name} has half a character, or parts that lie too deep in each other."
+        assert refusal(weights) == f"Its {name} has half a character, or parts that are nested too deeply."
 
     def test_half_a_character_of_a_name_or_an_architecture_can_be_printed(self, weights: Path) -> None:
         edit_json(weights / "config.json", architectures=["\ud800"])
@@ -875,7 +877,7 @@ class TestLoggedModel:
         (data,) = folder.rglob("model.onnx.data")
         data.rename(tmp_path / "outside.data")
         data.symlink_to(tmp_path / "outside.data")
-        assert "which is no file of the folder" in self.why(folder, "onnx")
+        assert "which is not a file in the folder" in self.why(folder, "onnx")
 
     @pytest.mark.parametrize("wrapper", ["transformers", "onnx"])
     def test_a_folder_outside_is_refused(self, wrapper: WrapperName, built: Built, tmp_path: Path) -> None:
@@ -888,7 +890,7 @@ class TestLoggedModel:
                 f"path: artifacts/{inside.name}", "path: ../outside"
             )
         )
-        assert "'../outside', which lies elsewhere" in self.why(folder, wrapper)
+        assert "'../outside', which is elsewhere" in self.why(folder, wrapper)
 
     @pytest.mark.parametrize("wrapper", WRAPPERS)
     def test_weights_beyond_the_data_folder_are_those_that_were_judged(
@@ -1061,7 +1063,7 @@ class TestAzureBundle:
     def test_takes_no_requirement_that_leads_elsewhere(self, placed: Placed, line: str) -> None:
         with (placed.folder / "requirements.txt").open("a") as file:
             file.write(f"\n{line}\n")
-        with pytest.raises(ModelNotFound, match="may lead to any package"):
+        with pytest.raises(ModelNotFound, match="could install any package"):
             azure.plan_bundle(placed.uri, ADMIN, placed.settings)
 
     def test_takes_no_private_text_by_a_link_and_waits_for_no_pipe(self, placed: Placed, tmp_path: Path) -> None:
@@ -1154,7 +1156,7 @@ class TestInvocations:
 
     def test_a_config_out_of_range_is_refused(self, placed: Placed) -> None:
         placed.change(lambda described: described["flavors"]["python_function"].update(config={"max_tokens": -5}))
-        with pytest.raises(SourceInvalid, match=r"a config that is not known here: \{'max_tokens': -5\}"):
+        with pytest.raises(SourceInvalid, match=r"a config that phi3kit does not support: \{'max_tokens': -5\}"):
             load_known(placed.folder, "onnx")
 
     def test_a_path_to_more_code_is_not_followed(self, built: Built, tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def find_source(name: str, actor: Actor, settings: Settings) -> Source:
     except Phi3KitError as error:  # a mistyped folder looks like a repository too
         if not actor.may("build_folder"):
             raise
-        raise type(error)(error.what, f"{error.why} There is no such folder here either.", error.next_step) from error
+        raise type(error)(
+            error.what, f"{error.why} There is no such folder on this machine either.", error.next_step
+        ) from error
     inside = f"{repository.subfolder}/" if repository.subfolder else ""
     sizes = {file.path.removeprefix(inside): file.size_bytes for file in snapshot.files}
     refuse_big_configs(name, sizes)

@@ -147,7 +147,7 @@ def _bring(file: HubFile, cache: Cache, snapshot: HubSnapshot, settings: Setting
         partial.unlink()
         raise DownloadFailed(
             what=f"{snapshot.name} could not be downloaded.",
-            why=f"{file.path} came damaged: its bytes do not have the hash that {host_of(settings)} names.",
+            why=f"{file.path} arrived damaged: its bytes do not match the hash from {host_of(settings)}.",
             next_step="Try again: the damaged file was removed, the others are kept.",
         )
     os.replace(partial, cache.blob(file))
@@ -222,7 +222,7 @@ def _alone(cache: Cache, name: HubName) -> Iterator[None]:
         raise DownloadFailed(
             what=f"{name} cannot be downloaded now.",
             why="Another process is downloading it into the same data folder.",
-            next_step="Wait until that has ended; the files are then here.",
+            next_step="Wait until it has finished. The files are then here.",
         ) from error
     with held:
         yield
@@ -247,6 +247,6 @@ def _disk_full(reason: str, cache: Cache, name: HubName, files: tuple[HubFile, .
     needed, free = cache.lacks(files), free_disk_bytes(cache.repo)
     return DownloadFailed(
         what=f"{name} could not be downloaded.",
-        why=f"The data folder takes no more ({reason}): {needed:,} bytes are still needed, {free:,} are free.",
+        why=f"The data folder cannot store more ({reason}): {needed:,} bytes are still needed, {free:,} are free.",
         next_step=f"Free some space or set PHI3KIT_HOME to a folder on a larger disk. {KEPT}",
     )

@@ -20,7 +20,7 @@ from phi3kit.packaging.sources.hub_names import HubName
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-KEPT = "What was downloaded is kept."
+KEPT = "Downloaded data is kept."
 # Tries that bring nothing. Each ends after the client's HF_HUB_DOWNLOAD_TIMEOUT (for the repository's list
 # HF_HUB_ETAG_TIMEOUT), 10 s, so a connection that stalls ends after 44 s.
 _TRIES = 4
@@ -43,7 +43,7 @@ def token_of(settings: Settings) -> str | Literal[False]:
     if not re.fullmatch("[!-~]+", token := settings.hub_token.reveal()):
         raise SourceInvalid(
             what="The Hugging Face token cannot be used.",
-            why="It has a space, a line break or another character that no token has.",
+            why="It has a space, a line break or another character that is not allowed in a token.",
             next_step="Correct or remove PHI3KIT_HF_TOKEN or HF_TOKEN.",
         )
     return token
@@ -113,7 +113,7 @@ def explained(name: HubName, settings: Settings, path: str | None = None) -> Ite
         why = f"The connection stalled: {host} sent nothing for {seconds} s, {_TRIES} times."
         raise DownloadFailed(what, why, f"Check the network and try again.{kept}") from error
     except (httpx2.RemoteProtocolError, httpx2.ReadError) as error:
-        why = f"{host} ended the connection before {path or 'its answer'} was whole, {_TRIES} times."
+        why = f"{host} ended the connection before {path or 'its answer'} was complete, {_TRIES} times."
         raise DownloadFailed(what, why, f"Try again.{kept}") from error
     except (httpx2.RequestError, httpx2.InvalidURL) as error:
         why = f"{host} could not be reached ({' '.join(str(error).split())})."
@@ -180,4 +180,4 @@ def _when(error: "HfHubHTTPError") -> str:
 
     limit = parse_ratelimit_headers(error.response.headers)
     wait_s = error.response.headers.get("Retry-After") or (str(limit.reset_in_seconds) if limit else "")
-    return f"in {wait_s} s" if wait_s.isdigit() else "in some minutes"
+    return f"in {wait_s} s" if wait_s.isdigit() else "in a few minutes"

@@ -53,7 +53,7 @@ def read_list(client: "httpx2.Client", name: HubName, settings: Settings, timeou
     try:
         return _listed(json.loads(content))
     except RecursionError as error:
-        raise ValueError("It is nested too deep.") from error
+        raise ValueError("It is nested too deeply.") from error
 
 
 def read_headers(client: "httpx2.Client", url: str, settings: Settings, timeout_s: float) -> tuple[int | None, str]:
@@ -87,9 +87,9 @@ def _file(sibling: Any) -> ListedFile:
     if not isinstance(path, str) or not path.isprintable():
         raise ValueError("A file has no name.")
     if size is not None and (type(size) is not int or not 0 <= size <= _LARGEST_FILE):
-        raise ValueError("A file's size is no number of bytes.")
+        raise ValueError("A file's size is not a number of bytes.")
     if not all(isinstance(key, str | None) for key in (sha256, blob_id)):
-        raise ValueError("A file's hash is no text.")
+        raise ValueError("A file's hash is not text.")
     return ListedFile(path, size, sha256 or None, blob_id or None)
 
 

@@ -36,6 +36,6 @@ def template_difference(folder: Path) -> str | None:
         if len(own) > _MOST or tokenizer.encode(own) != tokenizer.encode(rendered):
             return (
                 f"Its own chat template renders {said} differently from Phi-3's, which phi3kit's workers "
-                f"apply: {own[:_SHOWN]!r} against {rendered!r}."
+                f"apply: {own[:_SHOWN]!r} vs. {rendered!r}."
             )
     return None
