@@ -353,7 +353,9 @@ async def _chat(page: "Page", chance: random.Random, tally: Tally) -> None:
     await area.fill(chance.choice(QUESTIONS))
     await area.press("Enter")
     await page.locator("[class*='st-key-more_']").last.wait_for()
-    broke_off = [await page.get_by_text(text).count() for text in ("The answer broke off.", "There is no answer.")]
+    broke_off = [
+        await page.get_by_text(text).count() for text in ("The answer was interrupted.", "There is no answer.")
+    ]
     tally.chats["told that it broke off" if any(broke_off) else "answered"] += 1
 
 

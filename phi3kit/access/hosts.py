@@ -80,6 +80,6 @@ def _split(entry: str) -> tuple[str, int | None]:
 def _unreadable(entry: str) -> SettingInvalid:
     return SettingInvalid(
         "The setting PHI3KIT_ALLOWED_HOSTS cannot be used.",
-        f"{entry!r} is neither a host, nor an address, nor a network.",
+        f"{entry!r} is not a host, an address or a network.",
         "Write for example: api.example.com,127.0.0.1:11434,10.0.0.0/8",
     )

@@ -77,14 +77,14 @@ class KeyStore:
         _require(actor, user)
         if not 1 <= days <= MOST_DAYS:
             raise RequestInvalid(
-                "The key cannot be made.", f"{days} days are no life of a key.", f"Give 1 to {MOST_DAYS}."
+                "The key cannot be created.", f"A key cannot be valid for {days} days.", f"Use 1 to {MOST_DAYS} days."
             )
         user, note = same_name(user), " ".join(note.split())[:_LONGEST_NOTE]
         if not user or not user.isprintable() or len(user) > _LONGEST_NAME:
             raise RequestInvalid(
-                "The key cannot be made.",
-                f"{user[:40]!r} is no name of a user.",
-                "Give the name that Access shows for that person.",
+                "The key cannot be created.",
+                f"{user[:40]!r} is not a user name.",
+                "Use the name that Access shows for that user.",
             )
         now = self._clock()
         key = ApiKey(secrets.token_hex(6), user, note, now, now + days * _DAY_S, None, None)
@@ -93,9 +93,9 @@ class KeyStore:
             query = "select count(*) from api_keys where user = ? and revoked_at is null and expires_at > ?"
             if connection.execute(query, (user, now)).fetchone()[0] >= MOST_KEYS:
                 raise RequestInvalid(
-                    "The key cannot be made.",
+                    "The key cannot be created.",
                     f"{user} has {MOST_KEYS} keys already.",
-                    "Revoke one that is not used any more.",
+                    "Revoke one that is no longer used.",
                 )
             connection.execute(
                 "insert into api_keys values (?, ?, ?, ?, ?, ?, null, null)",
@@ -123,7 +123,7 @@ class KeyStore:
             if row is None or (same_name(row[0]) != same_name(actor.name) and not actor.may("administer")):
                 raise RequestInvalid(
                     "The key cannot be revoked.",
-                    f"There is no live key {key_id[:40]!r} that is yours.",
+                    f"You have no live key {key_id[:40]!r}.",
                     "See the list of keys: python -m phi3kit keys list.",
                 )
             _require(actor, row[0])

@@ -25,22 +25,22 @@ _MAY: dict[Role, tuple[Act, ...]] = {
 # As they follow "You may not".
 _WORDS: dict[Act, str] = {
     "talk": "ask a model",
-    "build": "build",
+    "build": "build models",
     "build_any": "build from another source than the embedded model",
     "build_folder": "build from a folder of the server",
-    "batch": "answer a table",
+    "batch": "run a batch",
     "evaluate": "evaluate a model",
     "invoke": "send payloads to /invocations",
     "register": "change the Model Registry",
     "keep": "keep conversations and presets on the server",
-    "keys": "make or revoke API keys",
+    "keys": "create or revoke API keys",
     "connect": "change the remote endpoints",
     "delete": "delete models or versions",
-    "serve": "start or end servers and workers, or bundle a model",
+    "serve": "start or stop servers and workers, or bundle a model",
     "watch": "see what others used",
     "administer": "change what belongs to others",
 }
-_OWN_MACHINE = "Run phi3kit on your own machine: there everything is on."
+_OWN_MACHINE = "Run phi3kit on your own machine, where everything is allowed."
 
 
 def may(role: Role, act: Act) -> bool:
@@ -62,4 +62,4 @@ def refusal(role: Role, act: Act) -> NotAllowed:
     if role == "nobody":
         return NotAllowed(what, "You have not signed in.", "Sign in, then do it again.")
     able = next(each for each in ("user", "admin") if may(each, act))  # type: ignore[arg-type]
-    return NotAllowed(what, f"Your role is {role}; it takes {able}.", "Ask whoever runs this app for that role.")
+    return NotAllowed(what, f"Your role is {role}; this needs {able}.", "Ask whoever runs this app for that role.")

@@ -38,7 +38,7 @@ class ServedNames:
             if not _ENTRY.fullmatch(name):
                 raise SettingInvalid(
                     "The setting PHI3KIT_HOST_NAMES cannot be used.",
-                    f"{name!r} is no host name.",
+                    f"{name!r} is not a host name.",
                     "Write names without a port, for example: app.lab.example,*.lab.example",
                 )
         return cls(names)
@@ -55,11 +55,11 @@ class ServedNames:
             )
         if origins:
             own = len(origins) == 1 and self._is_own(origins[0].lower(), host)
-            return None if own else f"This server answers no page of {_shown(origins)}."
+            return None if own else f"This server does not answer pages of {_shown(origins)}."
         fetch = dict(given)
         # No Origin comes with a page's images, scripts and frames of other sites. A link to follow is no such request.
         if fetch.get(b"sec-fetch-site") in ("cross-site", "same-site") and fetch.get(b"sec-fetch-mode") != "navigate":
-            return "This server answers no pages of other sites."
+            return "This server does not answer pages of other sites."
         return None
 
     def _is_own(self, origin: str, host: re.Match[str]) -> bool:

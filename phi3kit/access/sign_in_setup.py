@@ -28,7 +28,7 @@ def check(section: Mapping[str, Any], trusted_headers: object) -> None:
     """
     if trusted_headers:
         raise _invalid(
-            "server.trustedUserHeaders is set: whoever sends such a header would be whoever it says.",
+            "server.trustedUserHeaders is set: anyone who sends such a header could sign in as anyone.",
             "Remove it from Streamlit's configuration.",
         )
     missing = [f"{name} in [auth]" for name in _SHARED if not section.get(name)]
@@ -38,17 +38,17 @@ def check(section: Mapping[str, Any], trusted_headers: object) -> None:
     if missing:
         raise _invalid(
             f"Missing in secrets.toml: {', '.join(missing)}." if section else "There is no [auth] in secrets.toml.",
-            "Whoever runs this app puts the following into .streamlit/secrets.toml and starts it again.",
+            "Ask whoever runs this app to put the following into .streamlit/secrets.toml and restart it.",
         )
     if not str(section["redirect_uri"]).endswith("/oauth2callback"):
         raise _invalid(
             f"redirect_uri in [auth] is {section['redirect_uri']!r}.",
-            "Set it to this app's own address, with /oauth2callback at its end, here and at the provider.",
+            "Set it to this app's own address followed by /oauth2callback, here and at the provider.",
         )
     if len(str(section["cookie_secret"])) < _SHORTEST_SECRET:
         raise _invalid(
             f"cookie_secret in [auth] has fewer than {_SHORTEST_SECRET} characters: it could be guessed.",
-            "Set it to what this prints: python -c 'import secrets; print(secrets.token_hex(32))'",
+            "Set it to the output of: python -c 'import secrets; print(secrets.token_hex(32))'",
         )
 
 

@@ -67,7 +67,7 @@ def read(values: Mapping[str, Any], base: ChatSettings | None = None) -> tuple[C
         try:
             settings = replace(settings, **{name: _checked(name, values[name])})
         except ValueError as error:
-            problems.append(f"{name} is {_short(values[name])}: {error} is needed. It was left as it is.")
+            problems.append(f"{name} is {_short(values[name])}: {error} is needed. It was not changed.")
     return settings, problems
 
 
@@ -118,7 +118,7 @@ def _whole(value: Any, low: int, high: int) -> int:
 
 
 def _stop(value: Any) -> tuple[str, ...]:
-    needed = f"a list of at most {MAX_STOP_STRINGS} texts that are not empty and of one line"
+    needed = f"a list of at most {MAX_STOP_STRINGS} non-empty texts of one line"
     given = [value] if isinstance(value, str) else value
     valid = isinstance(given, Sequence) and len(given) <= MAX_STOP_STRINGS
     if not valid or not all(_text(each, needed) and "\n" not in each for each in given):
@@ -132,7 +132,7 @@ def _text(value: Any, needed: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{needed} without half characters") from None
+        raise ValueError(f"{needed} without lone surrogates") from None
     return value
 
 

@@ -64,7 +64,7 @@ class Presets:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            return ChatSettings(), [f"The preset {name} cannot be read. Everything was left as it is."]
+            return ChatSettings(), [f"The preset {name} cannot be read. Nothing was changed."]
         return read(values)
 
     def delete(self, name: str) -> None:

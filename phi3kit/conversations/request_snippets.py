@@ -190,14 +190,14 @@ def _chat_notes(request: Request) -> list[str]:
     if isinstance(request.prompt, str):
         notes.append("The wrapper takes messages: it puts its chat template around this raw prompt.")
     if request.continues:
-        notes.append("The wrapper cannot go on with a begun answer: it begins a new one.")
+        notes.append("The wrapper cannot continue an answer: it begins a new one.")
     return notes
 
 
 def _raw_notes(request: Request) -> list[str]:
     messages = request.prompt if isinstance(request.prompt, tuple) else ()
     if any(token in each.content for each in messages for token in SPECIAL_TOKENS):
-        return ["A special token inside a message becomes structure here; phi3kit's worker keeps it text."]
+        return ["A special token inside a message becomes structure here; phi3kit's worker keeps it as text."]
     return []
 
 

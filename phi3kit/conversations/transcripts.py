@@ -106,9 +106,9 @@ def from_messages(messages: Sequence[Message]) -> tuple[Conversation, str]:
     """A conversation of these messages, and its system prompt. Raises RequestInvalid."""
     late = next((index for index, each in enumerate(messages) if each.role == "system" and index), None)
     if late is not None:
-        raise _refused(f"messages[{late}] is a system message, and only the first one may be.")
+        raise _refused(f"messages[{late}] is a system message; only the first message may be one.")
     if all(message.role == "system" for message in messages):
-        raise _refused("It has no message of a user or an assistant.")
+        raise _refused("It has no user or assistant message.")
     system = messages[0].content if messages[0].role == "system" else ""
     conversation = Conversation()
     unanswered = ""
@@ -143,7 +143,7 @@ def _add(conversation: Conversation, text: str, answer: str, system_prompt: str)
 
 def _messages(content: bytes) -> list[Message]:
     if len(content) > MAX_IMPORT_BYTES:
-        raise _refused(f"It has {len(content):,} bytes; {MAX_IMPORT_BYTES:,} may be read.")
+        raise _refused(f"It has {len(content):,} bytes; the limit is {MAX_IMPORT_BYTES:,}.")
     try:
         found = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -152,7 +152,7 @@ def _messages(content: bytes) -> list[Message]:
     if not isinstance(given, list) or not given:
         raise _refused('It has no list of messages: [{"role": "user", "content": "…"}, …], alone or as "messages".')
     if len(given) > MAX_IMPORT_MESSAGES:
-        raise _refused(f"It has {len(given):,} messages; {MAX_IMPORT_MESSAGES:,} may be read.")
+        raise _refused(f"It has {len(given):,} messages; the limit is {MAX_IMPORT_MESSAGES:,}.")
     return [_message(index, each) for index, each in enumerate(given)]
 
 
@@ -171,9 +171,9 @@ def _message(index: int, given: Any) -> Message:
 
 def _refused(why: str) -> RequestInvalid:
     return RequestInvalid(
-        what="That cannot be opened as a conversation.",
+        what="This file cannot be opened as a conversation.",
         why=why,
-        next_step="It takes OpenAI messages, such as the JSON that Share gives.",
+        next_step="Import OpenAI messages, such as the JSON file from Share.",
     )
 
 

@@ -85,9 +85,11 @@ def check_room(settings: Settings) -> None:
     if most is not None and (held := disk_bytes(settings.home)) > most * 1_000_000:
         hours = settings.limits.keep_hours
         raise LimitReached(
-            "There is no room for more.",
-            f"The data folder holds {held / 1e6:,.0f} MB, and {most:,} MB are allowed (PHI3KIT_DISK_MB).",
-            f"What is older than {hours} h goes by itself: come back then." if hours else "Ask an admin to clean up.",
+            "The data folder is full.",
+            f"It holds {held / 1e6:,.0f} MB; the limit is {most:,} MB (PHI3KIT_DISK_MB).",
+            f"Anything older than {hours} h is deleted automatically. Try again later."
+            if hours
+            else "Ask an admin to clean up.",
             retry_after_s=600,
         )
 

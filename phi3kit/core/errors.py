@@ -92,9 +92,9 @@ class WorkerFailed(Phi3KitError):
 def panicked(panic: BaseException) -> WorkerFailed:
     """A panic in a library's Rust as an error of one request: PyO3 raises it past every `except Exception`."""
     error = WorkerFailed(
-        "The request broke off.",
+        "The request was interrupted.",
         "The model's tokenizer failed on it.",
-        "Ask something else, or look into the worker's log.",
+        "Ask something else, or check the worker's log.",
     )
     error.__cause__ = panic
     return error
@@ -159,7 +159,7 @@ class Busy(TryLater):
     def __init__(self, waiting: int, retry_after_s: int) -> None:
         super().__init__(
             what="The model is busy.",
-            why=f"{waiting} requests are waiting already." if waiting else "It takes no more requests at the moment.",
+            why=f"{waiting} requests are waiting already." if waiting else "It accepts no more requests at the moment.",
             next_step=f"Try again in {retry_after_s} s.",
             retry_after_s=retry_after_s,
         )

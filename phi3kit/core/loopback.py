@@ -27,9 +27,9 @@ def check_listening(host: str | None, profile: Profile) -> None:
     """
     if profile == "local" and not (host and is_loopback(host)):
         raise SettingInvalid(
-            what=f"Nothing listens on {host or 'every address'} in the profile local.",
-            why="Whoever reaches it there could do everything: nobody signs in.",
-            next_step="Listen on 127.0.0.1, or set PHI3KIT_PROFILE to team or public (in a container too).",
+            what=f"The profile local does not listen on {host or 'every address'}.",
+            why="Anyone who reaches it there could do everything, because nobody signs in.",
+            next_step="Listen on 127.0.0.1, or set PHI3KIT_PROFILE to team or public (also in a container).",
         )
 
 

@@ -105,7 +105,7 @@ def read_settings(values: Mapping[str, object] | None = None) -> Settings:
         # SQLAlchemy and MLflow would take another path out of the store's URI. SQLite's own URIs (file:…?uri=true) can
         # quote one, but whatever stands behind a ? is masked where an address is shown, so that no snippet would work.
         raise _invalid(
-            "PHI3KIT_HOME", f"{home} is another folder in a database's URI.", "Set it to one without ? and %."
+            "PHI3KIT_HOME", f"{home} means another folder in a database's URI.", "Set it to one without ? and %."
         )
     tracking_uri = text("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
     is_server = tracking_uri.startswith(("http://", "https://"))
@@ -165,8 +165,8 @@ def _header_secret(name: str, text: str) -> Secret | None:
     if not fits_a_header(secret):
         raise _invalid(
             name,
-            "It has characters that no header can carry.",
-            "Set it to ASCII letters, digits and signs in one line.",
+            "It has characters that are not allowed in a header.",
+            "Set it to ASCII letters, digits and symbols on one line.",
         )
     return _secret(secret)
 
@@ -194,7 +194,7 @@ def _people(name: str, text: str) -> frozenset[str]:
             raise _invalid(
                 name,
                 f"{entry!r} does not say which claim it is.",
-                "Write email:ADDRESS, sub:ISSUER#SUBJECT or group:NAME; the sign-in page shows people what fits them.",
+                "Write email:ADDRESS, sub:ISSUER#SUBJECT or group:NAME; the sign-in page shows each person the matching entries.",
             )
     return frozenset(found)
 
@@ -236,7 +236,7 @@ def _parts(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:  # its text has the address in it
-        why = "It is no address."
+        why = "It is not an address."
         raise _invalid("MLFLOW_TRACKING_URI", why, "Write it like http://mlflow.example:5000.") from None
 
 

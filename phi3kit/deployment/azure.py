@@ -91,7 +91,7 @@ def plan_bundle(model_uri: str, actor: Actor, settings: Settings) -> Bundle:
     if python is None or not all(map(_PIN.fullmatch, pins)):
         raise ModelNotFound(
             f"{model_uri} cannot be bundled.",
-            "Its requirements or its Python version are not such as phi3kit logs: they may lead to any package.",
+            "Its requirements or its Python version are not ones that phi3kit logs: they could install any package.",
             "Build it again on Build.",
         )
     short = re.sub(r"[^a-z0-9]", "", model.model_uri.rpartition("-")[2].lower())[:8]
@@ -255,12 +255,12 @@ def _readme(name: str, wrapper: WrapperName, model_uri: str, size: int, instance
     )
     return f"""# {name}: an Azure ML online endpoint
 
-The logged model {model_uri} ({wrapper} wrapper, {size / 1e9:.2f} GB), with what a managed online endpoint needs.
+The logged model {model_uri} ({wrapper} wrapper, {size / 1e9:.2f} GB), with everything that a managed online endpoint needs.
 
 | file | what it is |
 | --- | --- |
 | `model/` | the MLflow model as `save_model` writes it: no run, no store, no path of the machine it was built on |
-| `score/score.py` | `init()` and `run()`: plain MLflow, Azure's `input_data` form, errors as 400 with a sentence |
+| `score/score.py` | `init()` and `run()`: plain MLflow, Azure's `input_data` form, errors as 400 with a message |
 | `environment/conda.yaml` | the model's own pins and `{INFERENCE_SERVER}` |
 | `endpoint.yml`, `deployment.yml` | the endpoint `{name}` with a key, and its deployment `blue` on `{instance}` |
 | `deploy.sh` | the same with the `az` command |
@@ -272,8 +272,8 @@ The logged model {model_uri} ({wrapper} wrapper, {size / 1e9:.2f} GB), with what
     RESOURCE_GROUP=... WORKSPACE=... ./deploy.sh
 
 or `python deploy.py --subscription ... --resource-group ... --workspace ...`. Endpoint names are unique in a region: when
-this one is taken, change it in `endpoint.yml`, `deployment.yml` and `deploy.sh`. Delete it again, because it costs money
-while it stands: `az ml online-endpoint delete --name {name}`.
+this one is taken, change it in `endpoint.yml`, `deployment.yml` and `deploy.sh`. Delete it when you are done, because it costs money
+while it exists: `az ml online-endpoint delete --name {name}`.
 
 ## Ask
 

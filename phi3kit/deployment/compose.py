@@ -138,7 +138,7 @@ volumes:
 """
 
 _NOT_A_SOURCE = (
-    "How to build the model there is left out: what it says to be built from is not plainly a folder or a repository. "
+    "The command that builds the model there is left out: its source is not clearly a folder or a repository. "
     "Build it in that store yourself, and register it under the name that the worker serves."
 )
 _SECRETS = """(umask 077; python3 - > .env <<'END'
@@ -175,10 +175,10 @@ def compose(model: LoggedModel, registered_as: str | None) -> Recipe:
             RecipeFile(".dockerignore", "text", DOCKERIGNORE),
         ),
         (
-            "The containers have a store of their own: the model is built in it once more, from the same weights."
+            "The containers have their own store, so the model is built there again from the same weights."
             if build
             else _NOT_A_SOURCE,
-            "People sign in: write .streamlit/secrets.toml first, as the app's sign-in page shows it, readable by the user 1000.",
+            "People sign in, so first write .streamlit/secrets.toml as the app's sign-in page shows it, readable by the user 1000.",
             *(["The image is made from a checkout: clone phi3kit's repository first."] if INSTALLED else []),
         ),
     )

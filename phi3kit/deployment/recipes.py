@@ -71,7 +71,7 @@ def worker(model_uri: str, port: int, settings: Settings) -> Recipe:
         ),
         notes=(
             "For other machines set PHI3KIT_PROFILE=team and PHI3KIT_API_KEY, add --host 0.0.0.0, and send Authorization: Bearer KEY.",
-            "An alias is followed when the worker starts; start it again after the alias has moved.",
+            "An alias is resolved when the worker starts. Restart the worker after the alias has moved.",
         ),
     )
 
@@ -89,7 +89,7 @@ def scoring_server(model_uri: str, wrapper: WrapperName, port: int, settings: Se
         notes=(
             "It does not stream, has no /v1 routes and asks for no key: keep it on this machine or behind a proxy.",
             f"Without --timeout a request ends after 60 s; here it may take {TIMEOUT_S} s.",
-            "The content type must be sent: without it MLflow answers 500. With another environment than this one, "
+            "Always send the content type: without it MLflow answers 500. With another environment than this one, "
             "leave out --env-manager local: MLflow then installs the model's own pins.",
         ),
     )
@@ -104,7 +104,7 @@ def image(model_uri: str, wrapper: WrapperName, port: int, settings: Settings) -
         "An image with the model and its pinned packages inside, for any container platform.",
         (
             shell(settings),
-            RecipeStep("Look at what will be built", shlex.join(
+            RecipeStep("Review what will be built", shlex.join(
                 ["mlflow", "models", "generate-dockerfile", "--model-uri", model_uri, "--output-directory", folder]
             )),
             RecipeStep("Build the image", shlex.join(
@@ -146,12 +146,12 @@ WantedBy=multi-user.target
 """
     return Recipe(
         "systemd",
-        "phi3kit's worker as a service of a Linux machine: it starts with the machine and again after a crash.",
+        "phi3kit's worker as a Linux service: it starts at boot and restarts after a crash.",
         (
             RecipeStep("Check the file", f"systemd-analyze verify ./{UNIT}"),
             RecipeStep("Install and start it", f"sudo cp {UNIT} /etc/systemd/system/\nsudo systemctl daemon-reload\n"
                  f"sudo systemctl enable --now {UNIT}", needs="root"),
-            RecipeStep("See how it is", f"systemctl status {UNIT}\njournalctl --unit {UNIT} --lines 50", needs="root"),
+            RecipeStep("Check its status", f"systemctl status {UNIT}\njournalctl --unit {UNIT} --lines 50", needs="root"),
         ),
         (RecipeFile(UNIT, "ini", text),),
         (
@@ -169,7 +169,7 @@ def shell(settings: Settings) -> RecipeStep:
         f"export PHI3KIT_HOME={shlex.quote(str(settings.home))}",
         f"export MLFLOW_TRACKING_URI={shlex.quote(shown_store(settings))}",
     ]
-    return RecipeStep("Once in each shell", "\n".join(lines))
+    return RecipeStep("Run once in each shell", "\n".join(lines))
 
 
 def shown_store(settings: Settings) -> str:
@@ -186,8 +186,8 @@ def plain(model_uri: str) -> str:
     """The URI itself. Raises RequestInvalid for one that a shell or a file could read as more than a name."""
     if not is_plain(model_uri):
         raise RequestInvalid(
-            f"{model_uri!r} cannot stand in a file.",
-            "A name there has letters, digits, dots, hyphens and underscores.",
+            f"{model_uri!r} cannot be used in a file.",
+            "A name there can have only letters, digits, dots, hyphens and underscores.",
             "Take the model's own URI (models:/m-…), or register it under another name.",
             param="model_uri",
         )

@@ -108,7 +108,9 @@ class ScoringServers:
         """
         actor.require("invoke")
         if server.state == "starting":
-            raise WorkerFailed("The server is not ready yet.", "It loads the model.", "Send it again in some seconds.")
+            raise WorkerFailed(
+                "The server is not ready yet.", "It is loading the model.", "Try again in a few seconds."
+            )
         endpoint = Endpoint(server.url.removesuffix("/invocations"), "", server.model_uri, server.wrapper)
         recorder = OutboxRecorder(Outbox(self._settings.home), self._settings.limits, log_text=False)
         call_id, tokens = uuid.uuid4().hex, _tokens_in(body)
@@ -209,7 +211,7 @@ def check_port(port: int) -> None:
         raise RequestInvalid(
             f"Port {port} cannot be used.",
             f"{why}.",
-            "Choose another port, leave it empty for a free one, or end the program that uses it.",
+            "Choose another port, leave it empty for a free one, or stop the program that uses it.",
             param="port",
         )
 

@@ -154,7 +154,7 @@ def _streamed(
         if remote and not (kind := reply.headers.get("Content-Type", "nothing")).lower().startswith(
             "text/event-stream"
         ):
-            raise not_the_protocol(endpoint, f"It answered with {kind[:60]} and not with a stream of events.")
+            raise not_the_protocol(endpoint, f"It answered with {kind[:60]}, not with a stream of events.")
         answer = Answer(queue_place=whole_number(reply.headers.get(QUEUE_HEADER)), tokens_counted=not remote)
         foreign = _Foreign(Bounds.of(request)) if remote else None
         with parsing(endpoint), reply.parse() as chunks:
@@ -183,13 +183,13 @@ def _too_long(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
 def _broken_off(endpoint: Endpoint) -> WorkerFailed | EndpointFailed:
     if endpoint.wrapper == "remote":
         return EndpointFailed(
-            f"The answer of {endpoint.name} broke off.",
-            "The endpoint ended the stream before its end.",
+            f"The answer of {endpoint.name} was interrupted.",
+            "The endpoint closed the stream too early.",
             "Send it again.",
             kind="server",
         )
-    why = endpoint.why_gone() or "The worker ended the stream before its end."
-    return WorkerFailed("The answer broke off.", why, "Send the message again.")
+    why = endpoint.why_gone() or "The worker closed the stream too early."
+    return WorkerFailed("The answer was interrupted.", why, "Send the message again.")
 
 
 def _invoked(
@@ -200,7 +200,7 @@ def _invoked(
     if request.continues:
         raise RequestInvalid(
             "This endpoint cannot continue an answer.",
-            "MLflow's /invocations would take what is there for a whole answer.",
+            "MLflow's /invocations would treat the existing text as a whole answer.",
             "Ask again, or continue with another model.",
             param="continue_final_message",
         )

@@ -49,11 +49,11 @@ class Connection:
         if not 1 <= self.silence_s <= _LONGEST_SILENCE_S:
             raise ConnectionInvalid(
                 "The time limit cannot be used.",
-                f"It is {self.silence_s} s; from 1 to {_LONGEST_SILENCE_S:,} make sense.",
+                f"It is {self.silence_s} s; it must be 1 to {_LONGEST_SILENCE_S:,} s.",
                 "Correct it.",
             )
         if self.context_tokens is not None and self.context_tokens < 1:
-            raise ConnectionInvalid("The context is too small.", "It holds at least 1 token.", "Correct it.")
+            raise ConnectionInvalid("The context is too small.", "It must hold at least 1 token.", "Correct it.")
 
     @property
     def model_uri(self) -> str:
@@ -88,7 +88,7 @@ def save_connection(connection: Connection, actor: Actor, settings: Settings) ->
     home = settings.home
     if connection.protocol == "openai" and not connection.model:
         raise ConnectionInvalid(
-            "The model's name is missing.", "OpenAI's protocol names a model.", "Test lists what the endpoint has."
+            "The model's name is missing.", "OpenAI's protocol requires one.", "Test lists the endpoint's models."
         )
     with writing(home), _lock(home):
         others = [each for each in list_connections(home) if each.name != connection.name]
@@ -118,13 +118,13 @@ def endpoint_of(connection: Connection, keys: Mapping[str, object], allowed_host
         raise ConnectionInvalid(
             f"The connection {connection.name} has no key.",
             f"There is no secret or environment variable {connection.key_name}.",
-            "Set it where the app runs and start the app anew, or choose another name under Connections.",
+            "Set it where the app runs and restart the app, or choose another name under Connections.",
         )
     if not fits_a_header(key):
         raise ConnectionInvalid(
             f"The key of the connection {connection.name} cannot be sent.",
-            f"The secret {connection.key_name} has characters that no header can carry.",
-            "Set it to ASCII letters, digits and signs in one line, and start the app anew.",
+            f"The secret {connection.key_name} has characters that are not allowed in a header.",
+            "Set it to ASCII letters, digits and symbols on one line, and restart the app.",
         )
     base_url, api_path = _parts(connection)
     return Endpoint(
@@ -164,7 +164,7 @@ def _check_name(name: str) -> None:
         raise ConnectionInvalid(
             f"The name {name!r} cannot be used.",
             f"A name has 1 to {_LONGEST_NAME} letters, digits, dots, hyphens or underscores.",
-            "Write another one.",
+            "Choose another name.",
         )
 
 
@@ -174,9 +174,9 @@ def _check_url(url: str) -> None:
         parts = urlsplit(url)
         flaws = {
             "It does not begin with http:// or https://.": parts.scheme not in ("http", "https"),
-            "It names no host.": not parts.hostname or parts.port == 0,
-            "It contains a user or a password; a key belongs into a secret.": "@" in parts.netloc,
-            "It has a query or a fragment behind the path.": parts.query or parts.fragment or url.endswith(("?", "#")),
+            "It has no host.": not parts.hostname or parts.port == 0,
+            "It contains a user or a password; put a key into a secret.": "@" in parts.netloc,
+            "It has a query or a fragment after the path.": parts.query or parts.fragment or url.endswith(("?", "#")),
             "It contains spaces or control characters.": "\\" in url or " " in url or not url.isprintable(),
         }
         wrong = next((flaw for flaw, found in flaws.items() if found), None)
@@ -186,7 +186,7 @@ def _check_url(url: str) -> None:
         wrong = first_line(error)
     if wrong:
         raise ConnectionInvalid(
-            "The URL cannot be used.", wrong, "Write one such as http://127.0.0.1:8000 or https://host.example/v1."
+            "The URL cannot be used.", wrong, "Use one such as http://127.0.0.1:8000 or https://host.example/v1."
         )
 
 

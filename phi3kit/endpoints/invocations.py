@@ -54,7 +54,7 @@ def payload(request: Request, takes: Interface) -> dict[str, Any]:
         why = "Its signature is llm/v1/chat: it takes messages."
         raise RequestInvalid("This endpoint takes no raw prompt.", why, "Send a message.", param="prompt")
     if request.seed is not None:
-        why, advice = "MLflow's llm/v1/chat has no such field.", "Clear the seed among the parameters."
+        why, advice = "MLflow's llm/v1/chat has no such field.", "Clear the seed in the parameters."
         raise RequestInvalid("This endpoint takes no seed.", why, advice, param="seed")
     body: dict[str, Any] = {**as_json(prompt), "max_tokens": request.max_tokens}
     if request.temperature > 0:
@@ -150,8 +150,8 @@ def _as_raw(messages: tuple[Message, ...]) -> str:
             if token in message.content:
                 raise RequestInvalid(
                     f"{token} cannot be sent to this endpoint in a message.",
-                    "It takes a raw prompt alone, in which the token would be structure and not text.",
-                    "Take it out, or send a raw prompt on Prompt.",
+                    "It takes only a raw prompt, in which the token would be structure and not text.",
+                    "Remove it, or send a raw prompt on Prompt.",
                     param="messages",
                 )
     return chat_template.raw_prompt(messages)

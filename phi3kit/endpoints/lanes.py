@@ -79,7 +79,7 @@ class Lane:
                 if answer.text or answer.completion_tokens:
                     self.waits_for = None
                 elif answer.queue_place:
-                    self._wait_for(f"Waiting; place {answer.queue_place} in the queue")
+                    self._wait_for(f"Queued at position {answer.queue_place}")
                 else:
                     self._wait_for("Reading the prompt")
                 if self._cancellation.cancelled:  # perhaps before there was a connection

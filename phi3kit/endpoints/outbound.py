@@ -148,10 +148,10 @@ class _Bounded(httpcore2.NetworkStream):
 
 
 def _refused(host: str, port: int, addresses: list[str]) -> EndpointFailed:
-    leads_to = "" if addresses == [host] else f" It leads to {', '.join(addresses[:3])}."
+    leads_to = "" if addresses == [host] else f" It resolves to {', '.join(addresses[:3])}."
     return EndpointFailed(
-        f"Nothing is sent to {host}:{port}.",
-        f"It is not among the hosts that this app may ask.{leads_to}",
-        "Ask whoever runs this app to add it to PHI3KIT_ALLOWED_HOSTS; addresses of own networks are listed themselves.",
+        f"Requests to {host}:{port} are not allowed.",
+        f"It is not on this app's list of allowed hosts.{leads_to}",
+        "Ask whoever runs this app to add it to PHI3KIT_ALLOWED_HOSTS; list private networks by address.",
         kind="not allowed",
     )

@@ -19,7 +19,7 @@ _SILENCE_S = 15.0  # for a list of models; an answer may take as long as the con
 _MOST_MODELS = 200
 _LONGEST_NAME = 200  # characters of a model's name
 _QUESTION = Request((Message("user", "What is MLflow?"),), max_tokens=8)
-_WRAPPERS = {"openai": "messages, as the transformers wrapper", "raw": "a prompt, as the onnx wrapper"}
+_WRAPPERS = {"openai": "messages, like the transformers wrapper", "raw": "a prompt, like the onnx wrapper"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _models(endpoint: Endpoint, model: str) -> Probe:
     models = tuple(found)[:_MOST_MODELS]
     if not models:
         raise not_the_protocol(endpoint, "Its list of models is empty.")
-    says = f"It answered, and has {'one model' if len(models) == 1 else f'{len(models):,} models'}."
+    says = f"It answered and has {'one model' if len(models) == 1 else f'{len(models):,} models'}."
     if model and model not in found:
         says += f" None of them is called {model}."
     chosen = found.get(model or models[0]) or {}
@@ -66,6 +66,6 @@ def _invocations(endpoint: Endpoint) -> Probe:
                 raise
             refused = refused or error
             continue
-        return Probe(f"It answered a question, and takes {_WRAPPERS[takes]}.", takes=takes)
+        return Probe(f"It answered a question and takes {_WRAPPERS[takes]}.", takes=takes)
     assert refused is not None
     raise refused

@@ -33,7 +33,7 @@ CONNECT_S = 10.0
 _SILENCES = 10  # that an answer of a remote endpoint may last: a byte a minute is no silence
 _LONGEST_WAIT_S = 3_600  # that a busy endpoint may ask for
 _LONGEST_MESSAGE = 300  # characters of what an endpoint says about its own failure
-_SEND_AGAIN = "Send it again; the worker is started anew when it is gone."
+_SEND_AGAIN = "Send it again. The worker restarts if it is gone."
 _CORRECT = "Correct the URL under Connections."
 _START_OR_CORRECT = "Start the server there, or correct the URL under Connections."
 _PROTOCOLS = {"openai": "OpenAI's protocol", "invocations": "MLflow's /invocations"}
@@ -136,9 +136,9 @@ def parsing(endpoint: Endpoint) -> Iterator[None]:
         yield
     except (AttributeError, TypeError, KeyError, IndexError, ValueError, RecursionError) as error:
         if endpoint.wrapper == "remote":
-            raise not_the_protocol(endpoint, "Its answer has not the form that the protocol asks for.") from error
+            raise not_the_protocol(endpoint, "Its answer does not have the form that the protocol requires.") from error
         if why := endpoint.why_gone():
-            raise WorkerFailed("What answered was another program, not the worker.", why, _SEND_AGAIN) from error
+            raise WorkerFailed("Another program answered, not the worker.", why, _SEND_AGAIN) from error
         raise
 
 
@@ -158,20 +158,20 @@ def status_error(endpoint: Endpoint, response: httpx2.Response, body: object) ->
         to = _host(response.headers.get("Location", "")) or "another place"
         return EndpointFailed(
             f"{who} redirects to {to}.",
-            "That is not followed: the message and the key would go there.",
+            "Redirects are not followed: the message and the key would go there.",
             "If you trust that address, write it as the URL under Connections.",
             kind="redirect",
         )
     if status in (401, 403):
-        what = f"{who} lets nobody in without the right key ({status})."
+        what = f"{who} requires a valid key ({status})."
         key = "Check the key" if endpoint.api_key else "Name the secret that holds its key"
         return EndpointFailed(what, message, f"{key} under Connections.", kind="unauthorized")
     if status == 404 and code is not None:  # the protocol's own 404: there is no such model
-        what, advice = f"{who} does not have that ({status}).", "Test the connection: it lists the models there are."
+        what, advice = f"{who} does not have that ({status}).", "Test the connection: it lists the available models."
         return EndpointFailed(what, message, advice, kind="not found")
     if status in (404, 405, 415):
         return not_the_protocol(endpoint, f"It answered {status} to {response.request.url.path}.")
-    return EndpointFailed(f"{who} answered {status}.", message, "Look at its log, then send it again.", kind="server")
+    return EndpointFailed(f"{who} answered {status}.", message, "Check its log, then send it again.", kind="server")
 
 
 def not_the_protocol(endpoint: Endpoint, why: str) -> EndpointFailed:
@@ -195,7 +195,7 @@ def whole_number(header: str | None) -> int:
 
 
 def _bounds(endpoint: Endpoint) -> Bounds:
-    why = f"With all that stands around it its answer is longer than {MOST_WIRE_BYTES // 2**20} MB."
+    why = f"Its whole response is longer than {MOST_WIRE_BYTES // 2**20} MB."
     seconds = _SILENCES * endpoint.silence_s
     return Bounds(seconds, MOST_WIRE_BYTES, lambda: _late(endpoint), lambda: _unbounded(endpoint, why))
 
@@ -203,13 +203,13 @@ def _bounds(endpoint: Endpoint) -> Bounds:
 def _unbounded(endpoint: Endpoint, why: str) -> EndpointFailed | WorkerFailed:
     if endpoint.wrapper == "remote":
         return not_the_protocol(endpoint, why)
-    return WorkerFailed("What answered was not the worker.", endpoint.why_gone() or why, _SEND_AGAIN)
+    return WorkerFailed("Another program answered, not the worker.", endpoint.why_gone() or why, _SEND_AGAIN)
 
 
 def _late(endpoint: Endpoint) -> EndpointFailed:
     return EndpointFailed(
         f"The endpoint {endpoint.name} did not answer in time.",
-        f"Its answer was not whole after {_SILENCES * endpoint.silence_s:,.0f} s.",
+        f"Its answer was not complete after {_SILENCES * endpoint.silence_s:,.0f} s.",
         "Ask for a shorter answer, or give it more seconds under Connections.",
         kind="timeout",
     )
@@ -228,10 +228,10 @@ def _turned_away(endpoint: Endpoint, response: httpx2.Response, body: object) ->
     message, code, _ = _said(endpoint, body)
     if endpoint.wrapper != "remote" and code == "insufficient_quota":
         return BudgetSpent(
-            "The day's tokens are spent.", message, "Wait until then, or have the budget raised.", retry_after_s=seconds
+            "Today's tokens are spent.", message, "Wait until then, or ask for a higher budget.", retry_after_s=seconds
         )
     if endpoint.wrapper != "remote" and code == "rate_limit_exceeded":
-        return LimitReached("The answer has to wait.", message, "Then send it again.", retry_after_s=seconds)
+        return LimitReached("The answer has to wait.", message, "Send it again after that.", retry_after_s=seconds)
     return Busy(waiting=0, retry_after_s=min(seconds, _LONGEST_WAIT_S))
 
 
@@ -241,7 +241,7 @@ def _worker(endpoint: Endpoint, error: Exception) -> WorkerFailed:
     if not said and (gone := endpoint.why_gone()):
         why = gone
     elif not said and (isinstance(error, httpx2.ConnectError) or why in ("", "Connection error.")):
-        why = "The worker is not there."
+        why = "The worker is not running."
     return WorkerFailed("The worker did not finish its answer.", why, _SEND_AGAIN)
 
 
@@ -268,7 +268,7 @@ def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
     if found(httpx2.TimeoutException, openai.APITimeoutError, TimeoutError):
         return failed(
             f"The endpoint {endpoint.name} did not answer in time.",
-            f"Nothing came for {endpoint.silence_s:,.0f} s.",
+            f"It sent nothing for {endpoint.silence_s:,.0f} s.",
             "Send it again, or give it more seconds under Connections.",
             "timeout",
         )
@@ -276,17 +276,17 @@ def _remote(endpoint: Endpoint, error: Exception) -> EndpointFailed:
         return failed(unreachable, _short(str(found(OSError) or chain[-1])), _START_OR_CORRECT, "refused")
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
         message = _said(endpoint, error.body)[0] if error.body else _short(error.message)
-        return failed(f"The endpoint {endpoint.name} failed in its answer.", message, "Send it again.", "server")
+        return failed(f"The endpoint {endpoint.name} failed while it answered.", message, "Send it again.", "server")
     if (broken := found(httpx2.RemoteProtocolError)) and str(broken).startswith("illegal"):  # h11's word for no HTTP
-        return not_the_protocol(endpoint, "What answers there is no HTTP.")
+        return not_the_protocol(endpoint, "Its response is not HTTP.")
     if broken and str(broken).startswith("Server disconnected"):
         return failed(
             f"The endpoint {endpoint.name} closed the connection without an answer.",
             "It failed, or it speaks something other than HTTP.",
-            "Look at its log, or check the URL under Connections.",
+            "Check its log, or check the URL under Connections.",
             "server",
         )
-    return failed(f"The answer of {endpoint.name} broke off.", _short(str(chain[-1])), "Send it again.", "server")
+    return failed(f"The answer of {endpoint.name} was interrupted.", _short(str(chain[-1])), "Send it again.", "server")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -303,7 +303,7 @@ def _said(endpoint: Endpoint, body: object) -> tuple[str, str | None, str | None
     message, code, param = _quoted(body)
     if endpoint.api_key:  # before it is shortened, which could leave half a key
         message = masked(message, [endpoint.api_key])
-    return _short(message) or "It says nothing more.", code, param
+    return _short(message) or "It gives no details.", code, param
 
 
 def _quoted(body: object) -> tuple[str, str | None, str | None]:

@@ -158,7 +158,7 @@ class WorkerProcess:
             what = f"The worker for {self.model_uri} could not load its model."
             if said["error_code"] == "model_not_found":
                 raise ModelNotFound(what, said["error"], "Build the model again on Build.")
-            where = f"The whole log is {self._log_file.name} in the data folder's logs."
+            where = f"The full log is {self._log_file.name} in the data folder's logs."
             raise WorkerFailed(what, said["error"], where)
         return False
 
@@ -193,10 +193,10 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             return None
         if self._hung:
-            return f"It hung: for {_SILENCE_S * _SILENT_LOOKS:.0f} s it neither answered nor computed, and was ended."
+            return f"It hung and was stopped: for {_SILENCE_S * _SILENT_LOOKS:.0f} s it neither answered nor computed."
         if was_killed(code):
             return "Its process was killed, perhaps because memory ran out."
-        return "It was ended." if code in (0, -signal.SIGTERM) else f"Its process ended with exit code {code}."
+        return "It was stopped." if code in (0, -signal.SIGTERM) else f"Its process ended with exit code {code}."
 
     def not_started(self, *, timed_out: bool = False) -> WorkerFailed:
         """The error for a start that failed, once it has ended."""
@@ -208,7 +208,7 @@ class WorkerProcess:
         return WorkerFailed(
             what=f"The worker for {self.model_uri} did not start:",
             why=f"{how}. {' '.join(log_tail(self._log_file, _LOG_LINES_IN_ERROR))}".strip(),
-            next_step=f"Try again; the whole log is {self._log_file.name} in the data folder's logs.",
+            next_step=f"Try again. The full log is {self._log_file.name} in the data folder's logs.",
         )
 
 

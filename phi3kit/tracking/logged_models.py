@@ -109,7 +109,7 @@ def resolve(model_uri: str, settings: Settings) -> ResolvedModel:
         raise ModelNotFound(
             what=f"{model_uri} is not one of the two wrappers.",
             why=f"Its flavors are {', '.join(flavors) or 'none'}.",
-            next_step="Choose a model that was made on Build or by phi3kit build.",
+            next_step="Choose a model that was built on Build or by phi3kit build.",
         )
     return ResolvedModel(model_uri, wrapper, folder)
 
@@ -121,7 +121,7 @@ def signature_of(model_uri: str, settings: Settings) -> ModelSignature:
         raise ModelNotFound(
             what=f"{model_uri} has no signature.",
             why="It was logged without one.",
-            next_step="Choose a model that was made on Build.",
+            next_step="Choose a model that was built on Build.",
         )
     try:
         return ModelSignature.from_dict(described)
@@ -164,7 +164,7 @@ def _download(model_uri: str, settings: Settings) -> Path:
             model = known(lambda: client.get_logged_model(model_uri.removeprefix("models:/")))
         if model and (folder := _local_folder(model)) and not folder.is_dir():
             raise ModelNotFound(
-                what=f"The files of {model_uri} are gone.",
+                what=f"The files of {model_uri} are missing.",
                 why=f"The store lists it, but there is no folder {folder.parent.name} among its artifacts.",
                 next_step="Delete it on Models and build it again.",
             ) from error
@@ -216,7 +216,7 @@ def delete(model_uri: str, settings: Settings) -> None:
         model = known(lambda: client.get_logged_model(model_id))
         if model is None:
             raise ModelNotFound(
-                f"There is no model at {model_uri}.", "It may have been deleted.", "Look at the list on Models again."
+                f"There is no model at {model_uri}.", "It may have been deleted.", "Check the list on Models again."
             )
         with writing(settings.home):
             delete_files(model)

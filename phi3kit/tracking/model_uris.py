@@ -78,7 +78,7 @@ def _version_by_alias(client: MlflowClient, name: str, alias: str) -> Any:
         there = known(lambda: client.get_registered_model(name))
         aliases = ", ".join(sorted(there.aliases)) if there else ""
         raise ModelNotFound(
-            what=f"models:/{name}@{alias} points nowhere.",
+            what=f"models:/{name}@{alias} does not exist.",
             why=f"{name} has {f'the aliases {aliases}' if aliases else 'no aliases'}."
             if there
             else f"No model is registered as {name}.",

@@ -141,7 +141,7 @@ def set_alias(name: str, alias: str, version: int, actor: Actor, settings: Setti
 def remove_alias(name: str, alias: str, actor: Actor, settings: Settings) -> None:
     """Let an alias point nowhere. Raises ModelNotFound or StorageFailed."""
     actor.require("register")
-    with _errors(settings, f"The alias {alias!r} cannot be removed.", "Look at the list again."):
+    with _errors(settings, f"The alias {alias!r} cannot be removed.", "Check the list again."):
         open_store(settings).delete_registered_model_alias(name, alias)
 
 
@@ -175,7 +175,7 @@ def delete_version(name: str, version: int, actor: Actor, settings: Settings) ->
     Raises ModelNotFound or StorageFailed.
     """
     actor.require("delete")
-    with _errors(settings, f"Version {version} of {name} cannot be deleted.", "Look at the list again."):
+    with _errors(settings, f"Version {version} of {name} cannot be deleted.", "Check the list again."):
         _delete_version(open_store(settings), name, str(version))
 
 
@@ -250,7 +250,7 @@ def _errors(settings: Settings, what: str, next_step: str) -> Iterator[None]:
             why = str(error).strip().splitlines()[0].removeprefix(f"{error.error_code}: ")
             if error.error_code in _UNKNOWN:
                 raise ModelNotFound(
-                    what, f"{why} It may have been deleted.", "Look at the list on Models again."
+                    what, f"{why} It may have been deleted.", "Check the list on Models again."
                 ) from error
             if error.error_code in _REFUSALS:
                 raise RequestInvalid(what, why, next_step, param="name") from error

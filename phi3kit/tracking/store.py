@@ -163,7 +163,7 @@ def _not_answered(error: Exception, home: Path) -> StorageFailed:
     if status in (401, 403):
         return StorageFailed(
             what="The tracking server refused phi3kit.",
-            why=f"It answered {status}: the name, the password or the token is missing or wrong, or may not do this.",
+            why=f"It answered {status}: the name, the password or the token is missing or wrong, or lacks permission for this.",
             next_step="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
         )
     if "mlflow db upgrade" in text:
@@ -176,7 +176,7 @@ def _not_answered(error: Exception, home: Path) -> StorageFailed:
         return StorageFailed(
             what="The tracking store did not answer.",
             why="Another program keeps the database locked.",
-            next_step="Wait until it is done, or end it; then try again. Turns that wait are written by themselves.",
+            next_step="Wait until it is done, or stop it; then try again. Waiting turns are written automatically.",
         )
     why = _why(text) or type(error).__name__
     return StorageFailed(
@@ -193,9 +193,9 @@ def _why(text: str) -> str:
     if "Read timed out" in text or "ConnectTimeoutError" in text:
         return f"The server did not answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT')} s"
     if "HTTPConnectionPool" in text and "Connection refused" in text:
-        return "Nothing listens there"
+        return "No server is listening there"
     if "NameResolutionError" in text:
-        return "There is no host of that name"
+        return "There is no host with that name"
     why, found_body, body = text.partition("Response body:")
     if found_body:
         why = f"{why.strip()} It sent {'a web page' if '<' in body[:20] else 'something else'}, not MLflow's JSON."

@@ -45,12 +45,12 @@ def allowances(limits: Limits, outbox: Outbox, user: str) -> list[Allowance]:
     found = [
         ("turns in the last minute", counts.minute_turns, limits.user_minute_turns),
         ("tokens in the last minute", counts.minute_tokens, limits.user_minute_tokens),
-        ("answers being written", counts.at_once, limits.user_turns_at_once),
+        ("answers in progress", counts.at_once, limits.user_turns_at_once),
         ("turns in the last 24 hours", counts.daily_turns, limits.user_daily_turns),
     ]
     allowed = [Allowance(what, used, most) for what, used, most in found if most is not None]
     for meter in budgets.meters(limits, outbox, [user]):
-        what = "tokens today, everybody together" if meter.user is None else "tokens today"
+        what = "tokens today, all users" if meter.user is None else "tokens today"
         allowed.append(Allowance(what, meter.spent_tokens, meter.budget_tokens))
     return allowed
 
@@ -58,13 +58,13 @@ def allowances(limits: Limits, outbox: Outbox, user: str) -> list[Allowance]:
 def sizes(limits: Limits) -> list[str]:
     """The limits of one request, file or build, in words."""
     found = [
-        ("{:,} characters a request", limits.prompt_characters),
-        ("{:,} MB a file", limits.upload_mb),
-        ("{:,} builds, batches and evaluations each waiting, a third of them one's own", limits.waiting_jobs),
+        ("{:,} characters per request", limits.prompt_characters),
+        ("{:,} MB per file", limits.upload_mb),
+        ("{:,} waiting builds, batches and evaluations each, at most a third yours", limits.waiting_jobs),
         ("{:,} models", limits.models),
         ("{:,} models loaded at once", limits.workers),
-        ("{:,} MB on the disk", limits.disk_mb),
-        ("{:,} hours, then what is not registered is cleaned up", limits.keep_hours),
+        ("{:,} MB of disk space", limits.disk_mb),
+        ("{:,} hours until anything that is not registered is deleted", limits.keep_hours),
     ]
     return [words.format(most) for words, most in found if most is not None]
 

@@ -42,7 +42,7 @@ def _spent(meter: Meter, renews_in_s: int) -> BudgetSpent:
     return BudgetSpent(
         what=f"{whose} is spent.",
         why=f"{meter.spent_tokens:,} of {meter.budget_tokens:,} tokens are used, and the prompt counts too.",
-        next_step=f"It renews at 00:00 UTC, in {f'{hours} h ' if hours else ''}{minutes} min.",
+        next_step=f"It resets at 00:00 UTC, in {f'{hours} h ' if hours else ''}{minutes} min.",
         retry_after_s=renews_in_s,
     )
 

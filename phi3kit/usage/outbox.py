@@ -345,7 +345,7 @@ def from_json(record: str) -> TurnRecord:
 
 
 def _unreadable(error: Exception) -> str:
-    return f"Its record is damaged, or a later phi3kit's: {first_line(error)}"
+    return f"Its record is damaged, or from a later phi3kit: {first_line(error)}"
 
 
 def _text(values: dict[str, Any]) -> TurnText:

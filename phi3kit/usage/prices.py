@@ -72,7 +72,7 @@ def save(actor: Actor, settings: Settings, prices: dict[str, Price]) -> None:
         new.replace(settings.home / "prices.json")
     except OSError as error:
         raise StorageFailed(
-            "The prices cannot be kept.", f"{error.strerror or error}.", "Free some space in the data folder."
+            "The prices cannot be saved.", f"{error.strerror or error}.", "Free some space in the data folder."
         ) from error
 
 
@@ -105,7 +105,7 @@ def compared(turns: "pd.DataFrame", prices: dict[str, Price]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = [("These turns, by your prices", None, None, None, cost(turns, prices))]
+    rows = [("These turns at your prices", None, None, None, cost(turns, prices))]
     others = [
         (model, price.prompt, price.cached_prompt, price.completion, price.cost(turns))
         for model, price in list_prices().items()

@@ -250,7 +250,7 @@ class TurnsReader:
             lock.acquire(timeout=_LONGEST_OTHER_S)
         except (OSError, Timeout) as error:
             raise StorageFailed(
-                "The copy of the logged turns cannot be brought up to date.",
+                "The copy of the logged turns cannot be updated.",
                 "Another process has been reading them for minutes." if isinstance(error, Timeout) else f"{error}.",
                 "Free some space in the data folder and try again.",
             ) from error

@@ -76,8 +76,8 @@ class OutboxRecorder:
         """
         if self.in_memory >= _MOST_IN_MEMORY:
             raise StorageFailed(
-                what="No turn can be logged, so none is answered.",
-                why=f"The data folder takes no more, and {self.in_memory:,} turns are in memory.",
+                what="Turns cannot be logged, so none are answered.",
+                why=f"The data folder cannot store more, and {self.in_memory:,} turns are in memory.",
                 next_step="Free some space in the data folder, then send it again.",
             )
         # A batch was admitted as a whole: its rows come one after the other. Only the app says that a turn is of one.

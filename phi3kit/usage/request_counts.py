@@ -107,23 +107,23 @@ def _check(counts: UserCounts, answers: int, limits: Limits, now: float) -> None
     if (most := limits.user_turns_at_once) is not None and counts.at_once + answers > most:
         raise LimitReached(
             "Too many answers at once.",
-            f"{counts.at_once} of yours are being written, {answers} more were asked for, and {most} may be at once.",
-            "Wait until one has ended, or ask for fewer.",
+            f"You have {counts.at_once} answers in progress and asked for {answers} more; the limit is {most} at once.",
+            "Wait until one has finished, or ask for fewer.",
             # The oldest one's end is not known: it may take as long again.
             retry_after_s=seconds_to_wait(now - (counts.writing_since or now)),
         )
     if (most := limits.user_minute_turns) is not None and counts.minute_turns >= most:
-        raise _slower(f"{counts.minute_turns} turns in the last minute, and {most} are allowed", until_s)
+        raise _slower(f"{counts.minute_turns} turns in the last minute; the limit is {most}", until_s)
     if (most := limits.user_minute_tokens) is not None and counts.minute_tokens >= most:
-        raise _slower(f"{counts.minute_tokens:,} tokens in the last minute, and {most:,} are allowed", until_s)
+        raise _slower(f"{counts.minute_tokens:,} tokens in the last minute; the limit is {most:,}", until_s)
     if (most := limits.user_daily_turns) is not None and counts.daily_turns >= most:
         raise LimitReached(
-            "Your turns of the day are used up.",
-            f"You asked {counts.daily_turns:,} times within 24 hours, and {most:,} are allowed.",
-            "Come back in some hours.",
+            "Your turns for today are used up.",
+            f"You asked {counts.daily_turns:,} times within 24 hours; the limit is {most:,}.",
+            "Try again in a few hours.",
             retry_after_s=3600,
         )
 
 
 def _slower(what: str, until_s: int) -> LimitReached:
-    return LimitReached("That is too fast.", f"You had {what}.", f"Try again in {until_s} s.", retry_after_s=until_s)
+    return LimitReached("Too many requests.", f"You had {what}.", f"Try again in {until_s} s.", retry_after_s=until_s)

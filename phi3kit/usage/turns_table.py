@@ -111,7 +111,7 @@ def length_of(period: str) -> pd.Timedelta:
     if hours is None or not amount.isdecimal() or not 0 < int(amount) < 10_000:
         raise RequestInvalid(
             what=f"The period {period!r} cannot be read.",
-            why="A period is a number with h, d or w behind it.",
+            why="A period is a number followed by h, d or w.",
             next_step="Write for example 12h, 7d, 4w, or all.",
             param="since",
         )

@@ -120,7 +120,7 @@ class Votes:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        what = "The votes cannot be kept or read."
+        what = "The votes cannot be saved or read."
         with sqlite_errors(self._path, what), closing(connect(self._path, _SCHEMA)) as connection, connection:
             yield connection
 

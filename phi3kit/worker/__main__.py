@@ -116,7 +116,7 @@ def _keys(settings: Settings, host: str, *, managed: bool) -> Keys:
         raise SettingInvalid(
             what=f"The worker will not listen on {host} without a key.",
             why="Anyone who reaches this machine could use it.",
-            next_step="Set PHI3KIT_API_KEY, make a key with phi3kit keys create, or leave out --host.",
+            next_step="Set PHI3KIT_API_KEY, create a key with phi3kit keys create, or leave out --host.",
         )
     check_listening(host, settings.profile)
     required = beyond or settings.api_key is not None or settings.profile == "team"
@@ -130,7 +130,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise WorkerFailed(
             what=f"The worker cannot listen on {host}:{port}.",
             why=f"{getattr(error, 'strerror', None) or error}.",
-            next_step="Choose another --port, or end the program that uses this one.",
+            next_step="Choose another --port, or stop the program that uses this one.",
         ) from error
 
 

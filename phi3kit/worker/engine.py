@@ -169,7 +169,7 @@ class Engine:
             if not self.cache.fits(tokens):
                 raise RequestInvalid(
                     what="The request needs too much memory.",
-                    why=f"Prompt and answer are {tokens:,} tokens at most, and PHI3KIT_KV_BUDGET_MB holds fewer.",
+                    why=f"Prompt and answer are {tokens:,} tokens at most, and PHI3KIT_KV_BUDGET_MB allows fewer.",
                     next_step="Lower max_tokens, shorten the prompt, or raise PHI3KIT_KV_BUDGET_MB.",
                     param="max_tokens",
                     code="kv_budget_exceeded",
@@ -347,11 +347,11 @@ def _unwritten(generation: Generation, finish_reason: FinishReason, error: Excep
 
 def _not_loaded(error: BaseException) -> WorkerFailed:
     kind = OutOfMemory if is_out_of_memory(error) else WorkerFailed
-    return kind("The model could not be loaded.", f"{type(error).__name__}: {error}.", "Look into the worker's log.")
+    return kind("The model could not be loaded.", f"{type(error).__name__}: {error}.", "Check the worker's log.")
 
 
 def _broken(bug: BaseException) -> WorkerFailed:
-    return WorkerFailed("The worker broke down.", f"{type(bug).__name__}: {bug}.", "Send the request again.")
+    return WorkerFailed("The worker failed.", f"{type(bug).__name__}: {bug}.", "Send the request again.")
 
 
 def _named(error: BaseException) -> Exception:
@@ -362,7 +362,7 @@ def _named(error: BaseException) -> Exception:
         return error
     named = OutOfMemory(
         what="The worker ran out of memory.",
-        why="There was too little for this answer; others go on.",
+        why="There was too little for this answer; others continue.",
         next_step="Ask for fewer tokens, unload other models, or lower PHI3KIT_KV_BUDGET_MB.",
     )
     named.__cause__ = error

@@ -82,8 +82,8 @@ class Scoring:
                 await self.close()
                 raise WorkerFailed(
                     "The call was not answered.",
-                    "The scoring process ended, or the call took too long, also for others who wait, or gave too much.",
-                    "Send fewer rows, or look into the worker's log.",
+                    "The scoring process ended, the call took too long or kept others waiting, or its output was too large.",
+                    "Send fewer rows, or check the worker's log.",
                 ) from error
             finally:
                 self._running = None

@@ -81,7 +81,7 @@ def load_runtime(folder: Path, wrapper: WrapperName, threads: int, home: Path | 
     except SourceInvalid as error:
         raise ModelNotFound(
             what="The logged model cannot be loaded.",
-            why=f"Its artifacts are missing or damaged, or not such as phi3kit logs: {error.why}",
+            why=f"Its artifacts are missing or damaged, or not what phi3kit logs: {error.why}",
             next_step="Build it again on Build.",
         ) from error
     except Phi3KitError:
@@ -139,7 +139,7 @@ def copy_logged(folder: Path, wrapper: WrapperName, target: Path, home: Path | N
     """
     known = cleaned(_mlmodel(folder), MLMODEL)
     if config := known.wrong.get("flavors.python_function.config"):
-        raise _refused(f"Its MLmodel file gives it a config that is not known here: {config}.")
+        raise _refused(f"Its MLmodel file gives it a config that phi3kit does not support: {config}.")
     described = known.kept
     flavors = described.get("flavors") or {}
     function = flavors.get("python_function") or {}
@@ -179,7 +179,7 @@ def _model_folder(folder: Path, wrapper: WrapperName) -> Path:
 
 def _inside(folder: Path, path: str) -> Path:
     if not (found := (folder / path).resolve()).is_relative_to(folder.resolve()):
-        raise _refused(f"Its MLmodel file names {path!r:.100}, which lies elsewhere.")
+        raise _refused(f"Its MLmodel file names {path!r:.100}, which is elsewhere.")
     return found
 
 

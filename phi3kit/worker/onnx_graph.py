@@ -174,7 +174,7 @@ def _checked_dtypes(session: Any, names: _Names, layers: int) -> "dict[str, np.d
         if missing := [name for name in expected if name not in found]:
             raise _unusable(f"Its graph has no {what} {missing[0]}.")
         if more := sorted(set(found) - set(expected)):
-            raise _unusable(f"Its graph has the {what} {more[0]}, which this worker does not know.")
+            raise _unusable(f"Its graph has the {what} {more[0]}, which this worker does not support.")
     types = inputs | outputs
     for name, kind in types.items():
         if kind not in _DTYPES:
@@ -199,7 +199,7 @@ def _short_tokens(path: Path) -> int | None:
         if node.op_type == "If":
             compared = nodes.get(node.input[0])
             if compared is None or compared.op_type != "Greater":
-                raise _unusable("Its graph chooses between positions in a way that this worker does not know.")
+                raise _unusable("Its graph chooses between positions in a way that this worker does not support.")
             bound = compared.input[1]
             value = values[bound] if bound in values else nodes[bound].attribute[0].t
             return int(onnx.numpy_helper.to_array(value))

@@ -13,7 +13,7 @@ _REFUSALS = {
     "400": "A value is wrong; param names it.",
     "401": "The key is missing or wrong.",
     "413": "The body is too large.",
-    "429": "The queue is full; Retry-After says when to come again.",
+    "429": "The queue is full; Retry-After says when to try again.",
     "500": "The model failed.",
     "503": "The model is still being loaded.",
 }

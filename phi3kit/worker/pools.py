@@ -152,8 +152,8 @@ class TokenMeter:
             self._tokens.clear()
         if self._most is not None and self._tokens[user] >= self._most:
             raise LimitReached(
-                "That is too fast.",
-                f"You had {self._tokens[user]:,} tokens cut or joined in this minute, and {self._most:,} are allowed.",
+                "Too many requests.",
+                f"You had {self._tokens[user]:,} tokens tokenized or detokenized in this minute; the limit is {self._most:,}.",
                 f"Try again in {_MINUTE_S - second} s.",
                 retry_after_s=_MINUTE_S - second,
             )

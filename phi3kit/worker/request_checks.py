@@ -143,7 +143,7 @@ class Guard:
 
     async def _refused(self, request: Request, rule: RouteRule) -> Response | None:
         if not is_plain(request.scope["path"]):
-            return refusal(400, "A path has no control characters.", "invalid_path")
+            return refusal(400, "A path must not contain control characters.", "invalid_path")
         if why := self._names.refusal(request.scope["headers"]):
             return refusal(403, why, "origin_not_allowed")
         if rule.act is None:
@@ -171,7 +171,7 @@ class Guard:
             except StorageFailed as error:
                 return error_response(error)
             if user is None:
-                why = "The key is unknown, has expired or was revoked. Make a new one on Access."
+                why = "The key is unknown, has expired or was revoked. Create a new one on Access."
                 return refusal(401, why, "invalid_api_key")
             if not may(role, act):
                 return refusal(403, str(role_refusal(role, act)), "role_not_allowed")
@@ -273,7 +273,7 @@ def check_characters(prompt: tuple[Message, ...] | str, limits: Limits) -> None:
     if limits.prompt_characters is not None and length > limits.prompt_characters:
         raise RequestInvalid(
             "The text is too long.",
-            f"It has {length:,} characters, and {limits.prompt_characters:,} are allowed here.",
+            f"It has {length:,} characters; the limit here is {limits.prompt_characters:,}.",
             "Shorten it or start a new conversation.",
             param=_param(prompt),
             code="string_above_max_length",

@@ -80,9 +80,9 @@ class OnnxRuntime:
             self._rows = self._graph.rows(_ROWS, longest)
         except (OSError, OverflowError) as error:
             raise WorkerFailed(
-                what="There is no room for conversations.",
-                why=f"The system does not lend addresses for {_ROWS} of {longest:,} tokens: {error}.",
-                next_step="Lower PHI3KIT_KV_BUDGET_MB, or let the system lend more (vm.overcommit_memory).",
+                what="There is no memory for conversations.",
+                why=f"The system does not provide addresses for {_ROWS} of {longest:,} tokens: {error}.",
+                next_step="Lower PHI3KIT_KV_BUDGET_MB, or let the system provide more (vm.overcommit_memory).",
             ) from error
 
     def is_long(self, tokens: int) -> bool:

@@ -47,8 +47,8 @@ def tokenized(
     if not pieces and len(ids) > (most := most_ids(runtime.context_tokens)):
         raise RequestInvalid(
             what="There are too many tokens to list.",
-            why=f"The text has {len(ids):,}, and {most:,} are listed at most.",
-            next_step="Send a part of it.",
+            why=f"The text has {len(ids):,}; the limit is {most:,}.",
+            next_step="Send part of it.",
             param="prompt" if isinstance(prompt, str) else "messages",
             code="string_above_max_length",
         )
@@ -66,7 +66,7 @@ def detokenized(ids: Sequence[int], runtime: Runtime) -> TextWork:
     """The text of token ids. Raises RequestInvalid when one is no token."""
     if len(ids) > (most := most_ids(runtime.context_tokens)):
         raise RequestInvalid(
-            "There are too many tokens.", f"They are {len(ids):,}, and {most:,} are joined at most.", "Send fewer.",
+            "There are too many tokens.", f"There are {len(ids):,}; the limit is {most:,}.", "Send fewer.",
             param="tokens",
         )  # fmt: skip
     check_ids(ids, runtime, "tokens")

@@ -70,12 +70,12 @@ def offsets_of(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_ids(ids: Sequence[int], runtime: Runtime, param: str) -> None:
-    """Raises RequestInvalid when an id is no token."""
+    """Raises RequestInvalid when an id is not a token."""
     vocabulary = runtime.tokenizer.get_vocab_size()
     if max(ids, default=0) >= vocabulary:
         position = next(position for position, token in enumerate(ids) if token >= vocabulary)
         raise RequestInvalid(
-            what=f"{param}[{position}] is no token.",
+            what=f"{param}[{position}] is not a token.",
             why=f"It is {ids[position]}; ids go from 0 to {vocabulary - 1}.",
             next_step="Send ids that /tokenize gave.",
             param=f"{param}[{position}]",

@@ -313,7 +313,7 @@ def turn_of(
     if count * len(prompts) > engine.max_queue:
         raise RequestInvalid(
             what="Too many answers at once.",
-            why=f"They are {count * len(prompts)}, and {engine.max_queue} answers may wait here.",
+            why=f"You asked for {count * len(prompts)}; the limit here is {engine.max_queue}.",
             next_step="Ask for fewer.",
             param="n" if count > 1 else "prompt",
         )

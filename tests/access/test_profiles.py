@@ -69,7 +69,7 @@ class TestRoles:
         with pytest.raises(NotAllowed) as caught:
             Actor("ada", "user").require("delete")
         assert str(caught.value) == (
-            "You may not delete models or versions here. Your role is user; it takes admin. "
+            "You may not delete models or versions here. Your role is user; this needs admin. "
             "Ask whoever runs this app for that role."
         )
 
@@ -203,7 +203,7 @@ def test_builds_that_wait_are_bounded(tmp_path: Path):
     jobs = BuildJobs(settings)
     job = jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
     try:
-        with pytest.raises(LimitReached, match="1 builds are under way or wait, and there is room for 1"):
+        with pytest.raises(LimitReached, match="1 builds are running or queued; the limit is 1"):
             jobs.start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
     finally:
         jobs.cancel(job, ADMIN)

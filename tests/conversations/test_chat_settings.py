@@ -23,12 +23,12 @@ NONSENSE = (
     ("max_tokens", "9" * 5000, "a whole number from 1"),
     ("max_tokens", [], "a whole number from 1"),
     ("seed", "-1", "a whole number from 0"),
-    ("stop", [""], "a list of at most 16 texts"),
-    ("stop", ["a"] * 17, "a list of at most 16 texts"),
-    ("stop", ["two\nlines"], "a list of at most 16 texts"),
-    ("stop", {"a": 1}, "a list of at most 16 texts"),
+    ("stop", [""], "a list of at most 16 non-empty texts"),
+    ("stop", ["a"] * 17, "a list of at most 16 non-empty texts"),
+    ("stop", ["two\nlines"], "a list of at most 16 non-empty texts"),
+    ("stop", {"a": 1}, "a list of at most 16 non-empty texts"),
     ("system_prompt", 7, "a text"),
-    ("system_prompt", "\ud800", "half characters"),
+    ("system_prompt", "\ud800", "lone surrogates"),
 )
 
 

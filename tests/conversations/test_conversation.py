@@ -8,7 +8,7 @@ from phi3kit.core.records import FinishReason, Message
 from phi3kit.endpoints.records import Answer, Request
 from tests.support.samples import turn
 
-BROKE = WorkerFailed("The answer broke off.", "The worker is gone.", "Send it again.")
+BROKE = WorkerFailed("The answer was interrupted.", "The worker is gone.", "Send it again.")
 
 
 def said(

@@ -163,12 +163,12 @@ class TestOpenai:
             (b'[{"role": "user"}]', "messages[0]: Missing required parameter: content"),
             (b'[{"role": "robot", "content": "x"}]', "it must be one of system, user, assistant"),
             (b'[{"role": "user", "content": 5}]', "messages[0]: Invalid value for content"),
-            (b'[{"role": "user", "content": "\\ud800"}]', "half of one"),
+            (b'[{"role": "user", "content": "\\ud800"}]', "lone surrogate"),
             (b'[{"role": "user", "content": " "}]', "messages[0] has no text"),
             (b'[{"role": "user", "content": "x", "colour": "red"}]', "colour"),
             (b'[{"role": "user", "content": [{"type": "image_url"}]}]', "only text parts"),
             (b'[{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]', "tool_calls"),
-            (b'[{"role": "system", "content": "x"}]', "no message of a user"),
+            (b'[{"role": "system", "content": "x"}]', "no user or assistant message"),
             (b'[{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]', "messages[1] is a system message"),
             (json.dumps([{"role": "user", "content": "x"}] * (MAX_IMPORT_MESSAGES + 1)).encode(), "2,001 messages"),
             (b" " * (MAX_IMPORT_BYTES + 1), "5,000,001 bytes"),
@@ -178,7 +178,7 @@ class TestOpenai:
         with pytest.raises(RequestInvalid) as caught:
             from_openai(content)
         assert why in caught.value.why
-        assert caught.value.what == "That cannot be opened as a conversation."
+        assert caught.value.what == "This file cannot be opened as a conversation."
 
 
 class TestFileName:

@@ -305,7 +305,7 @@ class TestCompose:
             "Start the worker",
         ]
         assert not [step for step in recipe.steps if "--volume" in step.command or "phi3kit build" in step.command]
-        assert recipe.notes[0].startswith("How to build the model there is left out")
+        assert recipe.notes[0].startswith("The command that builds the model there is left out")
 
 
 def test_every_step_that_is_shown_is_run_or_needs_what_is_not_here(settings: Settings) -> None:
@@ -317,14 +317,14 @@ def test_every_step_that_is_shown_is_run_or_needs_what_is_not_here(settings: Set
     ]  # fmt: skip
     free: list[tuple[str, RecipeStep]] = [(each.title, step) for each in shown for step in each.steps if not step.needs]
     assert [(title, step.what.partition(",")[0]) for title, step in free] == [
-        ("phi3kit serve", "Once in each shell"),
+        ("phi3kit serve", "Run once in each shell"),
         ("phi3kit serve", "Serve on this machine"),
         ("phi3kit serve", "Ask"),
-        ("mlflow models serve", "Once in each shell"),
+        ("mlflow models serve", "Run once in each shell"),
         ("mlflow models serve", "Serve on this machine"),
         ("mlflow models serve", "Ask"),
-        ("mlflow models build-docker", "Once in each shell"),
-        ("mlflow models build-docker", "Look at what will be built"),
+        ("mlflow models build-docker", "Run once in each shell"),
+        ("mlflow models build-docker", "Review what will be built"),
         ("systemd", "Check the file"),
         ("Compose", "Make the passwords"),
     ]

@@ -254,8 +254,8 @@ class TestForeign:
             (http_answer(200, '{"hello": "world"}'), "protocol", "does not speak"),
             (http_answer(500, "<html>" + "x" * 5000, "text/html"), "server", "answered 500"),
             (b"", "server", "closed the connection"),
-            (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "protocol", "no HTTP"),
-            (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 500\r\n\r\nabc", "server", "broke off"),
+            (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "protocol", "not HTTP"),
+            (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 500\r\n\r\nabc", "server", "was interrupted"),
         ],
         ids=[
             "401", "403", "redirect elsewhere", "redirect here", "404", "no model", "html", "other json", "500",
@@ -438,7 +438,7 @@ class TestForeign:
         error = '{"error": {"message": "out of memory", "type": "server_error"}}'
         with scripted(event_stream(CHUNK, error)) as server, pytest.raises(EndpointFailed, match="out of memory"):
             ask(to(server.url), Request(CAPITAL), a_context(), here)
-        with scripted(event_stream(CHUNK, "[DONE]")) as server, pytest.raises(EndpointFailed, match="broke off"):
+        with scripted(event_stream(CHUNK, "[DONE]")) as server, pytest.raises(EndpointFailed, match="was interrupted"):
             ask(to(server.url), Request(CAPITAL), a_context(), here)
 
     def test_a_busy_one_is_no_turn(self, here: Settings) -> None:

@@ -339,13 +339,13 @@ class TestAliases:
         pool = open_pool(settings)
         pool.endpoint("models:/phi3@champion")
         registry.remove_alias("phi3", "champion", ADMIN, settings)
-        with pytest.raises(ModelNotFound, match="points nowhere"):
+        with pytest.raises(ModelNotFound, match="does not exist"):
             pool.endpoint("models:/phi3@champion")
 
     def test_a_model_whose_files_are_gone_says_so(self, open_pool: OpenPool, built: Built, tmp_path: Path) -> None:
         settings = copy_of_store(built.settings, tmp_path)
         shutil.rmtree(artifacts_of(built.uri("onnx"), settings).parent)
-        with pytest.raises(ModelNotFound, match=r"The files of models:/m-.* are gone"):
+        with pytest.raises(ModelNotFound, match=r"The files of models:/m-.* are missing"):
             open_pool(settings).endpoint(built.uri("onnx"))
 
 

@@ -86,9 +86,9 @@ class TestAFullDisk:
                 def is_written_or_waits() -> bool:
                     nonlocal told
                     told = said(open_page("home"))
-                    return "Turns wait" in told or Outbox(disk).waiting() == 0
+                    return "Turns are waiting" in told or Outbox(disk).waiting() == 0
 
-                while "Turns wait" not in told:  # the first ones go into the kept room
+                while "Turns are waiting" not in told:  # the first ones go into the kept room
                     assert len(fillers) < 20
                     fillers.append(fill(disk, f"filler{len(fillers)}"))
                     app = ask(app, LIST)
@@ -142,7 +142,7 @@ class TestALockedStore:
                 Outbox(settings.home).add(turn("while locked"))
                 text = said(open_page("build"))
                 assert "Another program keeps the database locked" in text
-                assert "Wait until it is done, or end it" in text
+                assert "Wait until it is done, or stop it" in text
                 problem = wait_for("the writer's problem", lambda: resources.kit().writer.state().problem)
                 assert "Another program keeps the database locked" in problem
                 other.execute("rollback")

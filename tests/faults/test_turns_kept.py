@@ -81,7 +81,7 @@ class TestBudget:
             request = Request((Message("user", "What is the capital of Spain?"),))
             client_ask(endpoint, request, TurnContext(admin("ada"), "ui"), settings)
             for asking in (client_ask, lambda *how: list(client_stream(*how))):
-                with pytest.raises(BudgetSpent, match="It renews at 00:00 UTC") as caught:
+                with pytest.raises(BudgetSpent, match="It resets at 00:00 UTC") as caught:
                     asking(endpoint, request, TurnContext(admin("ada"), "ui"), settings)
                 assert 0 < caught.value.retry_after_s <= 86_400
 

@@ -80,7 +80,9 @@ class TestHung:
         read = [next(answers) for _ in range(12)]
         pid, began = only(own_pool).pid, time.monotonic()
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(WorkerFailed, match="It hung: for 10 s it neither answered nor computed") as caught:
+        with pytest.raises(
+            WorkerFailed, match="It hung and was stopped: for 10 s it neither answered nor computed"
+        ) as caught:
             read.extend(answers)
         assert time.monotonic() - began < 120, "the client's own patience is 600 s"
         assert "Send it again" in caught.value.next_step

@@ -102,7 +102,7 @@ class TestOneUsersCalls:
         meter.check("ada")
         meter.add("ada", 100)
         with pytest.raises(
-            LimitReached, match="100 tokens cut or joined in this minute, and 100 are allowed"
+            LimitReached, match="100 tokens tokenized or detokenized in this minute; the limit is 100"
         ) as caught:
             meter.check("ada")
         assert caught.value.retry_after_s == 60

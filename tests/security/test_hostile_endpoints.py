@@ -120,7 +120,7 @@ class TestTooMuch:
     def test_what_stands_around_an_answer_ends_too(self, here: Settings, answer: bytes, again: bytes) -> None:
         with scripted(answer, again=again) as server:
             error = failure(server, here)
-        why = "With all that stands around it its answer is longer than 128 MB."
+        why = "Its whole response is longer than 128 MB."
         assert (error.kind, error.why) == ("protocol", why)
         assert server.sent < 160 * MB
 
@@ -175,7 +175,7 @@ class TestTooLong:
         monkeypatch.setattr(transport, "_SILENCES", 0.1)
         with scripted(begin, again=b" ", pause_s=0.02) as server:
             error = failure(server, here, protocol, silence_s=10)
-        assert (error.kind, error.why) == ("timeout", "Its answer was not whole after 1 s.")
+        assert (error.kind, error.why) == ("timeout", "Its answer was not complete after 1 s.")
 
 
 class TestWrongLengths:

@@ -41,11 +41,11 @@ class TestFiles:
         uri = f"models:/{name}@champion"
         for make in (recipes.worker, recipes.unit):
             if not re.fullmatch(r"\w[\w.-]*", name):
-                with pytest.raises(RequestInvalid, match="cannot stand in a file"):
+                with pytest.raises(RequestInvalid, match="cannot be used in a file"):
                     make(uri, 8000, settings)
         for make_for in (recipes.scoring_server, recipes.image):
             if not re.fullmatch(r"\w[\w.-]*", name):
-                with pytest.raises(RequestInvalid, match="cannot stand in a file"):
+                with pytest.raises(RequestInvalid, match="cannot be used in a file"):
                     make_for(uri, "onnx", 8000, settings)
 
     def test_the_page_takes_the_models_own_uri_instead(self, name: str) -> None:

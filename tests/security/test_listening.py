@@ -22,7 +22,7 @@ EVERYWHERE = ["0.0.0.0", "::", "192.168.1.5", "lab.example", "", None]  # noqa: 
 
 @pytest.mark.parametrize("host", EVERYWHERE)
 def test_local_listens_on_this_machine_alone(host: str | None) -> None:
-    with pytest.raises(SettingInvalid, match="in the profile local") as caught:
+    with pytest.raises(SettingInvalid, match="The profile local does not listen on") as caught:
         check_listening(host, "local")
     assert "PHI3KIT_PROFILE to team or public" in caught.value.next_step
     check_listening(host, "team")
@@ -35,7 +35,7 @@ def test_this_machine_itself_is_no_matter_of_profile(host: str) -> None:
 
 
 def test_serve_with_a_key_listens_beyond_it_for_a_team(tmp_path: Path) -> None:
-    with pytest.raises(SettingInvalid, match="in the profile local"):
+    with pytest.raises(SettingInvalid, match="The profile local does not listen on"):
         worker._keys(settings_for(tmp_path, PHI3KIT_API_KEY="k"), "0.0.0.0", managed=False)  # noqa: S104
     team = settings_for(tmp_path, PHI3KIT_API_KEY="k", PHI3KIT_PROFILE="team")
     assert worker._keys(team, "0.0.0.0", managed=False).required  # noqa: S104
@@ -51,7 +51,7 @@ def test_the_app_ends_before_it_serves(
         web.check_address()
     assert caught.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("phi3kit: Nothing listens on")
+    assert said.startswith("phi3kit: The profile local does not listen on")
     assert said.count("\n") == 1
     monkeypatch.setenv("PHI3KIT_PROFILE", "team")
     web.check_address()

@@ -30,7 +30,7 @@ def test_a_user_gets_one_answer_for_folders_that_are_there_and_that_are_not(name
     error = refusal(name, tmp_path)
     assert isinstance(error, NotAllowed)
     assert str(error) == (
-        "You may not build from a folder of the server here. Your role is user; it takes admin. "
+        "You may not build from a folder of the server here. Your role is user; this needs admin. "
         "Ask whoever runs this app for that role."
     )
 
@@ -43,7 +43,7 @@ def test_a_folder_with_the_name_of_a_repository_is_not_looked_for(
     there, not_there = refusal("owner/name", tmp_path), refusal("owner/none", tmp_path)
     assert isinstance(there, DownloadFailed)
     assert str(there).replace("owner/name", "") == str(not_there).replace("owner/none", "")
-    assert "folder here" not in str(there)
+    assert "such folder" not in str(there)
 
 
 def test_no_build_of_a_folder_begins_for_a_user(tmp_path: Path) -> None:

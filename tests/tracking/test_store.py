@@ -266,4 +266,4 @@ class TestWhatAServerSays:
     def test_a_port_where_nothing_listens_is_said_in_words(self, tmp_path: Path):
         with pytest.raises(StorageFailed) as caught:
             experiment_id(settings_for(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), USAGE_EXPERIMENT)
-        assert caught.value.why == "Nothing listens there."
+        assert caught.value.why == "No server is listening there."

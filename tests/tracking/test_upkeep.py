@@ -96,7 +96,9 @@ class TestRoom:
     def test_beyond_the_disks_share_nothing_new_begins(self, settings: Settings):
         (settings.home / "big").write_bytes(b"x" * 3_000_000)
         full = replace(settings, limits=Limits(disk_mb=2, keep_hours=24))
-        with pytest.raises(LimitReached, match=r"holds \d MB.*2 MB are allowed.*older than 24 h goes by itself"):
+        with pytest.raises(
+            LimitReached, match=r"holds \d MB; the limit is 2 MB.*older than 24 h is deleted automatically"
+        ):
             BuildJobs(full).start(BuildRequest(("onnx",), EMBEDDED, "int4"), ADMIN)
         check_room(replace(settings, limits=Limits(disk_mb=100)))
 
@@ -106,10 +108,10 @@ class TestRoom:
         assert disk_bytes(tmp_path) == 1000
 
     def test_an_upload_that_is_too_big_is_refused(self, settings: Settings):
-        with pytest.raises(TableInvalid, match=r"2\.0 MB, and 1 are allowed"):
+        with pytest.raises(TableInvalid, match=r"2\.0 MB; the limit is 1 MB"):
             keep_upload("in.csv", b"x" * 2_000_000, ADMIN, replace(settings, limits=Limits(upload_mb=1)))
 
     def test_models_are_bounded(self, built: Built):
         full = replace(built.settings, limits=Limits(models=3))
-        with pytest.raises(LimitReached, match="2 are logged here, and there is room for 3"):
+        with pytest.raises(LimitReached, match="2 models are logged here; the limit is 3"):
             BuildJobs(full).start(BuildRequest(("transformers", "onnx"), EMBEDDED, "int4"), ADMIN)

@@ -48,7 +48,7 @@ class TestOwnPrices:
             load(tmp_path)
 
     def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path):
-        with pytest.raises(StorageFailed, match="cannot be kept"):
+        with pytest.raises(StorageFailed, match="cannot be saved"):
             save(ADMIN, settings_for(tmp_path / "missing"), {})
 
 
@@ -60,7 +60,7 @@ class TestListPrices:
 
     def test_the_same_tokens_are_compared_under_ones_own_the_cheapest_first(self):
         rows = compared(TURNS, {"onnx": Price(1.0, 4.0, 0.5)}).to_dict("records")
-        assert (rows[0]["model"], rows[0]["cost"]) == ("These turns, by your prices", pytest.approx(2.8))
+        assert (rows[0]["model"], rows[0]["cost"]) == ("These turns at your prices", pytest.approx(2.8))
         costs = [row["cost"] for row in rows[1:]]
         assert costs == sorted(costs)
         phi = next(row for row in rows if row["model"].startswith("Phi-3-mini"))

@@ -78,7 +78,7 @@ class TestAdmit:
         for turn_id in ("a", "b"):
             recorder.admit(turn(turn_id))
             recorder.end(turn(turn_id))
-        with pytest.raises(StorageFailed, match="No turn can be logged"):
+        with pytest.raises(StorageFailed, match="Turns cannot be logged"):
             recorder.admit(turn("c"))
 
     def test_a_turn_beyond_the_budget_is_refused_and_counted_and_not_logged(self, tmp_path: Path):

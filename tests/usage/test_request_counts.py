@@ -40,7 +40,7 @@ class TestTurns:
         limits = Limits(user_minute_turns=3)
         finished(counts, 3)
         clock.now += 20
-        with pytest.raises(LimitReached, match="3 turns in the last minute, and 3 are allowed") as caught:
+        with pytest.raises(LimitReached, match="3 turns in the last minute; the limit is 3") as caught:
             counts.begin("more", "ada", 1, limits)
         assert caught.value.retry_after_s == 41
         counts.begin("other", "bob", 1, limits)
@@ -62,7 +62,7 @@ class TestTurns:
     def test_a_days_turns_are_bounded(self, counts: RequestCounts, clock: Clock):
         finished(counts, 2)
         clock.now += 3600
-        with pytest.raises(LimitReached, match="turns of the day"):
+        with pytest.raises(LimitReached, match="turns for today"):
             counts.begin("more", "ada", 1, Limits(user_daily_turns=2))
         clock.now += 86_400
         counts.begin("more", "ada", 1, Limits(user_daily_turns=2))
@@ -77,7 +77,7 @@ class TestAtOnce:
     def test_answers_count_and_not_requests(self, counts: RequestCounts, clock: Clock):
         counts.begin("a", "ada", 2, Limits())
         clock.now += 17
-        with pytest.raises(LimitReached, match="2 of yours are being written, 2 more") as caught:
+        with pytest.raises(LimitReached, match="You have 2 answers in progress and asked for 2 more") as caught:
             counts.begin("b", "ada", 2, Limits(user_turns_at_once=3))
         assert caught.value.retry_after_s == 17  # it may take as long again
         counts.end("a", 5)

@@ -260,7 +260,7 @@ class TestATurnThatCannotBeWritten:
         outbox.add(turn("b"))
         write_waiting(settings)
         assert (turn_ids(settings), outbox.waiting()) == (["b"], 1)
-        assert str(outbox.refused()[1]).startswith("Its record is damaged, or a later phi3kit's: ")
+        assert str(outbox.refused()[1]).startswith("Its record is damaged, or from a later phi3kit: ")
 
     def test_nor_is_one_of_a_process_that_died(self, settings: Settings, outbox: Outbox):
         outbox.begin(turn("a"))

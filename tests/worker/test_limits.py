@@ -52,21 +52,21 @@ class TestTurns:
         assert [each.status_code for each in answers] == [200, 200, 200, 429]
         error = answers[-1].json()["error"]
         assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
-        assert error["message"].startswith("That is too fast. You had 3 turns in the last minute")
+        assert error["message"].startswith("Too many requests. You had 3 turns in the last minute")
         assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
         assert posted(worker, "/v1/chat/completions", body, "bob").status_code == 200
 
     def test_the_client_says_what_the_worker_said(self, worker: Endpoint, settings: Settings):
         for _ in range(3):
             ask(worker, Request(CAPITAL), TurnContext(admin("carol"), "ui"), settings)
-        with pytest.raises(LimitReached, match="in the last minute, and 3 are allowed"):
+        with pytest.raises(LimitReached, match="in the last minute; the limit is 3"):
             ask(worker, Request(CAPITAL), TurnContext(admin("carol"), "ui"), settings)
 
     def test_n_answers_are_n_at_once(self, worker: Endpoint):
         body = {"model": "phi3", "prompt": "<|user|>\nhello<|end|>\n<|assistant|>\n", "max_tokens": 4, "n": 3}
         refused = posted(worker, "/v1/completions", body, "dora")
         assert refused.status_code == 429
-        assert "3 more were asked for, and 2 may be at once" in refused.json()["error"]["message"]
+        assert "asked for 3 more; the limit is 2 at once" in refused.json()["error"]["message"]
         assert posted(worker, "/v1/completions", body | {"n": 2}, "dora").status_code == 200
 
     def test_calls_of_mlflows_kind_count_too(self, worker: Endpoint, settings: Settings):
@@ -81,7 +81,7 @@ class TestTurns:
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "string_above_max_length"
         assert posted(worker, "/tokenize", {"prompt": "x" * 201}, "fay").status_code == 400
-        with pytest.raises(RequestInvalid, match="201 characters, and 200 are allowed"):
+        with pytest.raises(RequestInvalid, match="201 characters; the limit here is 200"):
             ask(worker, Request("x" * 201), TurnContext(admin("fay"), "ui"), settings)
         assert RequestCounts(settings.home).of("fay").daily_turns == 0
 

@@ -198,7 +198,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("change", "why"),
         [
-            (add_position_ids, "has the input position_ids, which this worker does not know"),
+            (add_position_ids, "has the input position_ids, which this worker does not support"),
             (use_one_length_for_all_rows, "beside another conversation's gets other scores"),
             (grow_by_concatenation, "ONNX Runtime says: .*present.0.key"),
         ],
@@ -220,5 +220,5 @@ class TestRefusal:
 
 def test_more_addresses_than_the_system_lends_are_an_error_that_says_so(export: Path) -> None:
     runtime = OnnxRuntime(export, threads=1)
-    with pytest.raises(WorkerFailed, match=r"does not lend addresses for 32 of .*PHI3KIT_KV_BUDGET_MB"):
+    with pytest.raises(WorkerFailed, match=r"does not provide addresses for 32 of .*PHI3KIT_KV_BUDGET_MB"):
         runtime.limit(2**36)
