@@ -20,8 +20,8 @@ from phi3kit.jobs.job_folder import Job
 from phi3kit.jobs.job_list import JobList
 from phi3kit.jobs.kinds import BATCHES
 
-_KEPT = "What was computed is kept."
-_GO_ON = "Start the same batch again and it goes on from there."
+_KEPT = "Finished rows are kept."
+_GO_ON = "Start the same batch again to resume it."
 _UPLOADS_KEPT = 20  # of each person
 _UPLOADED_BYTES_KEPT = 1_000_000_000  # of each person; the newest upload is kept whatever it has
 

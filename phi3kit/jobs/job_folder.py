@@ -97,7 +97,7 @@ class JobKind:
             return self.job(folder, lines, kept, next_step)
         last = next((line.strip() for line in reversed(_log(folder).splitlines()[-20:]) if line.strip()), "")
         why = f"Its process was killed, perhaps because memory ran out. {last}".strip()
-        vanished = self.failed(f"The {self.word} ended without a word.", why, f"{kept} {next_step}")
+        vanished = self.failed(f"The {self.word} stopped unexpectedly.", why, f"{kept} {next_step}")
         return in_state("failed", last_write(folder) - began, vanished)
 
 

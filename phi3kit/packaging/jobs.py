@@ -18,7 +18,7 @@ from phi3kit.jobs.kinds import BUILDS
 from phi3kit.packaging.events import BuildRequest, BuildStep, Note, StepProgress, from_line
 from phi3kit.packaging.plan import allow
 
-_KEPT = "Nothing half-built is listed."
+_KEPT = "Unfinished models are not listed."
 _NEXT_STEP = "Build again, with more free memory if it ran out."
 
 

@@ -113,7 +113,7 @@ def tokens_over_time(turns: pd.DataFrame, palette: Palette, axis: TimeAxis) -> g
             offset=bar_ms * 0.075,  # within its hours, not around their beginning
             customdata=sums["total"],
             hovertext=[interval(begin, begin + axis.bar) for begin in times],
-            hovertemplate=f"%{{hovertext}}<br>%{{y:,}} {name} tokens<br>%{{customdata:,}} in all<extra></extra>",
+            hovertemplate=f"%{{hovertext}}<br>%{{y:,}} {name} tokens<br>%{{customdata:,}} total<extra></extra>",
         )
         for name, colour in _parts_in(sums, palette)
     ]

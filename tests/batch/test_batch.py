@@ -429,7 +429,7 @@ class TestJobs:
         stopped = jobs.all()[0]
         assert stopped.state == "cancelled"
         assert (stopped.error, stopped.stopped_by) == (None, ADMIN.name)
-        assert stopped.kept == "What was computed is kept."
+        assert stopped.kept == "Finished rows are kept."
         assert stopped.progress is not None
         assert stopped.progress.done >= 1
         jobs.close()

@@ -258,7 +258,7 @@ class TestCancel:
         cancelled = again(settings, job)
         assert (cancelled.state, cancelled.built) == ("cancelled", ())
         assert (cancelled.error, cancelled.stopped_by) == (None, ADMIN.name)
-        assert cancelled.kept == "Nothing half-built is listed."
+        assert cancelled.kept == "Unfinished models are not listed."
         assert step in [each.step for each in cancelled.steps]
         assert "Traceback" not in cancelled.log()
         assert [pid for pid in processes if not has_ended(pid)] == []

@@ -74,7 +74,7 @@ class TestEmpty:
         assert ended_build().state == "cancelled"
         stopped = open_page("build")
         assert errors(stopped) == []
-        assert "You stopped it. Nothing half-built is listed." in words(stopped)
+        assert "You stopped it. Unfinished models are not listed." in words(stopped)
 
     def test_builds_that_ended_are_listed_with_their_outcome(self, empty_home: Path) -> None:
         resources.kit().builds.start(BuildRequest(("onnx",), str(empty_home), "int4"), ADMIN)

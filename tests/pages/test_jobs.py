@@ -89,8 +89,8 @@ def test_only_ones_own_evaluation_is_told_to_have_failed(tmp_path: Path, user: s
 BATCH = {"model_uri": "models:/m-x", "input": "in.csv", "output": "out.csv"}
 STOPPED = {"event": "end", "state": "cancelled", "seconds": 1.0, "error": None}
 STOPPED_ON = {
-    "builds": (BUILD, "build", "Nothing half-built is listed."),
-    "batches": (BATCH, "batch", "What was computed is kept."),
+    "builds": (BUILD, "build", "Unfinished models are not listed."),
+    "batches": (BATCH, "batch", "Finished rows are kept."),
     "evaluations": (EVALUATION, "evaluate", "Nothing was logged."),
 }
 

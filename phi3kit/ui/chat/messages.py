@@ -152,7 +152,7 @@ def _show_answer(conversation: Conversation, turn: ChatTurn, targets: Sequence[T
                 label = "" if turn.answer_text or turn.error else "Answer"
                 what = (
                     "Answer again, with the same model and the chosen settings. This answer is kept as a branch. "
-                    "At temperature 0 the same model says the same."
+                    "At temperature 0 the same model gives the same answer."
                 )
                 again = partial(open_conversation.ask, Pending(turn.text, turn.parent, model_uri=turn.model_uri))
                 _button("again", turn, ":material/refresh:", what, again, label)

@@ -118,7 +118,7 @@ def _show_status(status: ServerStatus) -> None:
     if not permissions.may("serve"):  # what others sent may stand in the log
         return
     with st.expander("Log", expanded=status.state == "ended"):
-        elements.scrolled_code("\n".join(log_tail(status.log_file, _LOG_LINES)) or "Nothing yet.", 200)
+        elements.scrolled_code("\n".join(log_tail(status.log_file, _LOG_LINES)) or "No log output yet.", 200)
 
 
 def _show_call(status: ServerStatus) -> None:

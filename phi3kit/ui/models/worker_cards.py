@@ -63,4 +63,4 @@ def _show(worker: WorkerStatus) -> None:
         if permissions.may("administer"):  # what others sent may stand in the log
             with st.expander("Log"):
                 lines = log_tail(worker.log_file, _LOG_LINES)
-                elements.scrolled_code("\n".join(lines) or "It has printed nothing.", 200)
+                elements.scrolled_code("\n".join(lines) or "No log output.", 200)

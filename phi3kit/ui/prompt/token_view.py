@@ -49,7 +49,7 @@ def show_tokens(tokenized: Tokenized | None, prompt: str, key: str) -> None:
     with st.container(height=420 if len(shown) > _SCROLLED_TOKENS else "content", border=False):
         st.markdown(chips(shown, prompt))
     if len(shown) < tokenized.count:
-        st.caption(f"{tokenized.count - len(shown):,} tokens more are not drawn.")
+        st.caption(f"{tokenized.count - len(shown):,} more tokens not shown.")
     st.markdown(f":small[{LEGEND}]")  # a caption takes contrast from badges
 
 

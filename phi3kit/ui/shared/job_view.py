@@ -122,4 +122,4 @@ def show_history(
             more(by_id[chosen])
             if by_id[chosen].active:
                 cancel_button(jobs, by_id[chosen], f"cancel_in_{title.lower()}")
-            elements.scrolled_code(by_id[chosen].log() or "It printed nothing.", 300)
+            elements.scrolled_code(by_id[chosen].log() or "No log output.", 300)

@@ -49,7 +49,7 @@ def show_step(step: TourStep) -> None:
                 st.markdown(f"**{title}**")
                 st.code(code, language="python", wrap_lines=True)
     if step.title.endswith("the class"):
-        with st.expander("The whole wrapper, as it is logged"):
+        with st.expander("The complete wrapper, as logged"):
             st.code(onnx_wrapper_code(), language="python", wrap_lines=True)
     if step.why:
         st.markdown("\n".join(["**What changed and why**", "", *(f"- {each}" for each in step.why)]))

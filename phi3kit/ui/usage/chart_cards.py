@@ -40,7 +40,7 @@ def show_over_time(chosen: Chosen) -> None:
     turns = chosen.turns
     with st.container(border=True):
         width = elements.choose_one(
-            "A bar is", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
+            "Bar width", get_args(charts.Width), "usage_width", default="auto", bind="query-params",
             label_visibility="collapsed", format_func=str.capitalize,
         )  # fmt: skip
         axis = charts.time_axis(turns, words.timezone(), width, chosen.begin, chosen.now)

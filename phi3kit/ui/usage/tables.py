@@ -54,7 +54,7 @@ def show_conversations(turns: pd.DataFrame) -> None:
     with st.container(border=True, height="stretch"):
         if table.empty:
             st.markdown("**Tokens per conversation**")
-            st.caption("No turn belongs to a conversation.")
+            st.caption("No turns belong to a conversation.")
             return
         figure = charts.tokens_a_conversation(table, theme.palette())
         bars = show_bars(figure, "conversations", "How many conversations took how many tokens", "tokens")
@@ -63,7 +63,9 @@ def show_conversations(turns: pd.DataFrame) -> None:
             found = turns[turns["conversation_id"].isin(charts.conversations_of(table, names))]
             show_turns_of(found, [f"conversations of {name} tokens" for name in names], "conversations")
         largest = table.head(5)
-        st.caption(f"The largest of {len(table):,}; the median takes {table['total_tokens'].median():,.0f} tokens.")
+        st.caption(
+            f"The largest of {len(table):,} conversations. The median has {table['total_tokens'].median():,.0f} tokens."
+        )
         saved = _saved_chats(list(largest["conversation_id"]))
         for number, row in enumerate(largest.to_dict("records")):
             turns_at = f"{words.counted(row['turns'], 'turn')} · {words.date(row['at'], '%b, %H:%M')}"
@@ -167,4 +169,4 @@ def show_turns(turns: pd.DataFrame) -> None:
                     key=f"usage_download_{ending}",
                     help="All turns that match the filters, with every column. Times are in UTC.",
                 )
-        turn_drawer.show_table(turns, "usage_turns", "The turns that fit the filters")
+        turn_drawer.show_table(turns, "usage_turns", "Turns that match the filters")
