@@ -49,8 +49,7 @@ with shell.errors_shown():
         messages.show_turns(conversation, turns, target_choice.available(), target, last=not pending)
         if not pending:
             suggestions.show(conversation, target, send, disabled=silent)
-        else:
-            messages.ask(conversation, pending, settings, target)
+        elif messages.ask(conversation, pending, settings, target):
             resources.forget_lists()
             st.rerun()  # draws the answer with all that can be done to it
     open_conversation.save(conversation)

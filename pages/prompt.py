@@ -36,9 +36,10 @@ with shell.errors_shown():
             runs.send(target, request, prompt, sent)
         if growing := runs.growing():
             with output, st.container(border=True):
-                answers.follow(growing)
-            resources.forget_lists()
-            st.rerun()
+                ended = answers.follow(growing)
+            if ended:
+                resources.forget_lists()
+                st.rerun()
         answers.settle(sent)
         with output:
             runs.show_difference(sent)

@@ -49,8 +49,11 @@ class GrowingAnswer:
 
     def _end(self) -> None:
         with self._guard:
-            if not self.ended:
+            if self.ended:
+                return
+            try:
                 self._on_end(turn_of(self.lane, self._text, self._target))
+            finally:
                 self.ended = True
 
 

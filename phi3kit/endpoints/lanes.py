@@ -3,6 +3,7 @@
 Knows threads and the client. Draws nothing; a page polls the lanes.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from phi3kit.endpoints import client
 from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.transport import Cancellation
 
+_log = logging.getLogger(__name__)
 FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 
 
@@ -87,6 +89,7 @@ class Lane:
         except Phi3KitError as error:
             self.error = error
         except Exception as error:
+            _log.exception("An answer was ended by a mistake of phi3kit.")  # its reader may be on another page
             self._bug = error
         finally:
             self.waits_for = None

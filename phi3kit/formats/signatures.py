@@ -3,6 +3,7 @@
 Knows MLflow's ModelSignature and the chapter's notation. Loads no model, opens no run, draws nothing.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,7 @@ class Field:
     name: str
     type: str
     required: bool
+    depth: int = dataclasses.field(default=0, compare=False)  # how many fields it lies in; they stand before it
 
     def __str__(self) -> str:
         return f"{self.type} ({'required' if self.required else 'optional'})"
@@ -146,23 +148,29 @@ def field_tree(fields: Sequence[Field], search: str = "") -> dict[Part, tuple[Fi
 
     search: only fields that have it in their path or type, and those that they lie in.
     """
-    by_name = {(field.part, field.name): field for field in fields}
-    outer_of = {field: by_name.get((field.part, field.name.rpartition(".")[0].rstrip("[]{}"))) for field in fields}
-    kept: set[Field] = set()
-    for field in fields:
-        each: Field | None = field if search.casefold() in f"{field.name} {field.type}".casefold() else None
-        while each:
+    outer: list[int | None] = []
+    path: list[int] = []  # to the field at hand
+    for index, field in enumerate(fields):
+        del path[field.depth :]
+        outer.append(path[-1] if path else None)
+        path.append(index)
+    kept: set[int] = set()
+    for index, field in enumerate(fields):
+        each = index if search.casefold() in f"{field.name} {field.type}".casefold() else None
+        while each is not None and each not in kept:
             kept.add(each)
-            each = outer_of[each]
+            each = outer[each]
+    inside: dict[int | None, list[int]] = {}
+    for index in sorted(kept):
+        inside.setdefault(outer[index], []).append(index)
 
-    def nodes(part: Part, outer: Field | None) -> tuple[FieldNode, ...]:
-        return tuple(
-            FieldNode(field.name.rpartition(".")[2] if outer else field.name, field, nodes(part, field))
-            for field in fields
-            if field in kept and field.part == part and outer_of[field] is outer
-        )
+    def node(index: int) -> FieldNode:
+        field, around = fields[index], outer[index]
+        name = field.name if around is None else field.name.removeprefix(fields[around].name).lstrip("[]{}.")
+        return FieldNode(name, field, tuple(node(each) for each in inside.get(index, [])))
 
-    return {part: found for part in PARTS if (found := nodes(part, None))}
+    nodes = [node(index) for index in inside.get(None, [])]
+    return {part: found for part in PARTS if (found := tuple(each for each in nodes if each.field.part == part))}
 
 
 def _fields(part: Part, schema: Schema | None) -> Iterator[Field]:
@@ -180,15 +188,15 @@ def _param_fields(params: ParamSchema | None) -> Iterator[Field]:
         yield Field("params", param.name, f"{_type_name(param.dtype)}{array}, default {param.default!r}", False)
 
 
-def _unfold(part: Part, name: str, type_: object, required: bool) -> Iterator[Field]:
-    yield Field(part, name, _type_name(type_), required)
+def _unfold(part: Part, name: str, type_: object, required: bool, depth: int = 0) -> Iterator[Field]:
+    yield Field(part, name, _type_name(type_), required, depth)
     inner, path = type_, name
     while isinstance(inner, (Array, Map)):
         inner, path = (inner.dtype, f"{path}[]") if isinstance(inner, Array) else (inner.value_type, f"{path}{{}}")
     if isinstance(inner, Object):
         for prop in inner.properties:
             assert isinstance(prop, Property)
-            yield from _unfold(part, f"{path}.{prop.name}", prop.dtype, bool(prop.required))
+            yield from _unfold(part, f"{path}.{prop.name}", prop.dtype, bool(prop.required), depth + 1)
 
 
 def _type_name(type_: object) -> str:

@@ -71,7 +71,8 @@ def time_axis(
     only so often, and of each bar with turns a part is seen.
     """
     at = _on_clock(turns["at"], timezone)
-    now = max([_clock(now, timezone), *at.nlargest(1)])  # other machines' clocks may be ahead
+    # Other machines' clocks may be ahead, but a turn of the far future must not make the bars a year wide.
+    now = min(max([_clock(now, timezone), *at.nlargest(1)]), _clock(now, timezone) + pd.Timedelta("1D"))
     if begin is not None:
         axis_begin = _clock(begin, timezone)
         chosen = bucket(now - axis_begin, width)

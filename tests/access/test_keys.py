@@ -74,7 +74,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("user", ["", "  ", "a\x00b", "x" * 201])
     def test_what_is_no_name_gets_no_key(self, store: KeyStore, admin: Actor, user: str):
-        with pytest.raises(RequestInvalid, match="no name"):
+        with pytest.raises(RequestInvalid, match="is not a user name"):
             store.create(user, "", admin)
 
     def test_one_user_has_so_many_live_keys_at_most(self, store: KeyStore, ada: Actor):

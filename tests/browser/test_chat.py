@@ -163,6 +163,17 @@ class TestElsewhere:
         assert [text for text in answers if "Afghanistan: Kabul" in text and "Zimbabwe: Harare" not in text]
         wait_for_text(page, "has been stopped. Its text so far is kept.")
 
+    def test_a_dialog_works_while_an_answer_grows(self, page: "playwright.Page") -> None:
+        send(page, "List the capitals of the world.")
+        wait_for_text(page, "Afghanistan: Kabul")
+        page.get_by_role("button", name="Conversations").click()
+        dialog = page.get_by_test_id("stDialog")
+        dialog.get_by_placeholder("Titles, messages and answers").fill("no such text anywhere")
+        dialog.get_by_placeholder("Titles, messages and answers").press("Enter")
+        wait_for_text(dialog, "No conversations contain this text.")
+        dialog.get_by_role("button", name="Close").click()
+        answered(page, "Afghanistan: Kabul", "(length|stop)")
+
 
 class TestCopy:
     def test_the_answers_text_is_on_the_clipboard_and_a_growing_answer_is_not_stopped(

@@ -141,10 +141,10 @@ class TestRoles:
             assert "sub:4 · viewer" in visitor.sign_in("vera").text
             for name in ("chat", "compare"):
                 shown = visitor.open(name)
-                assert "Your role is viewer; it takes user." in shown.text
+                assert "Your role is viewer; this needs user." in shown.text
                 assert [each.disabled for kind, each in shown.elements if kind == "chat_input"] == [True]
             shown = visitor.open("prompt")
-            assert "Your role is viewer; it takes user." in shown.text
+            assert "Your role is viewer; this needs user." in shown.text
             assert "Send" not in shown.labels("button")
             shown = visitor.open("access")
             assert "You may not create or revoke API keys here." in shown.text

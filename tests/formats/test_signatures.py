@@ -154,3 +154,18 @@ class TestFieldTree:
         assert (choices.name, reason.name, reason.nodes) == ("choices", "finish_reason", ())
         assert [node.name for node in field_tree(self.FIELDS, "boolean")["inputs"]] == ["stream"]
         assert field_tree(self.FIELDS, "nothing") == {}
+
+    def test_a_path_is_what_the_schema_says_and_not_what_a_name_looks_like(self) -> None:
+        city = Property("city", DataType.string)
+        columns = Schema([ColSpec(Object([city]), "address"), ColSpec(DataType.string, "address.town")])
+        tree = field_tree(describe(ModelSignature(inputs=columns)).fields)["inputs"]
+        assert [(node.name, [each.name for each in node.nodes]) for node in tree] == [
+            ("address", ["city"]), ("address.town", []),
+        ]  # fmt: skip
+        unnamed = field_tree(describe(ModelSignature(inputs=Schema([ColSpec(Object([city]))] * 2))).fields)["inputs"]
+        assert [[each.name for each in node.nodes] for node in unnamed] == [["city"], ["city"]]
+
+    def test_names_without_a_letter_are_fields_too(self) -> None:
+        params = ParamSchema([ParamSpec("", DataType.long, 1), ParamSpec("x", DataType.long, 1)])
+        tree = field_tree(describe(ModelSignature(params=params)).fields)
+        assert [node.name for node in tree["params"]] == ["", "x"]

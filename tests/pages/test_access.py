@@ -210,7 +210,7 @@ class TestKeys:
         with app_on(tmp_path, **TEAM):
             app = page_of("vera")
         assert "Create a key" not in labels(app)
-        assert any("Your role is viewer; it takes user." in read(each.value) for each in app.info)
+        assert any("Your role is viewer; this needs user." in read(each.value) for each in app.info)
 
     def test_only_an_admin_sees_everybodys_keys_and_use(self, tmp_path: Path):
         Outbox(tmp_path).add(turn("a", user=BOB, at=time.time()))

@@ -133,7 +133,7 @@ class TestEmpty:
         assert job.built[0]["source"] == "microsoft/Phi-3-mini-4k-instruct"
         assert job.built[0]["license"] == "mit"
         resources.forget_lists()
-        assert "it answered: “The capital of Spain is Madrid.”" in words(open_page("build"))
+        assert "It answered: “The capital of Spain is Madrid.”" in words(open_page("build"))
 
 
 class TestBroken:

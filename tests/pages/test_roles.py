@@ -15,7 +15,7 @@ from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.writer import write_waiting
 from tests.conftest import Built
 from tests.pages.test_access import BOB, PAGES, TEAM, page_of
-from tests.support.in_app import app_on, open_page
+from tests.support.in_app import app_on, label_of, open_page
 from tests.support.samples import copy_of_store, evaluation_run, new_store, turn
 
 # Who looks: the profile, the name under which they sign in, and the role that they then have.
@@ -66,7 +66,8 @@ def environment(who: str) -> dict[str, str]:
 def offered(app: AppTest) -> dict[str, bool]:
     """What a page offers, by its label or placeholder, and whether it is switched on."""
     found = [each.proto for kind in KINDS for each in (app if kind == "chat_input" else app.main).get(kind)]
-    return {getattr(each, "label", "") or each.placeholder: not each.disabled for each in found}
+    found = [each for each in found if "usage_conversation_" not in each.id]  # one for each conversation that is shown
+    return {label_of(each) if getattr(each, "label", "") else each.placeholder: not each.disabled for each in found}
 
 
 @pytest.mark.parametrize("who", WHO)

@@ -61,8 +61,8 @@ def errors(app: AppTest) -> list[str]:
 
 
 def label_of(button: Any) -> str:
-    """A button's label without its colour."""
-    return re.sub(r"^:\w+\[(.*)\]$", r"\1", button.label)
+    """A button's label as a reader sees it."""
+    return read(re.sub(r"^:\w+\[(.*)\]$", r"\1", button.label))
 
 
 def click(app: AppTest, label: str) -> AppTest:

@@ -98,14 +98,14 @@ def _first_drawn(turns: Sequence[ChatTurn], may_move: bool) -> int:
     return at
 
 
-def ask(conversation: Conversation, question: Pending, settings: ChatSettings, target: Target) -> None:
-    """Send a question, unless it was sent already, and let the answer grow on the page; it is kept however it ends."""
+def ask(conversation: Conversation, question: Pending, settings: ChatSettings, target: Target) -> bool:
+    """Send a question, unless it was sent already, and let the answer grow on the page; whether it has ended."""
     if question.text:
         _show_message(question.text)
     with st.chat_message("assistant", avatar=ASSISTANT):
         if question.answer is None:
             question.answer = _send(conversation, question, settings, target)
-        answers.follow(question.answer)
+        return answers.follow(question.answer)
 
 
 def _send(conversation: Conversation, question: Pending, settings: ChatSettings, target: Target) -> GrowingAnswer:
@@ -174,11 +174,11 @@ def _show_branches(conversation: Conversation, turn: ChatTurn) -> None:
     ids = [each.turn_id for each in conversation.siblings(turn)]
     if len(ids) < 2:
         return
-    at = ids.index(turn.turn_id)
+    at, growing = ids.index(turn.turn_id), open_conversation.pending() is not None
 
     def step_button(step: int, icon: str, what: str) -> None:
         switch = partial(_switch, conversation, ids[(at + step) % len(ids)])
-        _button(f"branch_{step}", turn, icon, what, switch, disabled=not 0 <= at + step < len(ids))
+        _button(f"branch_{step}", turn, icon, what, switch, disabled=growing or not 0 <= at + step < len(ids))
 
     with st.container(horizontal=True, vertical_alignment="center", gap=None, width="content"):
         step_button(-1, ":material/chevron_left:", "Earlier version")
@@ -232,21 +232,23 @@ def _switch(conversation: Conversation, turn_id: str) -> None:
     conversation.unsaved = True  # which branch is shown is kept too
 
 
-@st.dialog("Copy the answer", icon=":material/content_copy:")
+@st.dialog("Copy the answer", icon=":material/content_copy:", on_dismiss="rerun")
 def _copy_by_hand(text: str) -> None:
     st.caption("This browser blocks access to the clipboard here. The button in the corner may still work.")
     st.code(text, language=None, wrap_lines=True, height=320)
 
 
-@st.dialog("Delete this turn?", icon=":material/delete:")
+@st.dialog("Delete this turn?", icon=":material/delete:", on_dismiss="rerun")
 def _confirm_delete(conversation: Conversation, turn: ChatTurn) -> None:
     behind = len(conversation.subtree(turn.turn_id)) - 1
     also = f" and its {behind} follow-up{'s' if behind > 1 else ''}" if behind else ""
     st.markdown(f"This permanently deletes the message and its answer{also}, here and on the server.")
 
     def delete() -> None:
-        open_conversation.stop_answer()  # it may go on from this turn
+        stopped = open_conversation.stop_answer()  # it may go on from this turn
         open_conversation.store().remove(conversation, turn.turn_id)
+        if stopped:
+            open_conversation.note(open_conversation.STOPPED)
 
     with st.container(horizontal=True):
         gone = st.button(

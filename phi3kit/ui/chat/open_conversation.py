@@ -17,6 +17,7 @@ from phi3kit.ui.shared import resources, shell
 from phi3kit.ui.shared.literal import literal
 
 _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"
+STOPPED = "The answer that was being written has been stopped. Its text so far is kept."
 PARAMETER = "conversation"  # in the page's address
 
 
@@ -63,13 +64,14 @@ def current() -> Conversation:
 
 def open_here(conversation: Conversation) -> Conversation:
     """Make a conversation this tab's, with its settings. For callbacks, and before any control is drawn."""
-    stop_answer()
+    before = pending()
     st.session_state[_KEY] = conversation
     st.session_state.pop(_PENDING, None)
     st.session_state.pop("chat_editing", None)
     if conversation.shown:
         last = conversation.shown[-1]
         apply(ChatSettings.of(last.request), last.wrapper, last.model_uri)
+    _stop(before)
     return conversation
 
 
@@ -94,25 +96,19 @@ def name_in_address(conversation: Conversation) -> None:
 
 def ask(question: Pending) -> None:
     """Let the next run of the page send it."""
-    _make_way()
-    _put(question)
+    before = pending()
+    st.session_state[_PENDING] = replace(question)  # a button may be pressed twice
+    st.session_state.pop("chat_editing", None)
+    st.session_state.pop(_NOTES, None)
+    _stop(before)
 
 
 def say(text: str) -> None:
     """Let the next run of the page send a text as the next turn of the branch that is shown."""
-    _make_way()
     conversation: Conversation = st.session_state[_KEY]
-    _put(Pending(text, conversation.leaf))
-
-
-def _make_way() -> None:
-    st.session_state.pop(_NOTES, None)
-    stop_answer()
-
-
-def _put(question: Pending) -> None:
-    st.session_state[_PENDING] = replace(question)  # a button may be pressed twice
-    st.session_state.pop("chat_editing", None)
+    growing = pending()
+    parent = growing.answer.lane.context.turn_id if growing and growing.answer else conversation.leaf
+    ask(Pending(text, parent))
 
 
 def pending() -> Pending | None:
@@ -121,11 +117,20 @@ def pending() -> Pending | None:
     return None if found is None or found.answered else found
 
 
-def stop_answer() -> None:
-    """End the answer that grows, keep what came of it, and say so: something else takes its place."""
-    if (question := pending()) and question.answer:
-        question.answer.stop()
-        note("The answer that was being written has been stopped. Its text so far is kept.")
+def stop_answer() -> bool:
+    """End the answer that grows and keep what came of it; whether there was one."""
+    question = pending()
+    if question is None or question.answer is None:
+        return False
+    question.answer.stop()
+    return True
+
+
+def _stop(before: Pending | None) -> None:
+    """End the answer whose place something else has taken, and say so; last, as another click ends a callback at `note`."""
+    if before and before.answer:
+        before.answer.stop()
+        note(STOPPED)
 
 
 def adder(conversation: Conversation, question: Pending) -> Callable[[ChatTurn], None]:
@@ -137,11 +142,12 @@ def adder(conversation: Conversation, question: Pending) -> Callable[[ChatTurn],
         begun = prompt[-1].content if cut and isinstance(prompt, tuple) else ""
         continues = cut.turn_id if cut else None
         conversation.add(replace(turn, parent=question.parent, continues=continues, begun=begun))
-        question.answered = True
         try:
             saved.save(conversation)
         except StorageFailed:  # the next run of the page tries again, and says so
             conversation.unsaved = True
+        finally:
+            question.answered = True
 
     return add
 

@@ -110,7 +110,7 @@ def _show_renaming(each: ListedConversation) -> None:
 def _show_deleting(each: ListedConversation) -> None:
     def delete() -> None:
         if st.session_state["conversation"].id == each.id:
-            open_conversation.stop_answer()  # which would be saved when it ends
+            open_conversation.stop_answer()  # it would save the conversation when it ends
         open_conversation.store().delete(each.id)
         st.session_state.pop(_DELETING, None)
         if st.session_state["conversation"].id == each.id:

@@ -64,7 +64,7 @@ def _content(ending: str, name: str, shown: list[ChatTurn], system: str, zone: Z
     return write(name, shown, system, zone)
 
 
-@st.dialog("Code and JSON of this request", width="large", icon=":material/code:")
+@st.dialog("Code and JSON of this request", width="large", icon=":material/code:", on_dismiss="rerun")
 def show_turn_code(turn: ChatTurn) -> None:
     """The request of a turn that was made, and its response."""
     assert turn.wrapper is not None  # an imported turn has no such menu
@@ -72,7 +72,7 @@ def show_turn_code(turn: ChatTurn) -> None:
         answers.show_json(turn)
 
 
-@st.dialog("Code of the next request", width="large", icon=":material/code:")
+@st.dialog("Code of the next request", width="large", icon=":material/code:", on_dismiss="rerun")
 def _show_request_code(request: Request, wrapper: Served, model_uri: str) -> None:
     """A request that is not made yet."""
     _show_code(request, wrapper, model_uri)

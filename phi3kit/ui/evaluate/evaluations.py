@@ -160,7 +160,11 @@ def _show_promotion(a: Evaluation, b: Evaluation) -> None:
         alias = st.text_input("Alias", "champion", key="promote_alias").strip()
         act = partial(promote, better, name or "", alias, resources.actor(), resources.settings())
         if permissions.button(
-            f"Point {name}@{alias} to it", "register", type="primary", disabled=not (name and alias), key="promote"
+            literal(f"Point {name}@{alias} to it", inside=True),
+            "register",
+            type="primary",
+            disabled=not (name and alias),
+            key="promote",
         ):
             actions.attempt(
                 act, lambda target: f"{target} now points to this model. Chat, Usage and Batch use it.", "promotion"

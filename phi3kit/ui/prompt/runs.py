@@ -54,9 +54,10 @@ def show_variants(target: Target, request: Request, prompt: str, tokens: Tokeniz
             st.markdown(f"Different tokens: {tokens.count:,} → {other.count:,}, the same up to token {same:,}.")
     fits = all(each is None or each.count < each.context_tokens for each in (tokens, other))
     if st.button("Ask both", icon=":material/compare_arrows:", key="prompt_ask_both", disabled=not fits):
-        with st.container(border=True):
-            for text in (prompt, variant):
-                send(target, request, text, runs)
+        place = st.empty()
+        for text in (prompt, variant):
+            send(target, request, text, runs)
+            with place.container(border=True):
                 answers.follow(st.session_state[_GROWING])
         resources.forget_lists()
         st.session_state[_COMPARED] = [turn.turn_id for turn in runs.turns[-2:]]

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from functools import partial
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.growing_answer import GrowingAnswer
+from phi3kit.core.errors import TryLater
 from phi3kit.core.records import TurnRecord
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.records import Answer, Request, TurnContext
@@ -21,6 +23,7 @@ from phi3kit.ui.shared import resources, shell, theme, words
 from phi3kit.usage.outbox import Outbox
 
 _SOON_S = 3.0
+_OTHERS, _MOST_AT_ONCE = "answers", 4  # of a tab, in its session's state
 _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
 
 
@@ -37,20 +40,32 @@ def begin_turn(
     text: what the person wrote (the message, or the raw prompt itself). begun: what the answer goes on from.
     """
     shared, actor = resources.kit(), resources.actor()
+    others: list[GrowingAnswer] = st.session_state.setdefault(_OTHERS, [])
+    others[:] = [each for each in others if not each.lane.done]
+    if len(others) >= _MOST_AT_ONCE:  # stopped while their model was loading
+        raise TryLater(
+            "The message was not sent.", f"{len(others)} earlier ones are still waiting for a model.",
+            "Send it again in a moment.", retry_after_s=5,
+        )  # fmt: skip
     find = partial(targets.endpoint_of, target, shared.pool, resources.secrets(), actor, shared.settings)
     context = TurnContext(actor, origin="ui", conversation_id=conversation_id)
     answer = GrowingAnswer(find, request, context, shared.settings, target, text, on_end, begun)
+    others.append(answer)
     answer.start()
     return answer
 
 
-def follow(answer: GrowingAnswer) -> None:
-    """Let an answer grow on the page until it ends. A click, or another page, ends the drawing and not the answer."""
+def follow(answer: GrowingAnswer) -> bool:
+    """Let an answer grow on the page; whether it has ended. A click, or another page, ends the drawing and not the answer.
+
+    Under a dialog only what there is by now is drawn: clicks in a dialog wait until the page's run is over.
+    """
     lane = answer.lane
     place = st.empty()
     key = f"stop_{lane.context.turn_id}"
     st.button("Stop", icon=":material/stop_circle:", key=key, shortcut="Escape", on_click=answer.stop)
     drawn = ""
+    dialog = _dialog_is_open()
     while not answer.ended:
         if answer.shown:
             if drawn != answer.shown:
@@ -59,6 +74,8 @@ def follow(answer: GrowingAnswer) -> None:
         elif lane.waits_for and drawn != lane.waits_for:
             drawn = lane.waits_for
             place.status(drawn, type="compact")
+        if dialog:
+            return False
         _ = "conversation" in st.session_state  # a use of st, at which a click takes effect when nothing is drawn
         time.sleep(_DRAW_EVERY_S)
     lane.raise_bug()
@@ -67,6 +84,12 @@ def follow(answer: GrowingAnswer) -> None:
         place.markdown(for_pages(answer.shown))
     else:
         place.empty()
+    return True
+
+
+def _dialog_is_open() -> bool:
+    context = get_script_run_ctx()
+    return context is not None and context.has_dialog_opened
 
 
 def settle(conversation: Conversation) -> None:

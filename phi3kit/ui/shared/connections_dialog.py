@@ -39,7 +39,7 @@ def connections_button(key: str) -> None:
         _dialog()
 
 
-@st.dialog("Connections", width="medium", icon=":material/lan:")
+@st.dialog("Connections", width="medium", icon=":material/lan:", on_dismiss="rerun")
 def _dialog() -> None:
     edit_connections()
 

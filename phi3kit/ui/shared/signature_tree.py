@@ -13,6 +13,7 @@ from phi3kit.formats.signatures import PARTS, FieldNode, describe, field_tree
 from phi3kit.ui.shared.literal import literal
 
 _FEW_FIELDS = 8  # are seen at once; more scroll and can be searched
+_MOST_FIELDS = 500
 _HEIGHT = 360  # pixels
 
 
@@ -28,7 +29,9 @@ def show(signature: ModelSignature, key: str) -> None:
             ) or ""  # fmt: skip
         with st.popover("Exact text", icon=":material/data_object:", key=f"{key}_text", type="tertiary"):
             st.code(described.notation, language=None, wrap_lines=True)
-    tree = field_tree(described.fields, search)
+    tree = field_tree(described.fields[:_MOST_FIELDS], search)
+    if (more := len(described.fields) - _MOST_FIELDS) > 0:
+        st.caption(f"{more:,} more fields are only in the exact text.")
     if search and not tree:
         st.caption("No field has this text.")
     with st.container(height=_HEIGHT if many else "content", border=False, gap="xsmall"):
