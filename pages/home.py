@@ -68,7 +68,7 @@ with shell.errors_shown():
     with picture:
         path_picture.show(wrappers, len(turns))
     for number, (name, sentence) in enumerate(STEPS.items(), start=1):
-        mark = " :primary-badge[next]" if name == following else ""
+        mark = " :gray-badge[next]" if name == following else ""
         if done[name]:
             mark = " :green-badge[:material/check: done]"
         with steps.container(

@@ -4,7 +4,9 @@ WCAG 2.2 AA, as far as a program can see it. The prints lie in `.prints/`, with 
 """
 
 import html
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from phi3kit.core.settings import PROJECT_ROOT, Settings
 from phi3kit.tracking import registry
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_browser import chromium, go, idle, needs_browser, running_app, send, wait_for_text
+from tests.support.in_browser import chromium, go, idle, needs_browser, running_app, send
 from tests.support.samples import copy_of_store, evaluation_run
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -21,6 +23,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [*needs_browser, pytest.mark.slow]
 
 PRINTS = PROJECT_ROOT / ".prints"
+TABLE: Any = {"name": "in.csv", "mimeType": "text/csv", "buffer": b"message\nWhat is MLflow?\nTell me a joke.\n"}
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 WIDTHS = {"wide": (1280, 900), "phone": (390, 844)}
 PAGES = (
@@ -29,7 +32,11 @@ PAGES = (
 )  # fmt: skip
 
 # What Streamlit draws and no page can change: the rule, a part of the element, and the reason.
-STREAMLITS_OWN: tuple[tuple[str, str, str], ...] = ()
+STREAMLITS_OWN = (
+    ("list", "stSidebarNavItems", "the menu's sections are boxes in a list"),
+    ("presentation-role-conflict", "stFileUploaderDropzone", "the place to drop a file has a role and a name"),
+    ("listitem", "<li class", "the menu's links are items in those boxes"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +66,13 @@ def browser(store: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def fill(page: "playwright.Page", name: str) -> None:
     """Do on the page what leaves something to see there."""
     match name:
+        case "Home":
+            page.get_by_test_id("stMermaidChart").locator("img").first.wait_for()
         case "Chat":
             send(page, "What is the capital of Spain?")
             page.get_by_text("tokens/s").first.wait_for()
         case "Prompt":
+            page.get_by_role("textbox", name="Raw prompt").fill("<|user|>\nTell me a joke.<|end|>\n<|assistant|>\n")
             page.get_by_role("button", name="Send", exact=True).click()
             page.get_by_text("tokens/s").first.wait_for()
         case "Compare":
@@ -71,10 +81,9 @@ def fill(page: "playwright.Page", name: str) -> None:
         case "Usage":
             page.wait_for_function("document.querySelectorAll('[data-testid=stPlotlyChart] .barlayer').length >= 7")
         case "Batch":
-            page.get_by_role("radio", name="example").click()
-            idle(page)
-            page.get_by_role("button", name="Answer").click()
-            wait_for_text(page, "Done")
+            page.locator("input[type=file]").set_input_files(TABLE)
+            page.get_by_role("button", name="Answer 2 rows").click()
+            page.get_by_role("button", name=re.compile("Download .*completions")).first.wait_for()
     idle(page)
 
 

@@ -164,7 +164,7 @@ class TestChat:
         next(each for each in app.segmented_control if each.label == "Wrapper").set_value(wrapper).run()
         app.chat_input[0].set_value("What is the capital of Spain?").run()
         assert "The capital of Spain is Madrid." in words(app)
-        assert any("tokens/s · stop" in each.value for each in app.caption)
+        assert any("tokens/s · stop" in each.value for each in app.markdown)
         app.chat_input[0].set_value("And of France?").run()
         assert "The capital of France is Paris." in words(app)
         assert len(app.session_state["conversation"].turns) == 2

@@ -73,7 +73,7 @@ class TestCompare:
         assert [each.label for each in app.selectbox] == ["A", "B"]
         assert [each.value for each in app.markdown].count(MADRID) == 2
         assert "A and B are identical" in words(app)
-        captions = [each.value for each in app.caption if "tokens/s" in each.value]
+        captions = [each.value for each in app.markdown if "tokens/s" in each.value]
         assert len(captions) == 2
         assert all(re.search(r"10 \+ 10 = 20 tokens .* first token .* tokens/s · stop", each) for each in captions)
         (comparison,) = app.session_state["comparisons"]

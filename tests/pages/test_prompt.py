@@ -29,9 +29,9 @@ def press(app: AppTest, label: str) -> AppTest:
 class TestTokens:
     def test_each_token_is_a_chip_with_text_and_id_and_special_ones_are_distinct(self, home: Built) -> None:
         said = words(lab("<|user|>\nHi🙂"))
-        assert ":primary-badge[<|user|> :small[#4095]] :gray[~~↵~~]" in said
+        assert ":yellow-badge[<|user|> :small[#4095]] :gray[~~↵~~]" in said
         assert ":gray-badge[␣H :small[#1329]]" in said
-        assert ":yellow-badge[0xF0 :small[#243]]" in said
+        assert ":blue-badge[0xF0 :small[#243]]" in said
         assert ":gray[= 🙂]" in said
 
     def test_they_can_be_read_as_a_table(self, home: Built) -> None:

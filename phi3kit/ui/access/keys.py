@@ -55,7 +55,7 @@ def _show_new(key: ApiKey, token: str) -> None:
     st.code(
         f"curl http://127.0.0.1:8000/v1/chat/completions \\\n  -H 'Authorization: Bearer {token}' \\\n"
         f"  -H 'Content-Type: application/json' \\\n  -d '{_BODY}'",
-        language="bash",
+        language=None,
         wrap_lines=True,
     )
     pages.link("deploy", "Start a server on Deploy")

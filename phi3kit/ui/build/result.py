@@ -25,7 +25,7 @@ def show_built(built: dict[str, Any]) -> None:
                 f"{words.size(built['size_bytes'])} · {built['precision']} · built in {built['seconds']} s",
                 width="content",
             )
-        st.code(built["model_uri"], language=None)
+        st.code(built["model_uri"], language=None, wrap_lines=True)
         if built.get("registered"):
             st.caption(f"Registered as {literal(built['registered'], inside=True)}")
         st.caption(
@@ -49,7 +49,7 @@ def show_built(built: dict[str, Any]) -> None:
 def _show_code(built: dict[str, Any]) -> None:
     wrapper, source, precision = built["wrapper"], built["source"], built["precision"]
     request = BuildRequest((wrapper,), source, precision if precision in PRECISIONS else "int4")
-    st.code(f"python -m phi3kit {shlex.join(request.command())}", language="bash", wrap_lines=True)
+    st.code(f"python -m phi3kit {shlex.join(request.command())}", language=None, wrap_lines=True)
     st.code(snippets.build_code(wrapper, source, built["commit"], precision, resources.settings()), wrap_lines=True)
     if wrapper == "onnx":
         st.caption("onnx_wrapper.py, the wrapper itself:")

@@ -21,7 +21,7 @@ from phi3kit.ui.shared.literal import literal
 
 _THROUGH_MEMORY_BYTES = 200_000_000  # Streamlit keeps a download in memory: a bigger zip is written to a file
 _FILES = ("deployment.yml", "endpoint.yml", "score/score.py", "environment/conda.yaml", "deploy.sh", "README.md")
-_LANGUAGES = {".yml": "yaml", ".yaml": "yaml", ".py": "python", ".sh": "bash", ".md": "markdown"}
+_LANGUAGES = {".yml": "yaml", ".yaml": "yaml", ".py": "python", ".md": "markdown"}
 
 
 @st.cache_data(ttl=60, max_entries=20, show_spinner="Reading the logged model")
@@ -47,7 +47,7 @@ def show_bundle(choice: ModelChoice) -> None:
         _show_zip(bundle)
         st.markdown("From the command line")
         command = shlex.join(["python", "-m", "phi3kit", "azure", choice.plain_uri, "-o", f"{bundle.name}.zip"])
-        st.code(f"{recipes.shell(settings).command}\n{command}", language="bash", wrap_lines=True)
+        st.code(f"{recipes.shell(settings).command}\n{command}", language=None, wrap_lines=True)
         for path, tab in zip(_FILES, st.tabs(list(_FILES)), strict=True):
             with tab:
                 elements.scrolled_code(bundle.text(path), 320, _LANGUAGES.get(Path(path).suffix))

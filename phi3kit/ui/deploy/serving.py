@@ -43,7 +43,7 @@ def show_recipe(recipe: Recipe) -> None:
         for number, step in enumerate(recipe.steps, start=1):
             needs = f" :gray-badge[{_NEEDS[step.needs]}]" if step.needs else ""
             st.markdown(f"{number}. {step.what}{needs}")
-            st.code(step.command, language="bash", wrap_lines=True)
+            st.code(step.command, language=None, wrap_lines=True)
         for file in recipe.files:
             with st.expander(literal(file.name), icon=":material/description:", expanded=len(recipe.files) == 1):
                 st.download_button(

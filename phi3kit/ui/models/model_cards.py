@@ -57,7 +57,7 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**Logged model** {theme.badge(model.wrapper)}", width="content")
             st.caption(facts(model), width="content")
-        st.code(model.model_uri, language=None)
+        st.code(model.model_uri, language=None, wrap_lines=True)
         if model.files_gone:
             st.warning("Its files are missing from the store. Delete it and build it again.", icon=":material/warning:")
         with st.container(horizontal=True):

@@ -43,7 +43,7 @@ def _show(worker: WorkerStatus) -> None:
                 on_click=partial(actions.attempt, place=_PLACE),
                 args=(partial(pool.unload, worker.model_uri, resources.actor()),),
             )
-        st.code("\n".join([worker.model_uri, *worker.given_uris]), language=None)
+        st.code("\n".join([worker.model_uri, *worker.given_uris]), language=None, wrap_lines=True)
         if worker.state != "stopped":
             figures = {
                 "Memory": words.size(worker.memory_bytes or 0),

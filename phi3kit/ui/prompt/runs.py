@@ -90,7 +90,7 @@ def show_difference(runs: Conversation) -> None:
             st.caption("Prompts")
             text_diff.show_diff(a.text, b.text, "prompt_diff_prompts")
         for letter, turn in (("A", a), ("B", b)):
-            st.caption(f"{letter} {theme.badge(turn.wrapper or 'remote')} {answers.cost(turn.answer)}")
+            st.markdown(f"{letter} {theme.badge(turn.wrapper or 'remote')} :gray[:small[{answers.cost(turn.answer)}]]")
 
 
 def show_runs(runs: Conversation) -> None:

@@ -17,7 +17,7 @@ _DRAWN_TOKENS = 300  # more chips make a browser slow; a click draws the rest
 _SCROLLED_TOKENS = 120  # more of them scroll inside their card
 _MARKS = str.maketrans({" ": "\N{OPEN BOX}", "\n": "↵", "\t": "→", "\r": "␍"})
 LEGEND = (
-    "Text and id of each. :primary-badge[special] structure · :gray-badge[text] a piece of text · :yellow-badge[0xF0] one byte of a character "
+    "Text and id of each. :yellow-badge[special] structure · :gray-badge[text] a piece of text · :blue-badge[0xF0] one byte of a character "
     "that is not in the vocabulary · :gray[~~↵~~] white space removed by the special token before it"
 )
 
@@ -63,14 +63,14 @@ def _chips(tokens: Sequence[Token], prompt: str) -> Iterator[str]:
     for index, token in enumerate(tokens):
         if token.kind == "byte":
             pending += token.bytes
-            yield f":yellow-badge[0x{token.bytes[0]:02X} :small[\\#{token.id}]]"
+            yield f":blue-badge[0x{token.bytes[0]:02X} :small[\\#{token.id}]]"
             whole = index + 1 == len(tokens) or tokens[index + 1].kind != "byte"
             if whole:
                 yield f":gray[\\= {literal(bytes(pending).decode(errors='replace').translate(_MARKS))}]"
                 pending = []
             continue
         text = literal(token.text.translate(_MARKS)) or "&nbsp;"
-        colour = "primary" if token.kind == "special" else "gray"
+        colour = "yellow" if token.kind == "special" else "gray"
         yield f":{colour}-badge[{text} :small[\\#{token.id}]]"
         if taken := swallowed(token, prompt):
             yield f":gray[~~{literal(taken.translate(_MARKS))}~~]"

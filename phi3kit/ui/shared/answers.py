@@ -127,8 +127,10 @@ def show_text(turn: ChatTurn) -> None:
 
 def show_cost(turn: ChatTurn) -> None:
     """Who answered and what it cost, in one line."""
-    line = "imported" if turn.wrapper is None else f"{theme.badge(turn.wrapper)} {cost(turn.answer)}"
-    st.caption(line, width="content")
+    if turn.wrapper is None:
+        st.caption("imported", width="content")
+    else:  # a caption would take contrast from the badge
+        st.markdown(f"{theme.badge(turn.wrapper)} :gray[:small[{cost(turn.answer)}]]", width="content")
 
 
 def show_json(turn: ChatTurn) -> None:

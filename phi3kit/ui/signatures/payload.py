@@ -148,4 +148,4 @@ def show_forms(a: Side, b: Side) -> None:
                 st.code(text, language=language, wrap_lines=True)
             st.caption("For curl, serve the model first:")
             command = shlex.join(["python", "-m", "phi3kit", "serve", side.choice.plain_uri])
-            st.code(command, language="bash", wrap_lines=True)
+            st.code(command, language=None, wrap_lines=True)

@@ -102,7 +102,7 @@ def _show_build(wrapper: WrapperName) -> None:
     build_job.show_job(job if job and wrapper in job.request.wrappers else None)
     if built:
         st.markdown("**Logged model**")
-        st.code(built.model_uri, language=None)
+        st.code(built.model_uri, language=None, wrap_lines=True)
 
 
 def _show_signatures() -> None:
