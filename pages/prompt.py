@@ -23,6 +23,7 @@ with shell.errors_shown():
             fits = editor.show_count(tokens, request.max_tokens)
             off = not prompt or not fits
             send = st.button(theme.on_primary("Send", off=off), type="primary", icon=":material/send:", disabled=off)
+        newest = right.container()  # beside the editor, where one sees it begin
         with right, st.container(border=True):
             view = elements.choose_view(["Tokens", "Messages", "What if"], "prompt_view")
             if view == "Tokens":
@@ -31,16 +32,16 @@ with shell.errors_shown():
                 editor.show_messages(prompt)
             elif not send:
                 runs.show_variants(target, request, prompt, tokens, sent)
-        output = st.container()
         if send and prompt:
             runs.send(target, request, prompt, sent)
         if growing := runs.growing():
-            with output, st.container(border=True):
+            with newest, st.container(border=True):
                 ended = answers.follow(growing)
             if ended:
                 resources.forget_lists()
                 st.rerun()
         answers.settle(sent)
-        with output:
-            runs.show_difference(sent)
-            runs.show_runs(sent)
+        with newest:
+            runs.show_newest(sent)
+        runs.show_difference(sent)
+        runs.show_earlier(sent)

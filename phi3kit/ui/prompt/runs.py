@@ -16,7 +16,7 @@ from phi3kit.formats.tokens import Tokenized, common_beginning
 from phi3kit.ui.prompt import editor
 from phi3kit.ui.shared import answers, resources, text_diff, theme, words
 
-_OPEN_RUNS = 3
+_OPEN_RUNS = 2  # beside the newest
 _SHOWN_CHARACTERS = 20_000  # of a prompt
 _COMPARED = "prompt_diff"  # the ids of the two turns to compare, in the session's state
 _GROWING = "prompt_answer"
@@ -93,9 +93,15 @@ def show_difference(runs: Conversation) -> None:
             st.markdown(f"{letter} {theme.badge(turn.wrapper or 'remote')} :gray[:small[{answers.cost(turn.answer)}]]")
 
 
-def show_runs(runs: Conversation) -> None:
-    """What was sent and what came back, newest first; older ones folded away."""
-    numbered = list(enumerate(runs.turns, start=1))[::-1]
+def show_newest(runs: Conversation) -> None:
+    """What was sent last and what came back; nothing before the first time."""
+    if runs.turns:
+        _show_run(len(runs.turns), runs.turns[-1])
+
+
+def show_earlier(runs: Conversation) -> None:
+    """What was sent before, newest first; older ones folded away."""
+    numbered = list(enumerate(runs.turns, start=1))[-2::-1]
     for number, turn in numbered[:_OPEN_RUNS]:
         _show_run(number, turn)
     if older := numbered[_OPEN_RUNS:]:

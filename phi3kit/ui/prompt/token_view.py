@@ -87,7 +87,7 @@ def show_meter(tokenized: Tokenized, max_tokens: int, key: str) -> bool:
         _meter(tokenized, max_tokens), key=key, alt=alt, config={"displayModeBar": False, "staticPlot": True}
     )
     window = tokenized.window_tokens
-    line = f"Lighter bar: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
+    line = f"Striped bar: the answer, up to {_answer_tokens(tokenized, max_tokens):,} tokens. "
     if window is not None and count > window:
         line += f":yellow[:material/warning:] Beyond its window of {window:,} tokens the model forgets the beginning."
     elif window is None and limit == PHI3_4K_CONTEXT:

@@ -85,7 +85,7 @@ def show_totals(chosen: Chosen) -> None:
 
     def metric(label: str, text: str, now: float | None, before: float | None, colour: str = "off") -> None:
         changed = summary.change(now, before)
-        delta = None if changed is None else 0 if abs(changed) < 0.0005 else f"{changed:+,.0%}"
+        delta = None if changed is None else 0 if abs(changed) < 0.005 else f"{changed:+,.0%}"
         st.metric(label, text, delta, delta_color=colour, border=True, height="stretch")  # type: ignore[arg-type]
 
     with st.container(horizontal=True):
