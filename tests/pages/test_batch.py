@@ -88,6 +88,13 @@ class TestBatch:
         click(open_page("batch"), "Stop")
 
 
+def unfolded(app: AppTest) -> AppTest:
+    """The page with its first prompt open: only then it is read."""
+    assert not app.code
+    app.session_state["batch_first_prompt"] = True
+    return app.run()
+
+
 class TestColumns:
     def test_the_page_says_which_columns_it_expects(self, store: Settings) -> None:
         assert "one column of prompts: `message`" in words(open_page("batch"))
@@ -97,7 +104,7 @@ class TestColumns:
             by_label = {each.label: each.value for each in app.selectbox}
             return by_label["Prompt column"], by_label["Format"], app.code[0].value
 
-        app = upload(open_page("batch"), "in.csv", "id,prompt\n1,What is the capital of Spain?\n")
+        app = unfolded(upload(open_page("batch"), "in.csv", "id,prompt\n1,What is the capital of Spain?\n"))
         asked = "<|user|>\nWhat is the capital of Spain?<|end|>\n<|assistant|>"  # Streamlit draws no last line break
         assert said(app) == ("prompt", "message", asked)
         app = next(each for each in app.selectbox if each.label == "Format").set_value("prompt").run()
@@ -106,7 +113,7 @@ class TestColumns:
         assert said(app) == ("id", "message", "<|user|>\n1<|end|>\n<|assistant|>")
 
     def test_a_first_row_without_a_prompt_is_an_error_and_no_obstacle(self, store: Settings) -> None:
-        app = upload(open_page("batch"), "in.csv", "id,message\n1,\n2,Hi\n")
+        app = unfolded(upload(open_page("batch"), "in.csv", "id,message\n1,\n2,Hi\n"))
         assert "The message is empty." in errors(app)[0]
         assert not next(each for each in app.button if label_of(each) == "Answer 2 rows").disabled
 

@@ -8,7 +8,6 @@ from typing import TypedDict
 
 import streamlit as st
 
-from phi3kit.batch.columns import guess_columns
 from phi3kit.batch.jobs import keep_upload
 from phi3kit.batch.preview import preview, prompt_text
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, PromptFormat, map_columns
@@ -92,7 +91,7 @@ class Columns(TypedDict):
 def choose_columns(table: Table) -> Columns:
     """Which column is what; guessed from the first rows until a person says otherwise."""
     columns = table.columns
-    guess = guess_columns(columns, read_rows(table))
+    guess = resources.guessed_columns(table)
     with st.container(horizontal=True):
         column = st.selectbox(
             "Prompt column", columns, index=columns.index(guess.column), key=f"batch_column_{guess.column}", width=220
@@ -119,7 +118,10 @@ def can_begin(request: BatchRequest, table: Table) -> bool:
 
 def show_first_prompt(request: BatchRequest, table: Table) -> None:
     """The first row as the model will read it, folded; or why it has no prompt."""
-    with st.expander("The first prompt, as the model will read it"), shell.errors_shown():
+    folded = st.expander("The first prompt, as the model will read it", key="batch_first_prompt", on_change="rerun")
+    if not folded.open:  # it is read from the file
+        return
+    with folded, shell.errors_shown():
         mapped = map_columns(request, table)
         text = prompt_text(next(read_rows(table, mapped.columns)), mapped, request.system)
         st.code(words.shortened(text, _PROMPT_CHARACTERS), language=None, wrap_lines=True)

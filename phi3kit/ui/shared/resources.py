@@ -17,8 +17,9 @@ from mlflow.models import ModelSignature
 
 from phi3kit.access.actor import Actor
 from phi3kit.access.people import People
+from phi3kit.batch.columns import GuessedColumns, guess_columns
 from phi3kit.batch.jobs import BatchJobs
-from phi3kit.batch.tables import ReadOptions, Table, open_table
+from phi3kit.batch.tables import ReadOptions, Table, open_table, read_rows
 from phi3kit.core.data_folder import changed_at
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.profiles import Role
@@ -239,6 +240,16 @@ def _table(path: Path, reading: ReadOptions, changed_at: float) -> Table | Phi3K
 def table(path: Path, reading: ReadOptions) -> Table:
     """A table that was looked through. Raises TableInvalid."""
     return unwrap(_table(path, reading, changed_at(path)))
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _guessed_columns(table: Table, changed_at: float) -> GuessedColumns:
+    return guess_columns(table.columns, read_rows(table))
+
+
+def guessed_columns(table: Table) -> GuessedColumns:
+    """Which column of a table is what, as its first rows look. Raises TableInvalid."""
+    return _guessed_columns(table, changed_at(table.path))
 
 
 def forget_plans() -> None:
