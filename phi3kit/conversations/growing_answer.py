@@ -7,9 +7,7 @@ import threading
 from collections.abc import Callable
 
 from phi3kit.conversations.conversation import ChatTurn
-from phi3kit.core.settings import Settings
-from phi3kit.endpoints.lanes import FindEndpoint, Lane, stop_all
-from phi3kit.endpoints.records import Request, TurnContext
+from phi3kit.endpoints.lanes import Lane, stop_all
 from phi3kit.endpoints.targets import Target
 
 
@@ -17,18 +15,10 @@ class GrowingAnswer:
     """An answer and the thread that reads it."""
 
     def __init__(
-        self,
-        find: FindEndpoint,
-        request: Request,
-        context: TurnContext,
-        settings: Settings,
-        target: Target,
-        text: str,
-        on_end: Callable[[ChatTurn], None],
-        begun: str = "",
+        self, lane: Lane, target: Target, text: str, on_end: Callable[[ChatTurn], None], begun: str = ""
     ) -> None:
         """text: what the person wrote. on_end: gets the turn, from whichever thread ends it. begun: what it goes on from."""
-        self.lane = Lane(find, request, context, settings, self._end)
+        self.lane = lane
         self._target, self._text, self._on_end, self._begun = target, text, on_end, begun
         self._guard = threading.Lock()
         self.ended = False  # then the turn has been handed over
@@ -40,7 +30,7 @@ class GrowingAnswer:
 
     def start(self) -> None:
         """Begin."""
-        self.lane.start()
+        self.lane.start(self._end)
 
     def stop(self) -> None:
         """End it; what came so far is kept. Waits a moment for its end, but not for a model that is being loaded."""

@@ -23,33 +23,27 @@ FindEndpoint = Callable[[Callable[[str], None]], Endpoint]
 class Lane:
     """One request. Its attributes are written by its thread alone and may be read at any time."""
 
-    def __init__(
-        self,
-        find: FindEndpoint,
-        request: Request,
-        context: TurnContext,
-        settings: Settings,
-        on_end: Callable[[], None] = lambda: None,
-    ) -> None:
-        """find: gives the endpoint; it calls its argument with what is being waited for. on_end: called by the thread."""
+    def __init__(self, find: FindEndpoint, request: Request, context: TurnContext, settings: Settings) -> None:
+        """find: gives the endpoint; it calls its argument with what is being waited for."""
         self.request, self.context = request, context
         self.answer = Answer()
         self.waits_for: str | None = "Starting"  # None once there is text, or an end
         self.sent = False  # then there is, or will be, a record of it
         self.error: Phi3KitError | None = None
         self._bug: Exception | None = None
-        self._find, self._settings, self._on_end = find, settings, on_end
+        self._find, self._settings = find, settings
         self._cancellation = Cancellation()
-        self._thread = threading.Thread(target=self._read, name="lane", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self, on_end: Callable[[], None] = lambda: None) -> None:
+        """Begin. on_end: called by the thread, as the last thing that it does."""
+        self._thread = threading.Thread(target=self._read, args=(on_end,), name="lane", daemon=True)
         self._thread.start()
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return not self._thread.is_alive()
+        """Whether nothing is under way: it has ended, well or not, or has not begun."""
+        return self._thread is None or not self._thread.is_alive()
 
     def stop(self) -> None:
         """End it now; `answer` keeps what came."""
@@ -69,7 +63,7 @@ class Lane:
         if self._bug:
             raise self._bug
 
-    def _read(self) -> None:
+    def _read(self, on_end: Callable[[], None]) -> None:
         try:
             endpoint = self._find(self._wait_for)
             if self._cancellation.cancelled:
@@ -93,7 +87,7 @@ class Lane:
             self._bug = error
         finally:
             self.waits_for = None
-            self._on_end()
+            on_end()
 
     def _wait_for(self, what: str) -> None:
         self.waits_for = what

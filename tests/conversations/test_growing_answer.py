@@ -8,7 +8,7 @@ from phi3kit.conversations.growing_answer import GrowingAnswer
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
-from phi3kit.endpoints.lanes import FindEndpoint
+from phi3kit.endpoints.lanes import FindEndpoint, Lane
 from phi3kit.endpoints.records import Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from tests.conftest import Built
@@ -24,7 +24,7 @@ TARGET = Target("a model", "onnx", "models:/m-1", 4096)
 
 def growing(find: FindEndpoint, settings: Settings, kept: list[ChatTurn], begun: str = "") -> GrowingAnswer:
     context = TurnContext(actor=admin("maria"), origin="ui")
-    return GrowingAnswer(find, REQUEST, context, settings, TARGET, TEXT, kept.append, begun)
+    return GrowingAnswer(Lane(find, REQUEST, context, settings), TARGET, TEXT, kept.append, begun)
 
 
 class TestGrowingAnswer:

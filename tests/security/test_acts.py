@@ -106,7 +106,6 @@ ACTS: dict[str, tuple[Act, Callable[[Path], Any]]] = {
 # What the acts above are made of; nothing else calls them.
 PARTS = {
     "batch/answering.py Answering.__init__", "batch/spark.py SparkAnswering.__init__", "endpoints/lanes.py Lane.__init__",
-    "conversations/growing_answer.py GrowingAnswer.__init__",
     "jobs/job_folder.py run_as_job", "jobs/job_list.py JobList.launch", "batch/journal.py Journal.__init__", "batch/request.py key_of",
 }  # fmt: skip
 # They ask whether something is the actor's own.

@@ -6,7 +6,6 @@ Knows widgets and the order of drawing. Knows neither how sides are asked at onc
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import combinations
 
 import pandas as pd
@@ -15,9 +14,8 @@ import streamlit as st
 from phi3kit.conversations.comparison import LETTERS, Comparison
 from phi3kit.conversations.conversation import Conversation
 from phi3kit.conversations.growing_answer import turn_of
-from phi3kit.endpoints import targets
 from phi3kit.endpoints.lanes import Lane, stop_all
-from phi3kit.endpoints.records import Request, TurnContext
+from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.safe_markdown import for_pages
 from phi3kit.ui.compare.sides import show_heading
@@ -33,17 +31,8 @@ def run(sides: Sequence[Target], requests: Sequence[Request], text: str, on_end:
 
     `on_end` gets the comparison however it ends: done, failed, or stopped by the reader.
     """
-    shared, keys, actor = resources.kit(), resources.secrets(), resources.actor()
     comparison_id = uuid.uuid4().hex
-    lanes = [
-        Lane(
-            partial(targets.endpoint_of, side, shared.pool, keys, actor, shared.settings),
-            request,
-            TurnContext(actor, origin="ui", conversation_id=comparison_id),
-            shared.settings,
-        )
-        for side, request in zip(sides, requests, strict=True)
-    ]
+    lanes = [answers.lane_to(side, request, comparison_id) for side, request in zip(sides, requests, strict=True)]
     with st.container(border=True):
         st.text(text)
         # A click runs the page anew; this run ends at its next use of st, and what came so far is kept.

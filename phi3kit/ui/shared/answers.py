@@ -15,6 +15,7 @@ from phi3kit.conversations.growing_answer import GrowingAnswer
 from phi3kit.core.errors import TryLater
 from phi3kit.core.records import TurnRecord
 from phi3kit.endpoints import targets
+from phi3kit.endpoints.lanes import Lane
 from phi3kit.endpoints.records import Answer, Request, TurnContext
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.openai_schema import ChoicePart, new_id, response, usage
@@ -25,6 +26,13 @@ from phi3kit.usage.outbox import Outbox
 _SOON_S = 3.0
 _OTHERS, _MOST_AT_ONCE = "answers", 4  # of a tab, in its session's state
 _DRAW_EVERY_S = 0.04  # a small model writes thousands of tokens a second; a browser needs 25 pictures
+
+
+def lane_to(target: Target, request: Request, conversation_id: str) -> Lane:
+    """A request of this person to a target, to be started; its thread uses nothing of Streamlit."""
+    shared, actor = resources.kit(), resources.actor()
+    find = partial(targets.endpoint_of, target, shared.pool, resources.secrets(), actor, shared.settings)
+    return Lane(find, request, TurnContext(actor, origin="ui", conversation_id=conversation_id), shared.settings)
 
 
 def begin_turn(
@@ -39,7 +47,6 @@ def begin_turn(
 
     text: what the person wrote (the message, or the raw prompt itself). begun: what the answer goes on from.
     """
-    shared, actor = resources.kit(), resources.actor()
     others: list[GrowingAnswer] = st.session_state.setdefault(_OTHERS, [])
     others[:] = [each for each in others if not each.lane.done]
     if len(others) >= _MOST_AT_ONCE:  # stopped while their model was loading
@@ -47,9 +54,7 @@ def begin_turn(
             "The message was not sent.", f"{len(others)} earlier ones are still waiting for a model.",
             "Send it again in a moment.", retry_after_s=5,
         )  # fmt: skip
-    find = partial(targets.endpoint_of, target, shared.pool, resources.secrets(), actor, shared.settings)
-    context = TurnContext(actor, origin="ui", conversation_id=conversation_id)
-    answer = GrowingAnswer(find, request, context, shared.settings, target, text, on_end, begun)
+    answer = GrowingAnswer(lane_to(target, request, conversation_id), target, text, on_end, begun)
     others.append(answer)
     answer.start()
     return answer
