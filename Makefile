@@ -1,4 +1,4 @@
-# The doors: setup, run, check, test, test-slow, bench, soak, mlflow-ui, audit, train. Each does all the set-up it needs.
+# The doors: setup, run, check, test, test-slow, bench, bench-pages, soak, mlflow-ui, audit, train. Each does all the set-up it needs.
 # The Python that the pins were tried with most comes first. It is asked, not only looked for: a pyenv has names of Pythons that do not run.
 ifndef PYTHON
 PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell $(name) -c 'import sys; print(sys.executable)' 2>/dev/null)))
@@ -36,7 +36,7 @@ define install_app
 	$(1)/bin/pip install --quiet -r requirements.txt
 endef
 
-.PHONY: setup run check test test-slow bench soak mlflow-ui audit train
+.PHONY: setup run check test test-slow bench bench-pages soak mlflow-ui audit train
 
 setup: $(TOOLS)
 
@@ -84,6 +84,9 @@ bench: $(APP)
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.batch
 	$(BIN)/python -m bench.usage
+
+bench-pages: $(TOOLS)
+	$(BIN)/python -m bench.pages
 
 soak: $(TOOLS)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)

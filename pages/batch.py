@@ -7,7 +7,7 @@ import streamlit as st
 from phi3kit.batch.request import BatchRequest, sampling_params_of
 from phi3kit.endpoints import targets
 from phi3kit.ui.batch import job, table
-from phi3kit.ui.shared import elements, parameters, permissions, resources, shell, target_choice
+from phi3kit.ui.shared import elements, parameters, permissions, resources, shell, target_choice, words
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
@@ -26,8 +26,10 @@ with shell.errors_shown():
             sampling = parameters.parameters_popover("batch", targets.of_model(choice.model, choice.label), "")
             suffix = elements.choose_one("Output", OUTPUTS, "batch_output")
             with st.popover("More", icon=":material/settings:"):
-                system = st.text_area("System message for every row", key="batch_system", height=80)
-                fresh = st.toggle("Recompute all rows", key="batch_fresh")
+                system = st.text_area(
+                    "System message for every row", key="batch_system", persist_state="session", height=80
+                )
+                fresh = st.toggle("Recompute all rows", key="batch_fresh", persist_state="session")
         request = BatchRequest(
             model_uri=choice.model_uri,
             input=given.path,
@@ -42,7 +44,7 @@ with shell.errors_shown():
         if ready:
             table.show_first_prompt(request, given)
         if permissions.button(
-            f"Answer {given.rows:,} rows",
+            f"Answer {words.counted(given.rows, 'row')}",
             "batch",
             type="primary",
             icon=":material/play_arrow:",

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from phi3kit.ui.chat import messages, open_conversation, saved_drawer, settings_form, share, suggestions
-from phi3kit.ui.shared import answers, permissions, resources, shell, target_choice
+from phi3kit.ui.chat import composer, messages, open_conversation, saved_drawer, settings_form, share, suggestions
+from phi3kit.ui.shared import announcement, answers, permissions, resources, shell, target_choice
 
 
 def send(key: str) -> None:
@@ -44,6 +44,8 @@ with shell.errors_shown():
             messages.show_header(conversation, target, settings)
         silent = not permissions.note("talk")
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=silent)
+        composer.attend("chat_text", resources.actor().name, conversation.leaf, messages.editing())
+        announcement.speak(conversation.shown[-1:])
         pending = open_conversation.pending()
         turns = conversation.path(pending.parent) if pending else conversation.shown
         messages.show_turns(conversation, turns, target_choice.available(), target, last=not pending)

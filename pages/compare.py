@@ -7,7 +7,7 @@ import streamlit as st
 from phi3kit.conversations.comparison import Comparison
 from phi3kit.core.records import Interface, Message
 from phi3kit.ui.compare import comparison, sides
-from phi3kit.ui.shared import connections_dialog, elements, permissions, resources, shell
+from phi3kit.ui.shared import announcement, connections_dialog, elements, permissions, resources, shell
 
 SUGGESTIONS = (
     "What is the capital of Spain?",
@@ -22,9 +22,9 @@ st.markdown("Send one message to two or three models at once, local or remote.")
 with shell.errors_shown():
     comparisons: list[Comparison] = st.session_state.setdefault("comparisons", [])
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        count = elements.choose_one("Models", [2, 3], "compare_count", persist_state="session")
+        count = elements.choose_one("Models", [2, 3], "compare_count")
         interface = elements.choose_one(
-            "Send", INTERFACES, "compare_interface", persist_state="session", format_func=INTERFACES.__getitem__,
+            "Send", INTERFACES, "compare_interface", format_func=INTERFACES.__getitem__,
             help="A raw prompt is the exact text that the model reads, including special tokens.",
         )  # fmt: skip
         settings_row = st.container(horizontal=True, vertical_alignment="bottom", width="content")
@@ -60,6 +60,7 @@ with shell.errors_shown():
         if not comparisons:
             text = suggesting.pills("Try one of these", SUGGESTIONS, key="compare_suggestion", disabled=silent) or text
         newest = st.container()
+        announcement.speak(comparisons[-1].turns if comparisons else ())
         for each in reversed(comparisons):
             comparison.show_comparison(each, newest=each is comparisons[-1])
         comparison.show_tally()

@@ -5,7 +5,7 @@ import streamlit as st
 from phi3kit.ui.build import job
 from phi3kit.ui.chat import suggestions
 from phi3kit.ui.home import path_picture
-from phi3kit.ui.shared import pages, permissions, resources, shell, stand_in, theme
+from phi3kit.ui.shared import pages, permissions, resources, shell, stand_in, steps_taken, theme
 from phi3kit.usage.summary import faster_wrapper, totals
 
 STEPS = {
@@ -24,8 +24,9 @@ st.markdown(
 with shell.errors_shown():
     models, turns = resources.models(), resources.turns()
     wrappers = {model.wrapper for model in models}
-    done = {"build": len(wrappers) == 2, "signatures": "seen_signatures" in st.session_state}
-    done |= {"chat": bool(len(turns)), "usage": "seen_usage" in st.session_state}
+    seen = steps_taken.seen()
+    done = {"build": len(wrappers) == 2, "signatures": "signatures" in seen}
+    done |= {"chat": bool(len(turns)), "usage": "usage" in seen}
     following = next((name for name in STEPS if not done[name]), None)
 
     if models or len(turns):

@@ -4,7 +4,17 @@ import streamlit as st
 
 from phi3kit.conversations.conversation import Conversation
 from phi3kit.ui.prompt import editor, runs, token_view
-from phi3kit.ui.shared import answers, elements, parameters, permissions, resources, shell, target_choice, theme
+from phi3kit.ui.shared import (
+    announcement,
+    answers,
+    elements,
+    parameters,
+    permissions,
+    resources,
+    shell,
+    target_choice,
+    theme,
+)
 
 shell.begin("Prompt")
 st.markdown("A raw prompt is the exact text that the model reads, including Phi-3's special tokens.")
@@ -40,6 +50,7 @@ with shell.errors_shown():
             if ended:
                 resources.forget_lists()
                 st.rerun()
+        announcement.speak(sent.turns[-1:])
         answers.settle(sent)
         with newest:
             runs.show_newest(sent)

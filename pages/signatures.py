@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from phi3kit.ui.shared import elements, shell
+from phi3kit.ui.shared import elements, shell, steps_taken
 from phi3kit.ui.signatures import fields, payload
 from phi3kit.ui.signatures.sides import choose_sides
 
@@ -19,5 +19,5 @@ st.markdown(
 )
 with shell.errors_shown():
     if sides := choose_sides():
-        st.session_state["seen_signatures"] = True
+        steps_taken.see("signatures")
         VIEWS[elements.choose_view(VIEWS, "sig_view")](*sides)

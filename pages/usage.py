@@ -2,13 +2,13 @@
 
 import streamlit as st
 
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared import resources, shell, steps_taken
 from phi3kit.ui.usage import chart_cards, filters, overview, tables
 
 shell.begin("Usage")
 with shell.errors_shown():
     reading = resources.reading(whole=filters.whole_requested())
-    st.session_state["seen_usage"] = True
+    steps_taken.see("usage")
     overview.show_status(reading)
     if reading.turns.empty:
         shell.show_empty(

@@ -4,6 +4,7 @@ Knows what a batch reports. Imports nothing that a batch needs.
 """
 
 import hashlib
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +85,15 @@ def keep_upload(name: str, content: bytes, actor: Actor, settings: Settings) -> 
         folder.touch()
         _make_room(folder.parent)
     return file
+
+
+def find_upload(identifier: str, actor: Actor, settings: Settings) -> Path | None:
+    """A table that this person has uploaded, by the name of its folder; None when it is not there (any more)."""
+    if not re.fullmatch(r"[0-9a-f]{16}", identifier):
+        return None
+    folder = _uploads(settings) / _digest(actor.name.encode()) / identifier
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return next((file for file in found if file.suffix != ".part"), None)
 
 
 def keep_input(file: Path, folder: Path, settings: Settings) -> Path:

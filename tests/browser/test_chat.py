@@ -9,14 +9,34 @@ import pytest
 
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.conversations.transcripts import from_openai
+from phi3kit.endpoints.connections import Connection, remove_connection, save_connection
 from tests.conftest import Built
-from tests.support.in_browser import chromium, go, idle, last_answer, needs_browser, running_app, send, wait_for_text
+from tests.support.actors import ADMIN
+from tests.support.in_browser import (
+    choose,
+    chromium,
+    go,
+    idle,
+    last_answer,
+    needs_browser,
+    running_app,
+    send,
+    wait_for_text,
+)
+from tests.support.scripted_server import scripted
 
 pytestmark = needs_browser
 
 playwright = pytest.importorskip("playwright.sync_api")
 
 SPAIN, MADRID = "What is the capital of Spain?", "The capital of Spain is Madrid."
+CHUNK = {"choices": [{"index": 0, "delta": {"content": "Held so far"}, "finish_reason": None}]}
+HELD = (
+    b"HTTP/1.1 200 Said\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    + (
+        f"data: {json.dumps(CHUNK | {'id': 'c', 'object': 'chat.completion.chunk', 'created': 1, 'model': 'm'})}\n\n"
+    ).encode()
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +71,16 @@ def open_tab(context: "playwright.BrowserContext", address: str) -> "playwright.
     tab = context.new_page()
     tab.goto(address)
     tab.get_by_role("heading", name="Chat", exact=True, level=1).wait_for()
+    tab.get_by_test_id("stChatInputTextArea").wait_for()
+    idle(tab)
+    return tab
+
+
+def tab_with(context: "playwright.BrowserContext", address: str, script: str) -> "playwright.Page":
+    """A tab of a browser that a script has made another one."""
+    tab = context.new_page()
+    tab.add_init_script(script)
+    tab.goto(address)
     tab.get_by_test_id("stChatInputTextArea").wait_for()
     idle(tab)
     return tab
@@ -173,6 +203,131 @@ class TestElsewhere:
         wait_for_text(dialog, "No conversations contain this text.")
         dialog.get_by_role("button", name="Close").click()
         answered(page, "Afghanistan: Kabul", "(length|stop)")
+
+    def test_a_reload_finds_the_answer_that_grows(self, page: "playwright.Page", url: str, built: Built) -> None:
+        with scripted(HELD, again=b": wait\n\n", pause_s=0.1) as server:
+            save_connection(Connection("held", server.url, model="m"), ADMIN, built.settings)
+            try:
+                page.reload()
+                idle(page)
+                choose(page, "remote")
+                send(page, "What do you hold?")
+                wait_for_text(page, "Held so far")
+                page.wait_for_url(re.compile("conversation="))
+                page.reload()
+                wait_for_text(page, "Held so far")
+                wait_for_text(page, "What do you hold?")
+                page.get_by_role("button", name="Stop").wait_for()
+            finally:
+                remove_connection("held", ADMIN, built.settings)
+        wait_for_text(page, "The answer was interrupted.")
+        idle(page)
+        assert page.get_by_test_id("stChatMessage").count() == 2
+        page.goto(f"{url}/chat")
+        page.get_by_test_id("stChatInputTextArea").wait_for()
+        idle(page)
+
+
+class TestComposer:
+    def test_a_draft_survives_another_page_and_a_reload_and_ends_when_it_is_sent_or_emptied(
+        self, page: "playwright.Page"
+    ) -> None:
+        composer = page.get_by_test_id("stChatInputTextArea")
+        composer.fill("What is the capital")
+        go(page, "Signatures")
+        go(page, "Chat")
+        playwright.expect(composer).to_have_value("What is the capital")
+        page.reload()
+        playwright.expect(composer).to_have_value("What is the capital")
+        idle(page)
+        composer.press("End")
+        composer.press_sequentially(" of Spain?")
+        composer.press("Enter")
+        answered(page, MADRID)
+        page.reload()
+        answered(page, MADRID)
+        assert composer.input_value() == ""
+        composer.fill("x")
+        composer.fill("")
+        page.reload()
+        answered(page, MADRID)
+        assert composer.input_value() == ""
+
+    def test_it_has_the_focus_when_chat_opens_and_after_an_answer_and_a_message_that_is_edited_has_it(
+        self, page: "playwright.Page"
+    ) -> None:
+        has_focus = "document.activeElement?.dataset.testid === 'stChatInputTextArea'"
+        go(page, "Signatures")
+        go(page, "Chat")
+        page.wait_for_function(has_focus)
+        page.get_by_text(SPAIN, exact=True).click()
+        answered(page, MADRID)
+        page.wait_for_function(has_focus)
+        press(page, "edit_")
+        page.wait_for_function("document.activeElement?.ariaLabel === 'Message'")
+        page.get_by_role("button", name="Cancel").click()
+        page.wait_for_function(has_focus)
+
+    def test_an_answer_is_announced_once_and_whole(self, page: "playwright.Page") -> None:
+        region = page.get_by_role("status").filter(has_text=MADRID)
+        assert region.count() == 0
+        send(page, SPAIN)
+        answered(page, MADRID)
+        region.wait_for(state="attached")
+        assert region.inner_text() == MADRID
+        page.reload()
+        answered(page, MADRID)
+        assert region.count() == 0, "what stands there when the page opens is not read out"
+
+
+class TestOtherBrowsers:
+    def test_without_a_clipboard_the_text_can_be_copied_by_hand(
+        self, context: "playwright.BrowserContext", url: str
+    ) -> None:
+        tab = tab_with(context, f"{url}/chat", "Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        send(tab, SPAIN)
+        answered(tab, MADRID)
+        press(tab, "copy_")
+        wait_for_text(tab.get_by_test_id("stDialog"), MADRID)
+        tab.close()
+
+    def test_without_storage_everything_but_a_draft_is_there(
+        self, context: "playwright.BrowserContext", url: str
+    ) -> None:
+        denied = "{get() { throw new DOMException('denied', 'SecurityError') }}"
+        script = f"for (const it of ['localStorage', 'sessionStorage']) Object.defineProperty(window, it, {denied})"
+        tab = tab_with(context, f"{url}/chat", script)
+        send(tab, SPAIN)
+        answered(tab, MADRID)
+        tab.close()
+
+    def test_without_webgl_the_charts_are_drawn(self, context: "playwright.BrowserContext", url: str) -> None:
+        tab = context.new_page()
+        tab.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+        tab.goto(f"{url}/usage")
+        tab.locator(".js-plotly-plot .barlayer .point").first.wait_for()
+        tab.close()
+
+    def test_a_long_word_and_right_to_left_text_stay_within_a_phone(self, page: "playwright.Page") -> None:
+        page.set_viewport_size({"width": 390, "height": 844})
+        for text in ("x" * 2_000, "ما هي عاصمة إسبانيا؟ " * 20):
+            send(page, text)
+            page.locator("[class*='st-key-more_']").last.wait_for()
+            idle(page)
+            assert page.get_by_test_id("stChatMessage").filter(has_text=text.strip()).count() == 1
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            block = page.get_by_test_id("stMainBlockContainer")
+            assert block.evaluate("each => each.scrollWidth <= each.clientWidth")
+        page.set_viewport_size({"width": 1280, "height": 900})
+
+    def test_home_has_an_address(self, context: "playwright.BrowserContext", url: str) -> None:
+        tab = context.new_page()
+        tab.goto(f"{url}/home")
+        tab.get_by_role("heading", name="Phi-3 as an MLflow model, two ways").wait_for()
+        idle(tab)
+        assert tab.get_by_test_id("stDialog").count() == 0
+        assert tab.get_by_test_id("stSidebarNav").get_by_role("link", name="Home", exact=True).count() == 1
+        tab.close()
 
 
 class TestCopy:

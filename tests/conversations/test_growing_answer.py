@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Callable
 
-from phi3kit.conversations.conversation import ChatTurn
-from phi3kit.conversations.growing_answer import GrowingAnswer
+from phi3kit.conversations.conversation import ChatTurn, Conversation
+from phi3kit.conversations.growing_answer import Growing, GrowingAnswer, GrowingAnswers, Pending
 from phi3kit.core.errors import WorkerFailed
 from phi3kit.core.records import Endpoint, Message
 from phi3kit.core.settings import Settings
@@ -78,3 +78,15 @@ class TestGrowingAnswer:
             wait_for("the request", lambda: server.requests)
             assert answer.shown == ""
             answer.stop()
+
+
+class TestGrowingAnswers:
+    def test_one_is_found_by_its_own_user_until_it_has_ended(self):
+        answers, conversation = GrowingAnswers(), Conversation()
+        question = Pending(TEXT, None)
+        answers.keep("ada", Growing(conversation, question))
+        assert answers.find("ada", conversation.id) == (conversation, question)
+        assert answers.find("bob", conversation.id) is None
+        assert answers.find("ada", "another") is None
+        question.answered = True
+        assert answers.find("ada", conversation.id) is None

@@ -55,7 +55,7 @@ def test_nothing_is_built_where_the_choice_switches_the_button_off(store: Settin
 def test_a_batch_is_written_as_was_chosen(store: Settings) -> None:
     app = upload(open_page("batch"), "in.csv", "message\nWhat is the capital of Spain?\n")
     app.segmented_control(key="batch_output").set_value(".jsonl")
-    click(app, "Answer 1 rows")
+    click(app, "Answer 1 row")
     assert only_request(resources.kit().batches).output.suffix == ".jsonl"
 
 

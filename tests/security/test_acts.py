@@ -110,7 +110,7 @@ PARTS = {
 }  # fmt: skip
 # They ask whether something is the actor's own.
 OWN = {
-    "evaluation/results.py seen_by", "jobs/job_folder.py Job.belongs_to",
+    "batch/jobs.py find_upload", "evaluation/results.py seen_by", "jobs/job_folder.py Job.belongs_to",
     *(f"jobs/job_list.py JobList.{name}" for name in ("anothers", "cancel", "find", "latest", "seen_by")), "usage/details.py turn_details",
 }  # fmt: skip
 

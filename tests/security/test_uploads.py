@@ -13,7 +13,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
 from phi3kit.batch import jobs
-from phi3kit.batch.jobs import keep_input, keep_upload
+from phi3kit.batch.jobs import find_upload, keep_input, keep_upload
 from phi3kit.core.settings import Settings
 from phi3kit.jobs.kinds import BATCHES
 from phi3kit.ui.shared.web import BoundedUploads
@@ -37,6 +37,15 @@ class TestKept:
 
     def test_the_same_file_of_two_people_is_two(self, settings: Settings) -> None:
         assert keep_upload("in.csv", b"a", ADA, settings) != keep_upload("in.csv", b"a", EVE, settings)
+
+    def test_one_is_found_again_by_who_uploaded_it(self, settings: Settings) -> None:
+        adas = keep_upload("in.csv", b"a", ADA, settings)
+        (adas.parent / "in.csv.part").write_bytes(b"a draft")
+        name = adas.parent.name
+        assert find_upload(name, ADA, settings) == adas
+        assert find_upload(name, EVE, settings) is None
+        for nonsense in ("", "..", f"../{adas.parent.parent.name}/{name}", f"{name}\n", name.upper() + "g", "0" * 16):
+            assert find_upload(nonsense, ADA, settings) is None, nonsense
 
     def test_big_ones_make_room_earlier(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jobs, "_UPLOADED_BYTES_KEPT", 250)

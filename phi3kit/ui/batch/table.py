@@ -8,12 +8,11 @@ from typing import TypedDict
 
 import streamlit as st
 
-from phi3kit.batch.jobs import keep_upload
 from phi3kit.batch.preview import preview, prompt_text
 from phi3kit.batch.request import PROMPT_FORMATS, BatchRequest, PromptFormat, map_columns
 from phi3kit.batch.tables import TABLE_FORMATS, ReadOptions, Table, read_rows
 from phi3kit.core.embedded_model import QUESTIONS_FILE
-from phi3kit.ui.shared import elements, resources, shell, words
+from phi3kit.ui.shared import elements, resources, shell, upload, words
 from phi3kit.ui.shared.literal import literal
 
 _PROMPT_FORMATS = {
@@ -38,13 +37,10 @@ def choose_file() -> Path | None:
         return QUESTIONS_FILE
     with st.container(width=420):
         types = [suffix.removeprefix(".") for suffix in TABLE_FORMATS if suffix != ".txt"]
-        given = st.file_uploader(
-            "File", type=types, key="batch_file", help="CSV, JSONL or Parquet, with a column of prompts."
-        )
-        if given is None:
+        file = upload.choose_upload("batch_file", types, "CSV, JSONL or Parquet, with a column of prompts.")
+        if file is None:
             st.caption(EXPECTED)
-            return None
-    return keep_upload(given.name, given.getvalue(), resources.actor(), resources.settings())
+    return file
 
 
 def show_table(file: Path) -> tuple[Table, ReadOptions]:
@@ -68,14 +64,14 @@ def _choose_reading(file: Path) -> ReadOptions:
     if TABLE_FORMATS.get(file.suffix.lower()) != "csv":
         return ReadOptions()
     with st.popover("CSV options", icon=":material/tune:"):
-        header = st.toggle("First row is the header", value=True, key="batch_header")
+        header = st.toggle("First row is the header", value=True, key="batch_header", persist_state="session")
         encoding = st.selectbox(
             "Encoding", _ENCODINGS, index=None, placeholder="Detect automatically", accept_new_options=True,
-            key="batch_encoding",
+            key="batch_encoding", persist_state="session",
         )  # fmt: skip
         delimiter = st.selectbox(
             "Delimiter", list(_DELIMITERS), index=None, format_func=_DELIMITERS.__getitem__, placeholder="Detect automatically",
-            key="batch_delimiter",
+            key="batch_delimiter", persist_state="session",
         )  # fmt: skip
     return ReadOptions(header, encoding, delimiter)
 
@@ -94,16 +90,21 @@ def choose_columns(table: Table) -> Columns:
     guess = resources.guessed_columns(table)
     with st.container(horizontal=True):
         column = st.selectbox(
-            "Prompt column", columns, index=columns.index(guess.column), key=f"batch_column_{guess.column}", width=220
+            "Prompt column",
+            columns,
+            index=columns.index(guess.column),
+            key=f"batch_column_{guess.column}",
+            persist_state="session",
+            width=220,
         )
         guessed = guess.formats[column]
         kind = st.selectbox(
             "Format", PROMPT_FORMATS, index=PROMPT_FORMATS.index(guessed),
-            format_func=_PROMPT_FORMATS.__getitem__, key=f"batch_format_{column}_{guessed}", width=330,
+            format_func=_PROMPT_FORMATS.__getitem__, key=f"batch_format_{column}_{guessed}", persist_state="session", width=330,
         )  # fmt: skip
         system = st.selectbox(
             "System message column", [name for name in columns if name != column], index=None,
-            placeholder="none", key="batch_system_column", width=220, disabled=kind == "prompt",
+            placeholder="none", key="batch_system_column", persist_state="session", width=220, disabled=kind == "prompt",
         )  # fmt: skip
     return {"column": column, "format": kind, "system_column": system}
 

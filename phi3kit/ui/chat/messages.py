@@ -12,13 +12,12 @@ import streamlit as st
 
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
-from phi3kit.conversations.growing_answer import GrowingAnswer
+from phi3kit.conversations.growing_answer import GrowingAnswer, Pending
 from phi3kit.core.records import Message
 from phi3kit.endpoints.targets import Target
 from phi3kit.formats.chat_template import SPECIAL_TOKENS
 from phi3kit.formats.openai_schema import DEFAULT_MAX_TOKENS
 from phi3kit.ui.chat import copy_button, open_conversation, share
-from phi3kit.ui.chat.open_conversation import Pending
 from phi3kit.ui.shared import answers, target_choice, theme, words
 from phi3kit.ui.shared.literal import literal
 
@@ -79,12 +78,18 @@ def show_turns(
     copy_button.listen({turn.turn_id: turn.answer_text for turn in turns})
     for turn in turns:
         at_end = last and turn is turns[-1]
-        if st.session_state.get(_EDITING) == turn.turn_id:
+        if editing() == turn.turn_id:
             _show_editing(turn)
         elif turn.text:
             _show_message(turn.text, turn, at_end)
         with st.chat_message("assistant", avatar=ASSISTANT):
             _show_answer(conversation, turn, targets, at_end and turn.cut and can_continue)
+
+
+def editing() -> str | None:
+    """The id of the turn whose message is being edited."""
+    found: str | None = st.session_state.get(_EDITING)
+    return found
 
 
 def _first_drawn(turns: Sequence[ChatTurn], may_move: bool) -> int:
@@ -105,6 +110,7 @@ def ask(conversation: Conversation, question: Pending, settings: ChatSettings, t
     with st.chat_message("assistant", avatar=ASSISTANT):
         if question.answer is None:
             question.answer = _send(conversation, question, settings, target)
+            open_conversation.keep_growing(conversation, question)
         return answers.follow(question.answer)
 
 

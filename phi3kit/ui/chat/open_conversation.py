@@ -4,13 +4,13 @@ Knows the session, the address and the saved conversations. Draws only what went
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import streamlit as st
 
 from phi3kit.conversations.chat_settings import ChatSettings
 from phi3kit.conversations.conversation import ChatTurn, Conversation
-from phi3kit.conversations.growing_answer import GrowingAnswer
+from phi3kit.conversations.growing_answer import Growing, Pending
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.errors import Phi3KitError, StorageFailed
 from phi3kit.ui.shared import resources, shell
@@ -19,21 +19,6 @@ from phi3kit.ui.shared.literal import literal
 _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"
 STOPPED = "The answer that was being written has been stopped. Its text so far is kept."
 PARAMETER = "conversation"  # in the page's address
-
-
-@dataclass
-class Pending:
-    """A question to be sent by the next run of the page, and the answer that grows.
-
-    A run that is ended before it sends, or before the answer has ended, leaves it to the next.
-    """
-
-    text: str
-    parent: str | None  # the turn that it goes on from
-    continues: ChatTurn | None = None  # the cut answer to complete
-    model_uri: str | None = None  # another model than the chosen one
-    answer: GrowingAnswer | None = None  # since it was sent
-    answered: bool = False
 
 
 def store() -> SavedConversations:
@@ -48,7 +33,8 @@ def current() -> Conversation:
     wanted = st.query_params.get(PARAMETER)
     if wanted and wanted not in (conversation.id, st.session_state.get(_ADDRESS)):
         try:
-            found = store().open(wanted)
+            growing = _growing(wanted)
+            found = growing.conversation if growing else store().open(wanted)
         except StorageFailed as error:
             shell.show_error(error)
             return conversation
@@ -63,15 +49,23 @@ def current() -> Conversation:
 
 
 def open_here(conversation: Conversation) -> Conversation:
-    """Make a conversation this tab's, with its settings. For callbacks, and before any control is drawn."""
-    before = pending()
-    st.session_state[_KEY] = conversation
+    """Make a conversation this tab's, with its settings and the answer that grows in it.
+
+    For callbacks, and before any control is drawn.
+    """
+    before, growing = pending(), _growing(conversation.id)
     st.session_state.pop(_PENDING, None)
     st.session_state.pop("chat_editing", None)
-    if conversation.shown:
+    if growing and (answer := growing.question.answer):
+        conversation = growing.conversation
+        st.session_state[_PENDING] = growing.question
+        apply(ChatSettings.of(answer.lane.request), answer.target.wrapper, answer.target.model_uri)
+    elif conversation.shown:
         last = conversation.shown[-1]
         apply(ChatSettings.of(last.request), last.wrapper, last.model_uri)
-    _stop(before)
+    st.session_state[_KEY] = conversation
+    if growing is None or before is not growing.question:
+        _stop(before)
     return conversation
 
 
@@ -87,8 +81,8 @@ def apply(settings: ChatSettings, wrapper: str | None = None, model_uri: str = "
 
 
 def name_in_address(conversation: Conversation) -> None:
-    """Let the address name a saved conversation, so that a reload or a copied link opens it again."""
-    saved = conversation.id if conversation.version else ""
+    """Let the address name a conversation that is saved, or whose answer grows: a reload or a copied link opens it again."""
+    saved = conversation.id if conversation.version or _growing(conversation.id) else ""
     if st.query_params.get(PARAMETER, "") != saved:
         st.query_params.from_dict({PARAMETER: saved} if saved else {})
     st.session_state[_ADDRESS] = saved
@@ -131,6 +125,18 @@ def _stop(before: Pending | None) -> None:
     if before and before.answer:
         before.answer.stop()
         note(STOPPED)
+
+
+def keep_growing(conversation: Conversation, question: Pending) -> None:
+    """Let this person's other tabs, and this one when it is loaded anew, find the answer that grows."""
+    actor = resources.actor()
+    if actor.may("keep"):
+        resources.kit().growing.keep(actor.name, Growing(conversation, question))
+        name_in_address(conversation)
+
+
+def _growing(conversation_id: str) -> Growing | None:
+    return resources.kit().growing.find(resources.actor().name, conversation_id)
 
 
 def adder(conversation: Conversation, question: Pending) -> Callable[[ChatTurn], None]:

@@ -11,7 +11,7 @@ from phi3kit.conversations.comparison import LETTERS
 from phi3kit.core.records import Interface
 from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
-from phi3kit.ui.shared import parameters, target_choice, theme
+from phi3kit.ui.shared import elements, parameters, target_choice, theme
 from phi3kit.ui.shared.literal import literal
 
 _NO_LIMIT = 10**9
@@ -27,12 +27,12 @@ def choose_sides(count: int, interface: Interface) -> list[Target]:
     sides = []
     for letter, column, default in zip(LETTERS, st.columns(count), _defaults(found, count), strict=False):
         with column:
-            uri = st.selectbox(
+            uri = elements.choose_from(
                 letter,
-                list(by_uri),
-                index=list(by_uri).index(default.model_uri),
+                by_uri,
+                f"compare_{letter}",
+                default=default.model_uri,
                 format_func=lambda each: f"{by_uri[each].wrapper} · {by_uri[each].label}",
-                key=f"compare_{letter}",
                 help="A logged model, or a connection to a remote endpoint. You can choose the same one twice.",
             )
             sides.append(by_uri[uri])

@@ -79,7 +79,7 @@ def show_comparison(found: list[Evaluation]) -> None:
         st.session_state["versus_a"] = newest
 
     def choose(letter: str, ids: list[str], key: str) -> str:
-        return st.selectbox(letter, ids, format_func=lambda each: _label(by_id[each]), key=key, width=380)
+        return elements.choose_from(letter, ids, key, format_func=lambda each: _label(by_id[each]), width=380)
 
     with st.container(border=True):
         st.markdown("**Question by question**")

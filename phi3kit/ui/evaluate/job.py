@@ -7,11 +7,10 @@ from functools import partial
 
 import streamlit as st
 
-from phi3kit.batch.jobs import keep_upload
 from phi3kit.evaluation.jobs import EvaluationJob
 from phi3kit.evaluation.request import EMBEDDED_QUESTIONS, EvaluationRequest
 from phi3kit.ui.evaluate import evaluations
-from phi3kit.ui.shared import actions, elements, job_view, resources, words
+from phi3kit.ui.shared import actions, elements, job_view, resources, upload, words
 
 _STARTED = "evaluation_job"  # in the session: the evaluation that this tab asked for
 
@@ -24,14 +23,9 @@ def choose_questions() -> str | None:
     kind = elements.choose_one("Questions", ["embedded", "upload"], "evaluate_kind", help=about)
     if kind == "embedded":
         return EMBEDDED_QUESTIONS
-    with st.container(width=420):
-        given = st.file_uploader(
-            "File", type=["csv", "tsv", "jsonl", "parquet"], key="evaluate_file",
-            help="A table with a column message (or prompt) and a column expected.",
-        )  # fmt: skip
-    if given is None:
-        return None
-    return str(keep_upload(given.name, given.getvalue(), resources.actor(), resources.settings()))
+    about = "A table with a column message (or prompt) and a column expected."
+    file = upload.choose_upload("evaluate_file", ["csv", "tsv", "jsonl", "parquet"], about)
+    return str(file) if file else None
 
 
 def start(request: EvaluationRequest) -> None:

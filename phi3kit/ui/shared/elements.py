@@ -10,19 +10,59 @@ from typing import Any, TypeVar
 import pandas as pd
 import streamlit as st
 
-from phi3kit.ui.shared import resources, shell, signature_tree
+from phi3kit.ui.shared import resources, shell, signature_tree, words
+from phi3kit.ui.shared.literal import literal
 
 T = TypeVar("T")
 
 DATE = st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")
+_SHOWN_VALUE = 60  # characters of a link's
 MEGABYTES = st.column_config.NumberColumn("size, MB", format="%.1f")
 
 
 def choose_one(label: str, options: Iterable[T], key: str, **more: Any) -> T:
-    """One of a few options, the first unless another is chosen. more: of st.segmented_control."""
+    """One of a few options, the first unless another is chosen; kept while other pages are open.
+
+    more: of st.segmented_control.
+    """
     options = list(options)
-    chosen: Any = st.segmented_control(label, options, required=True, key=key, **{"default": options[0], **more})
+    if more.get("bind"):
+        check_link(key, label, map(more.get("format_func", str), options))
+    usual = {"default": options[0], "persist_state": "session"}
+    chosen: Any = st.segmented_control(label, options, required=True, key=key, **{**usual, **more})
     return chosen
+
+
+def choose_from(label: str, options: Iterable[T], key: str, *, default: T | None = None, **more: Any) -> T:
+    """One of many options, the first or `default` unless another is chosen; kept while other pages are open.
+
+    Where nobody chose another than the default, a new default (a model that was just built) is chosen in its place.
+    more: of st.selectbox.
+    """
+    options = list(options)
+    default = options[0] if default is None else default
+    default_key = f"{key}_default"
+    before, chosen = st.session_state.get(default_key), st.session_state.get(key)
+    if chosen not in options or (chosen == before and before != default):
+        st.session_state[key] = default
+    st.session_state[default_key] = default
+    found: Any = st.selectbox(label, options, key=key, persist_state="session", **more)
+    return found
+
+
+def check_link(key: str, what: str, options: Iterable[str]) -> None:
+    """Say which values of a link do not exist; before the widget is drawn, which drops them without a word.
+
+    key: of the widget that is bound to the address. options: as they are shown.
+    """
+    known = set(options)
+    for value in st.query_params.get_all(key):
+        if value and value not in known:
+            shown = words.shortened(value, _SHOWN_VALUE)
+            st.toast(
+                literal(f"The link's {what.lower()} {shown!r} does not exist. It was ignored."),
+                icon=":material/link_off:", duration="long",
+            )  # fmt: skip
 
 
 def choose_view(options: Iterable[T], key: str) -> T:

@@ -20,6 +20,7 @@ from phi3kit.access.people import People
 from phi3kit.batch.columns import GuessedColumns, guess_columns
 from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.tables import ReadOptions, Table, open_table, read_rows
+from phi3kit.conversations.growing_answer import GrowingAnswers
 from phi3kit.core.data_folder import changed_at
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.core.profiles import Role
@@ -72,6 +73,7 @@ class Kit:
     batches: BatchJobs
     evaluations: EvaluationJobs
     upkeep: Upkeep
+    growing: GrowingAnswers
 
     def close(self) -> None:
         """End workers, scoring servers, writer, and the builds, batches and evaluations that this app started."""
@@ -129,6 +131,7 @@ def _open() -> Kit:
         batches=BatchJobs(settings),
         evaluations=EvaluationJobs(settings),
         upkeep=Upkeep(settings, lambda: [each.model_uri for each in pool.statuses() if each.state != "stopped"]),
+        growing=GrowingAnswers(),
     )
     shared.writer.start()
     shared.upkeep.start()

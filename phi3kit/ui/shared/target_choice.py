@@ -5,8 +5,6 @@ Knows widgets. Does not know how a target answers.
 
 from collections.abc import Callable, Sequence
 
-import streamlit as st
-
 from phi3kit.core.records import SERVED, Interface, Served
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.targets import Target
@@ -27,21 +25,21 @@ def choose_target(key: str, preferred: Served) -> Target | None:
         show_nothing_yet()
         return None
     default = preferred if preferred in served else served[0]
-    wrapper = elements.choose_one("Wrapper", served, f"{key}_wrapper", default=default, persist_state="session")
+    wrapper = elements.choose_one("Wrapper", served, f"{key}_wrapper", default=default)
     of_wrapper = {target.model_uri: target for target in found if target.wrapper == wrapper}
     remote = wrapper == "remote"
-    uri = st.selectbox(
+    uri = elements.choose_from(
         "Connection" if remote else "Model",
-        list(of_wrapper),
+        of_wrapper,
+        f"{key}_model_{wrapper}",
         format_func=lambda each: of_wrapper[each].label,
-        key=f"{key}_model_{wrapper}",
         width=300,
         help="An endpoint that was added under Connections."
         if remote
         else f"{_ORDER} The small model knows only its training data.",
     )
     connections_dialog.connections_button(key)
-    return of_wrapper.get(uri)
+    return of_wrapper[uri]
 
 
 def show_nothing_yet() -> None:
@@ -90,12 +88,12 @@ def choose_among(
 ) -> ModelChoice:
     """One of these choices, in a selectbox."""
     by_uri = {choice.model_uri: choice for choice in choices}
-    uri = st.selectbox(
+    uri = elements.choose_from(
         label,
-        list(by_uri),
-        index=choices.index(default) if default else 0,
+        by_uri,
+        key,
+        default=default.model_uri if default else None,
         format_func=lambda each: label_of(by_uri[each]),
-        key=key,
         width=width,
         help=help,
     )

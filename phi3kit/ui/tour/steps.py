@@ -28,8 +28,9 @@ _ONWARD = {
 def choose_step() -> int:
     """The step to show, from 0."""
     names = [f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1)]
+    elements.check_link("tour_at", "step", names)
     at = st.selectbox(
-        "Step", range(len(STEPS)), format_func=names.__getitem__, key="tour_at", persist_state="session", width=420
+        "Step", range(len(STEPS)), format_func=names.__getitem__, key="tour_at", bind="query-params", width=420
     )
     st.progress((at + 1) / len(STEPS), text=f"Step {at + 1} of {len(STEPS)}")
     return int(at)

@@ -44,7 +44,9 @@ def choose(everything: pd.DataFrame) -> Chosen:
     # Where not all have room, the same number may be others.
     which = f"_{crc32(' '.join(known).encode()):x}" if summary.REST in known else ""
     key = f"usage_wrapper_{len(known)}{which}"
+    elements.check_link(key, "wrapper", known)
     wrappers = st.pills("Wrapper", known, selection_mode="multi", default=known, key=key, bind="query-params")
+    elements.check_link("usage_interface", "interface", INTERFACES)
     interfaces = st.pills(
         "Interface", INTERFACES, selection_mode="multi", default=INTERFACES, key="usage_interface", bind="query-params"
     )
@@ -57,6 +59,7 @@ def choose(everything: pd.DataFrame) -> Chosen:
     with st.popover(f"Filters · {count}" if count else "Filters", icon=":material/filter_alt:"):
         for column, (label, placeholder) in _MORE.items():
             options = sorted(everything[column].value_counts().index[:_MOST_OPTIONS])  # those with most turns
+            elements.check_link(f"usage_{column}", label, options)
             more[column] = st.multiselect(
                 label, options, key=f"usage_{column}", bind="query-params", placeholder=placeholder, width=320
             )

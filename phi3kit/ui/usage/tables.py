@@ -10,7 +10,7 @@ import streamlit as st
 
 from phi3kit.core.records import SERVED
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import pages, permissions, resources, shell, theme, words
+from phi3kit.ui.shared import elements, pages, permissions, resources, shell, theme, words
 from phi3kit.ui.usage import turn_drawer
 from phi3kit.ui.usage.chart_cards import show_bars, show_turns_of
 from phi3kit.usage import charts, export, prices, summary
@@ -106,6 +106,7 @@ def show_costs(turns: pd.DataFrame) -> None:
         st.markdown("**Cost**")
         table = prices.compared(turns, own)
         models = list(table["model"])[1:]
+        elements.check_link("usage_list_prices", "list price", models)
         wanted = st.multiselect(
             "The same tokens at list prices", models, default=models[:4], key="usage_list_prices", bind="query-params"
         )

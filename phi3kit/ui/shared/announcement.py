@@ -1,0 +1,32 @@
+"""Announcement: tells a screen reader that an answer has ended, once and as a whole.
+
+An invisible region of the page speaks when a new answer takes the place of the one before. Nothing is said of the answer
+that stood there when the page was opened, nor of one that grows.
+"""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from phi3kit.conversations.conversation import ChatTurn
+from phi3kit.ui.shared import words
+
+_CHARACTERS = 2_000  # of an answer that are read out
+
+_REGION = '<div role="status"></div>'
+_UNSEEN = "div { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }"
+_SCRIPT = """
+export default function ({ data, parentElement }) {
+  const region = parentElement.querySelector("[role=status]");
+  if (region.dataset.id !== undefined && region.dataset.id !== data.id) region.textContent = data.text;
+  region.dataset.id = data.id;
+}
+"""
+_speak = st.components.v2.component("phi3kit_announcement", html=_REGION, css=_UNSEEN, js=_SCRIPT)
+
+
+def speak(newest: Sequence[ChatTurn]) -> None:
+    """Announce the newest answers (in Compare several; none at the beginning) when others stood here before."""
+    spoken = [turn.answer_text or (turn.error.what if turn.error else "") for turn in newest]
+    text = "\n".join(words.shortened(each, _CHARACTERS // len(spoken)) for each in spoken)
+    _speak(data={"id": " ".join(turn.turn_id for turn in newest), "text": text}, key="announcement", height=1)
