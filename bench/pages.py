@@ -24,19 +24,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 _PAGES = (
-    "Build",
-    "Models",
-    "Signatures",
-    "Prompt",
-    "Compare",
-    "Batch",
-    "Evaluate",
-    "Deploy",
-    "Access",
-    "Tour",
-    "Chat",
-    "Home",
-)
+    "Build", "Models", "Signatures", "Prompt", "Compare", "Usage", "Batch", "Evaluate", "Deploy", "Access", "Tour", "Chat",
+)  # fmt: skip
 _QUESTION = "List the capitals of Europe."
 _BATCH_ROWS = 4_000
 
@@ -47,8 +36,10 @@ _WATCH = """() => {
   window.watching?.disconnect()
   window.watching = new PerformanceObserver(list => list.getEntries().forEach(each => { watched.shifts += each.value }))
   window.watching.observe({ type: 'layout-shift' })
+  const messages = () => [...document.querySelectorAll('[data-testid=stChatMessage]')]
+  const before = messages().length
   const look = () => {
-    const last = [...document.querySelectorAll('[data-testid=stChatMessage]')].at(-1)
+    const last = messages().slice(before).at(1)  // behind the question
     const text = last?.querySelector('[data-testid=stMarkdownContainer]')?.innerText || ''
     const now = performance.now()
     if (text.length > watched.length) { watched.length = text.length; watched.grown = now }
@@ -142,7 +133,7 @@ def batch(page: "Page", folder: Path, repeat: int) -> Figures:
         wait_for_text(page, "Stopped")
         seconds.append(time.perf_counter() - began)
         idle(page)
-        go(page, "Home")
+        go(page, "Chat")
     return {"batch stopped after s, median": median(seconds), "batch stopped after s, longest": max(seconds)}
 
 

@@ -2,7 +2,16 @@
 
 import streamlit as st
 
-from phi3kit.ui.chat import composer, messages, open_conversation, saved_drawer, settings_form, share, suggestions
+from phi3kit.ui.chat import (
+    composer,
+    messages,
+    open_conversation,
+    read_only,
+    saved_drawer,
+    settings_form,
+    share,
+    suggestions,
+)
 from phi3kit.ui.shared import announcement, answers, permissions, resources, shell, target_choice
 
 
@@ -17,6 +26,9 @@ def send(key: str) -> None:
 
 shell.begin("Chat")
 with shell.errors_shown():
+    if token := st.query_params.get(read_only.PARAMETER):
+        read_only.show(token)
+        st.stop()
     conversation = open_conversation.current()
     settings_form.prepare()
     with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -9,16 +9,27 @@ from phi3kit.core.errors import NotAllowed
 from phi3kit.core.profiles import Role
 
 Act = Literal[
-    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys",
+    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys", "read",
     "build_folder", "connect", "delete", "serve", "watch", "administer",
 ]  # fmt: skip
 
 
-_USER: tuple[Act, ...] = ("talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys")
+_USER: tuple[Act, ...] = (
+    "talk",
+    "build",
+    "build_any",
+    "batch",
+    "evaluate",
+    "invoke",
+    "register",
+    "keep",
+    "keys",
+    "read",
+)
 _MAY: dict[Role, tuple[Act, ...]] = {
     "admin": (*_USER, "build_folder", "connect", "delete", "serve", "watch", "administer"),
     "user": _USER,
-    "viewer": ("watch",),
+    "viewer": ("watch", "read"),
     "visitor": ("talk", "build"),  # a stranger: the embedded model, and nothing else
     "nobody": (),  # has not signed in
 }
@@ -34,6 +45,7 @@ _WORDS: dict[Act, str] = {
     "register": "change the Model Registry",
     "keep": "keep conversations and presets on the server",
     "keys": "create or revoke API keys",
+    "read": "read conversations that others shared",
     "connect": "change the remote endpoints",
     "delete": "delete models or versions",
     "serve": "start or stop servers and workers, or bundle a model",

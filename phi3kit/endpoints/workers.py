@@ -15,6 +15,7 @@ from phi3kit.core.errors import Busy
 from phi3kit.core.processes import end, tell_to_end
 from phi3kit.core.records import Endpoint
 from phi3kit.core.settings import Settings
+from phi3kit.endpoints.load_times import LoadTimes
 from phi3kit.endpoints.worker_process import WorkerActivity, WorkerProcess, WorkerStatus
 from phi3kit.tracking.logged_models import resolve
 from phi3kit.tracking.model_uris import canonical
@@ -40,7 +41,7 @@ class WorkerPool:
         with self._guard:
             starting = self._starting.setdefault(model_uri, threading.Lock())
         with starting:
-            worker = self._running(model_uri)
+            worker, began = self._running(model_uri), time.monotonic()
             if worker is None:
                 on_wait("Starting the worker")
                 with self._room if self._settings.limits.workers else nullcontext():
@@ -49,10 +50,15 @@ class WorkerPool:
             worker.used_at = time.monotonic()
             self._remember(given, worker)
             if not worker.ready:
-                on_wait("Loading the model")
+                load_times = LoadTimes(self._settings.home)
+                seconds = load_times.seconds(model_uri)
+                on_wait(
+                    "Loading the model" if seconds is None else f"Loading the model: about {max(1, round(seconds))} s"
+                )
                 if not worker.wait_until_ready():
                     self.stop(model_uri)
                     raise worker.not_started(timed_out=True)
+                load_times.keep(model_uri, time.monotonic() - began)
             return worker.endpoint
 
     def statuses(self) -> list[WorkerStatus]:

@@ -48,19 +48,19 @@ class TestRoles:
         ("role", "acts"),
         [
             ("nobody", ""),
-            ("viewer", "watch"),
+            ("viewer", "read watch"),
             ("visitor", "talk build"),
-            ("user", "talk build build_any batch evaluate invoke register keep keys"),
+            ("user", "talk build build_any batch evaluate invoke register keep keys read"),
             (
                 "admin",
-                "talk build build_any batch evaluate invoke register keep keys "
+                "talk build build_any batch evaluate invoke register keep keys read "
                 "build_folder connect delete serve watch administer",
             ),
         ],
     )
     def test_may_do_exactly_this(self, role: Role, acts: str):
         every: tuple[Act, ...] = (
-            "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys",
+            "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys", "read",
             "build_folder", "connect", "delete", "serve", "watch", "administer",
         )  # fmt: skip
         assert [act for act in every if may(role, act)] == acts.split()

@@ -14,6 +14,7 @@ from phi3kit.access.keys import KeyStore
 from phi3kit.access.roles import Act, may
 from phi3kit.batch import jobs as batch_jobs
 from phi3kit.batch.run import run_batch
+from phi3kit.conversations.shared import SharedConversations
 from phi3kit.core.profiles import Role
 from phi3kit.core.settings import PROJECT_ROOT
 from phi3kit.deployment.azure import plan_bundle
@@ -59,6 +60,14 @@ ACTS: dict[str, tuple[Act, Callable[[Path], Any]]] = {
     "batch/jobs.py BatchJobs.start": ("batch", lambda home: batch_jobs.BatchJobs(settings_for(home)).start(NONE, EVE)),
     "batch/jobs.py keep_upload": ("batch", lambda home: batch_jobs.keep_upload("a.csv", b"", EVE, settings_for(home))),
     "batch/run.py run_batch": ("batch", lambda home: run_batch(NONE, EVE, NONE, NONE)),
+    "conversations/shared.py SharedConversations.share": (
+        "keep",
+        lambda home: SharedConversations(home).share("c", EVE),
+    ),
+    "conversations/shared.py SharedConversations.open": (
+        "read",
+        lambda home: SharedConversations(home).open("t", EVE),
+    ),
     "deployment/azure.py plan_bundle": ("serve", lambda home: plan_bundle("models:/m-1", EVE, NONE)),
     "deployment/servers.py ScoringServers.start": (
         "serve",
@@ -110,7 +119,8 @@ PARTS = {
 }  # fmt: skip
 # They ask whether something is the actor's own.
 OWN = {
-    "batch/jobs.py find_upload", "evaluation/results.py seen_by", "jobs/job_folder.py Job.belongs_to",
+    "batch/jobs.py find_upload", "conversations/shared.py SharedConversations.token",
+    "conversations/shared.py SharedConversations.end", "evaluation/results.py seen_by", "jobs/job_folder.py Job.belongs_to",
     *(f"jobs/job_list.py JobList.{name}" for name in ("anothers", "cancel", "find", "latest", "seen_by")), "usage/details.py turn_details",
 }  # fmt: skip
 

@@ -86,6 +86,16 @@ def show_turns(
             _show_answer(conversation, turn, targets, at_end and turn.cut and can_continue)
 
 
+def show_read_only(turns: Sequence[ChatTurn]) -> None:
+    """Draw turns with nothing that can be done to them."""
+    for turn in turns:
+        if turn.text:
+            _show_message(turn.text)
+        with st.chat_message("assistant", avatar=ASSISTANT):
+            answers.show_text(turn)
+            answers.show_cost(turn)
+
+
 def editing() -> str | None:
     """The id of the turn whose message is being edited."""
     found: str | None = st.session_state.get(_EDITING)
