@@ -36,6 +36,11 @@ STREAMLITS_OWN = (
     ("list", "stSidebarNavItems", "the menu's sections are boxes in a list"),
     ("presentation-role-conflict", "stFileUploaderDropzone", "the place to drop a file has a role and a name"),
     ("listitem", "<li class", "the menu's links are items in those boxes"),
+    (
+        "region",
+        "data-floating-ui-portal",
+        "a tooltip or a list that floats above the page lies outside of its landmarks",
+    ),
 )
 
 
@@ -117,6 +122,40 @@ def test_a_page_breaks_no_rule_that_a_program_can_see(browser: "playwright.Page"
             idle(browser)
             browser.screenshot(path=PRINTS / f"{name.lower()}-{width}-{theme}.png")
             found |= {f"{width} {theme} {each}" for each in found_by_axe(browser)}
+    assert not found, "\n".join(sorted(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "opener", "test_id"),
+    [
+        ("Chat", "Conversations", "stDialog"),
+        ("Chat", "Connections", "stDialog"),
+        ("Chat", "Settings", "stPopoverBody"),
+        ("Chat", "Share", "stPopoverBody"),
+        ("Prompt", "Parameters", "stPopoverBody"),
+        ("Models", "Delete", "stDialog"),
+        ("Usage", "Filters", "stPopoverBody"),
+        ("Usage", "Your prices", "stPopoverBody"),
+        ("Build", "Register", "stPopoverBody"),
+    ],
+)
+def test_what_opens_over_a_page_breaks_none_either(
+    browser: "playwright.Page", name: str, opener: str, test_id: str
+) -> None:
+    browser.set_viewport_size({"width": 1280, "height": 900})
+    go(browser, name)
+    browser.get_by_test_id("stMainBlockContainer").get_by_role("button", name=opener).first.click()
+    browser.get_by_test_id(test_id).wait_for()
+    idle(browser)
+    found = set()
+    for theme in ("light", "dark"):
+        browser.emulate_media(color_scheme=theme)
+        idle(browser)
+        browser.screenshot(path=PRINTS / f"{name.lower()}-{opener.lower().replace(' ', '_')}-{theme}.png")
+        found |= {f"{theme} {each}" for each in found_by_axe(browser)}
+    browser.keyboard.press("Escape")
+    browser.get_by_test_id(test_id).wait_for(state="detached")
+    idle(browser)
     assert not found, "\n".join(sorted(found))
 
 

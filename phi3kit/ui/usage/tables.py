@@ -107,9 +107,10 @@ def show_costs(turns: pd.DataFrame) -> None:
         table = prices.compared(turns, own)
         models = list(table["model"])[1:]
         elements.check_link("usage_list_prices", "list price", models)
-        wanted = st.multiselect(
-            "The same tokens at list prices", models, default=models[:4], key="usage_list_prices", bind="query-params"
-        )
+        wanted = st.pills(
+            "The same tokens at list prices", models, selection_mode="multi", default=models[:4],
+            key="usage_list_prices", bind="query-params",
+        )  # fmt: skip
         st.dataframe(
             table[table["model"].isin([table["model"].iloc[0], *wanted])],
             hide_index=True,
