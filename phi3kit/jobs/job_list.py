@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -26,8 +27,10 @@ from phi3kit.jobs.job_folder import (
     JobState,
     alive,
     began_at,
+    end_of,
     end_process,
     last_event,
+    read_lines,
     say_cancelled,
     say_stopped_by,
     write_owner,
@@ -35,6 +38,7 @@ from phi3kit.jobs.job_folder import (
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
+_LOOK_S = 0.02
 _PERSONS = 3  # one person has this part of the places, and one place at least
 
 
@@ -143,8 +147,9 @@ class JobList(Generic[AnyJob]):
         return job
 
     def cancel(self, job: AnyJob, actor: Actor) -> None:
-        """End a job and wait until its process is gone. Raises NotAllowed when it is somebody else's.
+        """End a job and wait until it has said so, or is gone. Raises NotAllowed when it is somebody else's.
 
+        A process that has said its end still puts its worker and itself away for a moment; a thread sees that it does.
         actor: who asks.
         """
         if not job.belongs_to(actor):
@@ -162,10 +167,23 @@ class JobList(Generic[AnyJob]):
             process.wait()
 
     def _cancel(self, folder: Path, began: float) -> None:
-        if end_process(folder):
-            with writing(self._settings.home):
-                say_cancelled(folder, time.time() - began)
+        ending: Future[None] = Future()
+        threading.Thread(target=self._end, args=(folder, began, ending), name="ending", daemon=True).start()
+        while not ending.done() and end_of(read_lines(folder)) is None:
+            wait([ending], _LOOK_S)
+        if ending.done():
+            ending.result()
         self._reap()
+
+    def _end(self, folder: Path, began: float, ending: "Future[None]") -> None:
+        try:
+            if end_process(folder):
+                with writing(self._settings.home):
+                    say_cancelled(folder, time.time() - began)
+        except BaseException as error:
+            ending.set_exception(error)
+        else:
+            ending.set_result(None)
 
     def _reap(self) -> None:
         """Collect the ended children, which would look alive otherwise."""

@@ -36,6 +36,7 @@ from phi3kit.core.errors import SettingInvalid, StorageFailed
 from phi3kit.core.loopback import check_listening
 from phi3kit.core.settings import Settings, read_settings
 from phi3kit.ui.shared import resources, visitors
+from phi3kit.ui.shared.early_charts import EarlyCharts
 from phi3kit.ui.shared.whole_sign_in import WholeSignIn
 
 Claims = Mapping[str, Any]
@@ -448,7 +449,7 @@ def middleware() -> list[Middleware]:
     listed = [f"https://{name}" for name in settings.host_names if "*" not in name]
     st_config.set_option("server.corsAllowedOrigins", [*st_config.get_option("server.corsAllowedOrigins"), *listed])
     sign_ins = _sign_ins(settings) if settings.profile == "team" else None
-    found = [Middleware(SecurityHeaders, framed=settings.profile == "public")]
+    found = [Middleware(SecurityHeaders, framed=settings.profile == "public"), Middleware(EarlyCharts)]
     found += [Middleware(OwnPages, names=names), Middleware(JudgedMessages, sign_ins=sign_ins)]
     if sign_ins:
         found.insert(-1, Middleware(WholeSignIn))
