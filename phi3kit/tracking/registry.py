@@ -18,6 +18,7 @@ from phi3kit.access.actor import Actor
 from phi3kit.core.errors import ModelNotFound, RequestInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.tracking import logged_models
+from phi3kit.tracking.deleted_models import DeletedModels
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.tracking.model_uris import canonical, is_plain, logged_model_uri
 from phi3kit.tracking.store import open_store, storage_errors
@@ -199,12 +200,15 @@ def delete_model(model_uri: str, actor: Actor, settings: Settings) -> None:
     """
     actor.require("delete")
     target = canonical(model_uri, settings)
+    known = next((model for model in logged_models.list_models(settings) if model.model_uri == target), None)
     client = open_store(settings)
     with storage_errors(settings.home):
         pointing = [each for each in _pages(client.search_model_versions) if logged_model_uri(each) == target]
     for each in pointing:
         delete_version(str(each.name), int(each.version), actor, settings)
     logged_models.delete(target, settings)
+    if known:
+        DeletedModels(settings.home).keep(known)
 
 
 def _version(found: Any, aliases: dict[str, Any], ours: dict[str, LoggedModel]) -> Version:

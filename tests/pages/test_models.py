@@ -12,6 +12,7 @@ from phi3kit.core.settings import Settings
 from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.ui.shared import resources
+from phi3kit.ui.shared import words as words_of
 from tests.conftest import Built
 from tests.support.actors import ADMIN
 from tests.support.in_app import app_on, click, errors, label_of, open_page, words
@@ -81,6 +82,9 @@ class TestLoggedModels:
         assert [model.model_uri for model in list_models(store)] == [other.model_uri]
         assert registry.list_registered(store) == []
         assert not artifacts_of(newest.model_uri, store).exists()
+        assert resources.model_name(newest.model_uri) == f"{words_of.model_label(newest)} · deleted"
+        assert resources.model_name(other.model_uri) == words_of.model_label(other)
+        assert resources.model_name("models:/m-unknown") == "models:/m-unknown"
 
     def test_a_model_whose_files_are_gone_says_so_and_can_only_be_deleted(self, store: Settings) -> None:
         newest, _ = list_models(store)

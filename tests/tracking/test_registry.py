@@ -1,6 +1,7 @@
 """The registry: names, versions, aliases, tags, and what is deleted with what. A real store, and models without weights."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from phi3kit.core.errors import ModelNotFound, RequestInvalid
 from phi3kit.core.settings import Settings
 from phi3kit.tracking import registry as registry
+from phi3kit.tracking.deleted_models import DeletedModels
 from phi3kit.tracking.logged_models import list_models
 from phi3kit.tracking.store import open_store
 from tests.support.actors import ADMIN
@@ -121,7 +123,10 @@ class TestDelete:
         registry.register(gone, "phi3", ADMIN, settings, aliases=["champion"])
         registry.register(kept, "phi3", ADMIN, settings)
         registry.register(gone, "only-here", ADMIN, settings)
+        was = next(model for model in list_models(settings) if model.model_uri == gone)
         registry.delete_model("models:/phi3@champion", ADMIN, settings)
+        (remembered,) = DeletedModels(settings.home).all()
+        assert remembered == replace(was, size_bytes=None, files_gone=True)
         assert [model.model_uri for model in list_models(settings)] == [kept]
         assert [(each.name, [v.version for v in each.versions]) for each in registry.list_registered(settings)] == [
             ("phi3", [2])

@@ -36,9 +36,8 @@ def _label(evaluation: Evaluation) -> str:
 
 
 def _model_name(evaluation: Evaluation) -> str:
-    """The evaluated model: its source and precision; its URI when it is gone."""
-    known = next((each for each in resources.models() if each.model_uri == evaluation.model_uri), None)
-    return f"{words.source_label(known.source)} {known.precision}" if known else evaluation.model_uri
+    """The evaluated model, also when it is deleted."""
+    return resources.model_name(evaluation.model_uri)
 
 
 def show_list(found: list[Evaluation]) -> None:

@@ -39,11 +39,12 @@ from phi3kit.packaging.jobs import BuildJobs
 from phi3kit.packaging.plan import Plan, make_plan
 from phi3kit.packaging.sources.find import Source, find_source
 from phi3kit.tracking import logged_models, registry
+from phi3kit.tracking.deleted_models import DeletedModels
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.tracking.registry import ModelChoice, RegisteredModel
 from phi3kit.tracking.store import open_store
 from phi3kit.tracking.upkeep import Upkeep
-from phi3kit.ui.shared import visitors
+from phi3kit.ui.shared import visitors, words
 from phi3kit.usage.outbox import Outbox
 from phi3kit.usage.reader import TurnsReader, TurnsReading
 from phi3kit.usage.writer import UsageWriter
@@ -52,6 +53,7 @@ T = TypeVar("T")
 
 _LISTS: dict[str, Callable[[Settings], Any]] = {
     "models": logged_models.list_models,
+    "deleted": lambda settings: DeletedModels(settings.home).all(),
     "registered": registry.list_registered,
     "evaluations": list_evaluations,
 }
@@ -157,6 +159,16 @@ def _fresh(name: str, home: str, last_event_at: float) -> Any:
 def models() -> list[LoggedModel]:
     """The built wrappers, newest first. Raises StorageFailed."""
     return _fresh("models", str(settings().home), kit().builds.last_event_at())
+
+
+def model_name(model_uri: str) -> str:
+    """What a logged model is or, once it is deleted, was: weights, precision, time of its build; else its URI."""
+    deleted: list[LoggedModel] = _fresh("deleted", str(settings().home), kit().builds.last_event_at())
+    for known, ending in ((models(), ""), (deleted, " · deleted")):
+        for model in known:
+            if model.model_uri == model_uri:
+                return words.model_label(model) + ending
+    return model_uri
 
 
 def registered() -> list[RegisteredModel]:

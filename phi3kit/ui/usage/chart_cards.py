@@ -22,6 +22,7 @@ Card = Callable[[pd.DataFrame], None]
 _PICTURE = {"format": "png", "scale": 2, "width": 1000}  # pixels before they are doubled
 _LOWEST_PICTURE = 500
 _SPEED = " tokens/s"
+_MOST_NAMED = 200  # models; the URIs of others are drawn
 _FEW_BARS = 3  # whose names are said
 _DIMENSIONS = {
     "Wrapper": "wrapper", "Model": "model_uri", "Interface": "interface", "User": "user", "Origin": "origin",
@@ -153,7 +154,10 @@ def show_turns_of(turns: pd.DataFrame, bars: list[str], key: str) -> None:
 
 def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:
     """Models by their names: a source, a precision and when it was built say more than an id."""
-    labels = {model.model_uri: f"{model.wrapper} · {words.model_label(model)}" for model in resources.models()}
+    labels = {}
+    for uri, wrapper in turns.drop_duplicates("model_uri").set_index("model_uri")["wrapper"][:_MOST_NAMED].items():
+        name = resources.model_name(str(uri))
+        labels[uri] = uri if name == uri else f"{wrapper} · {name}"
     return turns.assign(model_uri=turns["model_uri"].map(lambda uri: labels.get(uri, uri), na_action="ignore"))
 
 
