@@ -46,7 +46,7 @@ with shell.errors_shown():
             runs.send(target, request, prompt, sent)
         if growing := runs.growing():
             with newest, st.container(border=True):
-                ended = answers.follow(growing)
+                ended = runs.follow(growing)
             if ended:
                 resources.forget_lists()
                 st.rerun()

@@ -217,7 +217,7 @@ class TestElsewhere:
                 page.reload()
                 wait_for_text(page, "Held so far")
                 wait_for_text(page, "What do you hold?")
-                page.get_by_role("button", name="Stop").wait_for()
+                page.locator(".st-key-stop_answer button:enabled:visible").first.wait_for()
             finally:
                 remove_connection("held", ADMIN, built.settings)
         wait_for_text(page, "The answer was interrupted.")

@@ -43,14 +43,17 @@ def show_context(conversation: Conversation, target: Target) -> None:
 
 
 def show_header(conversation: Conversation, target: Target, settings: ChatSettings) -> None:
-    """One line above the composer, always in view: who answers, where, and the settings that are not the usual ones."""
+    """One line above the composer, always in view: who answers, where, the settings that are not the usual ones, and Stop."""
     parts = [literal(target.label, inside=True)]
     if conversation.turns:
         parts.append(f"**{literal(conversation.name, inside=True)}**")
     for name, value in settings.changed.items():
         text = ", ".join(value) if isinstance(value, list) else str(value)
         parts.append(f"{name.replace('_', ' ')}: {literal(words.shortened(text, _SHOWN_SETTING), inside=True)}")
-    st.markdown(f"{theme.badge(target.wrapper)} :small[{' · '.join(parts)}]")
+    growing = open_conversation.pending() is not None
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"{theme.badge(target.wrapper)} :small[{' · '.join(parts)}]", width="stretch")
+        answers.stop_button("stop_answer", open_conversation.stop_answer, off=not growing)
 
 
 def show_turns(

@@ -36,6 +36,12 @@ def growing() -> GrowingAnswer | None:
     return None if answer is None or answer.ended else answer
 
 
+def follow(answer: GrowingAnswer) -> bool:
+    """Let an answer grow, below the button that stops it; whether it has ended."""
+    answers.stop_button(f"stop_{answer.lane.context.turn_id}", answer.stop)
+    return answers.follow(answer)
+
+
 def show_variants(target: Target, request: Request, prompt: str, tokens: Tokenized | None, runs: Conversation) -> None:
     """The prompt with one flaw: its tokens at once, its answer beside the right one's at a click."""
     variants = flawed(prompt)
@@ -58,7 +64,7 @@ def show_variants(target: Target, request: Request, prompt: str, tokens: Tokeniz
         for text in (prompt, variant):
             send(target, request, text, runs)
             with place.container(border=True):
-                answers.follow(st.session_state[_GROWING])
+                follow(st.session_state[_GROWING])
         resources.forget_lists()
         st.session_state[_COMPARED] = [turn.turn_id for turn in runs.turns[-2:]]
         st.rerun()

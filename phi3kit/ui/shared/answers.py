@@ -60,6 +60,14 @@ def begin_turn(
     return answer
 
 
+def stop_button(key: str, stop: Callable[[], object], *, off: bool = False) -> None:
+    """The button that ends an answer that grows. It stands where the growing text does not move it."""
+    st.button(
+        "Stop", icon=":material/stop_circle:", key=key, type="tertiary", shortcut="Escape", on_click=stop, disabled=off,
+        help="Keeps the text that has come so far.",
+    )  # fmt: skip
+
+
 def follow(answer: GrowingAnswer) -> bool:
     """Let an answer grow on the page; whether it has ended. A click, or another page, ends the drawing and not the answer.
 
@@ -67,8 +75,6 @@ def follow(answer: GrowingAnswer) -> bool:
     """
     lane = answer.lane
     place = st.empty()
-    key = f"stop_{lane.context.turn_id}"
-    st.button("Stop", icon=":material/stop_circle:", key=key, shortcut="Escape", on_click=answer.stop)
     drawn = ""
     dialog = _dialog_is_open()
     while not answer.ended:
