@@ -2,13 +2,14 @@
 
 import streamlit as st
 
-from phi3kit.ui.shared import resources, shell, steps_taken
+from phi3kit.ui.shared import actions, resources, shell, steps_taken
 from phi3kit.ui.usage import chart_cards, filters, overview, tables
 
 shell.begin("Usage")
 with shell.errors_shown():
     reading = resources.reading(whole=filters.whole_requested())
     steps_taken.see("usage")
+    actions.show_outcome()
     overview.show_status(reading)
     if reading.turns.empty:
         shell.show_empty(

@@ -12,7 +12,7 @@ from phi3kit.tracking import registry as registry
 from phi3kit.tracking.logged_models import list_models
 from tests.conftest import Built
 from tests.support.actors import ADMIN
-from tests.support.in_browser import go, idle, needs_browser, running_app, tab_on, wait_for_text
+from tests.support.in_browser import go, idle, needs_browser, open_popover, running_app, tab_on, wait_for_text
 from tests.support.samples import copy_of_store
 from tests.support.waiting import wait_for
 
@@ -102,6 +102,13 @@ def test_4_a_click_acts_on_the_row_that_is_shown_when_others_have_come_above_it(
         registry.delete_version("phi3", version, ADMIN, store)
     page.get_by_role("button", name="Remove challenger").first.click()
     wait_for_text(page, "phi3@challenger was removed")
+    idle(page)
+    custom = page.get_by_role("textbox", name="Custom alias")
+    open_popover(page, "Alias", custom)
+    custom.fill("staging")
+    page.get_by_role("button", name="Set", exact=True).click()
+    wait_for_text(page, "phi3@staging points to version 1")
+    page.get_by_test_id("stPopoverBody").wait_for(state="detached")  # it has done what it was for
 
 
 def test_5_deleting_asks_first(page: "playwright.Page", store: Settings) -> None:

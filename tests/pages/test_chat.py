@@ -291,6 +291,7 @@ class TestSettings:
         app = open_chat(temperature="0.7", system_prompt="You are a comedian.", stop=["END", "FIN"], max_tokens="50")
         app.text_input(key="chat_preset_name").set_value("Funny").run()
         press(app, "chat_preset_save")
+        assert [each.value for each in app.toast] == ["Saved as the preset Funny"]
         assert app.selectbox(key="chat_preset").value == "Funny"
         other = open_chat()
         assert other.slider(key="chat_temperature").value == 0.0

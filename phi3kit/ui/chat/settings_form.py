@@ -93,6 +93,7 @@ def _save_preset(presets: Presets) -> None:
         resources.actor().require("keep")
         name = presets.save(str(st.session_state.get(_NAME) or ""), _current())
         st.session_state[_PRESET], st.session_state[_NAME] = name, ""
+        st.toast(f"Saved as the preset {literal(name)}", icon=":material/check_circle:")
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Save as a preset", key=_NAME, placeholder="Name")

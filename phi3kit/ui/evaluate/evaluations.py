@@ -147,7 +147,8 @@ def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
 
 
 def _show_promotion(a: Evaluation, b: Evaluation) -> None:
-    with st.popover("Promote", icon=":material/trophy:", disabled=not permissions.may("register")):
+    off = not permissions.may("register")
+    with actions.popover("Promote", "promotion", icon=":material/trophy:", disabled=off):
         sides = {"A": a, "B": b} if a is not b else {"A": a}
         side = elements.choose_one("Model", sides, "promote_side")
         better = sides[side]

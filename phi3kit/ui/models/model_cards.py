@@ -135,7 +135,7 @@ def show_use(model: LoggedModel, registered: list[RegisteredModel]) -> None:
 def _show_register_form(model: LoggedModel) -> None:
     disabled = model.files_gone or not permissions.may("register")
     with (
-        st.popover("Register", icon=":material/bookmark_add:", disabled=disabled),
+        actions.popover("Register", "register", icon=":material/bookmark_add:", disabled=disabled),
         st.form(f"register_{model.model_uri}", border=False, clear_on_submit=True),
     ):
         usual = f"phi3-{model.wrapper}"

@@ -61,7 +61,8 @@ def show_version(version: Version, registered: list[RegisteredModel]) -> None:
             )
         with st.container(horizontal=True):
             _show_alias_buttons(version)
-            with st.popover("Annotate", icon=":material/edit_note:", disabled=not permissions.may("register")):
+            off = not permissions.may("register")
+            with actions.popover("Annotate", "annotate", icon=":material/edit_note:", disabled=off):
                 _show_notes_form(version, registered)
             if version.model:
                 model_cards.show_load_button(version.model)
@@ -101,7 +102,7 @@ def _show_alias_buttons(version: Version) -> None:
             help=f"{literal(f'models:/{name}@{alias}')} resolves to the version that has this alias. Workers follow it.",
         )
     disabled = not permissions.may("register")
-    with st.popover("Alias", icon=":material/label:", disabled=disabled):
+    with actions.popover("Alias", "alias", icon=":material/label:", disabled=disabled):
         with st.form(f"alias_form_{version.model_uri}", border=False, clear_on_submit=True):
             own = st.text_input("Custom alias", placeholder="For example staging")
             if st.form_submit_button("Set", icon=":material/label:", disabled=disabled):

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from phi3kit.core.errors import Phi3KitError
 from phi3kit.ui.shared import resources, shell, theme
 from phi3kit.ui.shared.literal import literal
 
-_ERROR, _DONE = "action_error", "action_done"
+_ERROR, _DONE, _COUNT = "action_error", "action_done", "actions_done"
 
 
 def attempt(act: Callable[[], object], done: str | Callable[[Any], str] = "", place: str = "") -> None:
@@ -24,10 +25,19 @@ def attempt(act: Callable[[], object], done: str | Callable[[Any], str] = "", pl
     try:
         result = act()
         st.session_state[f"{_DONE}{place}"] = done if isinstance(done, str) else done(result)
+        st.session_state[_COUNT] = st.session_state.get(_COUNT, 0) + 1
     except Phi3KitError as error:
         st.session_state[f"{_ERROR}{place}"] = error
     finally:
         resources.forget_lists()
+
+
+def popover(label: str, name: str, **more: Any) -> DeltaGenerator:
+    """A popover with something to do in it, which closes when that is done: the next one is another to the browser.
+
+    name: of the popover on its page. more: of st.popover.
+    """
+    return st.popover(label, key=f"{name}_{st.session_state.get(_COUNT, 0)}", **more)
 
 
 def show_outcome(place: str = "", *, until_next: bool = False) -> None:

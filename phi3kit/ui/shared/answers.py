@@ -6,6 +6,7 @@ Knows the order of drawing. Does not know how a turn is sent, counted or logged.
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -62,8 +63,9 @@ def begin_turn(
 
 def stop_button(key: str, stop: Callable[[], object], *, off: bool = False) -> None:
     """The button that ends an answer that grows. It stands where the growing text does not move it."""
+    on_click: Any = stop  # whose result nobody takes
     st.button(
-        "Stop", icon=":material/stop_circle:", key=key, type="tertiary", shortcut="Escape", on_click=stop, disabled=off,
+        "Stop", icon=":material/stop_circle:", key=key, type="tertiary", shortcut="Escape", on_click=on_click, disabled=off,
         help="Keeps the text that has come so far.",
     )  # fmt: skip
 

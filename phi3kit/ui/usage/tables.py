@@ -10,7 +10,7 @@ import streamlit as st
 
 from phi3kit.core.records import SERVED
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import elements, pages, permissions, resources, shell, theme, words
+from phi3kit.ui.shared import actions, elements, pages, permissions, resources, shell, theme, words
 from phi3kit.ui.usage import turn_drawer
 from phi3kit.ui.usage.chart_cards import show_bars, show_turns_of
 from phi3kit.usage import charts, export, prices, summary
@@ -125,7 +125,8 @@ def show_costs(turns: pd.DataFrame) -> None:
             },
         )
         st.caption("List prices come from the installed MLflow, in US dollars per million tokens (M).")
-        with st.popover("Your prices", icon=":material/edit:", disabled=not permissions.may("administer")):
+        off = not permissions.may("administer")
+        with actions.popover("Your prices", "prices", icon=":material/edit:", disabled=off):
             _edit_prices(own)
 
 
@@ -151,7 +152,7 @@ def _edit_prices(own: dict[str, Price]) -> None:
             row["wrapper"]: Price(row["prompt"], row["completion"], row["cached_prompt"])
             for row in edited.to_dict("records")
         }
-        prices.save(resources.actor(), resources.settings(), given)
+        actions.attempt(partial(prices.save, resources.actor(), resources.settings(), given), "Your prices are saved.")
         st.rerun()
 
 
