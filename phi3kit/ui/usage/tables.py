@@ -27,7 +27,7 @@ _FILES = (
 def show_wrappers(turns: pd.DataFrame) -> None:
     """Both wrappers on the prompts that both were asked."""
     table = summary.same_prompts(turns)
-    with st.container(border=True, height="stretch"):
+    with st.container(border=True):
         st.markdown("**Both wrappers on the same prompts**")
         if table.empty:
             st.caption("Ask both wrappers the same prompt, for example on Compare, to compare them here.")
@@ -67,20 +67,26 @@ def show_conversations(turns: pd.DataFrame) -> None:
             f"The largest of {len(table):,} conversations. The median has {table['total_tokens'].median():,.0f} tokens."
         )
         saved = _saved_chats(list(largest["conversation_id"]))
-        for number, row in enumerate(largest.to_dict("records")):
-            turns_at = f"{words.counted(row['turns'], 'turn')} · {words.date(row['at'], '%b, %H:%M')}"
-            label = f"{row['total_tokens']:,} tokens · {turns_at}"
-            conversation_id = str(row["conversation_id"])
-            if conversation_id in saved:
-                pages.link("chat", label, {open_conversation.PARAMETER: conversation_id})
-            else:
-                st.button(
-                    label, icon=":material/list:", type="tertiary", key=f"usage_conversation_{number}",
-                    help="Not a chat of yours: a batch, an API client, or a chat that was deleted. Lists its turns here.",
-                    on_click=_choose_conversation, args=(conversation_id,),
-                )  # fmt: skip
-        chosen = turns[turns["conversation_id"] == st.session_state.get(_CONVERSATION)]
-        if len(chosen):
+        with st.container(gap=None):
+            for number, row in enumerate(largest.to_dict("records")):
+                turns_at = f"{words.counted(row['turns'], 'turn')} · {words.date(row['at'], '%b, %H:%M')}"
+                label = f"{row['total_tokens']:,} tokens · {turns_at}"
+                conversation_id = str(row["conversation_id"])
+                if conversation_id in saved:
+                    pages.link("chat", label, {open_conversation.PARAMETER: conversation_id})
+                else:
+                    st.button(
+                        label, icon=":material/list:", type="tertiary", key=f"usage_conversation_{number}",
+                        help="Not a chat of yours: a batch, an API client, or a chat that was deleted. Lists its turns here.",
+                        on_click=_choose_conversation, args=(conversation_id,),
+                    )  # fmt: skip
+
+
+def show_chosen_conversation(turns: pd.DataFrame) -> None:
+    """The turns of the conversation that was chosen from the largest; nothing while none is."""
+    chosen = turns[turns["conversation_id"] == st.session_state.get(_CONVERSATION)]
+    if len(chosen):
+        with st.container(border=True):
             st.markdown(f"**{words.counted(len(chosen), 'turn')}** of this conversation")
             turn_drawer.show_table(chosen, "usage_conversation_turns", "The turns of the conversation")
 
@@ -102,7 +108,7 @@ def show_costs(turns: pd.DataFrame) -> None:
     """What the turns cost by one's own prices, and by list prices."""
     home = resources.settings().home
     own = prices.load(home)
-    with st.container(border=True, height="stretch"):
+    with st.container(border=True):
         st.markdown("**Cost**")
         table = prices.compared(turns, own)
         models = list(table["model"])[1:]

@@ -51,18 +51,18 @@ def _columns() -> dict[str, Any]:
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     return {
         "at": st.column_config.DatetimeColumn(
-            "time", format="D MMM, HH:mm:ss", timezone=words.timezone(), width=125, pinned=True
+            "time", format="D MMM, HH:mm:ss", timezone=words.timezone(), width=112, pinned=True
         ),
-        "wrapper": text(width=100),
-        "interface": text(width=72),
-        "prompt_tokens": number("prompt", format="%,d", width=65),
-        "completion_tokens": number("completion", format="%,d", width=88),
-        "total_tokens": number("total", format="%,d", width=62),
-        "time_to_first_token_s": number("first token, s", format="%,.3f", width=100),
-        "tokens_per_second": number("tokens/s", format="%,.0f", width=74),
-        "finish_reason": text("finish", width=80),
-        "origin": text(width=58),
-        "user": text(width=130),
+        "wrapper": text(width=96),
+        "interface": text(width=66),
+        "prompt_tokens": number("prompt", format="%,d", width=58),
+        "completion_tokens": number("completion", format="%,d", width=82),
+        "total_tokens": number("total", format="%,d", width=54),
+        "time_to_first_token_s": number("first, s", format="%,.3f", width=62, help="Seconds to the first token."),
+        "tokens_per_second": number("tokens/s", format="%,.0f", width=68),
+        "finish_reason": text("finish", width=72),
+        "origin": text(width=52),
+        "user": text(width=60),
     }
 
 
