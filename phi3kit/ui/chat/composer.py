@@ -12,6 +12,8 @@ const KEY = "phi3kit draft";
 const opened = new WeakSet();
 
 export default function ({ data, parentElement }) {
+  const opening = !opened.has(parentElement);
+  opened.add(parentElement);
   const find = () => document.querySelector(`.st-key-${data.field} textarea`);
 
   const keep = () => {
@@ -35,11 +37,15 @@ export default function ({ data, parentElement }) {
     area.dispatchEvent(new Event("input", { bubbles: true }));
   };
 
+  // Whether it is settled who has the focus. A button keeps it, and may leave the page in a moment.
   const focus = (area) => {
     const held = document.activeElement;
     const nobody = !held || held === document.body;
-    const fromTheMenu = !opened.has(parentElement) && held?.closest("[data-testid=stSidebarNav]");
-    if ((nobody || fromTheMenu) && matchMedia("(pointer: fine)").matches) area.focus({ preventScroll: true });
+    const fromTheMenu = opening && held?.closest("[data-testid=stSidebarNav]");
+    if (!matchMedia("(pointer: fine)").matches) return true;
+    if (!nobody && !fromTheMenu) return !held.matches("button");
+    area.focus({ preventScroll: true });
+    return true;
   };
 
   const begin = () => {
@@ -47,20 +53,22 @@ export default function ({ data, parentElement }) {
     const edited = data.editing && document.querySelector(`.st-key-edited_${data.editing} textarea`);
     if (!area || area.disabled || (data.editing && !edited)) return false;
     bringBack(area);
-    focus(edited || area);
-    opened.add(parentElement);
-    return true;
+    return focus(edited || area);
   };
 
-  const awaited = new MutationObserver(() => begin() && awaited.disconnect());
+  const awaited = new MutationObserver(() => begin() && settle());
+  const settle = () => awaited.disconnect();
   if (!begin()) awaited.observe(document.body, { childList: true, subtree: true });
 
   const later = () => setTimeout(keep); // when the field has taken the key, or let its text go
-  const events = ["input", "keydown", "click"];
-  for (const name of events) document.addEventListener(name, later);
+  const listeners = [
+    ["input", later], ["keydown", later], ["click", later],
+    ["keydown", settle], ["pointerdown", settle], // a person decides where the focus is
+  ];
+  for (const listener of listeners) document.addEventListener(...listener);
   return () => {
-    awaited.disconnect();
-    for (const name of events) document.removeEventListener(name, later);
+    settle();
+    for (const listener of listeners) document.removeEventListener(...listener);
   };
 }
 """
