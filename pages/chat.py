@@ -56,7 +56,7 @@ with shell.errors_shown():
             messages.show_header(conversation, target, settings)
         silent = not permissions.note("talk")
         st.chat_input("Ask Phi-3", key="chat_text", on_submit=send, args=("chat_text",), disabled=silent)
-        composer.attend("chat_text", resources.actor().name, conversation.leaf, messages.editing())
+        composer.attend("chat_text", resources.actor(), conversation.leaf, messages.editing())
         announcement.speak(conversation.shown[-1:])
         pending = open_conversation.pending()
         turns = conversation.path(pending.parent) if pending else conversation.shown

@@ -32,7 +32,10 @@ with shell.errors_shown():
             tokens = editor.tokenized(target, prompt)
             fits = editor.show_count(tokens, request.max_tokens)
             off = not prompt or not fits
-            send = st.button(theme.on_primary("Send", off=off), type="primary", icon=":material/send:", disabled=off)
+            send = st.button(
+                theme.on_primary("Send", off=off), type="primary", icon=":material/send:", disabled=off,
+                on_click=target_choice.keep_target, args=("prompt",),
+            )  # fmt: skip
         newest = right.container()  # beside the editor, where one sees it begin
         with right, st.container(border=True):
             view = elements.choose_view(["Tokens", "Messages", "What if"], "prompt_view")

@@ -88,12 +88,18 @@ def keep_upload(name: str, content: bytes, actor: Actor, settings: Settings) -> 
 
 
 def find_upload(identifier: str, actor: Actor, settings: Settings) -> Path | None:
-    """A table that this person has uploaded, by the name of its folder; None when it is not there (any more)."""
+    """A table that this person has uploaded, by the name of its folder; None when it is not there (any more).
+
+    Of several of the same content, the newest.
+    """
     if not re.fullmatch(r"[0-9a-f]{16}", identifier):
         return None
     folder = _uploads(settings) / _digest(actor.name.encode()) / identifier
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return next((file for file in found if file.suffix != ".part"), None)
+    try:
+        found = [file for file in folder.iterdir() if file.suffix != ".part"]
+    except OSError:  # not there, or another tab makes room
+        return None
+    return max(found, key=changed_at, default=None)
 
 
 def keep_input(file: Path, folder: Path, settings: Settings) -> Path:

@@ -1,7 +1,8 @@
 """Shared conversations: what a person lets the team read, by links that nobody can guess.
 
 Kept in one SQLite file under the data folder: which link leads to whose conversation. The words stay where they are saved
-(see `saved`): a reader sees the conversation as it is now, and nothing once its owner has deleted it or ended the link.
+(see `saved`): a reader sees the conversation as it is now, and nothing once its owner has deleted it, ended the link or lost
+the role that shares.
 Draws nothing.
 """
 
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3kit.access.actor import Actor
+from phi3kit.access.people import People
+from phi3kit.access.roles import may
 from phi3kit.conversations.conversation import Conversation
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.sqlite_file import transaction
@@ -62,7 +65,9 @@ class SharedConversations:
         actor.require("read")
         with self._transaction() as connection:
             row = connection.execute("select user, conversation_id from shared where token = ?", (token,)).fetchone()
-        found = SavedConversations(self._home, row[0]).open(row[1]) if row else None
+        if row is None or not may(People(self._home).role(row[0]), "keep"):  # whoever lost their role shares nothing
+            return None
+        found = SavedConversations(self._home, row[0]).open(row[1])
         return SharedConversation(found, row[0]) if found else None
 
     def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:

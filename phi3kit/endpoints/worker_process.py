@@ -96,6 +96,7 @@ class WorkerProcess:
         command += ["--model-uri", model.model_uri, "--managed"]
         environment = worker_environment(settings) | {"PHI3KIT_API_KEY": key}
         self._started_at, began = time.time(), time.monotonic()
+        self.began_at = began  # monotonic
         with printed:
             self.process = subprocess.Popen(  # noqa: S603 -- a list of our own making
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=printed, text=True

@@ -41,7 +41,7 @@ class WorkerPool:
         with self._guard:
             starting = self._starting.setdefault(model_uri, threading.Lock())
         with starting:
-            worker, began = self._running(model_uri), time.monotonic()
+            worker = self._running(model_uri)
             if worker is None:
                 on_wait("Starting the worker")
                 with self._room if self._settings.limits.workers else nullcontext():
@@ -58,7 +58,7 @@ class WorkerPool:
                 if not worker.wait_until_ready():
                     self.stop(model_uri)
                     raise worker.not_started(timed_out=True)
-                load_times.keep(model_uri, time.monotonic() - began)
+                load_times.keep(model_uri, time.monotonic() - worker.began_at)
             return worker.endpoint
 
     def statuses(self) -> list[WorkerStatus]:

@@ -1,7 +1,7 @@
 """Deleted models: what a logged model was, for the turns and evaluations that name it.
 
-Kept in one SQLite file under the data folder when phi3kit deletes a model; MLflow lists a deleted one no more. A model that
-another program deleted is known by its URI alone.
+Kept in one SQLite file under the data folder when somebody deletes a model with phi3kit; MLflow lists a deleted one no more.
+A model that another program deleted, or that expired, is known by its URI alone.
 """
 
 import sqlite3

@@ -5,7 +5,7 @@ versions. Reads no turns, loads nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from phi3kit.access.actor import Actor
-from phi3kit.core.errors import ModelNotFound, RequestInvalid
+from phi3kit.core.errors import ModelNotFound, RequestInvalid, StorageFailed
 from phi3kit.core.settings import Settings
 from phi3kit.tracking import logged_models
 from phi3kit.tracking.deleted_models import DeletedModels
@@ -208,7 +208,8 @@ def delete_model(model_uri: str, actor: Actor, settings: Settings) -> None:
         delete_version(str(each.name), int(each.version), actor, settings)
     logged_models.delete(target, settings)
     if known:
-        DeletedModels(settings.home).keep(known)
+        with suppress(StorageFailed):  # its name is lost, and it is deleted all the same
+            DeletedModels(settings.home).keep(known)
 
 
 def _version(found: Any, aliases: dict[str, Any], ours: dict[str, LoggedModel]) -> Version:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from phi3kit.access.actor import Actor
+from phi3kit.access.people import People
+from phi3kit.access.sign_in_claims import Person
 from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.conversations.shared import SharedConversations
@@ -12,7 +14,8 @@ from phi3kit.core.errors import NotAllowed
 from phi3kit.core.records import Message
 from phi3kit.endpoints.records import Answer, Request
 
-ADA, BOB, VERA = Actor("ada", "user"), Actor("bob", "user"), Actor("vera", "viewer")
+ADAS, BOBS = (Person("https://id.example", name, None, ()) for name in ("ada", "bob"))
+ADA, BOB, VERA = Actor(ADAS.name, "user"), Actor(BOBS.name, "user"), Actor("vera", "viewer")
 OUTSIDE = [Actor("eve", "visitor"), Actor("", "nobody")]
 
 
@@ -25,9 +28,11 @@ def turn(text: str, parent: str | None = None) -> ChatTurn:
 @pytest.fixture
 def conversation(tmp_path: Path) -> Conversation:
     """One of Ada's, saved."""
+    for person in (ADAS, BOBS):
+        People(tmp_path).note(person, "user")
     made = Conversation()
     made.add(turn("one"))
-    SavedConversations(tmp_path, "ada").save(made)
+    SavedConversations(tmp_path, ADA.name).save(made)
     return made
 
 
@@ -44,11 +49,11 @@ class TestShared:
         assert shared.share(conversation.id, ADA) == token == shared.token(conversation.id, ADA)
         assert len(token) >= 32
         conversation.add(turn("two", "turn one"))
-        SavedConversations(tmp_path, "ada").save(conversation)
+        SavedConversations(tmp_path, ADA.name).save(conversation)
         for reader in (BOB, VERA):
             found = shared.open(token, reader)
             assert found is not None
-            assert (found.owner, [each.text for each in found.conversation.shown]) == ("ada", ["one", "two"])
+            assert (found.owner, [each.text for each in found.conversation.shown]) == (ADA.name, ["one", "two"])
         for stranger in OUTSIDE:
             with pytest.raises(NotAllowed):
                 shared.open(token, stranger)
@@ -75,7 +80,17 @@ class TestShared:
         self, tmp_path: Path, shared: SharedConversations, conversation: Conversation
     ):
         token = shared.share(conversation.id, ADA)
-        SavedConversations(tmp_path, "ada").delete(conversation.id)
+        SavedConversations(tmp_path, ADA.name).delete(conversation.id)
         assert shared.open(token, BOB) is None
         for nonsense in ("", "%", token[:-1], conversation.id):
             assert shared.open(nonsense, BOB) is None
+
+    def test_whoever_lost_the_role_shares_nothing(
+        self, tmp_path: Path, shared: SharedConversations, conversation: Conversation
+    ):
+        token = shared.share(conversation.id, ADA)
+        for role in ("viewer", "nobody"):
+            People(tmp_path).note(ADAS, role)
+            assert shared.open(token, BOB) is None
+        People(tmp_path).note(ADAS, "user")
+        assert shared.open(token, BOB) is not None

@@ -6,6 +6,7 @@ from streamlit.testing.v1 import AppTest
 
 from phi3kit.batch.jobs import keep_upload
 from phi3kit.core.settings import PROJECT_ROOT, Settings
+from phi3kit.tracking.logged_models import list_models
 from tests.conftest import Built
 from tests.support.actors import ADMIN, admin
 from tests.support.in_app import label_of, open_page, read, words
@@ -45,6 +46,20 @@ class TestChoices:
         app.switch_page("pages/signatures.py").run()
         assert app.selectbox(key="sig_A").value == chosen
 
+    def test_what_another_page_has_chosen_stands_though_there_is_a_newer_default(self, store: Settings) -> None:
+        older = list_models(store)[1]
+        app = open_page("deploy")
+        elements_key = "deploy_model"
+        assert app.selectbox(key=elements_key).value != older.model_uri
+        app.switch_page("pages/models.py").run()
+        app.session_state["models_view"] = "Logged models"
+        app.session_state["logged_models_chosen"] = older.model_uri
+        app = app.run()
+        app = next(each for each in app.button if each.key == f"deploy_{older.model_uri}").click().run()
+        assert not app.exception, app.exception
+        app.switch_page("pages/deploy.py").run()
+        assert app.selectbox(key=elements_key).value == older.model_uri
+
     def test_a_newer_default_takes_the_place_of_the_default_and_not_of_a_choice(self) -> None:
         app = AppTest.from_function(chooser, default_timeout=300)
 
@@ -58,16 +73,29 @@ class TestChoices:
         app.selectbox[0].set_value("b").run()
         assert found("dcab", "d") == "b"
         assert found("dca", "d") == "d", "b is gone"
+        assert found("edca", "e") == "e", "nobody chose d"
+
+    def test_the_default_that_was_chosen_by_hand_stays_too(self) -> None:
+        app = AppTest.from_function(chooser, default_timeout=300)
+        app.session_state["options"], app.session_state["default"] = ["a", "b"], "a"
+        app.run()
+        app.selectbox[0].set_value("b").run()
+        app.selectbox[0].set_value("a").run()
+        app.session_state["options"], app.session_state["default"] = ["c", "a", "b"], "c"
+        app.run()
+        assert app.session_state["found"] == "a"
 
 
 class TestLinks:
     def test_values_that_do_not_exist_are_said_and_dropped(self, store: Settings) -> None:
         app = opened("deploy", deploy_route="pigeons")
-        assert toasts(app) == ["The link's serve with 'pigeons' does not exist. It was ignored."]
+        assert toasts(app) == [
+            "The link asks for 'pigeons' under Serve with. It cannot be chosen here and was ignored."
+        ]
         assert app.segmented_control(key="deploy_route").value == "phi3kit serve"
         assert toasts(opened("deploy", deploy_route="Compose")) == []
         assert toasts(opened("tour", tour_at="99. Nowhere")) == [
-            "The link's step '99. Nowhere' does not exist. It was ignored."
+            "The link asks for '99. Nowhere' under Step. It cannot be chosen here and was ignored."
         ]
 
     def test_a_step_of_the_tour_is_in_its_link(self, store: Settings) -> None:

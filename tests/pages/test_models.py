@@ -82,9 +82,10 @@ class TestLoggedModels:
         assert [model.model_uri for model in list_models(store)] == [other.model_uri]
         assert registry.list_registered(store) == []
         assert not artifacts_of(newest.model_uri, store).exists()
-        assert resources.model_name(newest.model_uri) == f"{words_of.model_label(newest)} · deleted"
-        assert resources.model_name(other.model_uri) == words_of.model_label(other)
-        assert resources.model_name("models:/m-unknown") == "models:/m-unknown"
+        assert resources.model_names() == {
+            newest.model_uri: f"{words_of.model_label(newest)} · deleted",
+            other.model_uri: words_of.model_label(other),
+        }
 
     def test_a_model_whose_files_are_gone_says_so_and_can_only_be_deleted(self, store: Settings) -> None:
         newest, _ = list_models(store)

@@ -44,6 +44,9 @@ class TestKept:
         name = adas.parent.name
         assert find_upload(name, ADA, settings) == adas
         assert find_upload(name, EVE, settings) is None
+        again = keep_upload("other.tsv", b"a", ADA, settings)
+        os.utime(again, (2_000_000_000, 2_000_000_000))
+        assert find_upload(name, ADA, settings) == again, "of one content, the newest"
         for nonsense in ("", "..", f"../{adas.parent.parent.name}/{name}", f"{name}\n", name.upper() + "g", "0" * 16):
             assert find_upload(nonsense, ADA, settings) is None, nonsense
 

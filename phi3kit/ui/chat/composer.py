@@ -7,18 +7,22 @@ touch screen it does not, because a keyboard would cover the answers. A message 
 
 import streamlit as st
 
+from phi3kit.access.actor import Actor
+
 _SCRIPT = """
 const KEY = "phi3kit draft";
-const opened = new WeakSet();
+const ends = new WeakMap(); // Streamlit calls the function again with new data, and ends only the last call
+const filled = new WeakSet(); // text fields that have their draft back
 
 export default function ({ data, parentElement }) {
-  const opening = !opened.has(parentElement);
-  opened.add(parentElement);
+  const opening = !ends.has(parentElement);
+  ends.get(parentElement)?.();
   const find = () => document.querySelector(`.st-key-${data.field} textarea`);
 
   const keep = () => {
-    const text = find()?.value;
-    if (text === undefined) return;
+    const area = find();
+    if (!filled.has(area)) return;
+    const text = area.value;
     try {
       if (text) sessionStorage.setItem(KEY, JSON.stringify({ owner: data.owner, text }));
       else sessionStorage.removeItem(KEY);
@@ -26,6 +30,8 @@ export default function ({ data, parentElement }) {
   };
 
   const bringBack = (area) => {
+    if (filled.has(area)) return;
+    filled.add(area);
     let draft = null;
     try {
       draft = JSON.parse(sessionStorage.getItem(KEY));
@@ -42,7 +48,8 @@ export default function ({ data, parentElement }) {
     const held = document.activeElement;
     const nobody = !held || held === document.body;
     const fromTheMenu = opening && held?.closest("[data-testid=stSidebarNav]");
-    if (!matchMedia("(pointer: fine)").matches) return true;
+    const reads = !getSelection().isCollapsed || document.querySelector("[data-testid=stPopoverBody], [data-testid=stDialog]");
+    if (reads || settled || !matchMedia("(pointer: fine)").matches) return true;
     if (!nobody && !fromTheMenu) return !held.matches("button");
     area.focus({ preventScroll: true });
     return true;
@@ -50,34 +57,38 @@ export default function ({ data, parentElement }) {
 
   const begin = () => {
     const area = find();
-    const edited = data.editing && document.querySelector(`.st-key-edited_${data.editing} textarea`);
-    if (!area || area.disabled || (data.editing && !edited)) return false;
+    if (!area || area.disabled) return false;
     bringBack(area);
-    return focus(edited || area);
+    const edited = data.editing && document.querySelector(`.st-key-edited_${data.editing} textarea`);
+    return data.editing && !edited ? settled : focus(edited || area);
   };
 
-  const awaited = new MutationObserver(() => begin() && settle());
-  const settle = () => awaited.disconnect();
+  let settled = false; // by a person, who decides where the focus is
+  const settle = () => { settled = true; };
+  const awaited = new MutationObserver(() => begin() && awaited.disconnect());
   if (!begin()) awaited.observe(document.body, { childList: true, subtree: true });
 
   const later = () => setTimeout(keep); // when the field has taken the key, or let its text go
   const listeners = [
     ["input", later], ["keydown", later], ["click", later],
-    ["keydown", settle], ["pointerdown", settle], // a person decides where the focus is
+    ["keydown", settle], ["pointerdown", settle],
   ];
   for (const listener of listeners) document.addEventListener(...listener);
-  return () => {
-    settle();
+  const end = () => {
+    awaited.disconnect();
     for (const listener of listeners) document.removeEventListener(...listener);
   };
+  ends.set(parentElement, end);
+  return end;
 }
 """
 _attend = st.components.v2.component("phi3kit_composer", js=_SCRIPT)
 
 
-def attend(field: str, owner: str, last: str | None, editing: str | None) -> None:
+def attend(field: str, actor: Actor, last: str | None, editing: str | None) -> None:
     """Look after the text field.
 
-    field: its key. owner: whose draft it is. last: the newest turn's id. editing: the id of the turn that is being edited.
+    field: its key. actor: whose draft it is. last: the newest turn's id. editing: the id of the turn that is being edited.
     """
+    owner = "a visitor" if actor.role == "visitor" else actor.name  # a visitor has a new name after a reload
     _attend(data={"field": field, "owner": owner, "last": last, "editing": editing}, key="composer", height=1)

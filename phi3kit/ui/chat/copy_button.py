@@ -10,7 +10,10 @@ from collections.abc import Mapping
 import streamlit as st
 
 _SCRIPT = """
-export default function ({ data }) {
+const ends = new WeakMap(); // Streamlit calls the function again with new data, and ends only the last call
+
+export default function ({ data, parentElement }) {
+  ends.get(parentElement)?.();
   const onClick = (event) => {
     const box = event.target.closest?.("[class*='st-key-copy_']");
     const key = box && [...box.classList].find((name) => name.startsWith("st-key-copy_"))?.slice("st-key-".length);
@@ -28,7 +31,9 @@ export default function ({ data }) {
     navigator.clipboard.writeText(text).then(() => show("check"), () => show("error"));
   };
   document.addEventListener("click", onClick, true);
-  return () => document.removeEventListener("click", onClick, true);
+  const end = () => document.removeEventListener("click", onClick, true);
+  ends.set(parentElement, end);
+  return end;
 }
 """
 _listen = st.components.v2.component("phi3kit_copy", js=_SCRIPT)

@@ -123,7 +123,7 @@ def ask(conversation: Conversation, question: Pending, settings: ChatSettings, t
     with st.chat_message("assistant", avatar=ASSISTANT):
         if question.answer is None:
             question.answer = _send(conversation, question, settings, target)
-            open_conversation.keep_growing(conversation, question)
+        open_conversation.keep_growing(conversation, question)
         return answers.follow(question.answer)
 
 
@@ -247,6 +247,7 @@ def _show_editing(turn: ChatTurn) -> None:
 
 
 def _switch(conversation: Conversation, turn_id: str) -> None:
+    st.session_state.pop(_EDITING, None)
     conversation.show(turn_id)
     conversation.unsaved = True  # which branch is shown is kept too
 

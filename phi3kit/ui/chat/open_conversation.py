@@ -13,10 +13,11 @@ from phi3kit.conversations.conversation import ChatTurn, Conversation
 from phi3kit.conversations.growing_answer import Growing, Pending
 from phi3kit.conversations.saved import SavedConversations
 from phi3kit.core.errors import Phi3KitError, StorageFailed
-from phi3kit.ui.shared import resources, shell
+from phi3kit.ui.shared import resources, shell, target_choice
 from phi3kit.ui.shared.literal import literal
 
 _KEY, _PENDING, _NOTES, _ADDRESS = "conversation", "chat_pending", "chat_notes", "chat_address"
+_ADOPTED = "chat_adopted"  # the question of another tab, or of this one before it was loaded anew
 STOPPED = "The answer that was being written has been stopped. Its text so far is kept."
 PARAMETER = "conversation"  # in the page's address
 
@@ -44,6 +45,8 @@ def current() -> Conversation:
             note("The conversation in this link does not exist or was deleted.")
     # Nothing changes under a message that is being sent; the next run tells what other tabs did.
     if pending() is None:
+        if st.session_state.pop(_ADOPTED, None):  # the tab that asked goes its own way from here
+            conversation = st.session_state[_KEY] = replace(conversation, turns=list(conversation.turns))
         _catch_up(conversation)
     return conversation
 
@@ -54,17 +57,20 @@ def open_here(conversation: Conversation) -> Conversation:
     For callbacks, and before any control is drawn.
     """
     before, growing = pending(), _growing(conversation.id)
+    adopted = before is not None and before is st.session_state.pop(_ADOPTED, None)
     st.session_state.pop(_PENDING, None)
     st.session_state.pop("chat_editing", None)
     if growing and (answer := growing.question.answer):
         conversation = growing.conversation
         st.session_state[_PENDING] = growing.question
+        if before is not growing.question or adopted:
+            st.session_state[_ADOPTED] = growing.question
         apply(ChatSettings.of(answer.lane.request), answer.target.wrapper, answer.target.model_uri)
     elif conversation.shown:
         last = conversation.shown[-1]
         apply(ChatSettings.of(last.request), last.wrapper, last.model_uri)
     st.session_state[_KEY] = conversation
-    if growing is None or before is not growing.question:
+    if not adopted and (growing is None or before is not growing.question):
         _stop(before)
     return conversation
 
@@ -91,6 +97,7 @@ def name_in_address(conversation: Conversation) -> None:
 def ask(question: Pending) -> None:
     """Let the next run of the page send it."""
     before = pending()
+    target_choice.keep_target("chat")
     st.session_state[_PENDING] = replace(question)  # a button may be pressed twice
     st.session_state.pop("chat_editing", None)
     st.session_state.pop(_NOTES, None)
@@ -112,9 +119,13 @@ def pending() -> Pending | None:
 
 
 def stop_answer() -> bool:
-    """End the answer that grows and keep what came of it; whether there was one."""
+    """End the answer that grows and keep what came of it; whether there was one. A question that was not sent is taken back."""
     question = pending()
-    if question is None or question.answer is None:
+    if question is None:
+        return False
+    if question.answer is None:
+        st.session_state.pop(_PENDING)
+        st.session_state["chat_text"] = question.text  # back in the composer
         return False
     question.answer.stop()
     return True

@@ -7,8 +7,9 @@ import streamlit as st
 
 from phi3kit.conversations import transcripts
 from phi3kit.conversations.saved import MAX_TITLE_CHARACTERS, ListedConversation
+from phi3kit.conversations.shared import SharedConversations
 from phi3kit.ui.chat import open_conversation
-from phi3kit.ui.shared import actions, permissions, shell, theme, words
+from phi3kit.ui.shared import actions, permissions, resources, shell, theme, words
 from phi3kit.ui.shared.literal import literal
 
 _PAGE = 25  # conversations at once
@@ -111,6 +112,7 @@ def _show_deleting(each: ListedConversation) -> None:
     def delete() -> None:
         if st.session_state["conversation"].id == each.id:
             open_conversation.stop_answer()  # it would save the conversation when it ends
+        SharedConversations(resources.settings().home).end(each.id, resources.actor())
         open_conversation.store().delete(each.id)
         st.session_state.pop(_DELETING, None)
         if st.session_state["conversation"].id == each.id:

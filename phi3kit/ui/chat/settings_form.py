@@ -32,7 +32,7 @@ def prepare() -> None:
     if wrapper is not None and any(target.wrapper == wrapper for target in targets):
         st.session_state[f"{KEY}_wrapper"] = wrapper
         if any(target.model_uri == model_uri and target.wrapper == wrapper for target in targets):
-            st.session_state[f"{KEY}_model_{wrapper}"] = model_uri
+            target_choice.set_target(KEY, wrapper, model_uri)
 
 
 def choose_settings(target: Target) -> ChatSettings:

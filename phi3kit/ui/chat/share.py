@@ -18,7 +18,7 @@ from phi3kit.core.records import Served
 from phi3kit.endpoints.records import Request
 from phi3kit.endpoints.targets import Target
 from phi3kit.ui.chat import read_only, settings_form
-from phi3kit.ui.shared import answers, resources, target_choice, words
+from phi3kit.ui.shared import answers, resources, shell, target_choice, words
 
 _EXAMPLE = "What is the capital of Spain?"  # while nothing was asked
 
@@ -47,7 +47,8 @@ def show_popover(conversation: Conversation, settings: ChatSettings, target: Tar
                     icon=":material/download:",
                 )
         st.caption("The JSON file is a list of OpenAI messages. Conversations can import it again.")
-        read_only.show_choice(conversation)
+        with shell.errors_shown():
+            read_only.show_choice(conversation)
         st.markdown("**Link with these settings**")
         settings_form.show_link(settings, target)
         st.markdown("**Request as code**")

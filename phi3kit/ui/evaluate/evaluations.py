@@ -3,6 +3,7 @@
 Knows how they are drawn. Does not know how answers are scored, compared or promoted.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
@@ -24,29 +25,25 @@ def _answers(run_id: str) -> pd.DataFrame:
     return results.answers_of(run_id, resources.settings())
 
 
-def _label(evaluation: Evaluation) -> str:
-    """An evaluation in a list."""
+def _label(evaluation: Evaluation, names: Mapping[str, str]) -> str:
+    """An evaluation in a list. names: of models, by their URI."""
     parts = [
         evaluation.wrapper,
-        _model_name(evaluation),
+        names.get(evaluation.model_uri, evaluation.model_uri),
         words.date(evaluation.at),
         f"{evaluation.questions:,} questions",
     ]
     return " · ".join(parts)
 
 
-def _model_name(evaluation: Evaluation) -> str:
-    """The evaluated model, also when it is deleted."""
-    return resources.model_name(evaluation.model_uri)
-
-
 def show_list(found: list[Evaluation]) -> None:
     """Every evaluation with its scores."""
+    names = resources.model_names()
     rows = [
         {
             "evaluated": words.local(each.at),
             "wrapper": each.wrapper,
-            "model": _model_name(each),
+            "model": names.get(each.model_uri, each.model_uri),
             "questions": each.questions,
             "failed": each.failed,
             "exact": each.exact,
@@ -73,12 +70,12 @@ def show_list(found: list[Evaluation]) -> None:
 
 def show_comparison(found: list[Evaluation]) -> None:
     """Two evaluations of the same questions, question by question; one alone when there is no second."""
-    by_id = {each.run_id: each for each in found}
+    by_id, names = {each.run_id: each for each in found}, resources.model_names()
     if (newest := st.session_state.pop(EVALUATED, None)) in by_id:
-        st.session_state["versus_a"] = newest
+        elements.set_choice("versus_a", newest)
 
     def choose(letter: str, ids: list[str], key: str) -> str:
-        return elements.choose_from(letter, ids, key, format_func=lambda each: _label(by_id[each]), width=380)
+        return elements.choose_from(letter, ids, key, format_func=lambda each: _label(by_id[each], names), width=380)
 
     with st.container(border=True):
         st.markdown("**Question by question**")
@@ -150,9 +147,11 @@ def _show_promotion(a: Evaluation, b: Evaluation) -> None:
     off = not permissions.may("register")
     with actions.popover("Promote", "promotion", icon=":material/trophy:", disabled=off):
         sides = {"A": a, "B": b} if a is not b else {"A": a}
-        side = elements.choose_one("Model", sides, "promote_side")
+        side = elements.choose_one("Model", sides, "promote_side", persist_state=None)
         better = sides[side]
-        st.markdown(f"{theme.badge(better.wrapper)} {literal(_model_name(better), inside=True)}")
+        st.markdown(
+            f"{theme.badge(better.wrapper)} {literal(resources.model_names().get(better.model_uri, better.model_uri), inside=True)}"
+        )
         known = [each.name for each in resources.registered()]
         name = st.selectbox(
             "Name in the Model Registry", known or ["phi3"], accept_new_options=True, key="promote_name"

@@ -20,7 +20,8 @@ def choose_questions() -> str | None:
     about = (
         "embedded: questions that were left out of training, each a known subject in a known form, in three languages."
     )
-    kind = elements.choose_one("Questions", ["embedded", "upload"], "evaluate_kind", help=about)
+    default = "upload" if upload.is_linked() else "embedded"
+    kind = elements.choose_one("Questions", ["embedded", "upload"], "evaluate_kind", default=default, help=about)
     if kind == "embedded":
         return EMBEDDED_QUESTIONS
     about = "A table with a column message (or prompt) and a column expected."

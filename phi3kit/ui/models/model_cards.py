@@ -12,7 +12,7 @@ from phi3kit.evaluation import model_comparison
 from phi3kit.tracking import registry
 from phi3kit.tracking.logged_models import LoggedModel
 from phi3kit.tracking.registry import CHALLENGER, CHAMPION, RegisteredModel
-from phi3kit.ui.shared import actions, elements, pages, permissions, resources, theme, words
+from phi3kit.ui.shared import actions, elements, pages, permissions, resources, target_choice, theme, words
 from phi3kit.ui.shared.literal import literal
 from phi3kit.usage.summary import totals
 
@@ -80,11 +80,10 @@ def show_model(model: LoggedModel, registered: list[RegisteredModel]) -> None:
 def show_links(model_uri: str, model: LoggedModel) -> None:
     """To the pages that use a model, with it chosen there."""
     if st.button("Talk", icon=":material/forum:", key=f"talk_{model_uri}", disabled=model.files_gone):
-        st.session_state["chat_wrapper"] = model.wrapper
-        st.session_state[f"chat_model_{model.wrapper}"] = model.model_uri
+        target_choice.set_target("chat", model.wrapper, model.model_uri)
         st.switch_page(pages.path("chat"))
     if st.button("Deploy", icon=":material/rocket_launch:", key=f"deploy_{model_uri}", disabled=model.files_gone):
-        st.session_state["deploy_model"] = model_uri
+        elements.set_choice("deploy_model", model_uri)
         st.switch_page(pages.path("deploy"))
 
 

@@ -4,6 +4,7 @@ An invisible region of the page speaks when a new answer takes the place of the 
 that stood there when the page was opened, nor of one that grows.
 """
 
+import time
 from collections.abc import Sequence
 
 import streamlit as st
@@ -11,6 +12,7 @@ import streamlit as st
 from phi3kit.conversations.conversation import ChatTurn
 from phi3kit.ui.shared import words
 
+_NEW_S = 30.0
 _CHARACTERS = 2_000  # of an answer that are read out
 
 _REGION = '<div role="status"></div>'
@@ -26,7 +28,11 @@ _speak = st.components.v2.component("phi3kit_announcement", html=_REGION, css=_U
 
 
 def speak(newest: Sequence[ChatTurn]) -> None:
-    """Announce the newest answers (in Compare several; none at the beginning) when others stood here before."""
-    spoken = [turn.answer_text or (turn.error.what if turn.error else "") for turn in newest]
+    """Announce the newest answers (in Compare several; none at the beginning) when others stood here before.
+
+    Not an old one, which a reader has turned to.
+    """
+    just_ended = [turn for turn in newest if time.time() - turn.at < _NEW_S]
+    spoken = [turn.answer_text or (turn.error.what if turn.error else "") for turn in just_ended]
     text = "\n".join(words.shortened(each, _CHARACTERS // len(spoken)) for each in spoken)
     _speak(data={"id": " ".join(turn.turn_id for turn in newest), "text": text}, key="announcement", height=1)

@@ -83,7 +83,7 @@ def _address_fields(kept: Connection | None, key: str, names: Sequence[str]) -> 
         name = st.text_input("Name", kept.name if kept else "", key=f"{key}_name", max_chars=40, placeholder="lab")
         protocol = elements.choose_one(
             "Protocol", _PROTOCOLS, f"{key}_protocol", default=kept.protocol if kept else "openai",
-            format_func=_PROTOCOLS.__getitem__,
+            format_func=_PROTOCOLS.__getitem__, persist_state=None,
             help="OpenAI streams. MLflow's /invocations returns the whole answer at once.",
         )  # fmt: skip
     url = st.text_input(
@@ -110,7 +110,7 @@ def _detail_fields(kept: Connection | None, key: str, address: dict[str, Any]) -
     else:
         values["takes"] = elements.choose_one(
             "Input", _TAKES, f"{key}_takes", default=kept.takes if kept else "openai",
-            format_func=_TAKES.__getitem__, help="Test detects it by asking a short question.",
+            format_func=_TAKES.__getitem__, persist_state=None, help="Test detects it by asking a short question.",
         )  # fmt: skip
     values["context_tokens"] = st.number_input(
         "Context", 1, 2**24, kept.context_tokens if kept else None, key=f"{key}_context", placeholder="unknown",

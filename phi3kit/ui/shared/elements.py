@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import streamlit as st
 
-from phi3kit.ui.shared import resources, shell, signature_tree, words
+from phi3kit.ui.shared import resources, shell, signature_tree
 from phi3kit.ui.shared.literal import literal
 
 T = TypeVar("T")
@@ -36,31 +36,43 @@ def choose_one(label: str, options: Iterable[T], key: str, **more: Any) -> T:
 def choose_from(label: str, options: Iterable[T], key: str, *, default: T | None = None, **more: Any) -> T:
     """One of many options, the first or `default` unless another is chosen; kept while other pages are open.
 
-    Where nobody chose another than the default, a new default (a model that was just built) is chosen in its place.
-    more: of st.selectbox.
+    Until something is chosen, here or by `set_choice`, a new default (a model that was just built) takes the place of the
+    one before. more: of st.selectbox.
     """
     options = list(options)
     default = options[0] if default is None else default
-    default_key = f"{key}_default"
-    before, chosen = st.session_state.get(default_key), st.session_state.get(key)
-    if chosen not in options or (chosen == before and before != default):
+    chosen = st.session_state.get(key)
+    if chosen not in options or (chosen != default and not st.session_state.get(f"{key}_chosen")):
         st.session_state[key] = default
-    st.session_state[default_key] = default
-    found: Any = st.selectbox(label, options, key=key, persist_state="session", **more)
+        st.session_state[f"{key}_chosen"] = False
+    found: Any = st.selectbox(
+        label, options, key=key, persist_state="session", on_change=keep_choice, args=(key,), **more
+    )
     return found
 
 
-def check_link(key: str, what: str, options: Iterable[str]) -> None:
-    """Say which values of a link do not exist; before the widget is drawn, which drops them without a word.
+def set_choice(key: str, value: object) -> None:
+    """Choose an option of `choose_from`, before it is drawn."""
+    st.session_state[key] = value
+    keep_choice(key)
 
-    key: of the widget that is bound to the address. options: as they are shown.
+
+def keep_choice(key: str) -> None:
+    """No new default takes the place of what is chosen now."""
+    st.session_state[f"{key}_chosen"] = True
+
+
+def check_link(key: str, what: str, options: Iterable[str]) -> None:
+    """Say which values of a link cannot be chosen; before the widget is drawn, which drops them without a word.
+
+    key: of the widget that is bound to the address. what: its label. options: as they are shown.
     """
     known = set(options)
     for value in st.query_params.get_all(key):
         if value and value not in known:
-            shown = words.shortened(value, _SHOWN_VALUE)
+            shown = value if len(value) <= _SHOWN_VALUE else f"{value[:_SHOWN_VALUE]}…"
             st.toast(
-                literal(f"The link's {what.lower()} {shown!r} does not exist. It was ignored."),
+                literal(f"The link asks for {shown!r} under {what}. It cannot be chosen here and was ignored."),
                 icon=":material/link_off:", duration="long",
             )  # fmt: skip
 

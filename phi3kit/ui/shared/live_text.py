@@ -9,7 +9,10 @@ import streamlit as st
 _PAUSE_MS = 300
 
 _SCRIPT = """
-export default function ({ data }) {
+const ends = new WeakMap(); // Streamlit calls the function again with new data, and ends only the last call
+
+export default function ({ data, parentElement }) {
+  ends.get(parentElement)?.();
   const find = () => [...document.querySelectorAll("textarea")].find((area) => area.ariaLabel === data.label);
   let timer;
   const onInput = (event) => {
@@ -21,10 +24,12 @@ export default function ({ data }) {
     }, data.pause_ms);
   };
   document.addEventListener("input", onInput);
-  return () => {
+  const end = () => {
     clearTimeout(timer);
     document.removeEventListener("input", onInput);
   };
+  ends.set(parentElement, end);
+  return end;
 }
 """
 _watch = st.components.v2.component("phi3kit_live_text", js=_SCRIPT)

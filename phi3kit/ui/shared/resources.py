@@ -3,6 +3,7 @@
 Knows the kit's long-lived parts; everything here is safe to share. Draws only what it waits for.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -22,7 +23,7 @@ from phi3kit.batch.jobs import BatchJobs
 from phi3kit.batch.tables import ReadOptions, Table, open_table, read_rows
 from phi3kit.conversations.growing_answer import GrowingAnswers
 from phi3kit.core.data_folder import changed_at
-from phi3kit.core.errors import Phi3KitError
+from phi3kit.core.errors import Phi3KitError, StorageFailed
 from phi3kit.core.profiles import Role
 from phi3kit.core.records import Endpoint
 from phi3kit.core.redaction import hide_in_logs
@@ -51,9 +52,17 @@ from phi3kit.usage.writer import UsageWriter
 
 T = TypeVar("T")
 
+
+def _deleted(settings: Settings) -> list[LoggedModel]:
+    """None where they cannot be read: they are names and nothing else."""
+    with contextlib.suppress(StorageFailed):
+        return DeletedModels(settings.home).all()
+    return []
+
+
 _LISTS: dict[str, Callable[[Settings], Any]] = {
     "models": logged_models.list_models,
-    "deleted": lambda settings: DeletedModels(settings.home).all(),
+    "deleted": _deleted,
     "registered": registry.list_registered,
     "evaluations": list_evaluations,
 }
@@ -161,14 +170,11 @@ def models() -> list[LoggedModel]:
     return _fresh("models", str(settings().home), kit().builds.last_event_at())
 
 
-def model_name(model_uri: str) -> str:
-    """What a logged model is or, once it is deleted, was: weights, precision, time of its build; else its URI."""
+def model_names() -> dict[str, str]:
+    """What each logged model is or, once it is deleted, was (weights, precision, time of its build), by its URI."""
     deleted: list[LoggedModel] = _fresh("deleted", str(settings().home), kit().builds.last_event_at())
-    for known, ending in ((models(), ""), (deleted, " · deleted")):
-        for model in known:
-            if model.model_uri == model_uri:
-                return words.model_label(model) + ending
-    return model_uri
+    names = {model.model_uri: f"{words.model_label(model)} · deleted" for model in deleted}
+    return names | {model.model_uri: words.model_label(model) for model in models()}
 
 
 def registered() -> list[RegisteredModel]:

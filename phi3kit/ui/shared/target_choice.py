@@ -5,6 +5,8 @@ Knows widgets. Does not know how a target answers.
 
 from collections.abc import Callable, Sequence
 
+import streamlit as st
+
 from phi3kit.core.records import SERVED, Interface, Served
 from phi3kit.endpoints import targets
 from phi3kit.endpoints.targets import Target
@@ -40,6 +42,17 @@ def choose_target(key: str, preferred: Served) -> Target | None:
     )
     connections_dialog.connections_button(key)
     return of_wrapper[uri]
+
+
+def set_target(key: str, wrapper: Served, model_uri: str) -> None:
+    """Choose what `choose_target` offers under a key, before it is drawn."""
+    st.session_state[f"{key}_wrapper"] = wrapper
+    elements.set_choice(f"{key}_model_{wrapper}", model_uri)
+
+
+def keep_target(key: str) -> None:
+    """Something is asked: a model that is built from now on does not take the place of the chosen one."""
+    elements.keep_choice(f"{key}_model_{st.session_state.get(f'{key}_wrapper')}")
 
 
 def show_nothing_yet() -> None:

@@ -46,6 +46,11 @@ def choose_upload(key: str, suffixes: Iterable[str], help: str) -> Path | None:
     return file
 
 
+def is_linked() -> bool:
+    """Whether the address names a table."""
+    return _ADDRESS in st.query_params
+
+
 def _linked() -> Path | None:
     """The table that the address names."""
     identifier = st.query_params.get(_ADDRESS)

@@ -28,7 +28,7 @@ _ONWARD = {
 def choose_step() -> int:
     """The step to show, from 0."""
     names = [f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1)]
-    elements.check_link("tour_at", "step", names)
+    elements.check_link("tour_at", "Step", names)
     at = st.selectbox(
         "Step", range(len(STEPS)), format_func=names.__getitem__, key="tour_at", bind="query-params", width=420
     )

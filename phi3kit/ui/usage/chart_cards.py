@@ -22,7 +22,6 @@ Card = Callable[[pd.DataFrame], None]
 _PICTURE = {"format": "png", "scale": 2, "width": 1000}  # pixels before they are doubled
 _LOWEST_PICTURE = 500
 _SPEED = " tokens/s"
-_MOST_NAMED = 200  # models; the URIs of others are drawn
 _FEW_BARS = 3  # whose names are said
 _DIMENSIONS = {
     "Wrapper": "wrapper", "Model": "model_uri", "Interface": "interface", "User": "user", "Origin": "origin",
@@ -154,10 +153,9 @@ def show_turns_of(turns: pd.DataFrame, bars: list[str], key: str) -> None:
 
 def _with_labels(turns: pd.DataFrame) -> pd.DataFrame:
     """Models by their names: a source, a precision and when it was built say more than an id."""
-    labels = {}
-    for uri, wrapper in turns.drop_duplicates("model_uri").set_index("model_uri")["wrapper"][:_MOST_NAMED].items():
-        name = resources.model_name(str(uri))
-        labels[uri] = uri if name == uri else f"{wrapper} · {name}"
+    names = resources.model_names()
+    wrappers = turns.drop_duplicates("model_uri").set_index("model_uri")["wrapper"]
+    labels = {uri: f"{wrapper} · {names[uri]}" for uri, wrapper in wrappers.items() if uri in names}
     return turns.assign(model_uri=turns["model_uri"].map(lambda uri: labels.get(uri, uri), na_action="ignore"))
 
 

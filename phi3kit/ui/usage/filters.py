@@ -44,9 +44,9 @@ def choose(everything: pd.DataFrame) -> Chosen:
     # Where not all have room, the same number may be others.
     which = f"_{crc32(' '.join(known).encode()):x}" if summary.REST in known else ""
     key = f"usage_wrapper_{len(known)}{which}"
-    elements.check_link(key, "wrapper", known)
+    elements.check_link(key, "Wrapper", known)
     wrappers = st.pills("Wrapper", known, selection_mode="multi", default=known, key=key, bind="query-params")
-    elements.check_link("usage_interface", "interface", INTERFACES)
+    elements.check_link("usage_interface", "Interface", INTERFACES)
     interfaces = st.pills(
         "Interface", INTERFACES, selection_mode="multi", default=INTERFACES, key="usage_interface", bind="query-params"
     )

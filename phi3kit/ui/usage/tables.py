@@ -112,7 +112,7 @@ def show_costs(turns: pd.DataFrame) -> None:
         st.markdown("**Cost**")
         table = prices.compared(turns, own)
         models = list(table["model"])[1:]
-        elements.check_link("usage_list_prices", "list price", models)
+        elements.check_link("usage_list_prices", "The same tokens at list prices", models)
         wanted = st.pills(
             "The same tokens at list prices", models, selection_mode="multi", default=models[:4],
             key="usage_list_prices", bind="query-params",
