@@ -1,6 +1,5 @@
 """phi3kit's entry: the router. Start it with `make run`, or `streamlit run streamlit_app.py`."""
 
-from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -21,13 +20,13 @@ def route() -> None:
     )
     st.logo(shell.LOGO, icon_image=shell.ICON, size="large")
     outside = sign_in.is_outside()
-    # The first page is at the app's root and nowhere else; /home leads there too.
-    to_home = partial(st.switch_page, pages.path("home"))
-    menu: dict[str, list[st.Page]] = {"": [st.Page(to_home, title="Home", url_path="home", visibility="hidden")]}
+    menu: dict[str, list[st.Page]] = {}
     for name, entry in pages.PAGES.items():
         first: dict[str, Any] = {"default": True, "url_path": "root"} if name == "home" else {}
         page = st.Page(pages.path(name), title=entry.title, icon=entry.icon, help=entry.help, **first)
         menu.setdefault(entry.section, []).append(page)
+    # Streamlit has the first page at the app's root and nowhere else. It is at /home too.
+    menu[""].append(st.Page(pages.path("home"), title="Home", url_path="home", visibility="hidden"))
     chosen = st.navigation(menu, position="hidden" if outside else "sidebar", expanded=True)
     st.set_page_config(page_title="phi3kit" if outside else f"{chosen.title} · phi3kit")
     st.session_state["titled"] = True
