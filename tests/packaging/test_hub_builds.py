@@ -208,4 +208,4 @@ def test_a_cancelled_job_of_the_app_ends_its_download_and_its_process(
     pid = json.loads((job.folder / "job.json").read_text())["pid"]
     jobs.cancel(job, ADMIN)
     assert jobs.all()[0].state == "cancelled"
-    assert has_ended(pid)
+    wait_for("the end of its process", lambda: has_ended(pid))
