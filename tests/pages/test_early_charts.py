@@ -34,3 +34,4 @@ def test_a_page_names_the_script_that_streamlit_has(client: TestClient, path: st
 
 def test_what_is_no_page_names_none(client: TestClient) -> None:
     assert "link" not in client.get("/health").headers
+    assert "link" not in client.get("/media/an-exported-conversation.html").headers

@@ -21,7 +21,7 @@ export default function ({ data, parentElement }) {
 
   const keep = () => {
     const area = find();
-    if (!filled.has(area)) return;
+    if (!data.owner || !filled.has(area)) return;
     const text = area.value;
     try {
       if (text) sessionStorage.setItem(KEY, JSON.stringify({ owner: data.owner, text }));
@@ -37,7 +37,7 @@ export default function ({ data, parentElement }) {
       draft = JSON.parse(sessionStorage.getItem(KEY));
       if (draft && draft.owner !== data.owner) sessionStorage.removeItem(KEY);
     } catch {}
-    if (!draft?.text || draft.owner !== data.owner || area.value) return;
+    if (!data.owner || draft?.owner !== data.owner || typeof draft.text !== "string" || area.value) return;
     // React takes a value that is set past its own setter, at the event.
     Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(area, draft.text);
     area.dispatchEvent(new Event("input", { bubbles: true }));
@@ -90,5 +90,6 @@ def attend(field: str, actor: Actor, last: str | None, editing: str | None) -> N
 
     field: its key. actor: whose draft it is. last: the newest turn's id. editing: the id of the turn that is being edited.
     """
-    owner = "a visitor" if actor.role == "visitor" else actor.name  # a visitor has a new name after a reload
+    # A visitor is another one in each tab and after a reload: no draft is kept, which the next one would find.
+    owner = "" if actor.role == "visitor" else actor.name
     _attend(data={"field": field, "owner": owner, "last": last, "editing": editing}, key="composer", height=1)

@@ -22,7 +22,8 @@ class EarlyCharts:
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                if self._script and headers.get("content-type", "").startswith("text/html"):
+                is_page = headers.get("content-type", "").startswith("text/html") and "/media/" not in scope["path"]
+                if self._script and is_page:
                     kind = "modulepreload" if scope["path"].endswith("/usage") else "prefetch"
                     headers.append("Link", f"<{self._script}>; rel={kind}; as=script; crossorigin")
             await send(message)
