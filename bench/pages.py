@@ -1,7 +1,8 @@
 """Pages: what a person at a browser waits for: python -m bench.pages [--turns N] [--repeat N] [--json].
 
 A real app on a data folder of its own with both wrappers built and N logged turns, in headless chromium, 1280 pixels wide.
-Each figure is what the browser's own clock says between the click (or the key) and the page's end; needs chromium.
+Times are this process's, from the click until Playwright sees the page's end; the end of an answer and what moves are told by
+the browser itself. Needs chromium.
 """
 
 import argparse
@@ -52,7 +53,6 @@ _WATCH = """() => {
 
 def switches(page: "Page", repeat: int) -> Figures:
     """Seconds from a click in the menu until the page is whole; each page's median of `repeat` visits."""
-    medians = {}
     for name in _PAGES:
         go(page, name)  # its first visit of the session is not counted
     seconds: dict[str, list[float]] = {name: [] for name in _PAGES}
@@ -101,20 +101,24 @@ def usage(app: App, repeat: int) -> Figures:
             idle(page)
             began = time.perf_counter()
             page.get_by_test_id("stSidebarNav").get_by_role("link", name="Usage", exact=True).click()
-            page.locator(".js-plotly-plot .main-svg").first.wait_for()
-            idle(page)
+            wait_for_charts(page)
             from_menu.append(time.perf_counter() - began)
         with tempfile.TemporaryDirectory() as profile, chromium(Path(profile), optimized=True) as browser:
             page = browser.new_page()
             began = time.perf_counter()
             page.goto(f"{app.url}/usage")
-            page.locator(".js-plotly-plot .main-svg").first.wait_for()
-            idle(page)
+            wait_for_charts(page)
             by_address.append(time.perf_counter() - began)
     return {
         "first visit of Usage s, from the menu": median(from_menu),
         "first visit of Usage s, by its address": median(by_address),
     }
+
+
+def wait_for_charts(page: "Page") -> None:
+    """Wait until the first chart is drawn and the page's run is over."""
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    idle(page)
 
 
 def batch(page: "Page", folder: Path, repeat: int) -> Figures:

@@ -15,17 +15,8 @@ Act = Literal[
 
 
 _USER: tuple[Act, ...] = (
-    "talk",
-    "build",
-    "build_any",
-    "batch",
-    "evaluate",
-    "invoke",
-    "register",
-    "keep",
-    "keys",
-    "read",
-)
+    "talk", "build", "build_any", "batch", "evaluate", "invoke", "register", "keep", "keys", "read",
+)  # fmt: skip
 _MAY: dict[Role, tuple[Act, ...]] = {
     "admin": (*_USER, "build_folder", "connect", "delete", "serve", "watch", "administer"),
     "user": _USER,

@@ -95,8 +95,7 @@ class WorkerProcess:
         command = [sys.executable, "-m", "phi3kit.worker", str(model.folder), "--wrapper", model.wrapper]
         command += ["--model-uri", model.model_uri, "--managed"]
         environment = worker_environment(settings) | {"PHI3KIT_API_KEY": key}
-        self._started_at, began = time.time(), time.monotonic()
-        self.began_at = began  # monotonic
+        self._started_at, self.began_at = time.time(), time.monotonic()
         with printed:
             self.process = subprocess.Popen(  # noqa: S603 -- a list of our own making
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=printed, text=True
@@ -104,7 +103,7 @@ class WorkerProcess:
         # 3. Its port, which it prints first.
         first_line = _first_line(self.process, self._patience_s)
         if not first_line:
-            timed_out = time.monotonic() - began >= self._patience_s
+            timed_out = time.monotonic() - self.began_at >= self._patience_s
             end(self.process)  # closes its pipes
             raise self.not_started(timed_out=timed_out)
         url = f"http://127.0.0.1:{json.loads(first_line)['port']}"

@@ -49,8 +49,7 @@ class TestChoices:
     def test_what_another_page_has_chosen_stands_though_there_is_a_newer_default(self, store: Settings) -> None:
         older = list_models(store)[1]
         app = open_page("deploy")
-        elements_key = "deploy_model"
-        assert app.selectbox(key=elements_key).value != older.model_uri
+        assert app.selectbox(key="deploy_model").value != older.model_uri
         app.switch_page("pages/models.py").run()
         app.session_state["models_view"] = "Logged models"
         app.session_state["logged_models_chosen"] = older.model_uri
@@ -58,7 +57,7 @@ class TestChoices:
         app = next(each for each in app.button if each.key == f"deploy_{older.model_uri}").click().run()
         assert not app.exception, app.exception
         app.switch_page("pages/deploy.py").run()
-        assert app.selectbox(key=elements_key).value == older.model_uri
+        assert app.selectbox(key="deploy_model").value == older.model_uri
 
     def test_a_newer_default_takes_the_place_of_the_default_and_not_of_a_choice(self) -> None:
         app = AppTest.from_function(chooser, default_timeout=300)

@@ -58,19 +58,20 @@ def open_here(conversation: Conversation) -> Conversation:
     """
     before, growing = pending(), _growing(conversation.id)
     adopted = before is not None and before is st.session_state.pop(_ADOPTED, None)
+    same = growing is not None and before is growing.question
     st.session_state.pop(_PENDING, None)
     st.session_state.pop("chat_editing", None)
     if growing and (answer := growing.question.answer):
         conversation = growing.conversation
         st.session_state[_PENDING] = growing.question
-        if before is not growing.question or adopted:
+        if adopted or not same:
             st.session_state[_ADOPTED] = growing.question
         apply(ChatSettings.of(answer.lane.request), answer.target.wrapper, answer.target.model_uri)
     elif conversation.shown:
         last = conversation.shown[-1]
         apply(ChatSettings.of(last.request), last.wrapper, last.model_uri)
     st.session_state[_KEY] = conversation
-    if not adopted and (growing is None or before is not growing.question):
+    if not (adopted or same):
         _stop(before)
     return conversation
 

@@ -32,8 +32,8 @@ def show_choice(conversation: Conversation) -> None:
         return
     shared, actor = SharedConversations(resources.settings().home), resources.actor()
     st.markdown("**Read-only link for your team**")
-    key = f"share_{conversation.id}"
-    st.session_state[key] = shared.token(conversation.id, actor) is not None  # another tab may have changed it
+    key, token = f"share_{conversation.id}", shared.token(conversation.id, actor)
+    st.session_state[key] = token is not None  # another tab may have changed it
 
     def change() -> None:
         (shared.share if st.session_state[key] else shared.end)(conversation.id, actor)
@@ -44,6 +44,6 @@ def show_choice(conversation: Conversation) -> None:
         on_change=open_conversation.attempt,
         args=(change,),
     )
-    if token := shared.token(conversation.id, actor):
+    if token:
         st.code(f"{(st.context.url or '').partition('?')[0]}?{PARAMETER}={token}", language=None, wrap_lines=True)
         st.caption("It shows the conversation as it is now, later turns included, until you switch this off.")

@@ -109,7 +109,7 @@ def show_comparison(found: list[Evaluation]) -> None:
                 column_config={"answer_a": "answer A" if others else "answer", "answer_b": "answer B"},
                 alt="Questions with both answers",
             )
-        _show_promotion(a, b)
+        _show_promotion(a, b, names)
 
 
 def _show_scores(a: Evaluation, b: Evaluation) -> None:
@@ -143,14 +143,14 @@ def _viewed(both: pd.DataFrame, view: str) -> pd.DataFrame:
     return both if view == "all" else both[both["better"] == view[0]]
 
 
-def _show_promotion(a: Evaluation, b: Evaluation) -> None:
+def _show_promotion(a: Evaluation, b: Evaluation, names: Mapping[str, str]) -> None:
     off = not permissions.may("register")
     with actions.popover("Promote", "promotion", icon=":material/trophy:", disabled=off):
         sides = {"A": a, "B": b} if a is not b else {"A": a}
         side = elements.choose_one("Model", sides, "promote_side", persist_state=None)
         better = sides[side]
         st.markdown(
-            f"{theme.badge(better.wrapper)} {literal(resources.model_names().get(better.model_uri, better.model_uri), inside=True)}"
+            f"{theme.badge(better.wrapper)} {literal(names.get(better.model_uri, better.model_uri), inside=True)}"
         )
         known = [each.name for each in resources.registered()]
         name = st.selectbox(

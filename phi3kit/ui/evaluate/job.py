@@ -25,7 +25,8 @@ def choose_questions() -> str | None:
     if kind == "embedded":
         return EMBEDDED_QUESTIONS
     about = "A table with a column message (or prompt) and a column expected."
-    file = upload.choose_upload("evaluate_file", ["csv", "tsv", "jsonl", "parquet"], about)
+    with st.container(width=420):
+        file = upload.choose_upload("evaluate_file", ["csv", "tsv", "jsonl", "parquet"], about)
     return str(file) if file else None
 
 

@@ -27,19 +27,16 @@ def choose_upload(key: str, suffixes: Iterable[str], help: str) -> Path | None:
         st.session_state[kept_key] = None
         st.query_params.pop(_ADDRESS, None)
 
-    with st.container(width=420):
-        given = st.file_uploader("File", type=list(suffixes), key=key, help=help, on_change=forget)
-        if kept_key not in st.session_state:
-            st.session_state[kept_key] = _linked()
-        file: Path | None = st.session_state[kept_key]
-        if file is not None and not file.is_file():  # newer uploads took its room
-            file = None
-        if given is None and file is not None:
-            st.caption(
-                f":material/table: **{literal(file.name, inside=True)}** was uploaded before and is still chosen."
-            )
-        elif given is not None and file is None:
-            file = keep_upload(given.name, given.getvalue(), actor, settings)
+    given = st.file_uploader("File", type=list(suffixes), key=key, help=help, on_change=forget)
+    if kept_key not in st.session_state:
+        st.session_state[kept_key] = _linked()
+    file: Path | None = st.session_state[kept_key]
+    if file is not None and not file.is_file():  # newer uploads took its room
+        file = None
+    if given is None and file is not None:
+        st.caption(f":material/table: **{literal(file.name, inside=True)}** was uploaded before and is still chosen.")
+    elif given is not None and file is None:
+        file = keep_upload(given.name, given.getvalue(), actor, settings)
     st.session_state[kept_key] = file
     if file is not None and st.query_params.get(_ADDRESS) != file.parent.name:
         st.query_params[_ADDRESS] = file.parent.name
